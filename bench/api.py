@@ -1,0 +1,296 @@
+"""The contract between the harness and its plugins: the only module that a method or a reward imports.
+
+Legend of symbols, the same in every method file:
+
+    z0      clean latent of a picture                        (B, *S)
+    z1      standard normal noise                            (B, *S)
+    sigma   noise level, 0 is data and 1 is noise            (B,)
+    z       (1 - sigma) z0 + sigma z1                        (B, *S)
+    v       velocity dz/dsigma; its target is z1 - z0        (B, *S)
+    w       guidance scale
+
+This module imports neither torch nor any plugin, so that `bench list` and `bench --help` stay quick.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+from pydantic import Field
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = [
+    "BenchError",
+    "BudgetExhausted",
+    "Batch",
+    "Condition",
+    "ConfigError",
+    "DataError",
+    "Draw",
+    "Env",
+    "Method",
+    "Model",
+    "Needs",
+    "NonFiniteError",
+    "Option",
+    "PluginError",
+    "Prompt",
+    "Reward",
+    "Rollouts",
+]
+
+
+class BenchError(Exception):
+    """Something went wrong that one printed sentence explains: what was expected, what came, how to mend it."""
+
+
+class ConfigError(BenchError):
+    """The command line, a preset or a plugin's settings ask for something that does not exist or cannot be."""
+
+
+class PluginError(BenchError):
+    """A method or a reward breaks the contract of this module."""
+
+
+class DataError(BenchError):
+    """Pictures, captions or stored results are missing, damaged or of another kind than expected."""
+
+
+class NonFiniteError(BenchError):
+    """A loss, a gradient or a reward is NaN or infinite."""
+
+
+class BudgetExhausted(BenchError):
+    """The next pass would exceed the budget. Raised before the pass runs; the runner ends the cell with it."""
+
+
+def Option(help: str, **bounds: Any) -> Any:
+    """Documentation and bounds of one `Config` field: `Annotated[int, Option("points per sample", ge=0)] = 6`.
+
+    `help` becomes the text of the command-line option. `bounds` are pydantic's: `ge`, `gt`, `le`, `lt`.
+    """
+    return Field(description=help, **bounds)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method asks of the harness; the runner refuses a task that cannot give it.
+
+    data: clean latents with captions. reward: `env.score` and training prompts. log_prob: stochastic sampling with
+    log-probabilities. reference: the frozen model at stage entry.
+    """
+
+    data: bool = False
+    reward: bool = False
+    log_prob: bool = False
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: its index in its split, its text, and what scorers need to judge it (JSON-able)."""
+
+    index: int
+    text: str
+    metadata: dict[str, Any]
+
+    @property
+    def category(self) -> str:
+        """GenEval's tag of the prompt, or `all` where it has none."""
+        return str(self.metadata.get("tag", "all"))
+
+
+class Condition(Protocol):
+    """An opaque batch of conditioning (text embeddings, class labels); the policy that made it reads it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Condition:
+        """Rows by slice or by integer index (Tensor or sequence), as a new batch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training samples: latents (B, *S) float32, their conditioning after caption dropout, and their global index.
+
+    `index` (B,) int64 counts samples drawn since the start of the stage over all ranks: every random number that
+    belongs to a sample is keyed by it.
+    """
+
+    z0: Tensor
+    cond: Condition
+    prompts: Sequence[str]
+    metadata: Sequence[Mapping[str, Any]]
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass
+class Rollouts:
+    """What `collect` gathered. The runner owns it, stores it in checkpoints, and hands it to the next `updates` steps.
+
+    `tensors` are named tensors on the policy's device; `cond` the conditioning of the samples; `metrics` what to log.
+    `updates` is how many optimiser updates this buffer serves; `used` how many it has served.
+    """
+
+    tensors: dict[str, Tensor]
+    cond: Condition
+    updates: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    used: int = 0
+
+
+class Draw(Protocol):
+    """Data and random numbers, keyed by the global sample index: never by rank, micro-batch or call order."""
+
+    def batches(self) -> Iterator[Batch]:
+        """The micro-batches of the next global batch of clean latents (`batch_size` samples in all)."""
+
+    def prompts(self, count: int) -> tuple[list[Prompt], np.ndarray]:
+        """The next `count` different training prompts and their global prompt indices (count,) int64."""
+
+    def noise(self, index: np.ndarray, name: str = "z1") -> Tensor:
+        """Standard normal (B, *S) float32 on the policy's device, one independent draw per (name, index)."""
+
+    def uniform(self, index: np.ndarray, name: str) -> Tensor:
+        """Uniform on [0, 1) (B,) float32, one independent draw per (name, index)."""
+
+    def sigma(self, index: np.ndarray, name: str = "sigma") -> Tensor:
+        """Training noise levels (B,) in (0, 1): logit-normal(0, 1) density through the model's shifted schedule.
+
+        Source: SD3, arXiv 2403.03206, section 3.1 and eq. 23.
+        """
+
+
+class Model(Protocol):
+    """The policy under training. Every pass is metered; gradients follow torch's own grad mode."""
+
+    latent_shape: tuple[int, ...]
+    device: torch.device
+
+    def velocity(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        """Predicted velocity (B, *S) float32 at x (B, *S) and sigma (B,)."""
+
+    def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u); one conditional pass only where scale is 1. Source: arXiv 2207.12598, eq. 6."""
+
+    def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
+        """`guided_velocity` of the frozen model at stage entry, without gradient."""
+
+    def null(self, cond: Condition) -> Condition:
+        """The empty prompt's conditioning, as many rows as `cond` has."""
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Text to conditioning."""
+
+    def sigmas(self, steps: int) -> Tensor:
+        """The sampling schedule (steps + 1,) float32, from 1 down to exactly 0, shifted as the model's scheduler says."""
+
+    def decode(self, z0: Tensor) -> np.ndarray:
+        """Latents (B, *S) to pictures uint8 (B, H, W, 3), without gradient, in chunks."""
+
+
+class Env(Protocol):
+    """All that a method touches."""
+
+    draw: Draw
+    model: Model
+    batch_size: int
+    rollouts: Rollouts | None
+
+    def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """The task's training reward (B,) float32 of uint8 pictures (B, H, W, 3); higher is better."""
+
+    def backward(self, terms: Mapping[str, tuple[float, Tensor]], share: float = 1.0) -> None:
+        """Accumulate the gradient of named, weighted, per-sample losses {name: (weight, loss (b,))}, and free the graph.
+
+        Each term counts weight * loss.sum() / samples of the global batch: a sum over micro-batches that equals the
+        mean over the whole batch. `share` scales terms that are themselves means over several calls (1/N for N
+        points), in the gradient and in the logged value alike. A term of weight 0 is logged, not differentiated.
+        """
+
+    def update(self, metrics: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Clip the gradient, take the one optimiser step of this `step`, and return the logged means and `metrics`."""
+
+    def skip_update(self, reason: str) -> dict[str, float]:
+        """Record that this `step` had no gradient to apply (all advantages zero, say): counted, and limited in a row."""
+
+
+class Method(abc.ABC):
+    """A post-training method: its mathematics and nothing else. The runner owns loop, budget, logging, checkpoints.
+
+    Subclasses set `name`, `paper` and `needs`, and a frozen dataclass `Config` whose fields become command-line options
+    `--<name>.<field>`. `step` performs exactly one optimiser update: any number of `env.backward`, then one
+    `env.update`. A method that learns from its own samples also overrides `collect`.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+    needs: ClassVar[Needs] = Needs(data=True)
+
+    @dataclass(frozen=True)
+    class Config:
+        """No settings."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abc.abstractmethod
+    def step(self, env: Env) -> dict[str, float]:
+        """One optimiser update; returns what `env.update` returns."""
+
+    def collect(self, env: Env) -> Rollouts:
+        """Gather rollouts for the next steps (methods that learn from their own samples)."""
+        raise PluginError(f"method {self.name!r} has no collect(): it does not learn from its own samples")
+
+    @classmethod
+    def collects(cls) -> bool:
+        """Whether the runner has to fill a rollout buffer before `step`."""
+        return cls.collect is not Method.collect
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has to survive a restart besides model, optimiser and rollouts; JSON-able. Most methods: nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        if state:
+            raise PluginError(f"method {self.name!r} was given state {sorted(state)} but defines no load_state_dict")
+
+
+class Reward(abc.ABC):
+    """A scorer of pictures; it serves as training reward, as data filter and in evaluation.
+
+    `range` holds every score it can give. A batch scores as its singles do, in any order. `gold` says that the score is
+    computed exactly from the picture and not learned. `applies` says for which prompts the score has a meaning.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "1"
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    higher_is_better: ClassVar[bool] = True
+    gold: ClassVar[bool] = False
+    source: ClassVar[str] = ""
+
+    def load(self) -> None:
+        """Heavy imports and weights; called once before the first score."""
+
+    @classmethod
+    def applies(cls, metadata: Mapping[str, Any]) -> bool:
+        """Whether pictures of a prompt with this metadata can be scored."""
+        return True
+
+    @abc.abstractmethod
+    def __call__(
+        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> np.ndarray:
+        """Scores (B,) float32 of pictures uint8 (B, H, W, 3)."""

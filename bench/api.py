@@ -176,6 +176,7 @@ class Model(Protocol):
 
     latent_shape: tuple[int, ...]
     device: torch.device
+    shift: float  # of the noise schedule: sigma = shift u / (1 + (shift - 1) u)
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         """Predicted velocity (B, *S) float32 at x (B, *S) and sigma (B,)."""
@@ -210,12 +211,15 @@ class Env(Protocol):
     def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """The task's training reward (B,) float32 of uint8 pictures (B, H, W, 3); higher is better."""
 
-    def backward(self, terms: Mapping[str, tuple[float, Tensor]], share: float = 1.0) -> None:
+    def backward(self, terms: Mapping[str, tuple[float, Tensor]], count: float) -> None:
         """Accumulate the gradient of named, weighted, per-sample losses {name: (weight, loss (b,))}, and free the graph.
 
-        Each term counts weight * loss.sum() / samples of the global batch: a sum over micro-batches that equals the
-        mean over the whole batch. `share` scales terms that are themselves means over several calls (1/N for N
-        points), in the gradient and in the logged value alike. A term of weight 0 is logged, not differentiated.
+        The gradient is that of `sum over terms of weight * loss.sum() / count`, so that micro-batches add up to the whole
+        batch: `count` is the normaliser of the whole update (B for SFT, B + lambda N B for SOAR), the same in every call
+        of one `step`. The plain mean of each term over all its entries is logged. A term of weight 0 is logged only.
+
+        Raises:
+            NonFiniteError: a loss is NaN or infinite.
         """
 
     def update(self, metrics: Mapping[str, float] | None = None) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""The embedded world: procedurally drawn scenes with captions, exact metadata and an exact reader."""

@@ -1,0 +1,213 @@
+"""The append-only record of one cell (task x method x seed), and where things lie under `results/`.
+
+    results/<experiment>/experiment.json           what was compared                       `ExperimentHeader`
+    results/<experiment>/<task>/<method>/seed<k>/  one cell; the untouched model is `<task>/base/seed0`
+        record.jsonl               deterministic facts, one event a line                   `Event`
+        telemetry.jsonl            clock, host, memory: no part of the record              `Telemetry`
+        scores-<update:06d>.parquet, grid.parquet   per-sample scores                      `SCORE_COLUMNS`
+        pictures.png               one row of tiles, the same prompts and noise for all methods
+        checkpoint/                not committed
+
+Every line is flushed and synced. A crash can tear the last line only: the writer cuts a torn line when it opens the
+record again, the reader names it. The events are typed in `bench.schema`; `bench.results` reads whole experiments.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel
+
+from bench.api import DataError, NonFiniteError
+from bench.schema import (
+    SCORE_COLUMNS,
+    Cell,
+    End,
+    Event,
+    ExperimentHeader,
+    Milestone,
+    Step,
+    canonical_json,
+    dump,
+    parse_event,
+    parse_header,
+    parse_telemetry,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CellRecord", "Status", "read_experiment_header", "read_lines", "write_experiment_header"]
+
+RECORD, TELEMETRY, EXPERIMENT = "record.jsonl", "telemetry.jsonl", "experiment.json"
+Status = Literal["new", "unfinished", "done", "failed"]
+
+
+def read_lines(path: Path) -> tuple[list[str], bool]:
+    """The complete lines of a JSON-lines file, and whether a torn one follows. A missing file has no lines."""
+    if not path.exists():
+        return [], False
+    whole, _, rest = path.read_bytes().rpartition(b"\n")
+    return ([] if not whole else whole.decode().split("\n")), bool(rest)
+
+
+def read_experiment_header(folder: Path) -> ExperimentHeader:
+    """`experiment.json` of results/<experiment>; raises DataError where it is missing, damaged or newer than ours."""
+    path = folder / EXPERIMENT
+    if not path.is_file():
+        raise DataError(f"{folder} holds no {EXPERIMENT}: it is not a results folder")
+    return parse_header(path.read_text(encoding="utf-8"), str(path))
+
+
+def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
+    """Store `experiment.json`; the same header may be written again.
+
+    Raises DataError where the folder already holds an experiment of another configuration.
+    """
+    if (folder / EXPERIMENT).exists():
+        held = read_experiment_header(folder)
+        if held.config_hash != header.config_hash:
+            raise DataError(
+                f"{folder} holds experiment {held.name!r} with configuration {held.config_hash}, this one has "
+                f"{header.config_hash}: give the new one another name, or remove the folder"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / EXPERIMENT, (canonical_json(dump(header), indent=2) + "\n").encode())
+
+
+class CellRecord:
+    """Writer of one cell's folder. Opening an interrupted record cuts the line that the crash tore."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ended: bool | None = None
+        self._cut_torn_line(folder / RECORD)
+        self._cut_torn_line(folder / TELEMETRY)
+
+    def events(self) -> list[Event]:
+        """All events so far, in order. Raises DataError where a line is not an event."""
+        path = self.folder / RECORD
+        return [parse_event(line, f"{path}:{number}") for number, line in enumerate(read_lines(path)[0], 1)]
+
+    def status(self) -> Status:
+        """`new` (no record), `unfinished` (interrupted or running), `done` or `failed`."""
+        events = self.events()
+        if not events:
+            return "new"
+        return events[-1].status if isinstance(events[-1], End) else "unfinished"
+
+    def start(self, header: Cell | Mapping[str, Any]) -> None:
+        """Write the first line, or check that an existing record may be continued under this header.
+
+        Raises DataError where the existing record has another configuration, place or sources: its numbers would mix.
+        """
+        new = header if isinstance(header, Cell) else parse_event(canonical_json({"kind": "cell", **header}), "header")
+        events = self.events()
+        if not events:
+            self._append(RECORD, new)
+            return
+        held = events[0]
+        if not isinstance(held, Cell) or not isinstance(new, Cell):
+            raise DataError(f"{self.folder / RECORD} does not begin with a cell event")
+        for name in ("experiment", "task", "method", "seed", "config_hash"):
+            _same(self.folder, name, getattr(held, name), getattr(new, name))
+        _same(self.folder, "sources_hash", held.provenance.sources_hash, new.provenance.sources_hash)
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Add one event, e.g. `append("grid", file="grid.parquet")`.
+
+        Raises DataError for unknown kinds and fields, and after the end; NonFiniteError for NaN and infinities.
+        """
+        event = parse_event(canonical_json({**fields, "kind": kind}), f"event {kind!r}")
+        if self._has_ended():
+            raise DataError(f"{self.folder / RECORD} has ended: call truncate_after before adding {kind!r}")
+        self._append(RECORD, event)
+
+    def telemetry(self, kind: str, **fields: Any) -> None:
+        """Add one line of clock, host and memory; see `Telemetry` for the fields."""
+        self._append(TELEMETRY, parse_telemetry(canonical_json({**fields, "kind": kind}), f"telemetry {kind!r}"))
+
+    def write_scores(self, name: str, scores: pd.DataFrame | Mapping[str, Any]) -> None:
+        """Per-sample scores as parquet: `SCORE_COLUMNS`, then a float32 column per scorer, NaN where it does not apply.
+
+        The file appears whole or not at all. Raises DataError for missing columns, NonFiniteError for infinities.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame(scores)
+        missing = [column for column in SCORE_COLUMNS if column not in frame]
+        if missing:
+            raise DataError(f"scores {name!r} lack {', '.join(missing)}; they have {', '.join(map(str, frame))}")
+        scorers = sorted(column for column in frame if column not in SCORE_COLUMNS)
+        frame = frame[[*SCORE_COLUMNS, *scorers]].astype({**SCORE_COLUMNS, **dict.fromkeys(scorers, "float32")})
+        infinite = [column for column in scorers if not (frame[column].isna() | frame[column].abs().le(3e38)).all()]
+        if infinite:
+            raise NonFiniteError(f"scores {name!r}: infinite values of {', '.join(infinite)}")
+        _replace(self.folder / name, frame.to_parquet(None, index=False, compression="zstd"))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Store a file of the cell (`pictures.png`) so that it appears whole or not at all."""
+        _replace(self.folder / name, data)
+
+    def truncate_after(self, update: int) -> None:
+        """Drop what came after the checkpoint at `update`, so that a resumed record equals an uninterrupted one.
+
+        Steps and milestones beyond `update` go, with their score files; grid, pictures and end go always, for they
+        follow training. -1 keeps the header only. Telemetry keeps the lost work.
+        """
+        kept = []
+        for event in self.events():
+            if isinstance(event, Cell) or (isinstance(event, Step | Milestone) and event.update <= update):
+                kept.append(event)
+        _replace(self.folder / RECORD, b"".join(_line(event) for event in kept))
+        self._ended = False
+        files = {event.file for event in kept if isinstance(event, Milestone)}
+        for path in [*self.folder.glob("scores-*.parquet"), self.folder / "grid.parquet", self.folder / "pictures.png"]:
+            if path.name not in files:
+                path.unlink(missing_ok=True)
+
+    def _append(self, name: str, event: BaseModel) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / name).open("ab") as file:
+            file.write(_line(event))
+            file.flush()
+            os.fsync(file.fileno())
+        if name == RECORD:
+            self._ended = isinstance(event, End)
+
+    def _has_ended(self) -> bool:
+        if self._ended is None:
+            self._ended = self.status() in ("done", "failed")
+        return self._ended
+
+    @staticmethod
+    def _cut_torn_line(path: Path) -> None:
+        if read_lines(path)[1]:
+            data = path.read_bytes()
+            _replace(path, data[: data.rfind(b"\n") + 1])
+
+
+def _line(event: BaseModel) -> bytes:
+    return (canonical_json(dump(event)) + "\n").encode()
+
+
+def _same(folder: Path, name: str, held: Any, new: Any) -> None:
+    if held != new:
+        raise DataError(
+            f"{folder} was recorded with {name} {held!r}, this run has {new!r}: remove that folder to run the cell "
+            "afresh, or give the experiment another name"
+        )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

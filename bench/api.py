@@ -206,6 +206,7 @@ class Env(Protocol):
     draw: Draw
     model: Model
     batch_size: int
+    micro_batch: int  # the most samples of one pass with gradient; `draw.batches` keeps to it, so must a method
     rollouts: Rollouts | None
 
     def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:

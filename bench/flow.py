@@ -1,0 +1,189 @@
+"""The pure mathematics of rectified flow: tensors in, tensors out, no state and no random numbers.
+
+Legend: z0 clean latent (B, *S), z1 standard normal noise (B, *S), sigma (B,) in [0, 1] with 0 = data and 1 = noise,
+z = (1 - sigma) z0 + sigma z1, velocity v = dz/dsigma with target z1 - z0, w guidance scale, d = sigma_next - sigma < 0.
+
+A noise level is a tensor (B,), one per sample, or a scalar tensor (). Every function computes in the precision of its
+arguments: float32 in the harness, float64 in the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Scale = Literal["group", "batch", "none"]
+
+
+def align(sigma: Tensor, x: Tensor) -> Tensor:
+    """Noise levels (B,) or () as (B, 1, ..., 1) or (), to multiply samples x (B, *S)."""
+    return sigma.reshape(-1, *[1] * (x.dim() - 1)) if sigma.dim() else sigma
+
+
+def shift_sigma(u: Tensor, shift: float) -> Tensor:
+    """Noise level of the unshifted time u in [0, 1]: shift u / (1 + (shift - 1) u), increasing, 0 -> 0 and 1 -> 1.
+
+    Source: SD3, arXiv 2403.03206, eq. 23.
+    """
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def unshift_sigma(sigma: Tensor, shift: float) -> Tensor:
+    """The unshifted time in [0, 1] of a noise level: the inverse of `shift_sigma`."""
+    return sigma / (shift - (shift - 1) * sigma)
+
+
+def sigma_schedule(steps: int, shift: float) -> Tensor:
+    """Sampling noise levels (steps + 1,) float32, strictly decreasing from exactly 1 to exactly 0.
+
+    Raises:
+        ValueError: fewer than one step, or a shift that is not positive.
+
+    Source: SD3, arXiv 2403.03206, eq. 23, at equidistant times. Deviation: diffusers shifts its smallest level twice
+    (0.009 for ten steps at shift 3) and appends 0; here every level is shifted once.
+    """
+    if steps < 1 or shift <= 0:
+        raise ValueError(f"sigma_schedule: expected steps >= 1 and shift > 0, got steps={steps}, shift={shift}")
+    sigmas = shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).float()
+    sigmas[0], sigmas[-1] = 1.0, 0.0
+    return sigmas
+
+
+def interpolate(z0: Tensor, z1: Tensor, sigma: Tensor) -> Tensor:
+    """(1 - sigma) z0 + sigma z1, the state (B, *S) on the straight path. Source: arXiv 2209.03003, eq. 1."""
+    s = align(sigma, z0)
+    return (1 - s) * z0 + s * z1
+
+
+def velocity_target(z0: Tensor, z1: Tensor) -> Tensor:
+    """z1 - z0 (B, *S), the derivative of the straight path by sigma. Source: arXiv 2209.03003, eq. 1."""
+    return z1 - z0
+
+
+def per_sample_mse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared error, mean over all dimensions but the first: (B, *S) -> (B,)."""
+    return (prediction - target).square().flatten(1).mean(1)
+
+
+def guide(v_u: Tensor, v_c: Tensor, w: float) -> Tensor:
+    """Classifier-free guidance v_u + w (v_c - v_u) (B, *S). Source: arXiv 2207.12598, eq. 6 (there w + 1)."""
+    return v_u + w * (v_c - v_u)
+
+
+def euler_step(x: Tensor, v: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """x + (sigma_next - sigma) v (B, *S), one step of the probability-flow ODE. Source: arXiv 2209.03003, eq. 2."""
+    return x + align(sigma_next - sigma, x) * v
+
+
+def denoised(x: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
+    """x - sigma v (B, *S): the clean latent that the velocity points to, E[z0 | x] for the exact velocity."""
+    return x - align(sigma, x) * v
+
+
+# SOAR, arXiv 2604.12617 ----------------------------------------------------------------------------------------------
+
+
+def rollout_sigma(sigma0: Tensor, shift: float, steps: int) -> Tensor:
+    """Noise level (B,) one sampling step of 1/steps in unshifted time below sigma0 (B,) in (0, 1); never 0.
+
+    t1 = max(t0 - 1/steps, min(t0, 1/steps)): the step does not cross the last positive time of the schedule, and a
+    sample already below it stays where it is. Hence 0 < sigma1 <= sigma0.
+
+    Source: SOAR, arXiv 2604.12617, step 2. Deviation: the paper has t1 = max(t0 - 1/steps, 0). There sigma1 may be 0,
+    so that sigma' ~ U[sigma1, 1] comes arbitrarily close to 0 and the target, divided by sigma', has no bound.
+    With this floor it differs from z1 - z0 by at most (sigma0 - sigma1)/sigma1 <= 1 times the velocity's error.
+    """
+    t0 = unshift_sigma(sigma0, shift)
+    t1 = torch.maximum(t0 - 1 / steps, t0.clamp(max=1 / steps))
+    return torch.minimum(shift_sigma(t1, shift), sigma0)
+
+
+def renoise(zhat: Tensor, z1: Tensor, sigma_hat: Tensor, sigma_prime: Tensor) -> Tensor:
+    """z' = (1 - a) zhat + a z1 with a = (sigma' - sigma_hat)/(1 - sigma_hat): carry zhat on to the noise level sigma'.
+
+    sigma_hat (B,) in [0, 1) is the level of zhat (B, *S), sigma_prime (B,) in [sigma_hat, 1].
+
+    Source: SOAR, arXiv 2604.12617, step 3.
+    """
+    return interpolate(zhat, z1, (sigma_prime - sigma_hat) / (1 - sigma_hat))
+
+
+def correction_target(z_prime: Tensor, z0: Tensor, sigma_prime: Tensor) -> Tensor:
+    """(z' - z0)/sigma' (B, *S): the velocity that leads straight from z' at sigma' (B,) > 0 back to z0.
+
+    Source: SOAR, arXiv 2604.12617, step 4. Where zhat was not displaced it equals z1 - z0. No bound is imposed here: it
+    follows from sigma' >= sigma_hat > 0, see `rollout_sigma`.
+    """
+    return (z_prime - z0) / align(sigma_prime, z0)
+
+
+# Flow-GRPO, arXiv 2505.05470 -----------------------------------------------------------------------------------------
+
+
+def sde_mean_std(
+    x: Tensor, v: Tensor, sigma: Tensor, sigma_next: Tensor, noise_level: float, sigma_max: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Mean (B, *S) and standard deviation (B, 1, ..., 1) of one SDE step with the marginals of the ODE.
+
+    With s = noise_level sqrt(sigma / (1 - sigma)) and d = sigma_next - sigma < 0:
+    mean = x + [v + s^2/(2 sigma) (x + (1 - sigma) v)] d and std = s sqrt(|d|). sigma is in (0, 1]. In the denominator
+    of s it is at most `sigma_max`, the schedule's second level, so that s stays finite at sigma = 1.
+
+    Source: Flow-GRPO, arXiv 2505.05470, eq. 9 and the text below it (there t for sigma).
+    """
+    s2 = noise_level**2 * sigma / (1 - sigma.clamp(max=float(sigma_max)))
+    d = sigma_next - sigma
+    drift = v + align(s2 / (2 * sigma), x) * (x + align(1 - sigma, x) * v)
+    return x + align(d, x) * drift, align((s2 * d.abs()).sqrt(), x)
+
+
+def log_prob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Gaussian log-density (B,) of x_next (B, *S), MEAN over the D dimensions of a sample.
+
+    Source: Flow-GRPO, arXiv 2505.05470, section 3, with the mean of the reference code where the density has a sum. So
+    log-ratios scale as D^-1/2 and a clip range has to follow them.
+    """
+    element = -((x_next - mean) ** 2) / (2 * std**2) - std.log() - 0.5 * math.log(2 * math.pi)
+    return element.flatten(1).mean(1)
+
+
+def gaussian_kl(mean: Tensor, mean_ref: Tensor, std: Tensor) -> Tensor:
+    """KL divergence (B,) of Gaussians that share std: |mean - mean_ref|^2/(2 std^2), MEAN over dimensions.
+
+    With std = s sqrt(|d|) of `sde_mean_std` this is the paper's KL of one step.
+
+    Source: Flow-GRPO, arXiv 2505.05470, section 3. Deviation from the reference code, which drops |d| and divides by
+    2 s^2: a coefficient beta there corresponds to |d| beta here, about a tenth at ten steps.
+    """
+    return ((mean - mean_ref) ** 2 / (2 * std**2)).flatten(1).mean(1)
+
+
+def group_advantages(rewards: Tensor, eps: float = 1e-4, scale: Scale = "group") -> Tensor:
+    """Advantages (groups, size) of rewards (groups, size): reward less its group's mean, over a standard deviation.
+
+    scale: `group` divides by the group's deviation + eps (the paper), `batch` by that of all rewards + eps (the
+    reference code), `none` not at all. Deviations are of the population (divided by n): a group of one has advantage 0.
+
+    Source: Flow-GRPO, arXiv 2505.05470, eq. 4; eps as in trl and the reference code.
+    """
+    centred = rewards - rewards[:, :1]  # equal rewards must give exactly 0, which a rounded mean would not
+    centred = centred - centred.mean(1, keepdim=True)
+    if scale == "group":
+        return centred / (centred.std(1, keepdim=True, correction=0) + eps)
+    if scale == "batch":
+        return centred / (rewards.std(correction=0) + eps)
+    if scale == "none":
+        return centred
+    raise ValueError(f"group_advantages: expected scale group, batch or none, got {scale!r}")
+
+
+def ppo_loss(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """Clipped surrogate (B,): max(-A r, -A clip(r, 1 - clip_range, 1 + clip_range)) with r = exp(log_ratio) (B,).
+
+    Source: PPO, arXiv 1707.06347, eq. 7, as the loss to minimise. An infinite clip range clips nothing.
+    """
+    r = log_ratio.exp()
+    return torch.maximum(-advantage * r, -advantage * r.clamp(1 - clip_range, 1 + clip_range))

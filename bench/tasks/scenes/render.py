@@ -92,6 +92,14 @@ def _coverage(shape: str, items: Sequence[Item], window: int) -> tuple[np.ndarra
     return np.clip(np.float32(0.5) - distance, 0, 1), corner
 
 
+def shape_coverage(item: Item) -> np.ndarray:
+    """Share of every pixel of the picture that one item covers, float32 (64, 64) in [0, 1]."""
+    picture = np.zeros((PICTURE, PICTURE, 3), np.float32)
+    cover, corner = _coverage(item.shape, [item], WINDOWS[-1])
+    _paste(picture, cover[0], corner[0], np.ones(3, np.float32))
+    return picture[..., 0]
+
+
 def _stroke_coverage(strokes: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     """As `_coverage` for strokes given as x, y, half length along x and y, radius: (N, 5) float32."""
     corner = np.floor(strokes[:, :2]).astype(int) - window // 2

@@ -24,6 +24,7 @@ from bench.tasks.scenes.captions import (
 )
 from bench.tasks.scenes.glyphs import aspect
 from bench.tasks.scenes.layout import Box, place_row, place_shapes
+from bench.tasks.scenes.verify import Thing, satisfies
 from bench.tasks.scenes.vocab import (
     CATEGORIES,
     COLORS,
@@ -36,7 +37,6 @@ from bench.tasks.scenes.vocab import (
     combination_is_held_out,
     is_held_out,
 )
-from bench.tasks.scenes.verify import Thing, checks
 
 __all__ = [
     "Item",
@@ -201,7 +201,7 @@ def things_of(scene: Scene) -> list[Thing]:
 
 def is_true(scene: Scene, metadata: Claim) -> bool:
     """Whether a caption's metadata hold of the scene, strictly, judged from its items."""
-    return all(value == 1.0 for value in checks(things_of(scene), scene.text, metadata))
+    return satisfies(things_of(scene), scene.text, metadata)
 
 
 def _claim_of_split(rng: random.Random, category: str, held_out: bool) -> Claim:

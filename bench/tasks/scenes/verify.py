@@ -42,12 +42,13 @@ def relations(a: Thing, b: Thing) -> set[str]:
     return {name for name, true in tests if true}
 
 
-def checks(things: Sequence[Thing], text: str, metadata: Mapping[str, Any]) -> list[float]:
-    """The single claims of a caption, each as its degree of fulfilment in [0, 1]; strict means that all are 1.
+def claims(things: Sequence[Thing], text: str, metadata: Mapping[str, Any]) -> list[float]:
+    """The positive claims of a caption, each as its degree of fulfilment in [0, 1].
 
-    Per included class: the count (1 - |found - wanted| / wanted, at least 0), its colour (share of the wanted number
-    that has it), its position (all of both, any pair would be GenEval's rule; counts are 1 there, so they agree).
-    Per excluded class: fewer than the given count. For a text: equality.
+    Per included class: the count, 1 - |found - wanted| / wanted, at least 0; its colour and its position, 1 or 0, and 0
+    unless the count is right. For a text: 1 - edit distance / length, at least 0.
+
+    Source: the rewards that Flow-GRPO trains on, arXiv 2505.05470, section 5.1.
     """
     result: list[float] = []
     groups: list[list[Thing]] = []
@@ -56,15 +57,47 @@ def checks(things: Sequence[Thing], text: str, metadata: Mapping[str, Any]) -> l
         found = [thing for thing in things if thing.kind == part["class"]]
         result.append(max(0.0, 1.0 - abs(len(found) - wanted) / wanted))
         if "color" in part:
-            right = sum(thing.color == part["color"] for thing in found)
-            result.append(min(right, wanted) / wanted)
+            result.append(float(len(found) == wanted and all(thing.color == part["color"] for thing in found)))
         if "position" in part:
             relation, target = part["position"]
             pairs = [(a, b) for a in found for b in groups[target]]
-            result.append(float(bool(pairs) and all(relation in relations(a, b) for a, b in pairs)))
+            counted = len(found) == wanted and bool(pairs)
+            result.append(float(counted and all(relation in relations(a, b) for a, b in pairs)))
         groups.append(found)
-    for part in metadata.get("exclude", ()):
-        result.append(float(sum(thing.kind == part["class"] for thing in things) < part["count"]))
     if "text" in metadata:
-        result.append(float(text == metadata["text"]))
+        result.append(text_similarity(text, metadata["text"]))
     return result
+
+
+def nothing_excluded(things: Sequence[Thing], metadata: Mapping[str, Any]) -> bool:
+    """Whether every excluded class has fewer instances than its excluded count."""
+    excluded = metadata.get("exclude", ())
+    return all(sum(thing.kind == part["class"] for thing in things) < part["count"] for part in excluded)
+
+
+def satisfies(things: Sequence[Thing], text: str, metadata: Mapping[str, Any]) -> bool:
+    """Whether all that a caption claims is there, exactly, and nothing that it excludes."""
+    return all(claim == 1.0 for claim in claims(things, text, metadata)) and nothing_excluded(things, metadata)
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Levenshtein distance: the fewest insertions, deletions and substitutions of one character."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        above, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (x != y))
+    return row[-1]
+
+
+def text_similarity(read: str, wanted: str) -> float:
+    """1 - min(edit distance, length of the wanted text) / that length, in [0, 1].
+
+    Raises: ValueError for an empty wanted text.
+
+    Source: Flow-GRPO's OCR reward, arXiv 2505.05470, section 5.1. Deviations: its code lowers case and drops spaces, of
+    which this world has none, and forgives any surplus text around the wanted one, which a policy can exploit.
+    """
+    if not wanted:
+        raise ValueError("the wanted text is empty: there is nothing to compare with")
+    return 1.0 - min(edit_distance(read, wanted), len(wanted)) / len(wanted)

@@ -1,0 +1,1 @@
+"""Scorers of pictures, one a file; they are found by entry point."""

@@ -1,0 +1,75 @@
+"""What there is to choose from, read from the source text of the plugins: nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+from bench.registry import registered
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered plugin. `problem` says why its source cannot be read; then `summary` and `paper` are empty."""
+
+    name: str
+    summary: str
+    paper: str
+    file: str
+    problem: str = ""
+
+
+def entries(group: str) -> list[Entry]:
+    """The registered plugins of a group, by name, with the first line of their docstrings."""
+    return [_describe(name, found) for name, found in registered(group).items()]
+
+
+def source_file(module: str) -> Path | None:
+    """The file of a module, without importing it or its parents; None where there is none."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    for depth, part in enumerate(rest):
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = ".".join([top, *rest[:depth], part])
+        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
+    if spec is None or not spec.has_location or spec.origin is None:
+        return None
+    return Path(spec.origin)
+
+
+def _describe(name: str, found: tuple[EntryPoint, ...]) -> Entry:
+    if len(found) > 1:
+        return Entry(name, "", "", "", "registered several times: " + ", ".join(entry.value for entry in found))
+    entry = found[0]
+    file = source_file(entry.module)
+    if file is None:
+        return Entry(name, "", "", "", f"module {entry.module} cannot be found; install again (pip install -e .)")
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, OSError, UnicodeDecodeError) as error:
+        return Entry(name, "", "", str(file), f"{type(error).__name__}: {error}")
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == entry.attr:
+            text = ast.get_docstring(node) or ast.get_docstring(tree) or ""
+            return Entry(name, text.split("\n", 1)[0], _assigned(node, "paper") or _assigned(node, "source"), str(file))
+    return Entry(name, "", "", str(file), f"defines no class {entry.attr}")
+
+
+def _assigned(node: ast.ClassDef, name: str) -> str:
+    """The text that a class body assigns to a name, or nothing."""
+    for statement in node.body:
+        if isinstance(statement, ast.Assign):
+            targets, value = statement.targets, statement.value
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            targets, value = [statement.target], statement.value
+        else:
+            continue
+        named = any(isinstance(target, ast.Name) and target.id == name for target in targets)
+        if named and isinstance(value, ast.Constant) and isinstance(value.value, str):
+            return value.value
+    return ""

@@ -1,0 +1,198 @@
+"""Strict reading of settings: YAML files, texts of the command line, and dataclasses that collect every error at once.
+
+Unknown names fail with the nearest known one. Nothing is converted between types, except that an integer may stand for
+a real number, and that a text from the command line is read as the type its field has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from bench.api import ConfigError, PluginError
+from bench.suggest import hint
+
+T = TypeVar("T")
+
+_TYPE_TAGS = ("str", "int", "float", "bool", "none")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1e-5 as a number, without dates, and with duplicate keys refused."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own class attribute)
+        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith((":timestamp", ":float", ":merge"))]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        repeated = {repr(key) for key in keys if keys.count(key) > 1}
+        if repeated:
+            raise ConfigError(f"line {node.start_mark.line + 1}: {', '.join(sorted(repeated))} given twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:\d[\d_]*\.[\d_]*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|\d[\d_]*e[-+]?\d+|\.(?:inf|nan))$", re.I),
+    list("-+0123456789."),
+)
+
+
+class Text(str):
+    """A text from the command line, whose type is that of the field it is for."""
+
+
+class Problems:
+    """Collects what is wrong, so that the user hears of everything at once."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def add(self, path: str, message: str) -> None:
+        """One problem at a dotted path."""
+        full = f"{path}: {message}" if path else message
+        if full not in self.messages:
+            self.messages.append(full)
+
+    def raise_if_any(self, subject: str) -> None:
+        """Raise one ConfigError with all problems, if there are any."""
+        if not self.messages:
+            return
+        if len(self.messages) == 1:
+            raise ConfigError(f"{subject}: {self.messages[0]}")
+        lines = "".join(f"\n  - {message}" for message in self.messages)
+        raise ConfigError(f"{subject}: {len(self.messages)} problems{lines}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, holds a key twice, or is not a mapping with texts as keys.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings in {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a valid YAML file: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{path}: expected `name: value` lines, got {type(content).__name__}")
+    return content
+
+
+def read_text(annotation: Any, text: str) -> Any:
+    """What a text of the command line means for a field of this type.
+
+    `4` is a number for a number and a text for a text; a list is `a,b` or `[a, b]`. A text that fits the type in no way
+    comes back as YAML reads it: `validate` then says what is wrong with it.
+    """
+    try:
+        value = yaml.load(text, Loader=_Loader)
+        listed = [yaml.load(part, Loader=_Loader) for part in text.split(",")]
+    except (yaml.YAMLError, ConfigError):
+        return text
+    words = [part.strip() for part in text.split(",")]
+    for candidate in (value, listed, words, text):
+        if _fits(annotation, candidate):
+            return candidate
+    return listed if "," in text and isinstance(value, str) else value
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    try:
+        TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError):
+        return False
+    return True
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """The fields of a dataclass with their types, annotations kept.
+
+    Raises:
+        PluginError: `cls` is no dataclass, or a type it names cannot be found.
+    """
+    if not dataclasses.is_dataclass(cls):
+        raise PluginError(f"{cls.__qualname__} has to be a dataclass: decorate it with @dataclass(frozen=True)")
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except NameError as error:
+        raise PluginError(f"{cls.__qualname__}: {error}; its types have to be importable at module level") from error
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def validate(
+    cls: type[T], values: Mapping[str, Any], path: str, problems: Problems, elsewhere: tuple[str, ...] = ()
+) -> T | None:
+    """An instance of a dataclass from plain values, or None with every problem added to `problems`.
+
+    `path` is the dotted place of the values in the settings. A value of type `Text` is read as its field's type wants.
+    Problems of the fields named in `elsewhere` have been told already.
+    """
+    types = field_types(cls)
+    prefix = f"{path}." if path else ""
+    before = len(problems.messages)
+    for name in values:
+        if name not in types:
+            problems.add(f"{prefix}{name}", f"no such setting{hint(name, types)}")
+    known = {
+        name: read_text(types[name], value) if isinstance(value, Text) else value
+        for name, value in values.items()
+        if name in types
+    }
+    try:
+        instance = TypeAdapter(cls).validate_json(json.dumps(known, allow_nan=False), strict=True)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            if detail["loc"] and detail["loc"][0] in elsewhere:
+                continue
+            problems.add(*_explain(detail, prefix, known))
+        return None
+    except (TypeError, ValueError) as error:
+        problems.add(path, f"values have to be finite numbers, texts, lists or mappings: {error}")
+        return None
+    return instance if len(problems.messages) == before else None
+
+
+def _explain(detail: Any, prefix: str, values: Mapping[str, Any]) -> tuple[str, str]:
+    """Dotted path and message of one of pydantic's errors."""
+    names = [str(part) for part in detail["loc"] if not _is_type_tag(part)]
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if detail["type"] in ("missing", "missing_argument"):
+        return f"{prefix}{'.'.join(names)}", "missing, and it has no default"
+    message = message.removeprefix("Input ").removesuffix(".")
+    if detail["type"] != "value_error":
+        message = f"{message}, got {_shown(detail['input'])}"
+    if not names:
+        return prefix.removesuffix("."), message
+    return f"{prefix}{'.'.join(names)}", message
+
+
+def _is_type_tag(part: object) -> bool:
+    """Whether pydantic put a member of a union into the path (`tuple[str, ...]`)."""
+    return isinstance(part, str) and ("[" in part or part in _TYPE_TAGS or part.startswith("constrained-"))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def unique(names: Iterable[str], path: str, problems: Problems) -> None:
+    """Add a problem for every name that stands in a list twice."""
+    listed = list(names)
+    for name in dict.fromkeys(listed):
+        if listed.count(name) > 1:
+            problems.add(path, f"{name!r} is listed {listed.count(name)} times")

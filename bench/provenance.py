@@ -16,8 +16,26 @@ __all__ = ["SHOWN_ONLY", "collect", "commit_and_dirty", "hash_file", "source_fil
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("bench", "methods", "rewards")
 # These show, describe or launch; no recorded number passes through them. What is new counts until it is named here.
-SHOWN_ONLY = ("__main__.py", "cli", "cli.py", "plots", "plots.py", "presets", "progress.py", "provenance.py", "report")
-SHOWN_ONLY += ("results.py", "stats.py", "suggest.py", "tables.py")
+SHOWN_ONLY = frozenset(
+    [
+        "__main__.py",
+        "analysis.py",
+        "cli",
+        "cli.py",
+        "coverage.py",
+        "figures",
+        "figures.py",
+        "plots",
+        "plots.py",
+        "presets",
+        "progress.py",
+        "provenance.py",
+        "report",
+        "results.py",
+        "stats.py",
+        "suggest.py",
+    ]
+)
 DISTRIBUTIONS = ("accelerate", "diffusers", "numpy", "pandas", "peft", "pyarrow", "torch", "transformers", "trl")
 
 
@@ -52,7 +70,7 @@ def commit_and_dirty(root: Path = ROOT) -> tuple[str | None, bool | None]:
 
 
 def collect(device: str, dtype: str, threads: int, plugins: Iterable[Path] = (), root: Path = ROOT) -> Provenance:
-    """Provenance of a run now. `plugins`: files of the user's own, given on the command line; only their names are kept.
+    """Provenance of a run now. `plugins`: files of the user's own; only their names are kept.
 
     Packages that are not installed have the version `absent`.
     """

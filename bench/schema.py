@@ -228,6 +228,7 @@ class ExperimentHeader(_Strict):
 
     tasks, methods: in the order of the tables. budget: as the user gave it, e.g. `200k`. baseline: the method that
     differences are taken to (null: sft where present, else base). trials: tuning trials that each method was given.
+    command: what runs the experiment again, without machine paths.
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema")
@@ -242,6 +243,7 @@ class ExperimentHeader(_Strict):
     budget: str | None = None
     baseline: str | None = None
     trials: Count | None = None
+    command: str = ""
 
 
 def canonical_json(value: Any, indent: int | None = None) -> str:

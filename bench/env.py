@@ -1,0 +1,265 @@
+"""What a method touches: data and random numbers, a metered model, the reward, and the optimiser.
+
+The environment meters everything by what really runs; a plugin never declares its own cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import flow, rng
+from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, Prompt, Rollouts
+from bench.budget import Ledger, Limit
+from bench.dataset import Dataset
+from bench.optimise import Optimiser
+from bench.policy import Frozen, PassFlops, SD3Policy, guided
+from bench.scorer import Scorer
+
+
+class SampleDraw:
+    """Data, prompts and noise of one stage, keyed by global index; its whole state is two counters."""
+
+    def __init__(
+        self, policy: SD3Policy, ledger: Ledger, limit: Limit, dataset: Dataset | None, prompts: Sequence[Prompt], *,
+        seed: int, batch_size: int, micro_batch: int, caption_dropout: float,
+    ) -> None:  # fmt: skip
+        self._policy = policy
+        self._ledger = ledger
+        self._limit = limit
+        self._dataset = dataset
+        self._prompts = prompts
+        self._seed = seed
+        self._batch_size = batch_size
+        self._micro_batch = micro_batch
+        self._caption_dropout = caption_dropout
+        self.samples_drawn = 0
+        self.prompts_drawn = 0
+
+    def batches(self) -> Iterator[Batch]:
+        """The micro-batches of the next global batch."""
+        if self._dataset is None:
+            raise PluginError("this method draws clean data but does not say so: set needs = Needs(data=True)")
+        self._limit.reserve(images=self._batch_size)
+        index = np.arange(self.samples_drawn, self.samples_drawn + self._batch_size)
+        self.samples_drawn += self._batch_size
+        self._ledger.samples += self._batch_size
+        for start in range(0, self._batch_size, self._micro_batch):
+            yield self._batch(self._dataset, index[start : start + self._micro_batch])
+
+    def _batch(self, dataset: Dataset, index: np.ndarray) -> Batch:
+        rows = np.array([self._row(len(dataset), int(i)) for i in index])
+        texts, metadata = dataset.rows(rows)
+        if self._caption_dropout:
+            dropped = rng.uniform(self._seed, "caption_dropout", index) < self._caption_dropout
+            texts = ["" if d else t for d, t in zip(dropped, texts, strict=True)]
+        device = self._policy.device
+        z0 = dataset.mean[rows].to(device) + dataset.std[rows].to(device) * self.noise(index, "vae")
+        return Batch(z0, self._policy.encode(texts), texts, metadata, index)
+
+    def _row(self, size: int, index: int) -> int:
+        epoch, position = divmod(index, size)
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch = epoch
+            self._order = rng.permutation(self._seed, "data_order", epoch, size)
+        return int(self._order[position])
+
+    def prompts(self, count: int) -> tuple[list[Prompt], np.ndarray]:
+        """The next `count` distinct prompts, in a fresh order each epoch; an incomplete tail is left for no one.
+
+        The order is that of trl's RepeatSampler: whole groups of `count` per epoch, the rest of the epoch dropped.
+        """
+        per_epoch = len(self._prompts) // count
+        if per_epoch == 0:
+            raise DataError(f"{count} different prompts asked for at once, but there are {len(self._prompts)}")
+        if self.prompts_drawn % count:
+            raise PluginError(f"prompts({count}) after {self.prompts_drawn} prompts: ask for the same number each time")
+        epoch, group = divmod(self.prompts_drawn // count, per_epoch)
+        order = rng.permutation(self._seed, "prompt_order", epoch, len(self._prompts))
+        index = np.arange(self.prompts_drawn, self.prompts_drawn + count)
+        self.prompts_drawn += count
+        return [self._prompts[i] for i in order[group * count : (group + 1) * count]], index
+
+    def noise(self, index: np.ndarray, name: str = "z1") -> Tensor:
+        """Standard normal (B, *S) float32."""
+        return torch.from_numpy(rng.normal(self._seed, name, index, self._policy.latent_shape)).to(self._policy.device)
+
+    def uniform(self, index: np.ndarray, name: str) -> Tensor:
+        """Uniform on [0, 1) (B,) float32."""
+        # float32 rounds the largest doubles below one up to one
+        values = np.minimum(rng.uniform(self._seed, name, index).astype(np.float32), np.float32(1 - 2**-24))
+        return torch.from_numpy(values).to(self._policy.device)
+
+    def sigma(self, index: np.ndarray, name: str = "sigma") -> Tensor:
+        """Logit-normal(0, 1) through the shifted schedule, (B,) float32 in (0, 1)."""
+        normal = torch.from_numpy(rng.normal(self._seed, name, index, ())).to(self._policy.device)
+        return flow.shift_sigma(torch.sigmoid(normal), self._policy.shift)
+
+
+class MeteredModel:
+    """The policy, every pass of which is charged to the ledger before it runs."""
+
+    def __init__(
+        self, policy: SD3Policy, reference: Frozen | None, ledger: Ledger, limit: Limit, flops: PassFlops, unit: float
+    ) -> None:
+        self._policy = policy
+        self._reference = reference
+        self._ledger = ledger
+        self._limit = limit
+        self._flops = flops
+        self.unit = unit
+        self._owed = 0
+        self.latent_shape = policy.latent_shape
+        self.device = policy.device
+        self.shift = policy.shift
+
+    def velocity(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        """Predicted velocity (B, *S); its backward pass is charged when gradient flows through it."""
+        count = len(x)
+        self._charge_forward(count, self._owed_backward(count) if torch.is_grad_enabled() else 0.0)
+        v = self._policy.velocity(x, sigma, cond)  # type: ignore[arg-type]
+        if v.requires_grad:
+            self._owed += count
+            v.register_hook(lambda _: self._charge_backward(count))
+        return v
+
+    def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u)."""
+        return guided(self.velocity, self.null, x, sigma, cond, scale)
+
+    def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
+        """The frozen model at stage entry, without gradient."""
+        if self._reference is None:
+            raise PluginError("this method asks for the reference model but does not say so: Needs(reference=True)")
+        return guided(self._reference_pass, self.null, x, sigma, cond, scale)
+
+    def _reference_pass(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
+        assert self._reference is not None
+        self._charge_forward(len(x), 0.0)
+        return self._reference.velocity(x, sigma, cond)
+
+    def null(self, cond: Condition) -> Condition:
+        """The empty prompt's conditioning."""
+        return self._policy.null(cond)  # type: ignore[arg-type]
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Text to conditioning; each text once, as with a cache of embeddings, so it is not charged."""
+        return self._policy.encode(prompts)
+
+    def sigmas(self, steps: int) -> Tensor:
+        """The sampling schedule (steps + 1,)."""
+        return self._policy.sigmas(steps)
+
+    def decode(self, z0: Tensor) -> np.ndarray:
+        """Latents to pictures, charged as VAE decoding."""
+        flops = len(z0) * self._flops.decode
+        self._limit.reserve(cost=flops / self.unit, flops=flops, images=len(z0))
+        self._ledger.decode_cost += flops / self.unit
+        self._ledger.flops += flops
+        self._ledger.images += len(z0)
+        return self._policy.decode(z0.detach())
+
+    def forget_graphs(self) -> None:
+        """No backward pass is owed any more: the step's graphs are gone."""
+        self._owed = 0
+
+    def _owed_backward(self, count: int) -> float:
+        return (self._owed + count) * self._flops.backward
+
+    def _charge_forward(self, count: int, backward_flops: float) -> None:
+        flops = count * self._flops.forward
+        need = flops + backward_flops
+        self._limit.reserve(cost=need / self.unit, flops=need)
+        self._ledger.forward += flops / self.unit
+        self._ledger.flops += flops
+
+    def _charge_backward(self, count: int) -> None:
+        flops = count * self._flops.backward
+        self._owed -= count
+        self._ledger.backward += flops / self.unit
+        self._ledger.flops += flops
+
+
+class TrainingEnv:
+    """One stage of one cell: implements `bench.api.Env`."""
+
+    def __init__(
+        self, draw: SampleDraw, model: MeteredModel, optimiser: Optimiser, reward: Scorer | None, ledger: Ledger,
+        limit: Limit, batch_size: int, micro_batch: int,
+    ) -> None:  # fmt: skip
+        self.draw = draw
+        self.model = model
+        self.batch_size = batch_size
+        self.micro_batch = micro_batch
+        self.rollouts: Rollouts | None = None
+        self.optimiser = optimiser
+        self._reward = reward
+        self._ledger = ledger
+        self._limit = limit
+        self._sums: dict[str, tuple[float, int]] = {}
+        self.updates_in_step = 0
+        self.skipped_in_a_row = 0
+
+    def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """The task's training reward (B,) float32, charged."""
+        if self._reward is None:
+            raise PluginError("this method asks for a reward but does not say so: set needs = Needs(reward=True)")
+        flops = len(images) * self._reward.flops
+        cost = flops / self.model.unit
+        self._limit.reserve(cost=cost, flops=flops)
+        scores = self._reward.training_scores(images, prompts, metadata)
+        self._ledger.reward_cost += cost
+        self._ledger.flops += flops
+        self._ledger.reward_calls += len(images)
+        return scores
+
+    def backward(self, terms: Mapping[str, tuple[float, Tensor]], count: float) -> None:
+        """Accumulate the gradient of the weighted terms."""
+        total: Tensor | None = None
+        for name, (weight, loss) in terms.items():
+            if loss.ndim != 1:
+                raise PluginError(f"loss {name!r}: expected one value per sample (b,), got shape {tuple(loss.shape)}")
+            values = loss.detach()
+            if not torch.isfinite(values).all():
+                bad = int((~torch.isfinite(values)).sum())
+                raise NonFiniteError(f"loss {name!r}: {bad} of {len(values)} samples are NaN or infinite")
+            old_sum, old_count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (old_sum + float(values.double().sum()), old_count + len(values))
+            if weight:
+                term = weight * loss.sum() / count
+                total = term if total is None else total + term
+        if total is not None:
+            total.backward()
+
+    def update(self, metrics: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Clip, step, and return the means of everything logged."""
+        self.updates_in_step += 1
+        self._limit.reserve(updates=1)
+        norm = self.optimiser.step(self._limit.fraction)
+        self._ledger.updates += 1
+        self.skipped_in_a_row = 0
+        return self._flush({"gradient_norm": norm, **(metrics or {})})
+
+    def skip_update(self, reason: str) -> dict[str, float]:
+        """No gradient this time; counted."""
+        self.updates_in_step += 1
+        self.optimiser.zero_grad()
+        self._ledger.skipped_updates += 1
+        self.skipped_in_a_row += 1
+        return self._flush({})
+
+    def abandon(self) -> None:
+        """Drop the gradient of a step that the budget cut short."""
+        self.optimiser.zero_grad()
+        self.model.forget_graphs()
+        self._sums = {}
+
+    def _flush(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        logged = {name: total / count for name, (total, count) in self._sums.items()}
+        self._sums = {}
+        self.model.forget_graphs()
+        return {**logged, **metrics}

@@ -1,0 +1,183 @@
+"""One stage of a cell: a method with its environment, its budget and its state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.api import ConfigError, Method, PluginError, Rollouts
+from bench.budget import Budget, Ledger, Limit
+from bench.checkpoint import load_tensors, write_tensors
+from bench.curation import curate
+from bench.env import MeteredModel, SampleDraw, TrainingEnv
+from bench.experiment import Stage as StageSettings
+from bench.optimise import Optimiser
+from bench.policy import SD3Policy, TextCondition
+from bench.scorer import Scorer
+from bench.tasks.definitions import Task
+from bench.tasks.world import World
+
+STAGE_SEED = 1_000_003  # apart for each stage of a chain, so that the second sees fresh noise
+
+
+class Stage:
+    """Advances a method phase by phase: `collect` where the buffer is empty, then `step`."""
+
+    def __init__(self, method: Method, env: TrainingEnv, limit: Limit, policy: SD3Policy) -> None:
+        self.method = method
+        self.env = env
+        self.limit = limit
+        self.policy = policy
+
+    @classmethod
+    def enter(
+        cls, settings: StageSettings, budget: Budget, spent: float, policy: SD3Policy, world: World, task: Task,
+        scorers: dict[str, Scorer], ledger: Ledger, unit: float, *, seed: int, number: int, entry: Path,
+    ) -> Stage:  # fmt: skip
+        """Set up a stage on the policy as it is now, which becomes the reference.
+
+        `spent` is what the stages before were given, in the budget's unit; what they left over is not carried on.
+        `unit` is the FLOPs of one forward pass of the base. `entry` keeps the weights at entry, for a later resume.
+        """
+        method = settings.build()
+        train = settings.train
+        if method.needs.reward and task.reward is None:
+            raise ConfigError(f"method {method.name!r} needs a reward, but task {task.name!r} names none: set task.reward")
+        if number:
+            _enter_with(policy, entry)
+        reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
+        policy.precision = train.precision
+        optimiser = Optimiser(policy.prepare(train, seed + STAGE_SEED * number), train)
+        if method.needs.reference and train.adaptation == "lora":
+            reference = policy.frozen_copy()
+        dataset = None
+        if method.needs.data:
+            dataset = curate(world, task, policy, scorers[task.select] if task.select else None)
+            ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
+        categories = task.categories or world.categories
+        prompts = world.prompts("train", categories, task.train_prompts) if method.needs.reward else []
+        limit = Limit(budget, ledger, spent)
+        draw = SampleDraw(
+            policy, ledger, limit, dataset, prompts, seed=seed + STAGE_SEED * number, batch_size=train.batch_size,
+            micro_batch=train.micro_batch, caption_dropout=train.caption_dropout,
+        )  # fmt: skip
+        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit)
+        reward = scorers[task.reward] if method.needs.reward and task.reward else None
+        if reward is not None:
+            example = world.candidates(categories, 1)
+            reward.measure(example.images[0], example.prompts[0].text, example.prompts[0].metadata)
+        env = TrainingEnv(draw, model, optimiser, reward, ledger, limit, train.batch_size, train.micro_batch)
+        return cls(method, env, limit, policy)
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """Steps without an update since the last one with."""
+        return self.env.skipped_in_a_row
+
+    def advance(self) -> dict[str, float] | None:
+        """One optimiser update, after a fresh collect where one is due; None where the budget does not hold them.
+
+        Raises:
+            BudgetExhausted: the limit cut a phase short.
+            PluginError: the method made no update, or more than one.
+        """
+        metrics: dict[str, float] = {}
+        if self.method.collects() and self._is_used_up():
+            if not self.limit.fits("collect", "step"):
+                return None
+            self.limit.begin()
+            self.env.rollouts = self.method.collect(self.env)
+            self.limit.finish("collect")
+            metrics |= self.env.rollouts.metrics
+        if not self.limit.fits("step"):
+            return None
+        self.limit.begin()
+        self.env.updates_in_step = 0
+        metrics |= self.method.step(self.env)
+        self.limit.finish("step")
+        if self.env.updates_in_step != 1:
+            raise PluginError(
+                f"method {self.method.name!r}: one step has to make exactly one optimiser update by env.update() (or "
+                f"env.skip_update()), but it made {self.env.updates_in_step}"
+            )
+        if self.env.rollouts is not None:
+            self.env.rollouts.used += 1
+        return metrics
+
+    def _is_used_up(self) -> bool:
+        return self.env.rollouts is None or self.env.rollouts.used >= self.env.rollouts.updates
+
+    def abandon(self) -> None:
+        """Drop a phase that the budget cut short; its cost stays in the ledger, its gradient goes."""
+        self.env.abandon()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights, where averaging is on."""
+        self.env.optimiser.swap_average()
+        try:
+            yield
+        finally:
+            self.env.optimiser.swap_average()
+
+    def leave(self) -> None:
+        """End the stage: take the averaged weights where averaging is on, merge adapters, freeze."""
+        self.env.optimiser.swap_average()
+        self.policy.merge()
+
+    # State
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, moments and rollouts by name."""
+        out = {f"optimiser.{name}": t for name, t in self.env.optimiser.tensors().items()}
+        if self.env.rollouts is not None:
+            cond = self.env.rollouts.cond
+            assert isinstance(cond, TextCondition)
+            out |= {"rollout_cond.embeds": cond.embeds, "rollout_cond.pooled": cond.pooled}
+            out |= {f"rollout.{name}": t for name, t in self.env.rollouts.tensors.items()}
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and the method's own state, JSON-able."""
+        rollouts = self.env.rollouts
+        return {
+            "optimiser": self.env.optimiser.state_dict(),
+            "limit": self.limit.state_dict(),
+            "samples_drawn": self.env.draw.samples_drawn,
+            "prompts_drawn": self.env.draw.prompts_drawn,
+            "skipped_in_a_row": self.env.skipped_in_a_row,
+            "method": self.method.state_dict(),
+            "rollouts": None if rollouts is None else
+            {"updates": rollouts.updates, "used": rollouts.used, "metrics": rollouts.metrics},
+        }  # fmt: skip
+
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """The inverse of `tensors` and `state_dict`."""
+        device = self.policy.device
+        named = {name: t.to(device) for name, t in tensors.items()}
+        self.env.optimiser.load(_under(named, "optimiser."), state["optimiser"])
+        self.limit.load_state_dict(state["limit"])
+        self.env.draw.samples_drawn = state["samples_drawn"]
+        self.env.draw.prompts_drawn = state["prompts_drawn"]
+        self.env.skipped_in_a_row = state["skipped_in_a_row"]
+        self.method.load_state_dict(state["method"])
+        if state["rollouts"] is not None:
+            cond = TextCondition(named["rollout_cond.embeds"], named["rollout_cond.pooled"])
+            self.env.rollouts = Rollouts(_under(named, "rollout."), cond, **state["rollouts"])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _enter_with(policy: SD3Policy, entry: Path) -> None:
+    """Take the weights at stage entry from `entry`, or keep them there for a resume."""
+    if entry.is_file():
+        policy.transformer.load_state_dict(load_tensors(entry))
+    else:
+        write_tensors(entry, {name: t for name, t in policy.transformer.state_dict().items() if torch.is_tensor(t)})

@@ -94,7 +94,7 @@ def rollout_sigma(sigma0: Tensor, shift: float, steps: int) -> Tensor:
 
     Source: SOAR, arXiv 2604.12617, step 2. Deviation: the paper has t1 = max(t0 - 1/steps, 0). There sigma1 may be 0,
     so that sigma' ~ U[sigma1, 1] comes arbitrarily close to 0 and the target, divided by sigma', has no bound.
-    With this floor it differs from z1 - z0 by at most (sigma0 - sigma1)/sigma1 <= 1 times the velocity's error.
+    With this floor it differs from z1 - z0 by at most max(1, 1/shift) times the velocity's error.
     """
     t0 = unshift_sigma(sigma0, shift)
     t1 = torch.maximum(t0 - 1 / steps, t0.clamp(max=1 / steps))

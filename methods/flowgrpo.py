@@ -136,7 +136,7 @@ class FlowGRPO(Method):
         c, rollouts = self.config, env.rollouts
         if rollouts is None:
             raise PluginError("flowgrpo.step was called before collect: there are no rollouts to learn from")
-        part = torch.arange(rollouts.used % c.updates, len(rollouts.cond), c.updates)
+        part = torch.arange(len(rollouts.cond))[rollouts.used % c.updates :: c.updates]
         if len(part) == 0:
             return env.skip_update("every group's rewards are all equal, so there is no advantage to learn from")
         sigmas = env.model.sigmas(c.sampling_steps).to(env.model.device)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from bench.api import ConfigError, PluginError
 from bench.settings import BASE, Chain, Evaluation, Experiment, Stage, Train
 from bench.strict import Problems, Text, read_text, read_yaml, unique, validate
 from bench.suggest import hint
-from bench.tasks.definitions import BUILT_IN, WORLDS, Task
+from bench.tasks.built_in import TASKS, WORLDS
+from bench.tasks.definitions import Task
 
 __all__ = ["BASE", "PRESETS", "Chain", "Evaluation", "Experiment", "Stage", "Task", "Text", "Train", "load", "presets"]
 
@@ -111,6 +113,13 @@ def _plain(instance: Any) -> Block:
     return json.loads(TypeAdapter(type(instance)).dump_json(instance))
 
 
+def _may_be_model(model: str) -> bool:
+    """Whether a text names a pipeline folder, or at least has the form of a hub id (owner/name)."""
+    if Path(model).exists():
+        return (Path(model) / "model_index.json").is_file()
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model) is not None
+
+
 class _Resolver:
     """Turns merged, raw settings into an `Experiment`, and collects what is wrong on the way."""
 
@@ -126,7 +135,7 @@ class _Resolver:
         if world not in WORLDS:
             self.problems.add("world", f"no such world: {world!r}{hint(str(world), WORLDS)}")
         model = self.raw.get("model")
-        if isinstance(model, str) and model != "null" and not (Path(model) / "model_index.json").is_file():
+        if isinstance(model, str) and model != "null" and not _may_be_model(model):
             self.problems.add("model", f"{model} is no checkpoint folder in the diffusers format (no model_index.json)")
         train = validate(Train, self._block("train"), "train", self.problems)
         evaluation = validate(Evaluation, self._block("evaluation"), "evaluation", self.problems)
@@ -188,13 +197,14 @@ class _Resolver:
 
     def _tasks(self, world: str) -> list[Task]:
         """The tasks in their order, changed by the blocks `task` and the task's own."""
-        built_in = BUILT_IN.get(world, {})
+        built_in = TASKS.get(world, {})
         tasks = []
         for entry in self._list("tasks"):
+            name = str(entry.get("name")) if isinstance(entry, Mapping) else entry
             if isinstance(entry, Mapping):
-                name, values = str(entry.get("name")), dict(entry)
+                values = dict(entry)
             elif entry in built_in:
-                name, values = entry, _plain(built_in[entry])
+                values = {"name": entry, **built_in[entry]}
             else:
                 self.problems.add("tasks", f"no task {entry!r} in world {world!r}{hint(str(entry), built_in)}")
                 continue
@@ -256,7 +266,7 @@ class _Resolver:
     def _unknown_blocks(self, world: str) -> None:
         """Names at the top level that are neither fields nor blocks; overrides of methods that do not run."""
         methods = registry.names(registry.METHODS)
-        known = {*FIELDS, *_RESERVED, *BUILT_IN.get(world, {}), *methods, *self.used}
+        known = {*FIELDS, *_RESERVED, *TASKS.get(world, {}), *methods, *self.used}
         for name, value in self.raw.items():
             labelled = isinstance(value, Mapping) and "method" in value
             if name not in known and not labelled:

@@ -1,0 +1,47 @@
+"""The built-in tasks of each world as plain values, so that they can be listed without importing anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SCENES_SCORERS = [
+    "scenes-geneval",
+    "scenes-ocr",
+    "scenes-aesthetic",
+    "scenes-clip",
+    "scenes-ocr-net",
+    "scenes-aesthetic-head",
+]
+_SCENES_MARGINS = {
+    "scenes-geneval": 0.01,
+    "scenes-ocr": 0.01,
+    "scenes-aesthetic": 0.01,
+    "scenes-clip": 0.005,
+    "scenes-ocr-net": 0.01,
+    "scenes-aesthetic-head": 0.01,
+}
+_GENEVAL = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
+
+
+def _scenes(title: str, primary: str, reward: str, categories: list[str] | None) -> dict[str, Any]:
+    """A task whose reward also selects the supervised data."""
+    return {
+        "title": title,
+        "primary": primary,
+        "reward": reward,
+        "select": reward,
+        "categories": categories,
+        "scorers": _SCENES_SCORERS,
+        "margins": _SCENES_MARGINS,
+    }
+
+
+TASKS: dict[str, dict[str, dict[str, Any]]] = {
+    "scenes": {
+        "alignment": _scenes("text-image alignment", "scenes-geneval", "scenes-clip", _GENEVAL),
+        "aesthetic": _scenes("aesthetic quality", "scenes-aesthetic", "scenes-aesthetic-head", None),
+        "text": _scenes("text rendering", "scenes-ocr", "scenes-ocr-net", ["text"]),
+        "alignment-gold": _scenes("alignment, exact verifier", "scenes-geneval", "scenes-geneval", _GENEVAL),
+    }
+}
+WORLDS = tuple(TASKS)

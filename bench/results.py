@@ -57,7 +57,7 @@ class CellResult:
         """What was spent, by the latest event that says so."""
         if self.end:
             return self.end.ledger
-        spent = [event.ledger for event in (*self.steps, *self.milestones)]
+        spent = [step.ledger for step in self.steps] + [milestone.ledger for milestone in self.milestones]
         return max(spent, key=lambda entry: entry.updates) if spent else None
 
 
@@ -97,8 +97,9 @@ def load_experiment(folder: Path) -> Experiment:
     cells = [cell for path in paths if (cell := _read_cell(path)) is not None]
     for cell in cells:
         _check_place(folder, header, cell)
-    samples = _frame(_score_rows(cells, [(cell, item.file) for cell in cells for item in cell.milestones]))
-    grid = _frame(_score_rows(cells, [(cell, cell.grid.file) for cell in cells if cell.grid]))
+    files = {(cell.folder, item.file): (cell, item.file) for cell in cells for item in cell.milestones}
+    samples = _frame(_score_rows(list(files.values())))
+    grid = _frame(_score_rows([(cell, cell.grid.file) for cell in cells if cell.grid]))
     scorers = sorted({name for frame in (samples, grid) for name in frame if name not in (*KEYS, *SCORE_COLUMNS)})
     return Experiment(
         folder=folder,
@@ -193,8 +194,9 @@ def _step_rows(cell: CellResult) -> Iterator[dict[str, Any]]:
 
 
 def _milestone_rows(cell: CellResult) -> Iterator[dict[str, Any]]:
+    """One row per update: a budget may end on the update of an earlier milestone; the later one holds all prompts."""
     seconds = _seconds(cell)
-    for event in cell.milestones:
+    for event in {event.update: event for event in cell.milestones}.values():
         yield {
             **_keys(cell),
             "update": event.update,
@@ -208,7 +210,7 @@ def _milestone_rows(cell: CellResult) -> Iterator[dict[str, Any]]:
         }
 
 
-def _score_rows(cells: list[CellResult], files: list[tuple[CellResult, str]]) -> Iterator[pd.DataFrame]:
+def _score_rows(files: list[tuple[CellResult, str]]) -> Iterator[pd.DataFrame]:
     for cell, name in files:
         path = cell.folder / name
         if not path.is_file():

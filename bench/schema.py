@@ -215,10 +215,16 @@ class ScorerInfo(_Strict):
 
 
 class TaskInfo(_Strict):
-    """One task of an experiment: `reward` trains RL methods, `filter` selects the supervised methods' data."""
+    """One task of an experiment: `reward` trains RL methods, `filter` selects the supervised methods' data.
 
+    primary: the scorer of the headline (null: the gold scorer that the reward stands for). margins: where they differ
+    from the scorers' own.
+    """
+
+    primary: str | None = None
     reward: str | None = None
     filter: str | None = None
+    margins: dict[str, Finite] = {}
     scorers: tuple[str, ...] = ()
     title: str = ""
 

@@ -28,9 +28,9 @@ CHROMA = 36
 CHROMA_SHARE = 0.25
 # Components with less ink than this many full pixels are specks. The smallest object drawn has about 60.
 SPECK = 14.0
-# Least correlation with a template (after the penalty on proportions). See tests/unit/test_scenes_detect.py for the
-# scores of true objects, and of blobs.
-MATCH = 0.88
+# Least correlation with a template, after the penalty on proportions. Rendered objects lie above 0.975; halves of
+# objects, objects stretched by half and merged ones below 0.83. Half a triangle passes: it is one.
+MATCH = 0.85
 # Penalty on a difference of log(width / height) beyond the tolerance. Correlation alone cannot see a stretched object.
 STRETCH_TOLERANCE, STRETCH_PENALTY = 0.12, 0.6
 # Least length of the mean hue vector: 1 for a single hue, 0.87 for halves of hues 60 degrees apart.
@@ -106,7 +106,7 @@ def _normalised_crops(
         values.append(np.where((owner == 0) | (owner == own[:, None, None]), np.clip(ink, 0, 1), 0))
     top = values[0] + fx * (values[1] - values[0])
     crop = top + fy * (values[2] + fx * (values[3] - values[2]) - top)
-    crop = crop.reshape(len(crop), -1)
+    crop = crop.reshape(len(crop), GRID * GRID)
     crop -= crop.mean(1, keepdims=True)
     crop /= np.sqrt((crop * crop).sum(1, keepdims=True)) + np.float32(1e-6)
     return crop, np.log(stats.spread[:, 0] / stats.spread[:, 1])

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,18 +42,24 @@ def presets() -> tuple[str, ...]:
 
 
 def load(
-    preset: str | Path, overrides: Mapping[str, Any] | None = None, layers: Iterable[str | Path] = ()
+    preset: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    layers: Iterable[str | Path] = (),
+    earlier: Iterable[str] = (),
 ) -> Experiment:
     """The experiment of a preset (`smoke`, `quick`, `scenes`) or a YAML file, under overrides with dotted names.
 
     `layers` are YAML files laid over the preset in turn (what `bench doctor --tune` writes, say); `overrides` come
     last, with values as in YAML, or as `Text` of the command line. The methods are imported, to know their settings.
+    `earlier` are problems found before, told in the same message.
 
     Raises:
         ConfigError: everything that is wrong with the settings, in one message.
         PluginError: a method breaks the contract of `bench.api`.
     """
     problems = Problems()
+    for message in earlier:
+        problems.add("", message)
     raw = _read(preset)
     for layer in layers:
         raw = _merge(raw, _read(layer))
@@ -113,13 +118,6 @@ def _plain(instance: Any) -> Block:
     return json.loads(TypeAdapter(type(instance)).dump_json(instance))
 
 
-def _may_be_model(model: str) -> bool:
-    """Whether a text names a pipeline folder, or at least has the form of a hub id (owner/name)."""
-    if Path(model).exists():
-        return (Path(model) / "model_index.json").is_file()
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model) is not None
-
-
 class _Resolver:
     """Turns merged, raw settings into an `Experiment`, and collects what is wrong on the way."""
 
@@ -135,7 +133,7 @@ class _Resolver:
         if world not in WORLDS:
             self.problems.add("world", f"no such world: {world!r}{hint(str(world), WORLDS)}")
         model = self.raw.get("model")
-        if isinstance(model, str) and model != "null" and not _may_be_model(model):
+        if isinstance(model, str) and model != "null" and not (Path(model) / "model_index.json").is_file():
             self.problems.add("model", f"{model} is no checkpoint folder in the diffusers format (no model_index.json)")
         train = validate(Train, self._block("train"), "train", self.problems)
         evaluation = validate(Evaluation, self._block("evaluation"), "evaluation", self.problems)

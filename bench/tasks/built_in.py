@@ -15,10 +15,10 @@ _SCENES_SCORERS = [
 _SCENES_MARGINS = {
     "scenes-geneval": 0.01,
     "scenes-ocr": 0.01,
-    "scenes-aesthetic": 0.01,
+    "scenes-aesthetic": 0.1,
     "scenes-clip": 0.005,
     "scenes-ocr-net": 0.01,
-    "scenes-aesthetic-head": 0.01,
+    "scenes-aesthetic-head": 0.1,
 }
 _GENEVAL = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
 

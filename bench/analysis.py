@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,7 @@ class Analysis:
     """Comparisons within one experiment; every answer comes from its record files alone."""
 
     experiment: Experiment
-    _cache: dict[tuple[str, str, str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
+    _cache: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -84,16 +85,21 @@ class Analysis:
 
     def methods(self, task: str) -> tuple[str, ...]:
         """Methods with finished cells of this task: base first, then in the order of the experiment."""
-        if not len(self._done):
-            return ()
-        found = set(self._done.loc[self._done["task"] == task, "method"])
+        found = {method for done_task, method in self._done_seeds if done_task == task}
         order = [BASE, *self.experiment.header.methods, *sorted(found)]
         return tuple(method for method in dict.fromkeys(order) if method in found)
 
     def seeds(self, task: str, method: str) -> tuple[int, ...]:
         """Seeds whose cells are finished, sorted."""
-        rows = self._done[(self._done["task"] == task) & (self._done["method"] == method)]
-        return tuple(sorted(int(seed) for seed in rows["seed"]))
+        return tuple(sorted(self._done_seeds[(task, method)]))
+
+    @cached_property
+    def _done_seeds(self) -> dict[tuple[str, str], list[int]]:
+        heads = [cell.header for cell in self.experiment.results if cell.status == "done"]
+        found: dict[tuple[str, str], list[int]] = {}
+        for head in heads:
+            found.setdefault((head.task, head.method), []).append(head.seed)
+        return found
 
     def updates(self, task: str, method: str) -> int:
         """The fewest optimiser updates of any finished seed."""
@@ -134,14 +140,16 @@ class Analysis:
         return self.task_info(task).margins.get(scorer, self.info(scorer).margin)
 
     def scorers(self, task: str) -> tuple[str, ...]:
-        """Scorers with scores in this task: each gold one followed by the proxies that stand for it."""
+        """Scorers with scores in this task: what it is about first, each gold one followed by its proxies."""
         finals = self._finals
         found = [name for name in self.experiment.scorers if finals.loc[finals["task"] == task, name].notna().any()]
-        order = {name: number for number, name in enumerate(self.experiment.header.scorers)}
+        task_info = self.task_info(task)
+        used = {name for name in (task_info.primary, task_info.reward, task_info.filter) if name}
+        used |= {pair for name in used if name in found and (pair := self.info(name).pair)}
 
-        def key(name: str) -> tuple[int, bool, int]:
+        def key(name: str) -> tuple[bool, str, bool, str]:
             leader = self.info(name).pair or name
-            return order.get(leader, len(order)), name != leader, order.get(name, 0)
+            return leader not in used, leader, name != leader, name
 
         return tuple(sorted(found, key=key))
 
@@ -155,6 +163,10 @@ class Analysis:
         """Prompt categories that a scorer applies to, sorted."""
         frame = self._finals[(self._finals["task"] == task) & (self._finals["split"] == REPORT)]
         return tuple(sorted(set(frame.loc[frame[scorer].notna(), "category"])))
+
+    @cached_property
+    def _final_by_cell(self) -> dict[tuple[Any, ...], pd.DataFrame]:
+        return dict(iter(self._finals.groupby(["task", "method", "split"])))
 
     @cached_property
     def _finals(self) -> pd.DataFrame:
@@ -174,42 +186,72 @@ class Analysis:
         """
         key = (task, method, scorer, split)
         if key not in self._cache:
-            rows = self._finals
-            rows = rows[(rows["task"] == task) & (rows["method"] == method) & (rows["split"] == split)]
+            rows = self._final_by_cell.get((task, method, split), self._finals.iloc[:0])
             self._cache[key] = _pivot(rows.dropna(subset=[scorer]), scorer, f"{task}/{method}: {scorer} ({split})")
         return self._cache[key]
 
+    def grid_settings(self, task: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
+        """Guidance scales and step counts of the grid at the end, both rising; empty where there is none."""
+        grid = self.experiment.grid
+        rows = grid[grid["task"] == task]
+        scales = sorted({round(float(value), 6) for value in rows["guidance"]})
+        return tuple(scales), tuple(sorted({int(value) for value in rows["steps"]}))
+
+    def grid_means(self, task: str, scorer: str) -> dict[tuple[str, float, int], float]:
+        """Mean score over seeds and prompts by (method, guidance scale, steps)."""
+        rows = self._done_grid
+        rows = rows[rows["task"] == task].dropna(subset=[scorer])
+        means = rows.groupby(["method", rows["guidance"].astype(float).round(6), "steps"])[scorer].mean()
+        return {(str(m), float(scale), int(steps)): float(mean) for (m, scale, steps), mean in means.items()}
+
+    def grid_scores(self, task: str, method: str, scorer: str, guidance: float, steps: int) -> pd.DataFrame:
+        """Like `scores`, at one point of the grid."""
+        key = (task, method, scorer, f"{guidance:g} x {steps}")
+        if key not in self._cache:
+            rows = self._done_grid
+            here = np.isclose(rows["guidance"], guidance) & (rows["steps"] == steps)
+            rows = rows[here & (rows["task"] == task) & (rows["method"] == method)]
+            self._cache[key] = _pivot(rows.dropna(subset=[scorer]), scorer, f"{task}/{method}: {scorer} in the grid")
+        return self._cache[key]
+
+    @cached_property
+    def _done_grid(self) -> pd.DataFrame:
+        grid = self.experiment.grid
+        return grid.merge(self._done[["task", "method", "seed"]], on=["task", "method", "seed"]) if len(grid) else grid
+
     def row(self, task: str, method: str, scorer: str, split: str = REPORT, category: str | None = None) -> Row | None:
         """Mean and differences of one method under one scorer; None where it has no scores."""
+        key = ("row", task, method, scorer, split, category)
+        if key not in self._cache:
+            self._cache[key] = self._row(task, method, scorer, split, category)
+        return self._cache[key]
+
+    def _row(self, task: str, method: str, scorer: str, split: str, category: str | None) -> Row | None:
         table = _only(self.scores(task, method, scorer, split), category)
         if not table.size:
             return None
         mean = crossed_interval(table.to_numpy(), fixed_seed=method == BASE)
-        names = [name for name in self.baselines(task) if name != method]
+        names = [name for name in self.baselines(task) if name != method and method != BASE]
         found = {name: self.difference(task, method, name, scorer, split, category) for name in names}
         return Row(task, method, scorer, mean, {name: item for name, item in found.items() if item})
 
     def difference(
         self, task: str, method: str, baseline: str, scorer: str, split: str = REPORT, category: str | None = None
     ) -> Difference | None:
-        """`method` minus `baseline` over the seeds that both have; None where they share none.
+        """`method` (not the base) minus `baseline` over the seeds that both have; None where they share none.
 
         Raises DataError where the two were scored on different prompts.
         """
         ours = _only(self.scores(task, method, scorer, split), category)
         theirs = _only(self.scores(task, baseline, scorer, split), category)
-        if baseline != BASE and method != BASE:
+        if baseline != BASE:
             shared = ours.index.intersection(theirs.index)
             ours, theirs = ours.loc[shared], theirs.loc[shared]
         if not ours.size or not theirs.size:
             return None
         if not ours.columns.equals(theirs.columns):
             raise DataError(f"{task}: {method} and {baseline} were scored by {scorer} on different prompts ({split})")
-        if method == BASE:
-            values = -paired_differences(theirs.to_numpy(), ours.to_numpy())
-        else:
-            values = paired_differences(ours.to_numpy(), theirs.to_numpy())
-        interval = crossed_interval(values)
+        interval = crossed_interval(paired_differences(ours.to_numpy(), theirs.to_numpy()))
         info = self.info(scorer)
         word = verdict(interval, self.margin(task, scorer), info.higher_is_better)
         return Difference(baseline, interval, word, detectable(interval))
@@ -225,6 +267,12 @@ class Analysis:
 
     def curves(self, task: str, scorer: str) -> list[Run]:
         """Mean score along the budget of every finished cell, the base as its start, on the prompts all share."""
+        key = ("curves", task, scorer)
+        if key not in self._cache:
+            self._cache[key] = self._curves(task, scorer)
+        return self._cache[key]
+
+    def _curves(self, task: str, scorer: str) -> list[Run]:
         samples = self.experiment.samples
         rows = samples[(samples["task"] == task) & (samples["split"] == REPORT)].dropna(subset=[scorer])
         rows = rows.merge(self._done[["task", "method", "seed"]], on=["task", "method", "seed"])
@@ -234,17 +282,18 @@ class Analysis:
         shared = rows[rows["prompt_index"].isin(times.index[times == count])]
         means = shared.groupby(cells)[scorer].mean()
         start = means.get((BASE, 0, 0))
-        marks = self.experiment.milestones.set_index(["task", *cells]).sort_index()
+        marks = self.experiment.milestones
+        spent = marks[marks["task"] == task].set_index(cells)[list(UNITS)].to_dict("index")
         runs = []
         for method in self.methods(task):
             for seed in self.seeds(task, method) if method != BASE else ():
-                runs.append(_run(method, seed, means, marks.loc[task], start))
+                runs.append(_run(method, seed, means, spent, start))
         return runs
 
 
-def _run(method: str, seed: int, means: pd.Series, marks: pd.DataFrame, start: float | None) -> Run:
+def _run(method: str, seed: int, means: pd.Series, spent: Mapping[Any, Mapping[str, float]], start: Any) -> Run:
     own = means.loc[(method, seed)].sort_index()
-    x = {unit: [float(marks.loc[(method, seed, update), unit]) for update in own.index] for unit in UNITS}
+    x = {unit: [float(spent[(method, seed, update)][unit]) for update in own.index] for unit in UNITS}
     y = [float(value) for value in own]
     if start is not None and own.index[0] != 0:
         x, y = {unit: [0.0, *values] for unit, values in x.items()}, [float(start), *y]
@@ -261,9 +310,10 @@ def _only(table: pd.DataFrame, category: str | None) -> pd.DataFrame:
 def _pivot(rows: pd.DataFrame, scorer: str, what: str) -> pd.DataFrame:
     if not len(rows):
         return pd.DataFrame()
-    if rows.duplicated(["seed", "prompt_index"]).any():
-        raise DataError(f"{what}: a prompt was scored twice at the same update")
-    table = rows.pivot(index="seed", columns=["category", "prompt_index"], values=scorer)
+    try:
+        table = rows.set_index(["seed", "category", "prompt_index"])[scorer].unstack(["category", "prompt_index"])
+    except ValueError as error:
+        raise DataError(f"{what}: a prompt was scored twice at the same update ({error})") from error
     table = table.sort_index(axis=0).sort_index(axis=1)
     if not np.isfinite(table.to_numpy(dtype=np.float64)).all():
         raise DataError(f"{what}: not every seed was scored on the same prompts")

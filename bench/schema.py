@@ -232,7 +232,7 @@ class TaskInfo(_Strict):
 class ExperimentHeader(_Strict):
     """`experiment.json`. `label` stands in the title of every table where it is not empty (e.g. `demonstration`).
 
-    tasks, methods: in the order of the tables. budget: as the user gave it, e.g. `200k`. baseline: the method that
+    methods: in the order of the tables. budget: as the user gave it, e.g. `200k`. baseline: the method that
     differences are taken to (null: sft where present, else base). trials: tuning trials that each method was given.
     command: what runs the experiment again, without machine paths.
     """

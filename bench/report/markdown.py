@@ -1,0 +1,69 @@
+"""Markdown that holds whatever a user calls things, and numbers with the digits that they deserve."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from bench.schema import ScorerInfo
+from bench.stats import Interval
+
+__all__ = ["code", "digits", "escape", "fenced", "interval_text", "number", "signed", "table"]
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
+
+
+def escape(text: str) -> str:
+    """Text of a user's own, shown as it is: no HTML, no markup, no links, no mentions, no line breaks."""
+    plain = html.escape(" ".join(str(text).split()), quote=False)
+    plain = _SPECIAL.sub(r"\\\1", plain)
+    return plain.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
+
+
+def code(text: str) -> str:
+    """Inline code, with a fence longer than any run of backticks inside."""
+    plain = " ".join(str(text).split()).replace("|", "\\|")
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
+    space = " " if "`" in plain else ""
+    return f"{fence}{space}{plain}{space}{fence}"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of code."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A pipe table; cells are markdown already, numbers to the right from the second column on."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "|".join([":--", *["--:"] * (len(head) - 1)]) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def digits(info: ScorerInfo, margin: float | None) -> int:
+    """Decimals that show a tenth of the margin, or of a hundredth of the range where no margin was stated."""
+    if margin is not None:
+        return max(1, math.floor(-math.log10(margin)) + 1)
+    return 3 if info.range[1] - info.range[0] <= 2 else 2
+
+
+def interval_text(interval: Interval, decimals: int, sign: bool = False) -> str:
+    """`0.489 [0.477, 0.501]`; the mean alone where there is no interval."""
+    show = signed if sign else number
+    if math.isnan(interval.low):
+        return show(interval.mean, decimals)
+    return f"{show(interval.mean, decimals)} [{show(interval.low, decimals)}, {show(interval.high, decimals)}]"
+
+
+def number(value: float, decimals: int) -> str:
+    """A number with this many decimals, without a negative zero."""
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def signed(value: float, decimals: int) -> str:
+    """A difference: always with its sign, zero without."""
+    text = number(value, decimals)
+    return text if text.startswith("-") or float(text) == 0 else f"+{text}"

@@ -7,6 +7,7 @@ Exit status: 0 all is well; 1 cells failed, or a check found differences; 2 the 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -65,6 +66,8 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; a user's mistake is one message on standard error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # transformers warns at import of a package that is left out on purpose (see `bench doctor`)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return _dispatch(given)
     except SystemExit as exit_:  # --help and --version, told before anything heavy is imported

@@ -120,7 +120,8 @@ class MeteredModel:
     def velocity(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         """Predicted velocity (B, *S); its backward pass is charged when gradient flows through it."""
         count = len(x)
-        self._charge_forward(count, self._owed_backward(count) if torch.is_grad_enabled() else 0.0)
+        owed = (self._owed + count) * self._flops.backward if torch.is_grad_enabled() else 0.0
+        self._charge_forward(count * self._flops.forward, owed)
         v = self._policy.velocity(x, sigma, cond)  # type: ignore[arg-type]
         if v.requires_grad:
             self._owed += count
@@ -139,7 +140,7 @@ class MeteredModel:
 
     def _reference_pass(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
         assert self._reference is not None
-        self._charge_forward(len(x), 0.0)
+        self._charge_forward(len(x) * self._flops.reference, 0.0)
         return self._reference.velocity(x, sigma, cond)
 
     def null(self, cond: Condition) -> Condition:
@@ -167,12 +168,9 @@ class MeteredModel:
         """No backward pass is owed any more: the step's graphs are gone."""
         self._owed = 0
 
-    def _owed_backward(self, count: int) -> float:
-        return (self._owed + count) * self._flops.backward
-
-    def _charge_forward(self, count: int, backward_flops: float) -> None:
-        flops = count * self._flops.forward
-        need = flops + backward_flops
+    def _charge_forward(self, flops: float, owed: float) -> None:
+        """Charge a forward pass, if the backward passes that are owed (FLOPs) would still fit after it."""
+        need = flops + owed
         self._limit.reserve(cost=need / self.unit, flops=need)
         self._ledger.forward += flops / self.unit
         self._ledger.flops += flops

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench import flow, rng
 from bench.api import Prompt
-from bench.experiment import Evaluation
+from bench.settings import Evaluation
 from bench.policy import Frozen, SD3Policy
 from bench.scorer import Scorer
 from bench.tasks.definitions import Task

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from bench import registry
 from bench.api import BenchError, DataError
-from bench.experiment import BASE, Experiment
+from bench.settings import BASE, Experiment
 from bench.record import CellRecord, read_experiment_header, write_experiment_header
 from bench.runner import CellJob, run_cell
 from bench.schema import ExperimentHeader, ScorerInfo, TaskInfo, config_hash, dump

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.api import NonFiniteError
-from bench.experiment import Train
+from bench.settings import Train
 
 
 class Optimiser:

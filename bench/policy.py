@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import StableDiffusion3Pipeline
 from diffusers.models.transformers import SD3Transformer2DModel
 from peft import LoraConfig
@@ -24,7 +26,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import flow
 from bench.api import ConfigError, DataError
-from bench.experiment import Train
+from bench.settings import Train
+
+# Loading the parts of a pipeline takes no time worth a bar, and the missing torchvision is our choice.
+diffusers.utils.logging.disable_progress_bar()
+diffusers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+# Texts are always encoded in batches of this size: matrix products of another shape may round differently, and a
+# resumed run, which meets its texts in another grouping, has to see the same bits.
+TEXT_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -52,10 +64,12 @@ class TextCondition:
 
 @dataclass(frozen=True)
 class PassFlops:
-    """Measured FLOPs of one sample: denoiser forward, its backward through all trained weights, VAE decoding."""
+    """Measured FLOPs of one sample: denoiser forward, its backward through all trained weights, the reference's forward
+    (without adapters), VAE decoding."""
 
     forward: float
     backward: float
+    reference: float
     decode: float
 
 
@@ -85,6 +99,10 @@ class SD3Policy:
             if module is not None:
                 module.requires_grad_(False).eval()
         self.transformer.requires_grad_(False).eval()
+        # Weights mapped from a file lie as the file has them; other alignments take other kernels, which round
+        # differently, and a copy of the model would not be the model to the last bit.
+        for parameter in self.transformer.parameters():
+            parameter.data = parameter.data.clone()
 
     @classmethod
     def load(cls, path: str | Path, *, precision: str = "float32", device: str = "cpu") -> SD3Policy:
@@ -100,10 +118,9 @@ class SD3Policy:
         without_t5 = folder.exists() and not (folder / "text_encoder_3").is_dir()
         absent = {"text_encoder_3": None, "tokenizer_3": None} if without_t5 else {}
         try:
-            pipeline = StableDiffusion3Pipeline.from_pretrained(str(path), torch_dtype=torch.float32, **absent)
+            pipeline = StableDiffusion3Pipeline.from_pretrained(str(path), dtype=torch.float32, **absent)
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: expected a StableDiffusion3Pipeline; loading it failed: {error}") from error
-        pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline.to(device), precision=precision)
 
     # Conditioning
@@ -116,14 +133,14 @@ class SD3Policy:
             DataError: a prompt is longer than the text encoders read; nothing is truncated silently.
         """
         missing = sorted({p for p in prompts if p not in self._texts})
-        for start in range(0, len(missing), 256):
-            chunk = missing[start : start + 256]
+        for start in range(0, len(missing), TEXT_BATCH):
+            chunk = missing[start : start + TEXT_BATCH]
             self._refuse_truncation(chunk)
             embeds, _, pooled, _ = self.pipeline.encode_prompt(
-                chunk, None, None, device=self.device, do_classifier_free_guidance=False,
-                max_sequence_length=self._text_length,
+                chunk + [""] * (TEXT_BATCH - len(chunk)), None, None, device=self.device,
+                do_classifier_free_guidance=False, max_sequence_length=self._text_length,
             )  # fmt: skip
-            for text, e, p in zip(chunk, embeds.float(), pooled.float(), strict=True):
+            for text, e, p in zip(chunk, embeds.float(), pooled.float(), strict=False):
                 self._texts[text] = TextCondition(e[None], p[None])
         return TextCondition.cat([self._texts[p] for p in prompts])
 
@@ -192,7 +209,8 @@ class SD3Policy:
         shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor
         means, stds = [], []
         for start in range(0, len(images), chunk):
-            x = torch.from_numpy(images[start : start + chunk]).to(self.device).permute(0, 3, 1, 2)
+            # Contiguous, because another memory layout rounds differently further on
+            x = torch.from_numpy(images[start : start + chunk]).to(self.device).permute(0, 3, 1, 2).contiguous()
             posterior = vae.encode(x.float() / 127.5 - 1).latent_dist
             means.append((posterior.mean - shift) * scale)
             stds.append(posterior.std * scale)
@@ -258,9 +276,12 @@ class SD3Policy:
                     v.sum().backward()
                 backward = counter.get_total_flops()
                 self.transformer.zero_grad(set_to_none=True)
+            with FlopCounterMode(display=False) as reference:
+                Frozen(self, None if self._lora else self.transformer).velocity(x, sigma, cond)
             with FlopCounterMode(display=False) as decode:
                 self.decode(x)
-        return PassFlops(forward.get_total_flops(), backward, decode.get_total_flops())
+        counts = (forward.get_total_flops(), backward, reference.get_total_flops(), decode.get_total_flops())
+        return PassFlops(*map(float, counts))
 
 
 class Frozen:

@@ -20,7 +20,7 @@ from bench.budget import Ledger
 from bench.checkpoint import Checkpoints
 from bench.curation import curate
 from bench.evaluate import Evaluator
-from bench.experiment import BASE, Experiment
+from bench.settings import BASE, Experiment
 from bench.policy import SD3Policy
 from bench.provenance import collect
 from bench.record import CellRecord

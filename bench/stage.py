@@ -15,7 +15,7 @@ from bench.budget import Budget, Ledger, Limit
 from bench.checkpoint import load_tensors, write_tensors
 from bench.curation import curate
 from bench.env import MeteredModel, SampleDraw, TrainingEnv
-from bench.experiment import Stage as StageSettings
+from bench.settings import Stage as StageSettings
 from bench.optimise import Optimiser
 from bench.policy import SD3Policy, TextCondition
 from bench.scorer import Scorer

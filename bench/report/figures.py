@@ -108,7 +108,7 @@ def differences(analysis: Analysis, task: str) -> Figure | None:
         f"Differences to {baseline} on the same prompts with 95 % intervals over seeds and prompts. Grey band: the "
         "margin within which a difference is a tie. A filled marker is a verdict of better or worse."
     )
-    return Figure(f"{task}-differences", f"Differences, {task}", caption, data, lambda: draw_differences(data))
+    return Figure(f"differences-{task}", f"Differences, {task}", caption, data, lambda: draw_differences(data))
 
 
 def curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | None:
@@ -144,7 +144,7 @@ def curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | No
         "single seeds; dotted: the untouched base. Equal cost and equal updates are different comparisons; the budget "
         "of this experiment is equal " + (analysis.experiment.header.budget or "as stated") + "."
     )
-    return Figure(f"{task}-curves", f"Curves, {task}", caption, data, lambda: draw_budget_curves(data))
+    return Figure(f"curves-{task}", f"Curves, {task}", caption, data, lambda: draw_budget_curves(data))
 
 
 def _base_mean(analysis: Analysis, task: str, scorer: str) -> float | None:
@@ -194,7 +194,7 @@ def guidance_grid(analysis: Analysis, task: str) -> Figure | None:
         "Scores at the end over the guidance scale, one column a number of sampling steps; means over seeds on a "
         "subset of the prompts. Where the order of methods changes from panel to panel, no single setting tells it."
     )
-    return Figure(f"{task}-grid", f"Guidance and steps, {task}", caption, data, lambda: draw_guidance_grid(data))
+    return Figure(f"grid-{task}", f"Guidance and steps, {task}", caption, data, lambda: draw_guidance_grid(data))
 
 
 def proxy_against_gold(analysis: Analysis) -> Figure | None:
@@ -239,7 +239,7 @@ def samples(analysis: Analysis, task: str) -> Figure | None:
         f"The first {len(first.captions)} prompts, not chosen, at guidance {first.guidance:g} and {first.steps} steps: "
         "the same prompt and the same initial noise in every row. Columns: the base and each method's first seed."
     )
-    return Figure(f"{task}-samples", f"Samples, {task}", caption, data, lambda: draw_sample_grid(data, tiles))
+    return Figure(f"samples-{task}", f"Samples, {task}", caption, data, lambda: draw_sample_grid(data, tiles))
 
 
 def _trained(analysis: Analysis, task: str) -> list[str]:

@@ -1,0 +1,60 @@
+"""Small experiments on the tiny world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.experiment import Experiment, load
+from bench.runner import CellJob, load_scorers, run_cell
+from bench.scorer import Scorer
+from bench.tasks.world import World, load_world
+
+GOLD = ["scenes-geneval", "scenes-ocr", "scenes-aesthetic"]
+
+
+def experiment(pipeline: Path, **overrides: Any) -> Experiment:
+    """The smoke preset on the tiny pipeline, with gold scorers in every role: no proxy is needed."""
+    settings = {
+        "model": str(pipeline),
+        "task.scorers": GOLD,
+        "task.reward": "scenes-aesthetic",
+        "task.select": "scenes-geneval",
+        "task.candidates": 64,
+        "evaluation.diversity_prompts": 0,
+        "evaluation.milestone_prompts": 4,
+        "evaluation.final_prompts": 6,
+        "evaluation.held_out_prompts": 2,
+        "evaluation.grid_prompts": 2,
+        "evaluation.pictures": 2,
+        "evaluation.steps": 2,
+        "evaluation.grid_steps": [2],
+        "evaluation.drift_states": 4,
+        "train.batch_size": 8,
+        "budget": "400",
+    }
+    return load("smoke", {**settings, **overrides})
+
+
+def scorers(e: Experiment) -> dict[str, Scorer]:
+    """The experiment's scorers, loaded."""
+    task = e.tasks[0]
+    return load_scorers(set(task.scorers) | {task.reward, task.select})
+
+
+def world(pipeline: Path) -> World:
+    """The tiny world."""
+    return load_world("scenes", str(pipeline))
+
+
+def run(e: Experiment, results: Path, label: str, seed: int = 0) -> list[dict[str, Any]]:
+    """Run one cell in this process; returns its events."""
+    events: list[dict[str, Any]] = []
+    run_cell(CellJob(e, results, e.tasks[0].name, label, seed), events.append)
+    return events
+
+
+def facts(folder: Path) -> dict[str, bytes]:
+    """The deterministic files of a cell, by name."""
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name != "telemetry.jsonl"]
+    return {p.name: p.read_bytes() for p in files}

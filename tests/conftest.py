@@ -1,0 +1,25 @@
+"""Shared fixtures: the tiny world is built once a session, and nothing asks the network or the user's cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder with random weights."""
+    from tests.tiny_world import build_pipeline
+
+    return build_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Encoded data of tests stays out of the user's cache."""
+    os.environ["BENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -1,0 +1,63 @@
+"""Curated data: the right rows, once, the same from the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.curation import cache_folder, curate, top_share
+from bench.policy import SD3Policy
+from tests.cells import experiment, scorers, world
+
+
+def test_the_top_share_is_taken_within_each_category():
+    scores = np.array([0.9, 0.1, 0.5, 0.2, 0.3, 0.4], np.float32)
+    categories = ["a", "a", "a", "b", "b", "b"]
+    assert top_share(scores, categories, 1 / 3).tolist() == [0, 5]
+    assert top_share(scores, categories, 0.5).tolist() == [0, 2, 4, 5]
+    assert top_share(scores, categories, 1.0).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_ties_go_to_the_earlier_row():
+    assert top_share(np.zeros(4, np.float32), ["a"] * 4, 0.5).tolist() == [0, 1]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abc")), min_size=1, max_size=40), st.floats(0.01, 1))
+def test_nothing_left_out_beats_anything_kept(rows, share):
+    scores, categories = np.array([r[0] for r in rows]), [r[1] for r in rows]
+    kept = set(top_share(scores, categories, share).tolist())
+    for name in set(categories):
+        inside = [scores[i] for i in range(len(rows)) if categories[i] == name and i in kept]
+        outside = [scores[i] for i in range(len(rows)) if categories[i] == name and i not in kept]
+        assert inside and (not outside or min(inside) >= max(outside))
+
+
+@pytest.fixture
+def made(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    e = experiment(tiny_pipeline)
+    task, ready = e.tasks[0], scorers(e)
+    policy = SD3Policy.load(tiny_pipeline)
+    return lambda: curate(world(tiny_pipeline), task, policy, ready[task.select])
+
+
+def test_the_cache_gives_back_what_was_made(made):
+    first, second = made(), made()
+    assert torch.equal(first.mean, second.mean) and torch.equal(first.std, second.std)
+    assert first.mean.stride() == second.mean.stride()
+    assert (list(first.prompts), list(first.metadata)) == (list(second.prompts), list(second.metadata))
+    assert (first.selected_by, first.scored) == (second.selected_by, second.scored) == ("scenes-geneval", 64)
+    assert len(list((cache_folder() / "curated").iterdir())) == 1
+
+
+def test_selection_by_the_exact_scorer_keeps_right_captions_first(made):
+    dataset = made()
+    assert 16 <= len(dataset) <= 16 + 6  # a quarter of 64, rounded up in each of six categories
+
+
+def test_curated_captions_are_no_evaluation_prompts(made, tiny_pipeline):
+    evaluation = {p.text for s in ("report", "tune") for p in world(tiny_pipeline).prompts(s, ["colors"], 200)}
+    assert not evaluation & set(made().prompts)

@@ -1,0 +1,1 @@
+"""The pre-training recipe of the embedded world: autoencoder, text encoders, proxy scorers, diffusion transformer."""

@@ -1,0 +1,62 @@
+"""The aesthetic proxy: a small perceptron on CLIP's image embedding, in LAION's manner.
+
+Source: LAION-Aesthetics predictor V2 (github.com/christophschuhmann/improved-aesthetic-predictor): an MLP on the unit
+image embedding, trained by mean squared error on ratings. Deviation: the ratings are the gold score.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from bench.pretrain import clip
+from bench.pretrain.data import Pictures, validation
+from bench.pretrain.tokenizer import build_tokenizer
+from bench.tasks.scenes.proxies import AestheticHead
+from rewards.scenes_aesthetic import ScenesAesthetic
+
+HIDDEN = 64
+PICTURES = 12_000
+STEPS = 3_000
+LEARNING_RATE = 3e-3
+
+
+def gold_scores(images: np.ndarray) -> Tensor:
+    """Gold aesthetic scores float32 (B,) of pictures uint8 (B, 64, 64, 3)."""
+    return torch.from_numpy(np.asarray(ScenesAesthetic()(images, [""] * len(images), [{}] * len(images))))
+
+
+def fit_head(embeddings: Tensor, scores: Tensor, seed: int = 0, steps: int = STEPS) -> AestheticHead:
+    """Fit a head to scores (B,) in (0, 10) of unit embeddings (B, D) by Adam on mean squared error."""
+    generator = torch.Generator().manual_seed(seed)
+    head = AestheticHead(embeddings.shape[1], HIDDEN)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=1e-3)
+    for step in range(steps):
+        chosen = torch.randint(len(scores), (256,), generator=generator)
+        loss = (head(embeddings[chosen]) - scores[chosen]).square().mean()
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * (1 - step / steps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return head.requires_grad_(False).eval()
+
+
+def fit(folder: Path, log: Path, pictures: Pictures) -> None:
+    """Fit the head on training pictures, keep it in `folder`, and log its rank correlation on others."""
+    towers = clip.load(folder, clip.Towers(build_tokenizer()))
+    images = pictures[np.arange(min(PICTURES, len(pictures)))]
+    head = fit_head(clip.embed_images(towers, images), gold_scores(images))
+    save_file(head.state_dict(), folder / "aesthetic.safetensors")
+    others, _ = validation(1000, start=50_000)
+    made = head(clip.embed_images(towers, others))
+    record = {"pictures": len(images), "spearman": round(float(spearmanr(made, gold_scores(others)).statistic), 4)}
+    log.mkdir(parents=True, exist_ok=True)
+    (log / "aesthetic.jsonl").write_text(json.dumps(record) + "\n")
+    print(f"aesthetic {record}", flush=True)

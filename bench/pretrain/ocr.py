@@ -1,0 +1,81 @@
+"""A small text recogniser: transformers' ResNet with three slots of (glyphs + blank) classes each.
+
+Glyphs are read from left to right into the slots, the rest are blank; a picture of shapes is three blanks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from bench.pretrain.data import Pictures, to_tensor
+from bench.pretrain.loop import Loop, Plan, Step, averaged_weights
+from bench.pretrain.muon import Muon, split_parameters
+from bench.tasks.scenes.proxies import OCR_CLASSES, OCR_SLOTS
+from bench.tasks.scenes.vocab import CATEGORIES
+
+# Every seventh training picture shows text; a batch takes this share of them, the rest teach what blank is.
+TEXT_SHARE = 0.85
+
+
+def build() -> ResNetForImageClassification:
+    """An untrained recogniser: logits (B, 3 * (glyphs + blank)), slot after slot."""
+    names = [f"{slot}:{glyph or 'blank'}" for slot in range(OCR_SLOTS) for glyph in OCR_CLASSES]
+    return ResNetForImageClassification(
+        ResNetConfig(
+            embedding_size=16,
+            hidden_sizes=[16, 32, 64, 128],
+            depths=[1, 1, 1, 1],
+            layer_type="basic",
+            id2label=dict(enumerate(names)),
+            label2id={name: number for number, name in enumerate(names)},
+        )
+    )
+
+
+def labels_of(texts: Sequence[str]) -> Tensor:
+    """Classes (B, 3) of the slots of texts of at most three glyphs."""
+    blank = OCR_CLASSES.index("")
+    return torch.tensor([[OCR_CLASSES.index(g) for g in text] + [blank] * (OCR_SLOTS - len(text)) for text in texts])
+
+
+class ReadingLoss:
+    """Cross-entropy of every slot, on training pictures of which most show text."""
+
+    def __init__(self, model: ResNetForImageClassification, pictures: Pictures) -> None:
+        self.model, self.pictures = model, pictures
+
+    def __call__(self, step: Step) -> dict[str, Tensor]:
+        indices = self._choose(step)
+        texts = [scene.text for scene in self.pictures.scenes(indices)]
+        logits = self.model(to_tensor(self.pictures[indices])).logits.view(-1, OCR_SLOTS, len(OCR_CLASSES))
+        loss = F.cross_entropy(logits.flatten(0, 1), labels_of(texts).flatten())
+        return {"loss": loss}
+
+    def _choose(self, step: Step) -> np.ndarray:
+        """Indices (B,): categories take turns in the stream, so a text picture is found by its remainder."""
+        indices = step.indices(len(self.pictures) - len(CATEGORIES)).numpy()
+        texts = round(TEXT_SHARE * step.batch)
+        kinds = len(CATEGORIES)
+        indices[:texts] += CATEGORIES.index("text") - indices[:texts] % kinds
+        return indices
+
+
+def train(folder: Path, log: Path, plan: Plan, pictures: Pictures, model: ResNetForImageClassification) -> bool:
+    """Train the recogniser; whether the plan's end was reached."""
+    optimizer = Muon(*split_parameters(model, ("resnet.embedder", "classifier")), plan.lr, weight_decay=0.01)
+    model.train()
+    return Loop("ocr", folder, log, plan, model, optimizer).run(ReadingLoss(model, pictures))
+
+
+def load(folder: Path) -> ResNetForImageClassification:
+    """The trained recogniser, frozen."""
+    model = build()
+    model.load_state_dict(averaged_weights(folder / "ocr.safetensors"))
+    return model.requires_grad_(False).eval()

@@ -98,16 +98,21 @@ def read_text(annotation: Any, text: str) -> Any:
     `4` is a number for a number and a text for a text; a list is `a,b` or `[a, b]`. A text that fits the type in no way
     comes back as YAML reads it: `validate` then says what is wrong with it.
     """
-    try:
-        value = yaml.load(text, Loader=_Loader)
-        listed = [yaml.load(part, Loader=_Loader) for part in text.split(",")]
-    except (yaml.YAMLError, ConfigError):
-        return text
+    value = _scalar(text)
     words = [part.strip() for part in text.split(",")]
+    listed = [_scalar(word) for word in words]
     for candidate in (value, listed, words, text):
         if _fits(annotation, candidate):
             return candidate
     return listed if "," in text and isinstance(value, str) else value
+
+
+def _scalar(text: str) -> Any:
+    """What YAML makes of a text; the text itself where it is no YAML."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ConfigError):
+        return text
 
 
 def _fits(annotation: Any, value: Any) -> bool:

@@ -1,0 +1,139 @@
+"""Finding plugins: by name, module and file; what goes wrong gets one message that names plugin and origin."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from bench import catalogue, registry, shadow
+from bench.api import ConfigError, Method, PluginError, Reward
+
+HEAD = "from dataclasses import dataclass\nfrom bench.api import Method, Reward\n"
+GOOD = 'class Good(Method):\n    """Does good."""\n    name = "good"\n    def step(self, env): ...\n'
+
+
+@pytest.fixture
+def entries(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[EntryPoint, ...]]:
+    """The registered plugins, to be changed for one test."""
+    table: dict[str, tuple[EntryPoint, ...]] = {}
+    monkeypatch.setattr(registry, "registered", lambda group: table)
+    monkeypatch.setattr(catalogue, "registered", lambda group: table)
+    return table
+
+
+def write(folder: Path, text: str, name: str = "plugin.py") -> str:
+    path = folder / name
+    path.write_text(HEAD + text)
+    return str(path)
+
+
+def refused(spec: str) -> str:
+    with pytest.raises((ConfigError, PluginError)) as caught:
+        registry.load_method(spec)
+    return str(caught.value)
+
+
+def test_built_ins_are_found_by_name() -> None:
+    for name in ("sft", "soar", "flowgrpo"):
+        method = registry.load_method(name)
+        assert issubclass(method, Method) and method.name == name
+    assert issubclass(registry.load_reward("scenes-geneval"), Reward)
+    assert set(registry.names(registry.METHODS)) >= {"sft", "soar", "flowgrpo"}
+
+
+def test_the_installed_entry_points_are_those_of_pyproject() -> None:
+    for group in (registry.METHODS, registry.REWARDS):
+        assert set(registry._declared(group)) <= set(registry.names(group))
+
+
+def test_files_and_modules(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    assert registry.load_method(path).__name__ == "Good"
+    assert registry.load_method(path) is registry.load_method(f"{path}:Good")
+    assert registry.load_method("methods.sft:SFT") is registry.load_method("sft")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "defines no subclass of bench.api.Method"),
+        (GOOD + GOOD.replace("Good", "Better"), "defines several (Good, Better): say which, as in"),
+        ("from methods.sft import SFT\n", "defines no subclass"),
+        ("import no_such_module\n", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module' ("),
+        ("def f(:\n", "cannot be imported: SyntaxError"),
+        ("1 / 0\n", "plugin.py:3)"),
+        ("class Lazy(Method):\n    name = 'lazy'\n", "Lazy does not define step()"),
+        (GOOD.replace('"good"', '"a+b"'), "Good.name has to be a word without"),
+        (GOOD.replace('name = "good"', "pass"), "Good.name has to be a word"),
+        (GOOD + "    class Config: ...\n", "Config has to be a dataclass"),
+        (GOOD + "    @dataclass\n    class Config: ...\n", "Config has to be a dataclass, @dataclass(frozen=True)"),
+        (GOOD + "    @dataclass(frozen=True)\n    class Config:\n        train: int = 1\n", "field named train"),
+    ],
+)
+def test_broken_files_get_one_message(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    assert message in refused(path) and path in refused(path)
+
+
+def test_missing_things_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    assert "no method 'sor' is registered; did you mean 'soar'?" in refused("sor")
+    assert "there is no such file" in refused("nowhere.py")
+    assert "has no 'Goood'; did you mean 'Good'?" in refused(f"{path}:Goood")
+    assert "dataclass is not a subclass of bench.api.Method" in refused(f"{path}:dataclass")
+    assert "cannot be imported: ModuleNotFoundError" in refused("no.such.module:Class")
+
+
+def test_clashes_and_wrong_names_are_refused(entries: dict[str, tuple[EntryPoint, ...]]) -> None:
+    entries["sft"] = (EntryPoint("sft", "methods.sft:SFT", "g"), EntryPoint("sft", "other.sft:SFT", "g"))
+    entries["straight"] = (EntryPoint("straight", "methods.sft:SFT", "g"),)
+    assert "registered 2 times: methods.sft:SFT" in refused("sft") and "other.sft:SFT" in refused("sft")
+    assert "registered as 'straight', but its class says 'sft'" in refused("straight")
+
+
+def test_declared_but_not_installed(entries: dict[str, tuple[EntryPoint, ...]]) -> None:
+    assert "stands in pyproject.toml but is not installed: run `pip install -e .`" in refused("sft")
+
+
+def test_listing_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: dict) -> None:
+    package = tmp_path / "fat"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (package / "plugin.py").write_text("1 / 0\n" + HEAD + GOOD.replace("class", "x: str = 'y'\nclass", 1))
+    (package / "broken.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, module in (("good", "plugin:Good"), ("bad", "broken:Bad"), ("ugly", "missing:X"), ("odd", "plugin:Odd")):
+        entries[name] = (EntryPoint(name, f"fat.{module}", "g"),)
+    found = {entry.name: entry for entry in catalogue.entries("g")}
+    assert found["good"].summary == "Does good." and found["good"].file == str(package / "plugin.py")
+    assert "SyntaxError" in found["bad"].problem
+    assert "fat.missing cannot be found" in found["ugly"].problem
+    assert found["odd"].problem == "defines no class Odd"
+    assert "fat" not in sys.modules
+
+
+def test_every_built_in_says_what_it_is() -> None:
+    for group in (registry.METHODS, registry.REWARDS):
+        for entry in catalogue.entries(group):
+            if Path(entry.file).is_file():
+                assert entry.summary and not entry.problem, entry
+    assert {entry.name: entry.paper for entry in catalogue.entries(registry.METHODS)}["soar"] == "arXiv 2604.12617"
+
+
+def test_a_foreign_package_that_shadows_ours_is_named(tmp_path: Path) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "__init__.py").write_text("")
+    command = [sys.executable, "-c", "from bench.shadow import check_shadow; check_shadow()"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert f"package 'methods' would be imported from {tmp_path / 'methods'}, which hides ours" in result.stderr
+    assert "'rewards'" not in result.stderr
+
+
+def test_our_own_packages_shadow_nothing(tmp_path: Path) -> None:
+    assert shadow.shadowed() == []
+    assert len(shadow.shadowed(tmp_path)) == 2

@@ -18,7 +18,7 @@ class ScenesGenEval(Reward):
     Further objects of classes that are not named are allowed, as in GenEval. The category is `metadata["tag"]`.
 
     partial: give the mean fulfilment of the single claims instead, in [0, 1], divided by 1 + the number of unknown
-    blobs, and 0 if something excluded is there: easier to learn from, easier to exploit (FlowGRPO's training reward).
+    blobs, and 0 if something excluded is there: easier to learn from, easier to exploit (what Flow-GRPO trains on).
 
     Source: GenEval, arXiv 2310.11513, section 3; partial credit: Flow-GRPO, arXiv 2505.05470, section 5.1. Deviations:
     counts are exact in every category; partial credit holds for all claims of a prompt alike.

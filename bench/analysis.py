@@ -287,6 +287,8 @@ class Analysis:
         runs = []
         for method in self.methods(task):
             for seed in self.seeds(task, method) if method != BASE else ():
+                if (method, seed) not in means.index:
+                    continue  # the scorer applies to none of the shared prompts
                 runs.append(_run(method, seed, means, spent, start))
         return runs
 

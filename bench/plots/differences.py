@@ -16,7 +16,7 @@ __all__ = ["draw_differences"]
 def draw_differences(data: Mapping[str, Any]) -> bytes:
     """One panel a scorer, one line a method; the grey band is the margin.
 
-    data: methods [..], baseline, panels [{scorer, kind, margin, better, points [{method, mean, low, high, verdict}]}];
+    data: methods [..], baseline, panels [{scorer, kind, margin, better, points [{method, mean, low, high, verdict, few}]}];
     low and high are null where there is no interval; better: `right` or `left`.
     """
     shown, look = data["panels"], looks(data["methods"])
@@ -53,4 +53,4 @@ def _panel(axes: Axes, panel: Mapping[str, Any], baseline: str, look: Mapping[st
 
 
 def _label(point: Mapping[str, Any]) -> str:
-    return f"{point['method']}: {point['verdict']}"
+    return f"{point['method']}{' †' if point['few'] else ''}: {point['verdict']}"

@@ -95,7 +95,8 @@ def differences(analysis: Analysis, task: str) -> Figure | None:
             if row and baseline in row.differences:
                 found = row.differences[baseline]
                 between = {"mean": found.interval.mean, "low": found.interval.low, "high": found.interval.high}
-                points.append({"method": method, "verdict": found.verdict, **between})
+                few = analysis.few_updates(task, method)
+                points.append({"method": method, "verdict": found.verdict, "few": few, **between})
         if points:
             better = "right" if analysis.info(scorer).higher_is_better else "left"
             margin = analysis.margin(task, scorer)
@@ -106,18 +107,21 @@ def differences(analysis: Analysis, task: str) -> Figure | None:
     data = rounded({"methods": _trained(analysis, task), "baseline": baseline, "panels": panels})
     caption = (
         f"Differences to {baseline} on the same prompts with 95 % intervals over seeds and prompts. Grey band: the "
-        "margin within which a difference is a tie. A filled marker is a verdict of better or worse."
+        "margin within which a difference is a tie. A filled marker is a verdict of better or worse. "
+        "†: fewer than 50 updates."
     )
     return Figure(f"differences-{task}", f"Differences, {task}", caption, data, lambda: draw_differences(data))
 
 
 def curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | None:
     """Scores along the budget."""
-    scorers = headline_scorers(analysis, task)
-    runs = {scorer: analysis.curves(task, scorer) for scorer in scorers}
-    first = runs[scorers[0]]
+    runs = {scorer: analysis.curves(task, scorer) for scorer in headline_scorers(analysis, task)}
+    first = next(iter(runs.values()))
     if not first:
         return None
+    # a proxy that applies to none of a milestone's prompts has a shorter curve, on other points
+    runs = {scorer: of for scorer, of in runs.items() if [run.x for run in of] == [run.x for run in first]}
+    scorers = list(runs)
     listed: list[dict[str, Any]] = [
         {
             "method": run.method,
@@ -142,7 +146,7 @@ def curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | No
     caption = (
         "Scores along the budget on the prompts that all milestones share. Thick lines: mean over seeds; thin lines: "
         "single seeds; dotted: the untouched base. Equal cost and equal updates are different comparisons; the budget "
-        "of this experiment is equal " + (analysis.experiment.header.budget or "as stated") + "."
+        f"here is the same for all: {analysis.experiment.header.budget or 'not stated'}."
     )
     return Figure(f"curves-{task}", f"Curves, {task}", caption, data, lambda: draw_budget_curves(data))
 

@@ -12,6 +12,7 @@ from bench.stats import Interval
 
 __all__ = ["code", "digits", "escape", "fenced", "interval_text", "number", "signed", "table"]
 
+_NUMBER = re.compile(r"^[-+]?\d|^–$")
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 
 
@@ -37,9 +38,11 @@ def fenced(text: str, language: str = "") -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A pipe table; cells are markdown already, numbers to the right from the second column on."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "|".join([":--", *["--:"] * (len(head) - 1)]) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    """A pipe table; cells are markdown already. Columns of numbers alone are set to the right."""
+    body = list(rows)
+    numeric = [all(_NUMBER.match(row[column]) for row in body) for column in range(len(head))]
+    lines = ["| " + " | ".join(head) + " |", "|" + "|".join("--:" if right else ":--" for right in numeric) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])
 
 
 def digits(info: ScorerInfo, margin: float | None) -> int:

@@ -1,0 +1,103 @@
+"""The table at the end of a run: plain text, at most 100 columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.analysis import Analysis
+from bench.report.figures import headline_scorers
+from bench.report.markdown import digits, number, signed
+from bench.report.tables import FEW
+from bench.results import Experiment, load_experiment
+from bench.schema import BASE
+
+__all__ = ["terminal_table"]
+
+WIDTH = 100
+
+
+def terminal_table(experiment: Experiment | Path) -> str:
+    """Tasks, methods, headline scores, difference to the baseline with its verdict; no line exceeds 100 columns."""
+    analysis = Analysis(load_experiment(experiment) if isinstance(experiment, Path) else experiment)
+    header = analysis.experiment.header
+    label = f" ({header.label})" if header.label else ""
+    lines = [f"{header.name}{label}: budget {header.budget or 'not stated'}"]
+    few = False
+    for task in analysis.tasks:
+        lines += ["", *_task_lines(analysis, task, label)]
+        few |= any(analysis.few_updates(task, method) for method in analysis.methods(task))
+    if few:
+        lines += ["", FEW]
+    unfinished = [cell for cell in analysis.experiment.results if cell.status != "done"]
+    for cell in unfinished:
+        reason = f": {cell.end.reason}" if cell.end and cell.end.reason else ""
+        name = f"{cell.header.task}/{cell.header.method}/seed{cell.header.seed}"
+        lines.append(f"{cell.status}  {name}{reason}")
+    if not analysis.tasks:
+        lines.append("no cell has finished")
+    return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines)
+
+
+def _task_lines(analysis: Analysis, task: str, label: str) -> list[str]:
+    scorers, baseline = headline_scorers(analysis, task), analysis.baseline(task)
+    gold = scorers[0]
+    decimals = digits(analysis.info(gold), analysis.margin(task, gold))
+    head = ["method", "seeds", "updates", *scorers, f"{gold} minus {baseline}", "verdict"]
+    rows = []
+    for method in analysis.methods(task):
+        mark = " †" if analysis.few_updates(task, method) else ""
+        seeds = "–" if method == BASE else str(len(analysis.seeds(task, method)))
+        cells = [method + mark, seeds, str(analysis.updates(task, method))]
+        cells += [_mean(analysis, task, method, scorer) for scorer in scorers]
+        row = analysis.row(task, method, gold)
+        found = row.differences.get(baseline) if row else None
+        if found is None:
+            rows.append([*cells, "–", "–"])
+            continue
+        interval = found.interval
+        text = signed(interval.mean, decimals)
+        if interval.low == interval.low:
+            text += f" [{signed(interval.low, decimals)}, {signed(interval.high, decimals)}]"
+        rows.append([*cells, text, found.verdict])
+    info = analysis.task_info(task)
+    title = f": {info.title}" if info.title else ""
+    notes = [f"  data of supervised methods chosen by {info.filter}"] if info.filter else []
+    notes += [f"  reward of RL methods {info.reward}"] if info.reward else []
+    return [f"{task}{title}{label}", *notes, *_align([head, *rows])]
+
+
+def _mean(analysis: Analysis, task: str, method: str, scorer: str) -> str:
+    row = analysis.row(task, method, scorer)
+    return number(row.mean.mean, digits(analysis.info(scorer), analysis.margin(task, scorer))) if row else "–"
+
+
+def _align(rows: list[list[str]]) -> list[str]:
+    """Columns of equal width; headings break into two lines where they would be too wide."""
+    head, body = rows[0], rows[1:]
+    widths = [max(len(row[column]) for row in body) for column in range(len(head))]
+    words = [_wrap(title, max(width, 9)) for title, width in zip(head, widths, strict=True)]
+    widths = [max(width, *map(len, lines)) for width, lines in zip(widths, words, strict=True)]
+    height = max(map(len, words))
+    padded = [[""] * (height - len(lines)) + lines for lines in words]
+    titles = [[lines[number] for lines in padded] for number in range(height)]
+    rule = ["-" * width for width in widths]
+    return [_line(row, widths) for row in [*titles, rule, *body]]
+
+
+def _line(row: list[str], widths: list[int]) -> str:
+    first, *rest = zip(row, widths, strict=True)
+    cells = [first[0].ljust(first[1])]
+    cells += [text.rjust(width) for text, width in rest[:-1]] + [rest[-1][0]]
+    return "  ".join(cells).rstrip()
+
+
+def _wrap(title: str, width: int) -> list[str]:
+    """Break at spaces, and after hyphens where a word alone is too long."""
+    lines = [""]
+    for word in title.replace("-", "- ").split():
+        glue = "" if not lines[-1] or lines[-1].endswith("-") else " "
+        if lines[-1] and len(lines[-1] + glue + word) > width:
+            lines.append(word)
+        else:
+            lines[-1] += glue + word
+    return lines

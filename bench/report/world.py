@@ -1,0 +1,95 @@
+"""The embedded world in the report: sheets of pictures, and how far each proxy agrees with gold."""
+
+from __future__ import annotations
+
+import json
+import os
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from bench.api import DataError
+from bench.report.markdown import escape, table
+
+__all__ = ["agreement_section", "coverage_section", "sheets_section"]
+
+
+def sheets_section(results: Path, report: Path) -> str:
+    """Pictures of the world (results/pretrain/*.png), or a sentence that says there are none."""
+    sheets = sorted((results / "pretrain").glob("*.png"))
+    if not sheets:
+        return "No sheets of the world's pictures lie in results/pretrain."
+    parts = []
+    for sheet in sheets:
+        title = escape(sheet.stem.replace("-", " ").replace("_", " "))
+        digest = blake2b(sheet.read_bytes(), digest_size=8).hexdigest()
+        parts.append(f"![{title}]({Path(os.path.relpath(sheet, report.parent)).as_posix()})\n\n*{title}* ({digest})")
+    return "\n\n".join(parts)
+
+
+def agreement_section(results: Path) -> str:
+    """Each learned scorer against the gold one it stands for, or a sentence that says it was not measured."""
+    path = results / "pretrain" / "agreement.json"
+    if not path.is_file():
+        return (
+            "results/pretrain/agreement.json is absent: how far the proxy scorers agree with gold has not been "
+            "measured for these results."
+        )
+    found = _read(path)
+    lines = [", ".join(f"{escape(key)}: {_show(value)}" for key, value in found.items() if not _is_table(value))]
+    for key, value in found.items():
+        if _is_table(value):
+            lines.append(f"**{escape(key)}**\n\n{_table(value)}")
+    return "\n\n".join(line for line in lines if line)
+
+
+def coverage_section(results: Path) -> str:
+    """How often the intervals hold the truth, as `python -m bench.coverage` simulated it."""
+    path = results / "statistics" / "coverage.json"
+    if not path.is_file():
+        return "results/statistics/coverage.json is absent: run `python -m bench.coverage`."
+    found = _read(path)
+    names = list(found["coverage"])
+    counts = sorted({int(count) for name in names for count in found["coverage"][name]})
+    rows = [
+        [escape(name), *(f"{100 * found['coverage'][name][str(count)]:.1f} %" for count in counts)] for name in names
+    ]
+    head = [f"Coverage of the {100 * found['level']:g} % interval", *(f"{count} seeds" for count in counts)]
+    note = f"{found['repeats']} simulated experiments each, {found['prompts']} prompts (`python -m bench.coverage`)."
+    return f"{table(head, rows)}\n\n{note}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON ({error}): make it again") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: expected an object, got a {type(found).__name__}")
+    return found
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(item, dict) for item in value.values())
+
+
+def _table(value: dict[str, dict[str, Any]]) -> str:
+    """Rows by name, columns by the keys that any row has; nested mappings become columns of their own."""
+    rows = {name: dict(_flatten(item)) for name, item in value.items()}
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    cells = [[escape(name), *(_show(row.get(column)) for column in columns)] for name, row in rows.items()]
+    return table(["", *map(escape, columns)], cells)
+
+
+def _flatten(item: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for key, value in item.items():
+        name = f"{prefix} {key}".strip()
+        found += _flatten(value, name) if isinstance(value, dict) else [(name, value)]
+    return found
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "Batch",
     "BenchError",
     "BudgetExhausted",
-    "Batch",
     "Condition",
     "ConfigError",
     "DataError",
@@ -174,9 +174,17 @@ class Draw(Protocol):
 class Model(Protocol):
     """The policy under training. Every pass is metered; gradients follow torch's own grad mode."""
 
-    latent_shape: tuple[int, ...]
-    device: torch.device
-    shift: float  # of the noise schedule: sigma = shift u / (1 + (shift - 1) u)
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """S, the shape of one clean latent."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors live."""
+
+    @property
+    def shift(self) -> float:
+        """Of the noise schedule: sigma = shift u / (1 + (shift - 1) u)."""
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         """Predicted velocity (B, *S) float32 at x (B, *S) and sigma (B,)."""
@@ -194,7 +202,7 @@ class Model(Protocol):
         """Text to conditioning."""
 
     def sigmas(self, steps: int) -> Tensor:
-        """The sampling schedule (steps + 1,) float32, from 1 down to exactly 0, shifted as the model's scheduler says."""
+        """The sampling schedule (steps + 1,) float32, from 1 down to exactly 0, shifted as the scheduler says."""
 
     def decode(self, z0: Tensor) -> np.ndarray:
         """Latents (B, *S) to pictures uint8 (B, H, W, 3), without gradient, in chunks."""
@@ -203,21 +211,36 @@ class Model(Protocol):
 class Env(Protocol):
     """All that a method touches."""
 
-    draw: Draw
-    model: Model
-    batch_size: int
-    micro_batch: int  # the most samples of one pass with gradient; `draw.batches` keeps to it, so must a method
-    rollouts: Rollouts | None
+    @property
+    def draw(self) -> Draw:
+        """Data and random numbers."""
+
+    @property
+    def model(self) -> Model:
+        """The policy under training, metered."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of one optimiser update, over all micro-batches."""
+
+    @property
+    def micro_batch(self) -> int:
+        """The most samples of one pass with gradient; `draw.batches` keeps to it, so must a method."""
+
+    @property
+    def rollouts(self) -> Rollouts | None:
+        """What `collect` gathered last, or None before it."""
 
     def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """The task's training reward (B,) float32 of uint8 pictures (B, H, W, 3); higher is better."""
 
     def backward(self, terms: Mapping[str, tuple[float, Tensor]], count: float) -> None:
-        """Accumulate the gradient of named, weighted, per-sample losses {name: (weight, loss (b,))}, and free the graph.
+        """Accumulate the gradient of named, weighted, per-sample losses {name: (weight, loss (b,))}; free the graph.
 
-        The gradient is that of `sum over terms of weight * loss.sum() / count`, so that micro-batches add up to the whole
-        batch: `count` is the normaliser of the whole update (B for SFT, B + lambda N B for SOAR), the same in every call
-        of one `step`. The plain mean of each term over all its entries is logged. A term of weight 0 is logged only.
+        The gradient is that of `sum over terms of weight * loss.sum() / count`, so that micro-batches add up to the
+        whole batch: `count` is the normaliser of the whole update (B for SFT, B + lambda N B for SOAR), the same in
+        every call of one `step`. The plain mean of each term over all its entries is logged. A term of weight 0 is
+        logged only.
 
         Raises:
             NonFiniteError: a loss is NaN or infinite.
@@ -227,7 +250,7 @@ class Env(Protocol):
         """Clip the gradient, take the one optimiser step of this `step`, and return the logged means and `metrics`."""
 
     def skip_update(self, reason: str) -> dict[str, float]:
-        """Record that this `step` had no gradient to apply (all advantages zero, say): counted, and limited in a row."""
+        """Record that this `step` had no gradient to apply (all advantages zero, say): counted; limited in a row."""
 
 
 class Method(abc.ABC):
@@ -286,7 +309,7 @@ class Reward(abc.ABC):
     gold: ClassVar[bool] = False
     source: ClassVar[str] = ""
 
-    def load(self) -> None:
+    def load(self) -> None:  # noqa: B027 - most rewards have nothing to load
         """Heavy imports and weights; called once before the first score."""
 
     @classmethod
@@ -295,7 +318,5 @@ class Reward(abc.ABC):
         return True
 
     @abc.abstractmethod
-    def __call__(
-        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
-    ) -> np.ndarray:
+    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 of pictures uint8 (B, H, W, 3)."""

@@ -30,7 +30,7 @@ class Dataset:
     def __post_init__(self) -> None:
         sizes = {len(self.mean), len(self.std), len(self.prompts), len(self.metadata)}
         if len(sizes) != 1 or 0 in sizes:
-            raise DataError(f"dataset: expected as many latents as captions and at least one, got sizes {sorted(sizes)}")
+            raise DataError(f"dataset: expected as many latents as captions, one at least, got sizes {sorted(sizes)}")
 
     def __len__(self) -> int:
         return len(self.prompts)

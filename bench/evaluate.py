@@ -17,9 +17,9 @@ from torch import Tensor
 
 from bench import flow, rng
 from bench.api import Prompt
-from bench.settings import Evaluation
 from bench.policy import Frozen, SD3Policy
 from bench.scorer import Scorer
+from bench.settings import Evaluation
 from bench.tasks.definitions import Task
 from bench.tasks.world import World
 
@@ -195,7 +195,7 @@ class Evaluator:
 
 
 def mean_pairwise_distance(embeddings: np.ndarray) -> float:
-    """Mean over prompts of the mean cosine distance, in [0, 2], of all pairs; embeddings (prompts, samples, D), unit."""
+    """Mean cosine distance, in [0, 2], of the pairs of one prompt, over prompts; embeddings (prompts, samples, D)."""
     similarity = np.einsum("psd,ptd->pst", embeddings, embeddings, dtype=np.float64)
     samples = embeddings.shape[1]
     off_diagonal = similarity.sum((1, 2)) - np.trace(similarity, axis1=1, axis2=2)

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 from bench import registry
 from bench.api import BenchError, DataError
-from bench.settings import BASE, Experiment
 from bench.record import CellRecord, read_experiment_header, write_experiment_header
 from bench.runner import CellJob, run_cell
 from bench.schema import ExperimentHeader, ScorerInfo, TaskInfo, config_hash, dump
+from bench.settings import BASE, Experiment
 
 # Which gold scorer a proxy stands for.
 _PAIRS = {
@@ -103,7 +103,8 @@ def _run_all(todo: list[CellJob], workers: int, display: Display) -> int:
     """Run these cells, at most `workers` at once, each in a process of its own; returns how many failed."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["bench.runner", "diffusers.pipelines.stable_diffusion_3"])
-    waiting, running, failed = list(reversed(todo)), {}, 0
+    waiting, failed = list(reversed(todo)), 0
+    running: dict[Connection, tuple[CellJob, BaseProcess]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -113,8 +114,8 @@ def _run_all(todo: list[CellJob], workers: int, display: Display) -> int:
                 process.start()
                 sender.close()
                 running[receiver] = (job, process)
-            for receiver in wait(list(running)):
-                assert isinstance(receiver, Connection)
+            ready = wait(list(running))
+            for receiver in [r for r in running if r in ready]:
                 job, process = running[receiver]
                 try:
                     display.handle(receiver.recv())

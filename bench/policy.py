@@ -7,6 +7,7 @@ Arithmetic outside the transformer is float32 whatever the transformer's precisi
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,17 +86,18 @@ class SD3Policy:
     def __init__(
         self, pipeline: StableDiffusion3Pipeline, *, precision: str = "float32", text_length: int = 256
     ) -> None:
-        self.pipeline = pipeline
-        self.transformer: SD3Transformer2DModel = pipeline.transformer
-        self.device = torch.device(pipeline.transformer.device)
+        self.pipeline: Any = pipeline  # its parts are attributes that type checkers cannot see
+        self.transformer: SD3Transformer2DModel = self.pipeline.transformer
+        self.device = torch.device(self.transformer.device)
         self.precision = precision
         config = self.transformer.config
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        self.shift = float(pipeline.scheduler.config.shift)
-        self._text_length = text_length if pipeline.text_encoder_3 is not None else 0
+        self.shift = float(self.pipeline.scheduler.config.shift)
+        self._text_length = text_length if self.pipeline.text_encoder_3 is not None else 0
         self._texts: dict[str, TextCondition] = {}
         self._lora = False
-        for module in (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3):
+        parts = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+        for module in (getattr(pipeline, part) for part in parts):
             if module is not None:
                 module.requires_grad_(False).eval()
         self.transformer.requires_grad_(False).eval()
@@ -183,7 +185,7 @@ class SD3Policy:
     def sample(self, noise: Tensor, cond: TextCondition, *, steps: int, guidance: float) -> Tensor:
         """Clean latents (B, *S) from noise (B, *S) by the Euler ODE sampler."""
         x, sigmas = noise, self.sigmas(steps)
-        for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for sigma, sigma_next in itertools.pairwise(sigmas):
             v = self.guided_velocity(x, sigma.expand(len(x)), cond, guidance)
             x = flow.euler_step(x, v, sigma, sigma_next)
         return x

@@ -20,12 +20,12 @@ from bench.budget import Ledger
 from bench.checkpoint import Checkpoints
 from bench.curation import curate
 from bench.evaluate import Evaluator
-from bench.settings import BASE, Experiment
 from bench.policy import SD3Policy
 from bench.provenance import collect
 from bench.record import CellRecord
 from bench.schema import config_hash
 from bench.scorer import Scorer
+from bench.settings import BASE, Experiment
 from bench.stage import Stage
 from bench.tasks.world import World, load_world
 
@@ -89,7 +89,7 @@ class _Cell:
             return
         self.post("start")
         world = load_world(self.experiment.world, self.experiment.model)
-        scorers = load_scorers(set(self.task.scorers) | {self.task.reward, self.task.select} - {None})
+        scorers = load_scorers({*self.task.scorers, self.task.reward, self.task.select})
         policy = SD3Policy.load(world.model)
         unit = policy.measure_flops().forward
         saved = self.checkpoints.load() if self.record.status() == "unfinished" else None
@@ -285,5 +285,3 @@ def load_scorers(names: set[str | None]) -> dict[str, Scorer]:
         reward.load()
         scorers[name] = Scorer(reward)
     return scorers
-
-

@@ -28,9 +28,7 @@ class Scorer:
         """What the scores depend on besides the version: the reward's own hash of its weights, where it has some."""
         return str(getattr(self.reward, "fingerprint", ""))
 
-    def __call__(
-        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
-    ) -> np.ndarray:
+    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Checked scores (B,) float32 as the reward gives them.
 
         Raises:
@@ -44,7 +42,9 @@ class Scorer:
                 f"got an array of shape {scores.shape}"
             )
         if not np.isfinite(scores).all():
-            raise NonFiniteError(f"reward {self.name!r}: {int((~np.isfinite(scores)).sum())} scores are NaN or infinite")
+            raise NonFiniteError(
+                f"reward {self.name!r}: {int((~np.isfinite(scores)).sum())} scores are NaN or infinite"
+            )
         if scores.min() < low or scores.max() > high:
             raise PluginError(
                 f"reward {self.name!r} declares the range {low} to {high} but gave {scores.min()} to {scores.max()}"

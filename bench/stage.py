@@ -15,10 +15,10 @@ from bench.budget import Budget, Ledger, Limit
 from bench.checkpoint import load_tensors, write_tensors
 from bench.curation import curate
 from bench.env import MeteredModel, SampleDraw, TrainingEnv
-from bench.settings import Stage as StageSettings
 from bench.optimise import Optimiser
 from bench.policy import SD3Policy, TextCondition
 from bench.scorer import Scorer
+from bench.settings import Stage as StageSettings
 from bench.tasks.definitions import Task
 from bench.tasks.world import World
 
@@ -47,7 +47,9 @@ class Stage:
         method = settings.build()
         train = settings.train
         if method.needs.reward and task.reward is None:
-            raise ConfigError(f"method {method.name!r} needs a reward, but task {task.name!r} names none: set task.reward")
+            raise ConfigError(
+                f"method {method.name!r} needs a reward, but task {task.name!r} names none: set task.reward"
+            )
         if number:
             _enter_with(policy, entry)
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None

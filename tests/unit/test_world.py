@@ -48,7 +48,7 @@ def test_candidates_have_no_evaluation_caption_and_no_held_out_one(scenes):
 
 
 def test_single_objects_have_no_held_out_combination(scenes):
-    with pytest.raises(ConfigError, match="evaluation.held_out_prompts"):
+    with pytest.raises(ConfigError, match=r"evaluation\.held_out_prompts"):
         scenes.prompts("held_out", ["single_object"], 1)
 
 

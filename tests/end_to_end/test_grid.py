@@ -1,0 +1,86 @@
+"""All cells: headers, locks, workers that die."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+
+import pytest
+
+from bench import grid
+from bench.api import DataError
+from bench.record import CellRecord
+from tests.cells import experiment
+
+
+class Events:
+    """A display that remembers, and may act on what it sees."""
+
+    def __init__(self, act=None):
+        self.seen = []
+        self._act = act
+
+    def handle(self, event):
+        self.seen.append(event)
+        if self._act:
+            self._act(event)
+
+
+def test_cells_are_bases_then_methods_by_seed(tiny_pipeline, tmp_path):
+    e = experiment(tiny_pipeline, methods=["sft", "soar"], seeds=2)
+    assert [job.name for job in grid.jobs(e, tmp_path)] == [
+        "alignment/base/seed0", "alignment/sft/seed0", "alignment/soar/seed0", "alignment/sft/seed1",
+        "alignment/soar/seed1",
+    ]  # fmt: skip
+
+
+def test_a_second_run_adds_its_methods_to_the_table(tiny_pipeline, tmp_path):
+    first, second = (experiment(tiny_pipeline, methods=[m], seeds=s) for m, s in (("sft", 1), ("soar", 3)))
+    folder = tmp_path / first.name
+    folder.mkdir()
+    from bench.record import write_experiment_header
+
+    write_experiment_header(folder, grid.header(first, folder))
+    held = grid.header(second, folder)
+    assert held.methods == ("sft", "soar")
+    assert held.config_hash == grid.header(first, folder).config_hash
+    other = experiment(tiny_pipeline, methods=["sft"], budget="999")
+    with pytest.raises(DataError, match="another name"):
+        write_experiment_header(folder, grid.header(other, folder))
+
+
+def test_a_held_folder_is_refused_with_its_holder(tiny_pipeline, tmp_path):
+    e = experiment(tiny_pipeline, methods=["sft"])
+    folder = tmp_path / e.name
+    folder.mkdir()
+    with (folder / "run.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write('{"pid": 4711, "host": "elsewhere", "since": "2026-01-01T00:00:00+00:00"}')
+        held.flush()
+        with pytest.raises(DataError, match="process 4711 on elsewhere since 2026-01-01"):
+            grid.run(e, tmp_path, 1, Events())
+    # A lock that nobody holds any more is none
+    assert (folder / "run.lock").exists()
+
+
+def test_cells_run_in_workers_and_a_killed_one_is_told_and_resumed(tiny_pipeline, tmp_path):
+    e = experiment(tiny_pipeline, methods=["sft"])
+    killed = []
+
+    def kill_once(event):
+        if event["event"] == "step" and not killed:
+            killed.append(event["cell"])
+            victims = grid.mp.active_children()
+            assert [v.name for v in victims] == ["alignment/sft/seed0"]
+            os.kill(victims[0].pid, signal.SIGKILL)
+
+    events = Events(kill_once)
+    assert grid.run(e, tmp_path, 2, events) == 1
+    assert killed == ["alignment/sft/seed0"]
+    end = [x for x in events.seen if x["event"] == "end"][-1]
+    assert end["status"] == "failed" and "SIGKILL" in end["message"] and "micro_batch" in end["message"]
+    again = Events()
+    assert grid.run(e, tmp_path, 2, again) == 0
+    assert {x["cell"] for x in again.seen} == {"alignment/sft/seed0"}
+    assert CellRecord(tmp_path / e.name / "alignment" / "sft" / "seed0").status() == "done"

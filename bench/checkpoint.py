@@ -1,4 +1,4 @@
-"""Checkpoints of one cell: safetensors plus a manifest with hashes, no pickle; a damaged one is named and passed over."""
+"""Checkpoints of one cell: safetensors, a manifest with hashes, no pickle; a damaged one is named and passed over."""
 
 from __future__ import annotations
 

@@ -110,10 +110,10 @@ def _run_all(todo: list[CellJob], workers: int, display: Display) -> int:
             while waiting and len(running) < workers:
                 job = waiting.pop()
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(job, sender), name=job.name)
-                process.start()
+                worker = context.Process(target=_work, args=(job, sender), name=job.name)
+                worker.start()
                 sender.close()
-                running[receiver] = (job, process)
+                running[receiver] = (job, worker)
             ready = wait(list(running))
             for receiver in [r for r in running if r in ready]:
                 job, process = running[receiver]
@@ -132,7 +132,7 @@ def _run_all(todo: list[CellJob], workers: int, display: Display) -> int:
 
 
 def _ended(job: CellJob, process: BaseProcess, display: Display) -> int:
-    """Look how a worker ended; one that died without a word gets a failed record from here."""
+    """Look how a worker ended: 1 where it failed. One that a signal ended can be resumed, so its record stays open."""
     process.join()
     if process.exitcode == 0:
         return 0

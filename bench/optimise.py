@@ -23,7 +23,7 @@ class Optimiser:
         self.parameters = parameters
         self._train = train
         self._adamw = torch.optim.AdamW(
-            parameters, lr=train.learning_rate, betas=tuple(train.betas), weight_decay=train.weight_decay
+            parameters, lr=train.learning_rate, betas=(train.betas[0], train.betas[1]), weight_decay=train.weight_decay
         )
         self._updates = 0
         self._average: list[Tensor] | None = None

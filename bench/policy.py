@@ -83,11 +83,9 @@ class SD3Policy:
         transformer: the part that is trained; everything else stays frozen.
     """
 
-    def __init__(
-        self, pipeline: StableDiffusion3Pipeline, *, precision: str = "float32", text_length: int = 256
-    ) -> None:
-        self.pipeline: Any = pipeline  # its parts are attributes that type checkers cannot see
-        self.transformer: SD3Transformer2DModel = self.pipeline.transformer
+    def __init__(self, pipeline: Any, *, precision: str = "float32", text_length: int = 256) -> None:
+        self.pipeline = pipeline  # a StableDiffusion3Pipeline, whose parts type checkers cannot see
+        self.transformer: SD3Transformer2DModel = pipeline.transformer
         self.device = torch.device(self.transformer.device)
         self.precision = precision
         config = self.transformer.config

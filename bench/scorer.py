@@ -63,9 +63,9 @@ class Scorer:
     ) -> np.ndarray:
         """Scores (B,) float32, NaN for the prompts that the reward cannot judge."""
         scores = np.full(len(images), np.nan, np.float32)
-        rows = np.flatnonzero([self.reward.applies(m) for m in metadata])
-        if len(rows):
-            scores[rows] = self(images[rows], [prompts[i] for i in rows], [metadata[i] for i in rows])
+        chosen = [i for i, m in enumerate(metadata) if self.reward.applies(m)]
+        if chosen:
+            scores[chosen] = self(images[chosen], [prompts[i] for i in chosen], [metadata[i] for i in chosen])
         return scores
 
     def measure(self, image: np.ndarray, prompt: str, metadata: Mapping[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""How fast the hot paths are: `pytest tests/performance --benchmark-enable` prints the table; otherwise each runs once."""
+"""Speed of the hot paths: `pytest tests/performance --benchmark-enable` prints a table; else each runs once."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class ScenesWorld:
 
     name = "scenes"
     version = "1"
-    categories = CATEGORIES
+    categories: tuple[str, ...] = CATEGORIES
 
     def __init__(self, model: str | None = None) -> None:
         self.model = Path(model) if model else ASSETS / "pipeline"
@@ -67,7 +67,8 @@ class ScenesWorld:
 
     def candidates(self, categories: Sequence[str], count: int) -> Candidates:
         """`count` fresh pictures; captions that belong to the tuning or reporting prompts are left out."""
-        wanted, images, prompts = set(categories), [], []
+        wanted, images = set(categories), []
+        prompts: list[Prompt] = []
         start = 0
         while len(prompts) < count:
             scenes = sample_scenes("candidates", 0, start, _CHUNK, wrong_caption_share=WRONG_CAPTIONS)
@@ -86,7 +87,7 @@ class ScenesWorld:
         if self._embedder is None:
             self._embedder = ScenesClip()
             self._embedder.load()
-        return self._embedder.embed_images(images)  # type: ignore[attr-defined,no-any-return]
+        return self._embedder.embed_images(images)  # type: ignore[attr-defined]
 
 
 def text_bucket(text: str) -> int:

@@ -113,13 +113,16 @@ def _split_dotted(given: list[str]) -> tuple[list[str], list[tuple[str, str | No
     """The arguments without dotted options, and these with their values (None: a value is missing)."""
     rest: list[str] = []
     dotted: list[tuple[str, str | None]] = []
-    waiting = iter(given)
-    for argument in waiting:
+    waiting = list(reversed(given))
+    while waiting:
+        argument = waiting.pop()
         match = re.fullmatch(r"--([A-Za-z][\w+-]*(?:\.[\w+-]*)+)(?:=(.*))?", argument, re.DOTALL)
         if match is None:
             rest.append(argument)
+        elif match[2] is not None:
+            dotted.append((match[1], match[2]))
         else:
-            dotted.append((match[1], match[2] if match[2] is not None else next(waiting, None)))
+            dotted.append((match[1], waiting.pop() if waiting and not waiting[-1].startswith("--") else None))
     return rest, dotted
 
 
@@ -237,7 +240,7 @@ def _experiment(args: argparse.Namespace) -> Any:
         if getattr(args, field) is not None:
             overrides[field] = Text(getattr(args, field))
     for path, value in args.dotted:
-        if value is None or value.startswith("--"):
+        if value is None:
             problems.append(f"--{path}: a value is missing")
         elif not all(path.split(".")):
             problems.append(f"--{path}: expected names with a dot between them, like --train.batch_size")

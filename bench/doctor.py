@@ -20,6 +20,7 @@ from bench.catalogue import entries
 from bench.shadow import shadowed
 
 NEEDED_GIB = 4.0
+THREADS = (1, 2)
 DISTRIBUTION = "post-training-bench"
 _SHOWN = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pandas", "matplotlib", "pydantic")
 
@@ -160,7 +161,7 @@ def _throughput() -> Iterator[Finding]:
     except BenchError as error:
         yield Finding("bad", str(error))
         return
-    for count in (1, 2):
+    for count in THREADS:
         with threads(count):
             forward, training = forward_rate(policy, 64), training_rate(policy, 32)
         yield Finding(

@@ -14,6 +14,7 @@ from bench.settings import Train
 # Forward-equivalents per second of one thread on the machine the embedded world was made on; of use where nothing can
 # be measured, because the base is not there.
 DOCUMENTED_RATE = 1000.0
+SECONDS = 1.0  # of one measurement
 
 
 @contextmanager
@@ -27,14 +28,14 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def forward_rate(policy: SD3Policy, batch: int, seconds: float = 1.0) -> float:
+def forward_rate(policy: SD3Policy, batch: int) -> float:
     """Samples per second of wall-clock time, forward passes without gradient in batches of `batch`."""
     x, sigma, cond = _inputs(policy, batch)
     with torch.no_grad():
-        return batch * _repeats_per_second(lambda: policy.velocity(x, sigma, cond), seconds)
+        return batch * _repeats_per_second(lambda: policy.velocity(x, sigma, cond))
 
 
-def training_rate(policy: SD3Policy, batch: int, seconds: float = 1.0) -> float:
+def training_rate(policy: SD3Policy, batch: int) -> float:
     """Samples per second, forward and backward passes through all weights. The policy is left as it was."""
     x, sigma, cond = _inputs(policy, batch)
     policy.prepare(Train(), 0)
@@ -45,7 +46,7 @@ def training_rate(policy: SD3Policy, batch: int, seconds: float = 1.0) -> float:
 
     try:
         with torch.enable_grad():
-            return batch * _repeats_per_second(step, seconds)
+            return batch * _repeats_per_second(step)
     finally:
         policy.merge()
 
@@ -56,11 +57,11 @@ def _inputs(policy: SD3Policy, batch: int) -> tuple[torch.Tensor, torch.Tensor, 
     return x, torch.full((batch,), 0.5, device=policy.device), policy.encode([""] * batch)
 
 
-def _repeats_per_second(step: Callable[[], object], seconds: float) -> float:
-    """Calls of `step` per second, after one that warms up; at least three are timed."""
+def _repeats_per_second(step: Callable[[], object]) -> float:
+    """Calls of `step` per second, over `SECONDS` and at least three calls, after one that warms up."""
     step()
     count, start = 0, time.perf_counter()
-    while count < 3 or time.perf_counter() - start < seconds:
+    while count < 3 or time.perf_counter() - start < SECONDS:
         step()
         count += 1
     return count / (time.perf_counter() - start)

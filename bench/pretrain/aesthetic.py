@@ -48,15 +48,15 @@ def fit_head(embeddings: Tensor, scores: Tensor, seed: int = 0, steps: int = STE
     return head.requires_grad_(False).eval()
 
 
-def fit(folder: Path, log: Path, pictures: Pictures) -> None:
+def fit(folder: Path, log: Path, pictures: Pictures, *, steps: int = STEPS, others: int = 1000) -> None:
     """Fit the head on training pictures, keep it in `folder`, and log its rank correlation on others."""
     towers = clip.load(folder, clip.Towers(build_tokenizer()))
     images = pictures[np.arange(min(PICTURES, len(pictures)))]
-    head = fit_head(clip.embed_images(towers, images), gold_scores(images))
+    head = fit_head(clip.embed_images(towers, images), gold_scores(images), steps=steps)
     save_file(head.state_dict(), folder / "aesthetic.safetensors")
-    others, _ = validation(1000, start=50_000)
-    made = head(clip.embed_images(towers, others))
-    record = {"pictures": len(images), "spearman": round(float(spearmanr(made, gold_scores(others)).statistic), 4)}
+    fresh, _ = validation(others, start=50_000)
+    made = head(clip.embed_images(towers, fresh))
+    record = {"pictures": len(images), "spearman": round(float(spearmanr(made, gold_scores(fresh)).statistic), 4)}
     log.mkdir(parents=True, exist_ok=True)
     (log / "aesthetic.jsonl").write_text(json.dumps(record) + "\n")
     print(f"aesthetic {record}", flush=True)

@@ -21,7 +21,6 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    CLIPVisionConfig,
 )
 
 from bench.pretrain.data import Pictures, to_tensor
@@ -143,7 +142,7 @@ def truths(scenes: Sequence[Scene], pairs: Sequence[tuple[str, Claim]]) -> Tenso
 
 
 def contrast(image: Tensor, text: Tensor, also_true: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of image (B, D) and text (N, D), N >= B, whose first B rows match; further rows are near misses.
+    """Symmetric InfoNCE of image (B, D) and text (N, D), N >= B; the first B rows match, the others are near misses.
 
     also_true: bool (B, N), further captions that are true of a picture and so count neither for nor against it.
     """
@@ -184,9 +183,9 @@ def train(folder: Path, log: Path, plan: Plan, pictures: Pictures, towers: Tower
     return Loop("clip", folder, log, plan, towers, optimizer).run(ContrastLoss(towers, tokenizer, pictures))
 
 
-def load(folder: Path, towers: Towers) -> Towers:
-    """The trained weights, frozen."""
-    towers.load_state_dict(averaged_weights(folder / "clip.safetensors"))
+def load(folder: Path, towers: Towers, name: str = "clip.safetensors") -> Towers:
+    """The trained weights of a checkpoint in `folder`, frozen."""
+    towers.load_state_dict(averaged_weights(folder / name))
     return towers.requires_grad_(False).eval()
 
 

@@ -31,7 +31,9 @@ def cache_folder() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "bench" / "pretrain"
 
 
-def scenes_at(stream: str, seed: int, indices: Iterable[int], *, style: str = "broad", wrong: float = 0.0) -> list[Scene]:
+def scenes_at(
+    stream: str, seed: int, indices: Iterable[int], *, style: str = "broad", wrong: float = 0.0
+) -> list[Scene]:
     """The scenes of single indices of a stream."""
     return [sample_scenes(stream, seed, int(i), 1, style=style, wrong_caption_share=wrong)[0] for i in indices]
 
@@ -48,9 +50,9 @@ class Pictures:
     Item i belongs to scene i of the stream, whatever the number of pictures.
     """
 
-    def __init__(self, folder: Path, count: int, seed: int = 0) -> None:
+    def __init__(self, folder: Path, count: int, seed: int = 0, chunk: int = CHUNK) -> None:
         self.folder, self.seed = folder / "pictures", seed
-        self.count = count
+        self.count, self.chunk = count, chunk
         self.chunks: list[np.ndarray] = []
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -63,11 +65,11 @@ class Pictures:
 
     def render(self, part: int = 0, parts: int = 1) -> None:
         """Render what is missing; with `parts` > 1 only every parts-th chunk, so that processes can share the work."""
-        for number in range(part, -(-self.count // CHUNK), parts):
+        for number in range(part, -(-self.count // self.chunk), parts):
             path = self._path(number)
             if not path.exists():
-                first = number * CHUNK
-                scenes = sample_scenes(TRAIN_STREAM, self.seed, first, CHUNK, wrong_caption_share=WRONG_CAPTIONS)
+                first = number * self.chunk
+                scenes = sample_scenes(TRAIN_STREAM, self.seed, first, self.chunk, wrong_caption_share=WRONG_CAPTIONS)
                 half = path.with_suffix(f".{os.getpid()}.part")
                 with half.open("wb") as file:
                     np.save(file, render(scenes))
@@ -76,12 +78,12 @@ class Pictures:
     def open(self) -> Pictures:
         """Render what is missing, then map all chunks."""
         self.render()
-        self.chunks = [np.load(self._path(n), mmap_mode="r") for n in range(-(-self.count // CHUNK))]
+        self.chunks = [np.load(self._path(n), mmap_mode="r") for n in range(-(-self.count // self.chunk))]
         return self
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
         """Pictures uint8 (B, 64, 64, 3) of the given indices (B,)."""
-        return np.stack([self.chunks[i // CHUNK][i % CHUNK] for i in indices.tolist()])
+        return np.stack([self.chunks[i // self.chunk][i % self.chunk] for i in indices.tolist()])
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{self.seed}-{number:05d}.npy"

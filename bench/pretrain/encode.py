@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.pretrain import clip, vae
 from bench.pretrain.data import Pictures, to_tensor
+from bench.pretrain.parallel import process_place
 from bench.pretrain.tokenizer import build_tokenizer
 
 FILE = "encoded.safetensors"
+TEXT_ENCODERS = "text-encoders.safetensors"
 
 
 @torch.no_grad()
@@ -74,10 +78,18 @@ def encode_pictures(folder: Path, pictures: Pictures, part: int = 0, parts: int 
 
 
 def encode(folder: Path, pictures: Pictures) -> None:
-    """Write latents and caption embeddings to `folder`, with the autoencoder's shift and scale beside them."""
+    """Write latents and caption embeddings to `folder`, with the autoencoder's shift and scale beside them.
+
+    Several processes share the pictures; the first one does the rest.
+    """
     from bench.pretrain.export import text_pipeline
 
-    encode_pictures(folder, pictures)
+    rank, ranks = process_place()
+    encode_pictures(folder, pictures, rank, ranks)
+    if ranks > 1:
+        dist.barrier()
+    if rank:
+        return
     files = [folder / "latents" / f"{number:05d}.npy" for number in range(len(pictures.chunks))]
     latents = torch.from_numpy(np.concatenate([np.load(path) for path in files])[: len(pictures)])
     # One shift and one scale for all channels, as in SD3's autoencoder.
@@ -86,7 +98,9 @@ def encode(folder: Path, pictures: Pictures) -> None:
     captions = ["", *(scene.caption for scene in pictures.scenes(range(len(pictures))))]
     numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     unique = list(numbers)
-    pipeline = text_pipeline(clip.load(folder, clip.Towers(build_tokenizer())))
+    # The transformer depends on these very text encoders; the CLIP as a scorer may be trained further.
+    shutil.copyfile(folder / "clip.safetensors", folder / TEXT_ENCODERS)
+    pipeline = text_pipeline(clip.load(folder, clip.Towers(build_tokenizer()), TEXT_ENCODERS))
     pairs = [encode_captions(pipeline, unique[i : i + 500]) for i in range(0, len(unique), 500)]
     encoded = {
         "latents": latents.sub_(shift).mul_(scale),

@@ -48,7 +48,8 @@ def load_pipeline(folder: Path) -> StableDiffusion3Pipeline:
     """The pipeline of the checkpoints in a work folder, in float32."""
     autoencoder = vae.load(folder, vae.build())
     autoencoder.register_to_config(**encode.scaling(folder))
-    return assemble(clip.load(folder, clip.Towers(build_tokenizer())), transformer.load(folder), autoencoder)
+    towers = clip.load(folder, clip.Towers(build_tokenizer()), encode.TEXT_ENCODERS)
+    return assemble(towers, transformer.load(folder), autoencoder)
 
 
 def _save_pipeline(pipeline: Any, folder: Path) -> None:
@@ -78,7 +79,7 @@ def _save_scorers(folder: Path, target: Path) -> None:
 
 
 def export(folder: Path, assets: Path = ASSETS) -> None:
-    """Write pipeline and scorers of the work folder to `assets`, all at once: an old version stays until the new one is whole.
+    """Write pipeline and scorers of the work folder to `assets`; an old version stays until the new one is whole.
 
     Raises: ValueError if the result is larger than what the repository may hold.
     """

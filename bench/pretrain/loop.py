@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bench.pretrain.parallel import process_place
 from bench.rng import stream_key
 
 
@@ -76,8 +77,7 @@ class Loop:
         self.step = self.samples = 0
         self.cpu_seconds = 0.0
         self.ema = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        self.ranks = dist.get_world_size() if dist.is_initialized() else 1
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.rank, self.ranks = process_place()
         self._sums: dict[str, float] = {}
         self._summed = 0
         self._stopped = False
@@ -176,7 +176,11 @@ class Loop:
         self._sums.clear()
         self._summed = 0
         if self.rank == 0:
-            place = {"step": self.step, "samples": self.samples, "lr": round(self.plan.rate(self.samples, self.step), 7)}
+            place = {
+                "step": self.step,
+                "samples": self.samples,
+                "lr": round(self.plan.rate(self.samples, self.step), 7),
+            }
             record = {**place, **means, "cpu_seconds": round(self.cpu_seconds, 1)}
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("a") as file:

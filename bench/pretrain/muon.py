@@ -1,8 +1,9 @@
 """Muon: momentum whose update is orthogonalised, for weight matrices and convolution kernels; Adam for the rest.
 
-Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024, kellerjordan.github.io/posts/muon),
-with the scale of Moonshot's variant (arXiv 2502.16982, equation 4) so that one learning rate serves Adam and Muon.
-Deviation: convolution kernels are taken as (out, in * height * width) matrices, as in the author's CIFAR-10 runs.
+Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024,
+kellerjordan.github.io/posts/muon), with the scale of Moonshot's variant (arXiv 2502.16982, equation 4) so that one
+learning rate serves Adam and Muon. Deviation: convolution kernels are taken as (out, in * height * width) matrices, as
+in the author's CIFAR-10 runs.
 """
 
 from __future__ import annotations

@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=int, default=PICTURES, help="training pictures to render (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="one-thread processes a stage (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of pictures, weights and noise (%(default)s)")
-    parser.add_argument("--cache", type=Path, help="checkpoints and encoded data ($BENCH_CACHE or ~/.cache/bench/pretrain)")
+    parser.add_argument(
+        "--cache", type=Path, help="checkpoints and encoded data ($BENCH_CACHE or ~/.cache/bench/pretrain)"
+    )
     parser.add_argument("--log", type=Path, default=Path("results/pretrain"), help="loss curves, sheets (%(default)s)")
     parser.add_argument("--assets", type=Path, help="where to export to (bench/tasks/scenes/assets)")
 
@@ -54,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for stage in args.stage or STAGES:
         print(f"stage {stage}", flush=True)
-        workers = args.workers if stage in PLANS else 1
+        workers = args.workers if stage in (*PLANS, "encode") else 1
         run_in_workers(workers, run_stage, stage, folder, args)
     return 0
 
@@ -80,9 +82,10 @@ def run_stage(stage: str, folder: Path, args: argparse.Namespace) -> None:
 
         export.export(folder, args.assets or export.ASSETS)
     elif stage == "agreement":
-        from bench.pretrain import agreement
+        from bench.pretrain import agreement, base, export
 
-        agreement.write(args.assets, args.log)
+        agreement.write(args.assets or export.ASSETS, args.log)
+        base.write(folder, args.assets or export.ASSETS, args.log)
 
 
 def _train(stage: str, folder: Path, args: argparse.Namespace) -> None:

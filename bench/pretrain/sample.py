@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def _sample_batch(pipeline: Any, prompts: Sequence[str], z: torch.Tensor, guidan
         pooled = torch.cat([pooled[:count], pooled[count:].expand(count, -1)])
     pipeline.scheduler.set_timesteps(steps)
     sigmas = pipeline.scheduler.sigmas
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in itertools.pairwise(sigmas):
         inputs = torch.cat([z, z]) if guidance != 1 else z
         velocity = pipeline.transformer(
             hidden_states=inputs,

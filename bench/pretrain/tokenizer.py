@@ -7,6 +7,7 @@ quoted text could contain the beginnings of a word.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +27,7 @@ def split_by_merges(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     """A word as byte-pair encoding leaves it: the pieces after applying all merges, lowest rank first."""
     pieces = [*word[:-1], word[-1] + _STOP]
     while True:
-        pairs = [(ranks[pair], k) for k, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if pair in ranks]
+        pairs = [(ranks[pair], k) for k, pair in enumerate(itertools.pairwise(pieces)) if pair in ranks]
         if not pairs:
             return pieces
         _, k = min(pairs)
@@ -40,7 +41,7 @@ def find_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     for word in sorted(words):
         pieces = split_by_merges(word, ranks)
         while len(pieces) > 1:
-            pairs = list(zip(pieces, pieces[1:], strict=False))
+            pairs = list(itertools.pairwise(pieces))
             # The first pair with a letter that is no glyph; max keeps the first among equals.
             pair = max(pairs, key=lambda p: any(letter not in glyphs for letter in (p[0] + p[1]).removesuffix(_STOP)))
             ranks[pair] = len(ranks)

@@ -20,11 +20,15 @@ SHOWN_ONLY = frozenset(
     [
         "__main__.py",
         "analysis.py",
+        "catalogue.py",
         "cli",
         "cli.py",
         "coverage.py",
+        "doctor.py",
         "figures",
         "figures.py",
+        "listing.py",
+        "plan.py",
         "plots",
         "plots.py",
         "presets",
@@ -32,8 +36,11 @@ SHOWN_ONLY = frozenset(
         "provenance.py",
         "report",
         "results.py",
+        "sample.py",
+        "shadow.py",
         "stats.py",
         "suggest.py",
+        "throughput.py",
     ]
 )
 DISTRIBUTIONS = ("accelerate", "diffusers", "numpy", "pandas", "peft", "pyarrow", "torch", "transformers", "trl")

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from bench import registry
 from bench.api import BenchError, DataError
+from bench.job import CellJob
 from bench.record import CellRecord, read_experiment_header, write_experiment_header
-from bench.runner import CellJob, run_cell
 from bench.schema import ExperimentHeader, ScorerInfo, TaskInfo, config_hash, dump
 from bench.settings import BASE, Experiment
 
@@ -150,6 +150,8 @@ def _work(job: CellJob, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from bench.runner import run_cell
+
     try:
         run_cell(job, sender.send)
     except BenchError:

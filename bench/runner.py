@@ -7,9 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,12 +18,13 @@ from bench.budget import Ledger
 from bench.checkpoint import Checkpoints
 from bench.curation import curate
 from bench.evaluate import Evaluator
+from bench.job import CellJob
 from bench.policy import SD3Policy
 from bench.provenance import collect
 from bench.record import CellRecord
 from bench.schema import config_hash
 from bench.scorer import Scorer
-from bench.settings import BASE, Experiment
+from bench.settings import BASE
 from bench.stage import Stage
 from bench.tasks.world import World, load_world
 
@@ -34,27 +33,6 @@ LOG_SHARE = 0.01  # of the budget between two logged steps
 MAX_SKIPPED_IN_A_ROW = 50
 
 Post = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class CellJob:
-    """What a worker needs to run one cell; `label` is a method's, or `base` for the model before training."""
-
-    experiment: Experiment
-    results: Path
-    task: str
-    label: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """task/method/seed<k>, as the folders are named."""
-        return f"{self.task}/{self.label}/seed{self.seed}"
-
-    @property
-    def folder(self) -> Path:
-        """Where the cell's record lies."""
-        return self.results / self.experiment.name / self.name
 
 
 def run_cell(job: CellJob, post: Post) -> None:

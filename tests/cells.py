@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.experiment import Experiment, load
-from bench.runner import CellJob, load_scorers, run_cell
+from bench.job import CellJob
+from bench.runner import load_scorers, run_cell
 from bench.scorer import Scorer
 from bench.tasks.world import World, load_world
 

@@ -200,6 +200,8 @@ class Analysis:
     def grid_means(self, task: str, scorer: str) -> dict[tuple[str, float, int], float]:
         """Mean score over seeds and prompts by (method, guidance scale, steps)."""
         rows = self._done_grid
+        if scorer not in rows:
+            return {}
         rows = rows[rows["task"] == task].dropna(subset=[scorer])
         means = rows.groupby(["method", rows["guidance"].astype(float).round(6), "steps"])[scorer].mean()
         return {(str(m), float(scale), int(steps)): float(mean) for (m, scale, steps), mean in means.items()}
@@ -209,6 +211,8 @@ class Analysis:
         key = (task, method, scorer, f"{guidance:g} x {steps}")
         if key not in self._cache:
             rows = self._done_grid
+            if scorer not in rows:
+                return pd.DataFrame()
             here = np.isclose(rows["guidance"], guidance) & (rows["steps"] == steps)
             rows = rows[here & (rows["task"] == task) & (rows["method"] == method)]
             self._cache[key] = _pivot(rows.dropna(subset=[scorer]), scorer, f"{task}/{method}: {scorer} in the grid")

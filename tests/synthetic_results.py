@@ -186,7 +186,8 @@ def _milestone(record: CellRecord, world: World, task: str, method: str, seed: i
     count = world.prompts if share == 1.0 else world.milestone_prompts
     frame = _frame(world, task, method, seed, update, count, share)
     if share == 1.0:
-        held = _frame(world, task, method, seed, update, 40, share) | {"split": ["held_out"] * 40}
+        few = min(40, world.prompts)
+        held = _frame(world, task, method, seed, update, few, share) | {"split": ["held_out"] * few}
         frame = {n: v if np.isscalar(v) else np.concatenate([v, held[n]]) for n, v in frame.items()}
     file = f"scores-{update:06d}.parquet"
     record.write_scores(file, frame)
@@ -211,13 +212,13 @@ def _milestone(record: CellRecord, world: World, task: str, method: str, seed: i
 
 def _ending(record: CellRecord, world: World, task: str, method: str, seed: int, updates: int) -> None:
     guidance, steps = world.grid
-    frames = []
+    few, frames = min(40, world.prompts), []
     for scale in guidance:
         for number in steps:
             share = 1.0 - 0.08 * abs(scale - 3.0) - 0.5 / number
             frames.append(
-                _frame(world, task, method, seed, updates, 40, share)
-                | {"guidance": np.full(40, scale), "steps": np.full(40, number), "update": np.full(40, updates)}
+                _frame(world, task, method, seed, updates, few, share)
+                | {"guidance": np.full(few, scale), "steps": np.full(few, number), "update": np.full(few, updates)}
             )
     if frames:
         record.write_scores("grid.parquet", {n: np.concatenate([f[n] for f in frames]) for n in frames[0]})

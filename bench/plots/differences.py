@@ -16,7 +16,8 @@ __all__ = ["draw_differences"]
 def draw_differences(data: Mapping[str, Any]) -> bytes:
     """One panel a scorer, one line a method; the grey band is the margin.
 
-    data: methods [..], baseline, panels [{scorer, kind, margin, better, points [{method, mean, low, high, verdict, few}]}];
+    data: methods [..], baseline, panels [{scorer, kind, margin, better, points [{method, mean, low, high,
+    verdict, few}]}];
     low and high are null where there is no interval; better: `right` or `left`.
     """
     shown, look = data["panels"], looks(data["methods"])

@@ -287,6 +287,7 @@ class _Page:
 
 COST_NOTE = (
     "Means over finished seeds. One unit of cost is a forward pass of the denoiser for one sample; its parts are "
-    "forward and backward passes, decoding and reward passes. Reward calls in training and in choosing the data stand apart. "
+    "forward and backward passes, decoding and reward passes. Reward calls in training and in choosing the data stand "
+    "apart. "
     "Seconds and memory are telemetry of the machine, not part of the record."
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.plots.style import UNIT_TITLES, Look, legend, looks, panels, plain_axes, short_number, to_png
+from bench.plots.style import UNIT_TITLES, Look, looks, panels, plain_axes, short_number, to_png
 from bench.schema import BASE
 
 if TYPE_CHECKING:
@@ -23,13 +23,15 @@ def draw_budget_curves(data: Mapping[str, Any]) -> bytes:
     y {scorer: [..]}}], means [{method, x {unit: [..]}, y {scorer: [..]}}].
     """
     scorers, units, look = data["scorers"], data["units"], looks(data["methods"])
-    shape: dict[str, Any] = {"size": (3.7, 2.2), "gap": (0.25, 0.55), "left": 0.95, "top": 0.4}
-    with panels(len(scorers), len(units), **shape, sharey="row") as (figure, grid):
+    shape: dict[str, Any] = {"size": (3.7, 2.2), "gap": (0.25, 0.55), "left": 0.95, "top": 0.1}
+    with panels(len(scorers), len(units), **shape, legend=[BASE, *data["methods"]], look=look, sharey="row") as (
+        figure,
+        grid,
+    ):
         for row, scorer in zip(grid, scorers, strict=True):
             for axes, unit in zip(row, units, strict=True):
                 _budget_panel(axes, data, unit, scorer["name"], look)
             row[0].set_ylabel(f"{scorer['name']}\n({scorer['kind']})")
-        legend(figure, [BASE, *data["methods"]], look)
         return to_png(figure)
 
 
@@ -72,8 +74,11 @@ def draw_guidance_grid(data: Mapping[str, Any]) -> bytes:
     steps]}}.
     """
     scorers, steps, look = data["scorers"], data["steps"], looks(data["methods"])
-    shape: dict[str, Any] = {"size": (2.7, 2.1), "gap": (0.2, 0.5), "left": 0.95, "top": 0.65}
-    with panels(len(scorers), len(steps), **shape, sharey="row", sharex=True) as (figure, grid):
+    shape: dict[str, Any] = {"size": (2.7, 2.1), "gap": (0.2, 0.5), "left": 0.95, "top": 0.3}
+    with panels(len(scorers), len(steps), **shape, legend=data["methods"], look=look, sharey="row", sharex=True) as (
+        figure,
+        grid,
+    ):
         for row, scorer in zip(grid, scorers, strict=True):
             for number, axes in enumerate(row):
                 plain_axes(axes)
@@ -87,7 +92,6 @@ def draw_guidance_grid(data: Mapping[str, Any]) -> bytes:
         for axes in grid[-1]:
             axes.set_xlabel("guidance scale")
             axes.set_xticks(data["guidance"], [f"{value:g}" for value in data["guidance"]])
-        legend(figure, data["methods"], look)
         return to_png(figure)
 
 
@@ -99,8 +103,8 @@ def draw_proxy_against_gold(data: Mapping[str, Any]) -> bytes:
     look, shown = looks(data["methods"]), data["panels"]
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    shape: dict[str, Any] = {"size": (3.0, 2.8), "gap": (0.75, 0.75), "left": 0.75, "top": 0.65}
-    with panels(rows, columns, **shape) as (figure, grid):
+    shape: dict[str, Any] = {"size": (3.0, 2.8), "gap": (0.75, 0.75), "left": 0.75, "top": 0.3}
+    with panels(rows, columns, **shape, legend=data["methods"], look=look) as (figure, grid):
         for axes in grid.ravel()[len(shown) :]:
             axes.set_visible(False)
         for axes, panel in zip(grid.ravel(), shown, strict=False):
@@ -118,5 +122,4 @@ def draw_proxy_against_gold(data: Mapping[str, Any]) -> bytes:
             axes.set(xlim=(low, high), ylim=(bottom, top), title=panel["task"])
             axes.set_xlabel(f"gain of {panel['gold']} (gold)")
             axes.set_ylabel(f"gain of {panel['proxy']} (proxy)")
-        legend(figure, data["methods"], look)
         return to_png(figure)

@@ -34,7 +34,7 @@ def split_tiles(png: bytes, tile: tuple[int, int], count: int, where: str) -> li
 def draw_sample_grid(data: Mapping[str, Any], tiles: Mapping[str, list[np.ndarray]]) -> bytes:
     """data: columns [method ..], captions [..]; tiles: method to one picture uint8 (H, W, 3) a caption."""
     columns, captions = data["columns"], data["captions"]
-    left, top = 2.3, 0.35
+    left, top = 2.3, 0.45
     width, height = left + TILE_INCHES * len(columns), top + TILE_INCHES * len(captions)
     with new_figure(width, height) as figure:
         for row, caption in enumerate(captions):

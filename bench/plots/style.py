@@ -6,7 +6,7 @@ Figures are bytes of PNG, the same for the same data and library versions. matpl
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["UNIT_TITLES", "Look", "legend", "looks", "new_figure", "panels", "plain_axes", "short_number", "to_png"]
+__all__ = ["UNIT_TITLES", "Look", "looks", "new_figure", "panels", "plain_axes", "short_number", "to_png"]
 
 UNIT_TITLES = {
     "cost": "cost (forward-equivalents)",
@@ -88,15 +88,28 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
 
 @contextmanager
 def panels(
-    rows: int, columns: int, size: tuple[float, float], gap: tuple[float, float], left: float, top: float, **shared: Any
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    gap: tuple[float, float],
+    left: float,
+    top: float,
+    legend: Sequence[str] = (),
+    look: Mapping[str, Look] | None = None,
+    **shared: Any,
 ) -> Iterator[tuple[Figure, np.ndarray]]:
     """A figure and its axes (rows, columns): panels of `size` (width, height), all measures in inches.
+
+    legend: methods to name above all panels, with their looks, in as many lines as they need.
 
     gap: between panels (horizontal, vertical); up to half an inch stays free below the last row too, for labels.
     Fixed measures draw in half the time of matplotlib's layout engines.
     """
     width = left + columns * size[0] + (columns - 1) * gap[0] + 0.15
-    bottom = min(gap[1], 0.5)
+    bottom, fitting = min(gap[1], 0.5), 1
+    if legend and look:
+        fitting = max(1, int(width / (0.75 + 0.085 * max(map(len, legend)))))
+        top += 0.05 + 0.2 * -(-len(legend) // fitting)
     height = top + rows * size[1] + (rows - 1) * gap[1] + bottom
     with new_figure(width, height) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, **shared)
@@ -108,6 +121,8 @@ def panels(
             wspace=gap[0] / size[0],
             hspace=gap[1] / size[1],
         )
+        if legend and look:
+            _draw_legend(figure, legend, look, min(fitting, len(legend)))
         yield figure, grid
 
 
@@ -122,7 +137,8 @@ def plain_axes(axes: Axes) -> None:
     """A light grid behind the data, and few ticks."""
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.locator_params(nbins=5)
+    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="y", nbins=6)
 
 
 def short_number(value: float, _position: Any = None) -> str:
@@ -132,15 +148,13 @@ def short_number(value: float, _position: Any = None) -> str:
     return f"{value / 1e6:g}M" if 1e6 <= abs(value) < 1e9 else f"{value:g}"
 
 
-def legend(figure: Figure, methods: Iterable[str], look: Mapping[str, Look]) -> None:
-    """One legend for the whole figure, above its panels."""
+def _draw_legend(figure: Figure, names: Sequence[str], look: Mapping[str, Look], columns: int) -> None:
     from matplotlib.lines import Line2D
 
-    names = list(methods)
     handles = [
         Line2D(
             [], [], color=look[name].color, marker=look[name].marker, linestyle=look[name].dashes, label=name, lw=1.8
         )
         for name in names
     ]
-    figure.legend(handles=handles, loc="upper center", ncols=min(6, len(names)), frameon=False, handlelength=3.5)
+    figure.legend(handles=handles, loc="upper center", ncols=columns, frameon=False, handlelength=3.0)

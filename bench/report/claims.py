@@ -199,6 +199,8 @@ def summarise(claim: Claim, found: list[Finding]) -> str:
     said = _words(words)
     if any(item.few for item in found):
         said += "; with fewer than 50 updates (†) this says little"
+    if not claim.scorers and claim.tasks:
+        said += f" (tested on {len(found)} learned score{'s' if len(found) > 1 else ''})"
     return said + (" (indirect: quality lost at few steps)" if claim.number == 8 else "")
 
 

@@ -103,6 +103,7 @@ class _Page:
             "## How far the learned scorers agree with gold",
             world.agreement_section(results),
             "## The embedded world",
+            world.base_section(results),
             world.sheets_section(results, report),
             *self.samples(),
             *self._by_task("Diversity and drift", tables.drift_table, self._drift_note()),

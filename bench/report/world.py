@@ -11,7 +11,7 @@ from typing import Any
 from bench.api import DataError
 from bench.report.markdown import escape, table
 
-__all__ = ["agreement_section", "coverage_section", "sheets_section"]
+__all__ = ["agreement_section", "base_section", "coverage_section", "sheets_section"]
 
 
 def sheets_section(results: Path, report: Path) -> str:
@@ -29,17 +29,38 @@ def sheets_section(results: Path, report: Path) -> str:
 
 def agreement_section(results: Path) -> str:
     """Each learned scorer against the gold one it stands for, or a sentence that says it was not measured."""
-    path = results / "pretrain" / "agreement.json"
+    absent = (
+        "results/pretrain/agreement.json is absent: how far the proxy scorers agree with gold has not been measured "
+        "for these results."
+    )
+    note = (
+        "Area under the curve of each learned scorer as a judge of what gold says (0.5 is chance, 1 is perfect), by "
+        "category; for the aesthetic head Spearman's correlation. gold: share of pictures that the exact scorer calls "
+        "right."
+    )
+    return _measured(results / "pretrain" / "agreement.json", note, absent)
+
+
+def base_section(results: Path) -> str:
+    """How good the base model is before post-training, or a sentence that says it was not measured."""
+    absent = "results/pretrain/base.json is absent: the base model has not been measured for these results."
+    note = (
+        "The base before post-training: strict gold accuracy by category and guidance scale, and what it was made of."
+    )
+    return _measured(results / "pretrain" / "base.json", note, absent)
+
+
+def _measured(path: Path, note: str, absent: str) -> str:
+    """Any JSON object: its plain values in one line, each mapping of mappings as a table."""
     if not path.is_file():
-        return (
-            "results/pretrain/agreement.json is absent: how far the proxy scorers agree with gold has not been "
-            "measured for these results."
-        )
+        return absent
     found = _read(path)
-    lines = [", ".join(f"{escape(key)}: {_show(value)}" for key, value in found.items() if not _is_table(value))]
-    for key, value in found.items():
-        if _is_table(value):
-            lines.append(f"**{escape(key)}**\n\n{_table(value)}")
+    nested = {key: value for key, value in found.items() if isinstance(value, dict) and value}
+    plain = [f"{_title(key)} {_show(value)}" for key, value in found.items() if key not in nested and key != "schema"]
+    lines = [note, ", ".join(plain) + "." if plain else ""]
+    for key, value in nested.items():
+        table_of = value if all(isinstance(item, dict) for item in value.values()) else {key: value}
+        lines.append(f"{_title(key)}:\n\n{_table(table_of)}")
     return "\n\n".join(line for line in lines if line)
 
 
@@ -69,16 +90,12 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(item, dict) for item in value.values())
-
-
 def _table(value: dict[str, dict[str, Any]]) -> str:
-    """Rows by name, columns by the keys that any row has; nested mappings become columns of their own."""
+    """Rows by name, columns by the keys of any row; mappings inside a row become columns of their own."""
     rows = {name: dict(_flatten(item)) for name, item in value.items()}
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    cells = [[escape(name), *(_show(row.get(column)) for column in columns)] for name, row in rows.items()]
-    return table(["", *map(escape, columns)], cells)
+    cells = [[_title(name), *(_show(row.get(column)) for column in columns)] for name, row in rows.items()]
+    return table(["", *map(_title, columns)], cells)
 
 
 def _flatten(item: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -89,7 +106,11 @@ def _flatten(item: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
+def _title(name: str) -> str:
+    return escape(name.replace("_", " "))
+
+
 def _show(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.3g}" if isinstance(value, float) else escape(str(value))

@@ -204,6 +204,9 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="a prompt; may be repeated")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with a prompt in each line")
     parser.add_argument("--world", default="scenes", metavar="NAME", help="gives base and prompts (default: scenes)")
+    parser.add_argument(
+        "--model", type=Path, metavar="PATH", help="the base of the run, where it is not the world's own"
+    )
     parser.add_argument("--guidance", type=float, default=3.0, metavar="W", help="guidance scale (default 3)")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default 20)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default 0)")
@@ -308,7 +311,7 @@ def _sample(args: argparse.Namespace) -> int:
     from bench.sample import sample_grid
 
     prompts = sample_grid(
-        args.checkpoint, args.out, prompts=args.prompt, prompt_file=args.prompts, world=args.world,
+        args.checkpoint, args.out, prompts=args.prompt, prompt_file=args.prompts, world=args.world, model=args.model,
         guidance=args.guidance, steps=args.steps, seed=args.seed, samples=args.samples,
     )  # fmt: skip
     for row, prompt in enumerate(prompts, 1):

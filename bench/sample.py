@@ -25,6 +25,7 @@ def sample_grid(
     prompts: Sequence[str] = (),
     prompt_file: Path | None = None,
     world: str = "scenes",
+    model: Path | None = None,
     guidance: float = 3.0,
     steps: int = 20,
     seed: int = 0,
@@ -32,8 +33,9 @@ def sample_grid(
 ) -> list[str]:
     """Write a PNG to `out` and return its prompts, from the top row down.
 
-    `checkpoint` is a cell of the results, a transformer's folder, a whole pipeline's, or None for the world's base.
-    Without prompts there is one of each category. The noise depends on `seed` and the prompt, not on the checkpoint.
+    `checkpoint` is a cell of the results, a transformer's folder, a whole pipeline's, or None for the base, which is
+    `model` or the world's own. Without prompts there is one of each category. The noise depends on `seed` and the
+    prompt, not on the checkpoint.
 
     Raises:
         ConfigError: steps or samples below 1, a negative guidance scale, or an output that is no PNG.
@@ -46,8 +48,9 @@ def sample_grid(
         )
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a name that ends with .png")
-    whole = checkpoint is not None and (checkpoint / "model_index.json").is_file()
-    place = load_world(world, str(checkpoint) if whole else None)
+    if checkpoint is not None and (checkpoint / "model_index.json").is_file():
+        checkpoint, model = None, checkpoint
+    place = load_world(world, str(model) if model else None)
     texts = [*prompts, *(_lines(prompt_file) if prompt_file else ())] or _examples(place)
     policy = load_checkpoint(place, checkpoint)
     rows = [_row(policy, text, guidance=guidance, steps=steps, seed=seed, samples=samples) for text in texts]
@@ -62,7 +65,7 @@ def load_checkpoint(world: World, checkpoint: Path | None) -> SD3Policy:
     Raises:
         DataError: there are no weights in that folder, or they are of another shape than the base's.
     """
-    if checkpoint is None or checkpoint == world.model:
+    if checkpoint is None:
         return SD3Policy.load(world.model)
     places = [checkpoint / "checkpoint" / "model", checkpoint / "model", checkpoint]
     folder = next((place for place in places if (place / "config.json").is_file()), None)

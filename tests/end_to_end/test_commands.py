@@ -1,0 +1,66 @@
+"""The commands in turn on the smallest world: run, run again, report, check, sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+
+SMALL = """
+extends: smoke
+name: small
+methods: [sft, soar+flowgrpo]
+budget: 400
+task:
+  scorers: [scenes-geneval, scenes-ocr, scenes-aesthetic]
+  reward: scenes-aesthetic
+  select: scenes-geneval
+  candidates: 64
+evaluation:
+  milestone_prompts: 4
+  final_prompts: 6
+  held_out_prompts: 2
+  diversity_prompts: 0
+  grid_prompts: 2
+  grid_steps: [2]
+  drift_states: 4
+  pictures: 2
+  steps: 2
+"""
+
+
+def test_from_a_run_to_its_report_and_samples(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "small.yaml").write_text(f"{SMALL}model: {tiny_pipeline}\n")
+    results, report = tmp_path / "results", tmp_path / "REPORT.md"
+    run = ["run", "--preset", str(tmp_path / "small.yaml"), "--results", str(results), "--workers", "1"]
+    assert main(run) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "alignment/soar+flowgrpo/seed0" in out and "done after" in out
+    assert str(report) in out and str(results / "small" / "figures" / "samples-alignment.png") in out
+
+    record = results / "small" / "alignment" / "sft" / "seed0" / "record.jsonl"
+    before, text = record.read_bytes(), report.read_text()
+    assert main(run) == 0
+    assert "done after" not in capsys.readouterr().out  # nothing was left to run
+    assert (record.read_bytes(), report.read_text()) == (before, text)
+
+    check = ["report", "--results", str(results), "--check"]
+    assert main(check) == 0
+    report.write_text(text.replace("sft", "sfft"))
+    assert main(check) == 1
+    assert main(check[:-1]) == 0 and report.read_text() == text
+
+    assert main([*run, "--budget", "801"]) == 2  # other settings need another name
+    assert "another name" in capsys.readouterr().err
+
+    grids = []
+    for number, checkpoint in enumerate(([str(record.parent)], [str(record.parent / "checkpoint" / "model")], [])):
+        grids.append(tmp_path / f"{number}.png")
+        options = ["--model", str(tiny_pipeline), "--out", str(grids[-1]), "--steps", "2", "--samples", "1"]
+        assert main(["sample", *checkpoint, *options]) == 0
+    trained, same, base = (path.read_bytes() for path in grids)
+    assert trained == same != base

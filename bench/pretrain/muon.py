@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from bench.pretrain.parallel import process_place
 
 # Coefficients of the odd quintic whose iteration drives all singular values towards 1.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -53,19 +56,36 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    (self._muon if group["muon"] else self._adam)(parameter, parameter.grad, group)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            if group["muon"]:
+                self._muon(parameters, group)
+            else:
+                for parameter in parameters:
+                    self._adam(parameter, parameter.grad, group)
 
-    def _muon(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
+    def _muon(self, parameters: list[nn.Parameter], group: dict) -> None:
+        """Processes that average their gradients share the work: each orthogonalises every ranks-th matrix."""
+        rank, ranks = process_place()
+        updates = [self._momentum(p, p.grad, group["momentum"]) for p in parameters]
+        for number, update in enumerate(updates):
+            updates[number] = orthogonalise(update) if number % ranks == rank else torch.zeros_like(update)
+        if ranks > 1:
+            flat = torch.cat([update.flatten() for update in updates])
+            dist.all_reduce(flat)
+            pieces = flat.split([update.numel() for update in updates])
+            updates = [piece.view_as(update) for piece, update in zip(pieces, updates, strict=True)]
+        for parameter, update in zip(parameters, updates, strict=True):
+            scale = 0.2 * max(update.shape) ** 0.5
+            parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
+
+    def _momentum(self, parameter: nn.Parameter, gradient: Tensor, momentum: float) -> Tensor:
+        """Nesterov's momentum, as a matrix."""
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        update = gradient.lerp(state["momentum"], group["momentum"]).flatten(1)
-        scale = 0.2 * max(update.shape) ** 0.5
-        parameter.add_(orthogonalise(update).view_as(parameter), alpha=-group["lr"] * scale)
+        state["momentum"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(state["momentum"], momentum).flatten(1)
 
     def _adam(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
         state = self.state[parameter]
@@ -82,13 +102,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def split_parameters(model: nn.Module, outer: Iterable[str] = ()) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters for Muon and for Adam: matrices and kernels, except in modules named in `outer` and embeddings."""
+    """Parameters for Muon and for Adam: matrices and kernels, save embeddings and names that hold one of `outer`."""
     skipped = tuple(outer)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            inner = parameter.ndim >= 2 and id(parameter) not in embeddings and not name.startswith(skipped)
+            named = any(part in name for part in skipped)
+            inner = parameter.ndim >= 2 and id(parameter) not in embeddings and not named
             (hidden if inner else rest).append(parameter)
     return hidden, rest

@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from bench.pretrain.clip import with_text_share
 from bench.pretrain.data import Pictures, to_tensor
 from bench.pretrain.loop import Loop, Plan, Step, averaged_weights
 from bench.pretrain.muon import Muon, split_parameters
 from bench.tasks.scenes.proxies import OCR_CLASSES, OCR_SLOTS
 from bench.tasks.scenes.vocab import CATEGORIES
 
-# Every seventh training picture shows text; a batch takes this share of them, the rest teach what blank is.
+# Share of text pictures in a batch; the rest teach what blank is.
 TEXT_SHARE = 0.85
 
 
@@ -52,19 +52,11 @@ class ReadingLoss:
         self.model, self.pictures = model, pictures
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
-        indices = self._choose(step)
+        indices = with_text_share(step.indices(len(self.pictures) - len(CATEGORIES)).numpy(), TEXT_SHARE)
         texts = [scene.text for scene in self.pictures.scenes(indices)]
         logits = self.model(to_tensor(self.pictures[indices])).logits.view(-1, OCR_SLOTS, len(OCR_CLASSES))
         loss = F.cross_entropy(logits.flatten(0, 1), labels_of(texts).flatten())
         return {"loss": loss}
-
-    def _choose(self, step: Step) -> np.ndarray:
-        """Indices (B,): categories take turns in the stream, so a text picture is found by its remainder."""
-        indices = step.indices(len(self.pictures) - len(CATEGORIES)).numpy()
-        texts = round(TEXT_SHARE * step.batch)
-        kinds = len(CATEGORIES)
-        indices[:texts] += CATEGORIES.index("text") - indices[:texts] % kinds
-        return indices
 
 
 def train(folder: Path, log: Path, plan: Plan, pictures: Pictures, model: ResNetForImageClassification) -> bool:

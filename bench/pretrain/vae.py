@@ -21,6 +21,7 @@ from bench.pretrain.muon import Muon, split_parameters
 
 LATENT_CHANNELS = 16
 NOISE = 0.1  # deviation of the posterior, against unit latents
+DECODER_NOISE = 0.35  # largest deviation that the decoder alone is trained with
 # Colours carry what captions speak of, grain and clutter are grey: chromatic pixels weigh up to so much more.
 CHROMA_WEIGHT = 4.0
 EDGE_WEIGHT = 1.0
@@ -80,9 +81,13 @@ class WholeLoss:
         true = to_tensor(self.pictures[step.indices(len(self.pictures)).numpy()])
         mean = self.encode(true)
         noise = torch.randn(mean.shape, generator=step.generator)
-        loss = picture_loss(self.vae.decode(mean + NOISE * noise).sample, true)
+        loss = picture_loss(self.vae.decode(mean + self.deviation(step) * noise).sample, true)
         outgrown = (mean.square().mean(dim=(0, 2, 3)) - 1).clamp(min=0).mean()
         return {"loss": loss + SCALE_WEIGHT * outgrown, "rms": mean.detach().square().mean().sqrt()}
+
+    def deviation(self, step: Step) -> Tensor | float:
+        """Deviation of the noise on the latents, broadcast over (B, 16, H/8, W/8)."""
+        return NOISE
 
     def encode(self, true: Tensor) -> Tensor:
         """Latent means (B, 16, H/8, W/8)."""
@@ -90,7 +95,14 @@ class WholeLoss:
 
 
 class DecoderLoss(WholeLoss):
-    """The same with a frozen encoder: latents encoded meanwhile stay valid."""
+    """The same with a frozen encoder: latents encoded meanwhile stay valid.
+
+    The noise varies up to several times the posterior's, which is nearer to the errors of a small diffusion model.
+    """
+
+    def deviation(self, step: Step) -> Tensor | float:
+        """One deviation a picture, uniform up to the largest."""
+        return DECODER_NOISE * torch.rand(step.batch, 1, 1, 1, generator=step.generator)
 
     def encode(self, true: Tensor) -> Tensor:
         """Latent means without gradient."""

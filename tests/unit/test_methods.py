@@ -216,6 +216,8 @@ def test_groups_without_advantage_are_dropped_and_the_rest_is_kept_in_order() ->
     whole = flowgrpo(drop_zero_groups=False).collect(ClosedFormEnv(reward=only_second_group))
     assert dropped.metrics["frac_reward_zero_std"] == 0.5
     assert len(dropped.cond) == 6
+    assert torch.equal(dropped.cond.label, whole.cond.label[6:])  # type: ignore[attr-defined]
+    assert not torch.equal(dropped.cond.label, whole.cond.label[:6])  # type: ignore[attr-defined]
     for key, value in dropped.tensors.items():
         assert torch.equal(value, whole.tensors[key][6:]), key
 

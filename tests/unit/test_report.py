@@ -158,7 +158,7 @@ def test_check_sees_a_changed_score(copied: Path) -> None:
     assert any("plotted data differ" in message for message in messages)
 
 
-def test_check_sees_changed_figures(copied: Path) -> None:
+def test_check_sees_changed_figures_and_a_missing_report(copied: Path) -> None:
     folder = next(copied.glob("results/*/figures"))
     stored = folder / "curves-alignment.json"
     facts = json.loads(stored.read_text())
@@ -166,15 +166,12 @@ def test_check_sees_changed_figures(copied: Path) -> None:
     stored.write_text(json.dumps(facts))
     (folder / "grid-alignment.png").unlink()
     (folder / "differences-alignment.png").write_bytes(b"another picture")
+    (copied / "REPORT.md").unlink()
     messages = " ".join(check(copied))
+    assert "REPORT.md is missing: run `python -m bench report`" in messages
     assert "curves-alignment.json: the plotted data differ" in messages
     assert "grid-alignment.png is missing" in messages
     assert "differences-alignment.png is not the picture" in messages
-
-
-def test_a_missing_report_is_said(copied: Path) -> None:
-    (copied / "REPORT.md").unlink()
-    assert "python -m bench report" in check(copied)[0]
 
 
 def test_captions_are_shown_as_they_are(built: Path) -> None:

@@ -50,6 +50,11 @@ class Checkpoints:
                 complaints.append(f"checkpoint {path} is damaged and was passed over: {error}")
         return None if not complaints else ({}, {}, complaints)
 
+    def clear(self) -> None:
+        """Remove all: the cell has ended, or begins afresh."""
+        for path in (*self.folder.glob("[0-9]*.json"), *self.folder.glob("*.safetensors")):
+            path.unlink()
+
     def _numbers(self) -> list[int]:
         return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
+        """What argparse calls for every mistake."""
         from bench.api import ConfigError
 
         raise ConfigError(f"{message} (see {self.prog} --help)")
@@ -97,9 +99,11 @@ def _dispatch(given: list[str]) -> int:
         parser.parse_args(given)
         parser.print_help()
         return 2
+    whole = given
     given, dotted = _split_dotted(given)
     args, unknown = parser.parse_known_args(given)
     args.dotted = dotted
+    args.given = whole
     args.unknown = _unknown(parser, name, unknown)
     if args.unknown and not hasattr(args, "preset"):
         from bench.api import ConfigError
@@ -264,7 +268,7 @@ def _run(args: argparse.Namespace) -> int:
     from bench.progress import Display
 
     with Display() as display:
-        failed = grid.run(experiment, args.results, experiment.workers, display)
+        failed = grid.run(experiment, args.results, experiment.workers, display, _command(args.given))
     path = _report_path(args)
     report.build(args.results, path)
     folder = args.results / experiment.name
@@ -275,6 +279,19 @@ def _run(args: argparse.Namespace) -> int:
     if failed:
         print(f"\n{failed} cells failed; their records say why, and the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _command(given: Sequence[str]) -> str:
+    """The command line as it can be given again; where it wrote to is left out."""
+    kept: list[str] = []
+    rest = iter(given)
+    for argument in rest:
+        name = argument.split("=", 1)[0]
+        if name not in ("--results", "--report", "--workers"):
+            kept.append(argument)
+        elif "=" not in argument:
+            next(rest)
+    return shlex.join(["python", "-m", "bench", *kept])
 
 
 def _report(args: argparse.Namespace) -> int:

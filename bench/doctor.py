@@ -170,6 +170,17 @@ def _throughput() -> Iterator[Finding]:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Rates:
+    """Samples per second: forward and training (forward and backward) by batch size, on one thread; training of 32
+    samples in bfloat16, and in float32 on all cores as threads."""
+
+    forward: dict[int, float]
+    training: dict[int, float]
+    bfloat16: float
+    threaded: float
+
+
 def tune(path: Path) -> int:
     """Measure, and write workers, threads, precision and chunk sizes into a YAML file; returns 0.
 
@@ -177,16 +188,30 @@ def tune(path: Path) -> int:
         ConfigError: the file exists, or has no .yaml name.
         DataError: the embedded base is missing.
     """
-    from bench.policy import SD3Policy
-    from bench.tasks.world import load_world
-    from bench.throughput import forward_rate, threads, training_rate
-
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--tune {path}: expected a name that ends with .yaml")
     if path.exists():
         raise ConfigError(f"--tune {path}: the file exists; remove it or give another name")
-    policy = SD3Policy.load(load_world("scenes").model)
     count = cores()
+    rates = _measure(count)
+    for size, rate in rates.forward.items():
+        print(f"forward, {size} samples a pass: {rate:,.0f}/s")
+    for size, rate in rates.training.items():
+        print(f"forward and backward, {size} samples a pass: {rate:,.0f}/s")
+    print(f"forward and backward in bfloat16: {rates.bfloat16:,.0f}/s")
+    print(f"forward and backward on {count} threads: {rates.threaded:,.0f}/s")
+    text = _configuration(rates, count)
+    path.write_text(text, encoding="utf-8")
+    print(f"\n{path}\n{text}\nuse it: python -m bench run --config {path}")
+    return 0
+
+
+def _measure(count: int) -> Rates:
+    from bench.policy import SD3Policy
+    from bench.tasks.world import load_world
+    from bench.throughput import forward_rate, threads, training_rate
+
+    policy = SD3Policy.load(load_world("scenes").model)
     with threads(1):
         forward = {size: forward_rate(policy, size) for size in (32, 64, 128, 256)}
         training = {size: training_rate(policy, size) for size in (8, 16, 32)}
@@ -194,31 +219,20 @@ def tune(path: Path) -> int:
         half = training_rate(policy, 32)
         policy.precision = "float32"
     with threads(count):
-        together = training_rate(policy, 32)
-    separate = together < count * training[32]
-    faster = half > 1.2 * training[32]
-    text = _configuration(
-        {"workers": count if separate else 1, "threads": 1 if separate else count},
-        micro_batch=max(training, key=training.__getitem__),
-        chunk=max(forward, key=forward.__getitem__),
-        precision="bfloat16" if faster else "float32",
-    )
-    for size, rate in forward.items():
-        print(f"forward, {size} samples a pass:               {rate:8,.0f}/s")
-    for size, rate in training.items():
-        print(f"forward and backward, {size} samples a pass:  {rate:8,.0f}/s")
-    print(f"forward and backward, bfloat16:               {half:8,.0f}/s")
-    print(f"forward and backward, {count} threads:              {together:8,.0f}/s")
-    path.write_text(text, encoding="utf-8")
-    print(f"\n{path}\n{text}\nuse it: python -m bench run --config {path}")
-    return 0
+        return Rates(forward, training, half, threaded=training_rate(policy, 32))
 
 
-def _configuration(processes: dict[str, int], *, micro_batch: int, chunk: int, precision: str) -> str:
+def _configuration(rates: Rates, count: int) -> str:
+    """The YAML text: processes of one thread unless threads are quicker, bfloat16 where it gains more than a fifth."""
+    separate = rates.threaded < count * rates.training[32]
+    precision = "bfloat16" if rates.bfloat16 > 1.2 * rates.training[32] else "float32"
+    micro_batch = max(rates.training, key=rates.training.__getitem__)
+    chunk = max(rates.forward, key=rates.forward.__getitem__)
     lines = [
-        f"# Measured by `bench doctor --tune` on {cores()} cores. A run uses it only when told: run --config FILE.",
+        f"# Measured by `bench doctor --tune` on {count} cores. A run uses it only when told: run --config FILE.",
         "# Threads, precision and chunk sizes are in the numbers' last digits, so they are recorded with the results.",
-        *(f"{name}: {value}" for name, value in processes.items()),
+        f"workers: {count if separate else 1}",
+        f"threads: {1 if separate else count}",
         f"train: {{micro_batch: {micro_batch}, precision: {precision}}}",
         f"evaluation: {{batch_size: {chunk}}}",
     ]

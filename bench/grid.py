@@ -51,8 +51,8 @@ def jobs(experiment: Experiment, results: Path) -> list[CellJob]:
     ]
 
 
-def run(experiment: Experiment, results: Path, workers: int, display: Display) -> int:
-    """Run what is not done yet; returns the number of failed cells.
+def run(experiment: Experiment, results: Path, workers: int, display: Display, command: str = "") -> int:
+    """Run what is not done yet; returns the number of failed cells. `command` is what asked for it, for the report.
 
     Raises:
         DataError: another process holds the results folder, or it belongs to another configuration.
@@ -60,7 +60,7 @@ def run(experiment: Experiment, results: Path, workers: int, display: Display) -
     """
     folder = results / experiment.name
     with _lock(folder):
-        write_experiment_header(folder, header(experiment, folder))
+        write_experiment_header(folder, header(experiment, folder, command))
         todo = [job for job in jobs(experiment, results) if CellRecord(job.folder).status() != "done"]
         for job in todo:
             display.handle({"cell": job.name, "event": "queue"})
@@ -69,24 +69,29 @@ def run(experiment: Experiment, results: Path, workers: int, display: Display) -
         return failed + _run_all([job for job in todo if job.label != BASE], workers, display)
 
 
-def header(experiment: Experiment, folder: Path) -> ExperimentHeader:
+def header(experiment: Experiment, folder: Path, command: str = "") -> ExperimentHeader:
     """What the folder compares: what it held before, and what this run adds to it."""
     shared = experiment.resolved()
     for name in ("name", "label", "question", "workers", "tasks", "methods", "seeds", "train", "baseline"):
         shared.pop(name)
     tasks = {
-        t.name: TaskInfo(reward=t.reward, filter=t.select, scorers=t.scorers, title=t.title) for t in experiment.tasks
-    }
+        t.name: TaskInfo(
+            primary=t.primary, reward=t.reward, filter=t.select, scorers=t.scorers, title=t.title,
+            margins={name: margin for name, margin in t.margins.items() if name in t.scorers},
+        )
+        for t in experiment.tasks
+    }  # fmt: skip
     scorers = {name: _scorer_info(experiment, name) for task in experiment.tasks for name in task.scorers}
     methods = tuple(chain.label for chain in experiment.methods if chain.label != BASE)
     if (folder / "experiment.json").exists():
         held = read_experiment_header(folder)
         tasks, scorers = {**held.tasks, **tasks}, {**held.scorers, **scorers}
         methods = (*held.methods, *(m for m in methods if m not in held.methods))
+        command = held.command if command in held.command else f"{held.command} && {command}"
     return ExperimentHeader(
         name=experiment.name, label=experiment.label, question=experiment.question, config=shared,
         config_hash=config_hash(shared), tasks=tasks, methods=methods, scorers=scorers, budget=experiment.budget,
-        baseline=experiment.baseline, trials=experiment.tuning_trials,
+        baseline=experiment.baseline, trials=experiment.tuning_trials, command=command,
     )  # fmt: skip
 
 

@@ -70,7 +70,9 @@ class _Cell:
         scorers = load_scorers({*self.task.scorers, self.task.reward, self.task.select})
         policy = SD3Policy.load(world.model)
         unit = policy.measure_flops().forward
-        saved = self.checkpoints.load() if self.record.status() == "unfinished" else None
+        if self.record.status() != "unfinished":
+            self.checkpoints.clear()
+        saved = self.checkpoints.load()
         self._open_record(policy)
         evaluator = Evaluator(
             world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
@@ -234,6 +236,7 @@ class _Cell:
         policy.save(self.job.folder / "checkpoint" / "model")
         self._telemetry("end")
         self.record.append("end", status="done", reason=None, ledger=self.ledger.facts())
+        self.checkpoints.clear()
         self.post("end", status="done", update=self.update, fraction=1.0)
 
     # Telemetry

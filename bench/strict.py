@@ -33,6 +33,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """PyYAML's own, after a look at the keys."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         repeated = {repr(key) for key in keys if keys.count(key) > 1}
         if repeated:

@@ -34,8 +34,8 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon on the parameters of `hidden`, AdamW on those of `rest`, with one learning rate.
 
-    An orthogonal update has root mean square 1 / sqrt(max(rows, columns)); times 0.2 sqrt(max(rows, columns)) it has
-    that of a typical Adam update.
+    An orthogonal update has root mean square 1 / sqrt(max(rows, columns)); times scale sqrt(max(rows, columns)) and
+    with a scale of 0.2 it has that of a typical Adam update.
     """
 
     def __init__(
@@ -44,12 +44,13 @@ class Muon(torch.optim.Optimizer):
         rest: Iterable[nn.Parameter],
         lr: float,
         *,
+        scale: float = 0.2,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
     ) -> None:
         groups = [{"params": list(hidden), "muon": True}, {"params": list(rest), "muon": False}]
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
+        defaults = {"lr": lr, "scale": scale, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
@@ -76,7 +77,7 @@ class Muon(torch.optim.Optimizer):
             pieces = flat.split([update.numel() for update in updates])
             updates = [piece.view_as(update) for piece, update in zip(pieces, updates, strict=True)]
         for parameter, update in zip(parameters, updates, strict=True):
-            scale = 0.2 * max(update.shape) ** 0.5
+            scale = group["scale"] * max(update.shape) ** 0.5
             parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: nn.Parameter, gradient: Tensor, momentum: float) -> Tensor:

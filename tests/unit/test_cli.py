@@ -292,3 +292,8 @@ def test_doctor_tunes_into_a_file_that_a_run_reads(
     assert f"use it: python -m bench run --config {path}" in capsys.readouterr().out
     assert main(["doctor", "--tune", str(path)]) == 2
     assert "the file exists" in capsys.readouterr().err
+
+
+def test_the_recorded_command_leaves_out_where_it_wrote_to() -> None:
+    given = ["run", "--methods", "sft", "--results", "/somewhere/else", "--report=here.md", "--soar.num_points", "3"]
+    assert cli._command(given) == "python -m bench run --methods sft --soar.num_points 3"

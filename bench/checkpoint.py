@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.api import DataError
+from bench.files import appears_whole, write_whole
 from bench.provenance import hash_file
 from bench.schema import canonical_json
 
@@ -30,7 +30,7 @@ class Checkpoints:
         name = f"{number:08d}"
         digest = write_tensors(self.folder / f"{name}.safetensors", tensors)
         manifest = {"number": number, "tensors": f"{name}.safetensors", "hash": digest, "state": dict(state)}
-        _write(self.folder / f"{name}.json", canonical_json(manifest).encode())
+        write_whole(self.folder / f"{name}.json", canonical_json(manifest).encode())
         for old in self._numbers()[:-KEEP]:
             (self.folder / f"{old:08d}.json").unlink(missing_ok=True)
             (self.folder / f"{old:08d}.safetensors").unlink(missing_ok=True)
@@ -61,23 +61,9 @@ class Checkpoints:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Store tensors so that the file appears whole or not at all; returns its hash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    digest = hash_file(temporary)
-    temporary.replace(path)
-    return digest
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with appears_whole(path) as temporary:
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary)
+        return hash_file(temporary)
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

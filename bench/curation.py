@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from bench.dataset import Dataset
+from bench.files import appears_whole
 from bench.policy import SD3Policy
 from bench.provenance import hash_file
 from bench.schema import config_hash
@@ -94,15 +95,14 @@ def _key(world: World, task: Task, select: Scorer | None) -> str:
 
 
 def _write(path: Path, dataset: Dataset) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     about = {
         "rows": json.dumps({"prompts": list(dataset.prompts), "metadata": list(dataset.metadata)}),
         "selected_by": dataset.selected_by,
         "scored": str(dataset.scored),
     }
-    save_file({"mean": dataset.mean.contiguous(), "std": dataset.std.contiguous()}, temporary, metadata=about)
-    temporary.replace(path)
+    tensors = {"mean": dataset.mean.contiguous(), "std": dataset.std.contiguous()}
+    with appears_whole(path) as temporary:
+        save_file(tensors, temporary, metadata=about)
 
 
 def _read(path: Path) -> Dataset:

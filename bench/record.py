@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from bench.api import DataError, NonFiniteError
+from bench.files import write_whole
 from bench.schema import (
     SCORE_COLUMNS,
     Cell,
@@ -75,7 +76,7 @@ def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
                 f"{header.config_hash}: give the new one another name, or remove the folder"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / EXPERIMENT, (canonical_json(dump(header), indent=2) + "\n").encode())
+    write_whole(folder / EXPERIMENT, (canonical_json(dump(header), indent=2) + "\n").encode())
 
 
 class CellRecord:
@@ -146,11 +147,11 @@ class CellRecord:
         infinite = [column for column in scorers if not (frame[column].isna() | frame[column].abs().le(3e38)).all()]
         if infinite:
             raise NonFiniteError(f"scores {name!r}: infinite values of {', '.join(infinite)}")
-        _replace(self.folder / name, frame.to_parquet(None, index=False, compression="zstd"))
+        write_whole(self.folder / name, frame.to_parquet(None, index=False, compression="zstd"))
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Store a file of the cell (`pictures.png`) so that it appears whole or not at all."""
-        _replace(self.folder / name, data)
+        write_whole(self.folder / name, data)
 
     def truncate_after(self, update: int) -> None:
         """Drop what came after the checkpoint at `update`, so that a resumed record equals an uninterrupted one.
@@ -162,7 +163,7 @@ class CellRecord:
         for event in self.events():
             if isinstance(event, Cell) or (isinstance(event, Step | Milestone) and event.update <= update):
                 kept.append(event)
-        _replace(self.folder / RECORD, b"".join(_line(event) for event in kept))
+        write_whole(self.folder / RECORD, b"".join(_line(event) for event in kept))
         self._ended = False
         files = {event.file for event in kept if isinstance(event, Milestone)}
         for path in [*self.folder.glob("scores-*.parquet"), self.folder / "grid.parquet", self.folder / "pictures.png"]:
@@ -187,7 +188,7 @@ class CellRecord:
     def _cut_torn_line(path: Path) -> None:
         if read_lines(path)[1]:
             data = path.read_bytes()
-            _replace(path, data[: data.rfind(b"\n") + 1])
+            write_whole(path, data[: data.rfind(b"\n") + 1])
 
 
 def _line(event: BaseModel) -> bytes:
@@ -200,14 +201,3 @@ def _same(folder: Path, name: str, held: Any, new: Any) -> None:
             f"{folder} was recorded with {name} {held!r}, this run has {new!r}: remove that folder to run the cell "
             "afresh, or give the experiment another name"
         )
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from bench.api import Prompt
 from bench.tasks.scenes.captions import (
     Claim,
     caption_variants,
@@ -107,15 +108,6 @@ class Scene:
     caption: str
     metadata: dict[str, Any]
     wrong_caption: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A caption without a picture, its index in the stream, and its metadata in GenEval's format."""
-
-    index: int
-    text: str
-    metadata: dict[str, Any]
 
 
 def _uniform(rng: random.Random, low: float, high: float) -> float:

@@ -62,7 +62,7 @@ class ScenesWorld:
         while True:
             for p in sample_prompts(name, 0, start, _CHUNK, split=split):
                 if p.metadata["tag"] in categories:
-                    yield Prompt(p.index, p.text, p.metadata)
+                    yield p
             start += _CHUNK
 
     def candidates(self, categories: Sequence[str], count: int) -> Candidates:

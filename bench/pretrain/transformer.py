@@ -79,7 +79,7 @@ def train(folder: Path, log: Path, plan: Plan, width: int = 128, layers: int = 4
     model = build(width, layers)
     # The modulations are wide and see one vector a picture: orthogonalising them costs more than it brings.
     outer = ("pos_embed", "proj_out", "time_text_embed", "norm_out", "norm1.linear", "norm1_context.linear")
-    optimizer = Muon(*split_parameters(model, outer), plan.lr, scale=0.5, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = Muon(*split_parameters(model, outer), plan.lr, scale=0.3, betas=(0.9, 0.98), weight_decay=0.01)
     loss = FlowLoss(model, encode.load(folder), NOISE * encode.scaling(folder)["scaling_factor"])
     return Loop("transformer", folder, log, plan, model, optimizer).run(loss, every=100)
 

@@ -160,7 +160,7 @@ def test_run_hands_everything_over(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def run(experiment: Any, results: Path, workers: int, display: Any) -> int:
+    def run(experiment: Any, results: Path, workers: int, display: Any, command: str) -> int:
         seen.update(experiment=experiment, results=results, workers=workers)
         (results / experiment.name / "figures").mkdir(parents=True)
         (results / experiment.name / "figures" / "samples-text.png").touch()

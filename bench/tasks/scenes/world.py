@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +15,12 @@ from bench.tasks.scenes.render import render
 from bench.tasks.scenes.scene import sample_prompts, sample_scenes
 from bench.tasks.scenes.vocab import CATEGORIES, HELD_OUT_CATEGORIES
 from bench.tasks.world import SPLITS, Candidates
+
+if TYPE_CHECKING:
+    from bench.tasks.scenes.proxies import Clip
+
+if TYPE_CHECKING:
+    from bench.tasks.scenes.proxies import Clip
 
 ASSETS = Path(__file__).parent / "assets"
 WRONG_CAPTIONS = 0.1  # share in candidates, as in the pre-training data
@@ -35,7 +43,7 @@ class ScenesWorld:
                 f"{self.model}: expected a diffusers pipeline folder. The embedded base comes with the repository; "
                 "`python -m bench pretrain` rebuilds it"
             )
-        self._embedder: object | None = None
+        self._embedder: Clip | None = None
 
     def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:
         """`count` prompts; their index counts within (split, categories)."""
@@ -82,12 +90,11 @@ class ScenesWorld:
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Image embeddings of the world's CLIP."""
-        from rewards.scenes_clip import ScenesClip
+        from bench.tasks.scenes.proxies import CLIP_FOLDER, Clip
 
-        if self._embedder is None:
-            self._embedder = ScenesClip()
-            self._embedder.load()
-        return self._embedder.embed_images(images)  # type: ignore[attr-defined]
+        if self._clip is None:
+            self._clip = Clip(ASSETS / CLIP_FOLDER)
+        return self._clip.image(images).numpy()
 
 
 def text_bucket(text: str) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -45,6 +45,26 @@ def fit_head(embeddings: Tensor, scores: Tensor, seed: int = 0, steps: int = STE
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    return head.requires_grad_(False).eval()
+
+
+class RatingError:
+    """Mean squared error of a frozen head on embeddings that still learn, as a share of the ratings' variance."""
+
+    def __init__(self, folder: Path) -> None:
+        self.head = load(folder)
+
+    def __call__(self, embeddings: Tensor, images: np.ndarray) -> Tensor:
+        scores = gold_scores(images)
+        return (self.head(embeddings) - scores).square().mean() / scores.var().clamp(min=0.1)
+
+
+def load(folder: Path) -> AestheticHead:
+    """The fitted head, frozen."""
+    weights = load_file(folder / "aesthetic.safetensors")
+    hidden, width = weights["layers.0.weight"].shape
+    head = AestheticHead(width, hidden)
+    head.load_state_dict(weights)
     return head.requires_grad_(False).eval()
 
 

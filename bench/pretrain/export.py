@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from safetensors.torch import load_file
 from transformers import CLIPImageProcessor
 
-from bench.pretrain import clip, encode, ocr, transformer, vae
+from bench.pretrain import aesthetic, clip, encode, ocr, transformer, vae
 from bench.pretrain.tokenizer import build_tokenizer, save_tokenizer
-from bench.tasks.scenes.proxies import AESTHETIC_FOLDER, ASSETS, CLIP_FOLDER, OCR_FOLDER, AestheticHead
+from bench.tasks.scenes.proxies import AESTHETIC_FOLDER, ASSETS, CLIP_FOLDER, OCR_FOLDER
 
 __all__ = ["ASSETS", "LIMIT", "assemble", "export", "text_pipeline"]
 
@@ -70,11 +69,7 @@ def _save_scorers(folder: Path, target: Path) -> None:
     )
     processor.save_pretrained(target / CLIP_FOLDER)
     if (folder / "aesthetic.safetensors").exists():
-        weights = load_file(folder / "aesthetic.safetensors")
-        hidden, width = weights["layers.0.weight"].shape
-        head = AestheticHead(width, hidden)
-        head.load_state_dict(weights)
-        head.save(target / AESTHETIC_FOLDER)
+        aesthetic.load(folder).save(target / AESTHETIC_FOLDER)
     if (folder / "ocr.safetensors").exists():
         ocr.load(folder).half().save_pretrained(target / OCR_FOLDER)
 

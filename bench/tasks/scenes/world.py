@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +14,6 @@ from bench.tasks.scenes.render import render
 from bench.tasks.scenes.scene import sample_prompts, sample_scenes
 from bench.tasks.scenes.vocab import CATEGORIES, HELD_OUT_CATEGORIES
 from bench.tasks.world import SPLITS, Candidates
-
-if TYPE_CHECKING:
-    from bench.tasks.scenes.proxies import Clip
 
 if TYPE_CHECKING:
     from bench.tasks.scenes.proxies import Clip
@@ -43,6 +39,7 @@ class ScenesWorld:
                 f"{self.model}: expected a diffusers pipeline folder. The embedded base comes with the repository; "
                 "`python -m bench pretrain` rebuilds it"
             )
+        self._clip: Clip | None = None
         self._embedder: Clip | None = None
 
     def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:

@@ -40,7 +40,6 @@ class ScenesWorld:
                 "`python -m bench pretrain` rebuilds it"
             )
         self._clip: Clip | None = None
-        self._embedder: Clip | None = None
 
     def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:
         """`count` prompts; their index counts within (split, categories)."""

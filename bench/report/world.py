@@ -13,6 +13,8 @@ from bench.report.markdown import escape, table
 
 __all__ = ["agreement_section", "base_section", "coverage_section", "sheets_section"]
 
+BAND = (0.35, 0.70)  # of the base's strict gold accuracy: room to improve, and something to build on
+
 
 def sheets_section(results: Path, report: Path) -> str:
     """Pictures of the world (results/pretrain/*.png), or a sentence that says there are none."""
@@ -47,7 +49,23 @@ def base_section(results: Path) -> str:
     note = (
         "The base before post-training: strict gold accuracy by category and guidance scale, and what it was made of."
     )
-    return _measured(results / "pretrain" / "base.json", note, absent)
+    path = results / "pretrain" / "base.json"
+    return "\n\n".join(part for part in (_band_warning(path), _measured(path, note, absent)) if part)
+
+
+def _band_warning(path: Path) -> str:
+    """What to think of a base that is weaker or stronger than the world was made for."""
+    if not path.is_file():
+        return ""
+    accuracy = _read(path).get("accuracy_by_guidance", {})
+    best = max((float(row["overall"]) for row in accuracy.values()), default=None)
+    if best is None or BAND[0] <= best <= BAND[1]:
+        return ""
+    return (
+        f"**The base is outside the band that this world is made for**: strict accuracy {best:.1%} at its best "
+        f"guidance, wanted {BAND[0]:.0%} to {BAND[1]:.0%}. "
+        + ("Supervised post-training of so young a base is partly just more pre-training." if best < BAND[0] else "")
+    ).strip()
 
 
 def _measured(path: Path, note: str, absent: str) -> str:

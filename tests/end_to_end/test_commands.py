@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,24 @@ def test_from_a_run_to_its_report_and_samples(
         assert main(["sample", *checkpoint, *options]) == 0
     trained, same, base = (path.read_bytes() for path in grids)
     assert trained == same != base
+
+
+def test_a_failed_cell_is_told_and_recorded_and_the_others_go_on(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "small.yaml").write_text(f"{SMALL}model: {tiny_pipeline}\n")
+    results = tmp_path / "results"
+    run = ["run", "--preset", str(tmp_path / "small.yaml"), "--results", str(results), "--methods", "flowgrpo,sft"]
+    assert main([*run, "--seeds", "[3]", "--task.train_prompts=8", "--flowgrpo.num_groups", "60"]) == 1
+    out, error = capsys.readouterr()
+    assert "60 different prompts asked for at once, but there are 8" in out
+    assert "1 cells failed" in error and str(tmp_path / "REPORT.md") in out
+    cells = {path.parent.parent.name: path for path in (results / "small" / "alignment").glob("*/seed*/record.jsonl")}
+    ends = {name: json.loads(path.read_text().splitlines()[-1]) for name, path in cells.items()}
+    assert {name: end["status"] for name, end in ends.items()} == {"base": "done", "sft": "done", "flowgrpo": "failed"}
+    assert cells["flowgrpo"].parent.name == "seed3"
+    assert "60 different prompts" in (tmp_path / "REPORT.md").read_text()
+    header = json.loads((results / "small" / "experiment.json").read_text())
+    assert header["command"].endswith(
+        "--methods flowgrpo,sft --seeds '[3]' --task.train_prompts=8 --flowgrpo.num_groups 60"
+    )

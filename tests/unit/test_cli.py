@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,6 @@ def toy(tmp_path: Path) -> str:
     path = tmp_path / "toy.py"
     path.write_text(TOY)
     return str(path)
-
-
-def module(**functions: Any) -> types.ModuleType:
-    made = types.ModuleType("stand-in")
-    vars(made).update(functions)
-    return made
 
 
 @pytest.mark.parametrize(
@@ -153,58 +146,6 @@ def test_list_shows(what: str, parts: list[str], toy: str, capsys: pytest.Captur
     out = capsys.readouterr().out
     for part in parts:
         assert part in out
-
-
-def test_run_hands_everything_over(
-    toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen: dict[str, Any] = {}
-
-    def run(experiment: Any, results: Path, workers: int, display: Any, command: str) -> int:
-        seen.update(experiment=experiment, results=results, workers=workers)
-        (results / experiment.name / "figures").mkdir(parents=True)
-        (results / experiment.name / "figures" / "samples-text.png").touch()
-        return seen["failed"]
-
-    monkeypatch.setattr("bench.grid", module(run=run), raising=False)
-    monkeypatch.setitem(sys.modules, "bench.grid", module(run=run))
-    report = module(
-        build=lambda results, path: seen.update(report=path), terminal_table=lambda folder: f"TABLE {folder}"
-    )
-    monkeypatch.setattr("bench.report", report, raising=False)
-    monkeypatch.setitem(sys.modules, "bench.report", report)
-    for failed, name in ((0, "good"), (2, "bad")):
-        seen["failed"] = failed
-        status = main(
-            ["run", "--preset", "smoke", "--methods", toy, "--tasks", "text", "--seeds", "2", "--budget", "5k",
-             "--name", name, "--results", str(tmp_path / "results"), "--workers", "3", "--toy.points=5",
-             "--train.batch_size", "4"]
-        )  # fmt: skip
-        out, error = capsys.readouterr()
-        assert status == (1 if failed else 0)
-        assert f"TABLE {tmp_path / 'results' / name}" in out and str(tmp_path / "REPORT.md") in out
-        assert str(tmp_path / "results" / name / "figures" / "samples-text.png") in out
-        assert ("2 cells failed" in error) == bool(failed)
-    experiment = seen["experiment"]
-    assert (seen["workers"], seen["results"], seen["report"]) == (3, tmp_path / "results", tmp_path / "REPORT.md")
-    assert experiment.seeds == (0, 1) and experiment.budget == "5k" and experiment.tasks[0].name == "text"
-    assert experiment.stages("toy")[0].config == {"points": 5} and experiment.train.batch_size == 4
-
-
-def test_report_check_tells_differences(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found: list[str] = []
-    built: list[Path] = []
-    report = module(build=lambda results, path: built.append(path), check=lambda results, path: found)
-    monkeypatch.setattr("bench.report", report, raising=False)
-    monkeypatch.setitem(sys.modules, "bench.report", report)
-    arguments = ["report", "--results", str(tmp_path / "results")]
-    assert main(arguments) == 0 and built == [tmp_path / "REPORT.md"]
-    assert main([*arguments, "--check"]) == 0
-    found.append("figures/curves.png: other data")
-    assert main([*arguments, "--check"]) == 1
-    assert "other data" in capsys.readouterr().err and len(built) == 1
 
 
 def test_only_mistakes_of_the_user_are_caught(

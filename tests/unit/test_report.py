@@ -18,6 +18,7 @@ from bench import report
 from bench.analysis import Analysis
 from bench.api import DataError
 from bench.record import CellRecord
+from bench.report import world
 from bench.report.claims import CLAIMS, claims_table, findings, summarise
 from bench.report.gains import gains
 from bench.report.markdown import code, escape, number, signed, table
@@ -325,3 +326,13 @@ def test_the_report_needs_no_torch(built: Path) -> None:
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["[]", "[]"]
+
+
+@pytest.mark.parametrize(("best", "said"), [(0.27, True), (0.5, False), (0.8, True)])
+def test_a_base_outside_its_band_is_told(tmp_path: Path, best: float, said: bool) -> None:
+    (tmp_path / "pretrain").mkdir()
+    accuracy = {"1.0": {"overall": 0.1}, "3.0": {"overall": best}}
+    (tmp_path / "pretrain" / "base.json").write_text(json.dumps({"accuracy_by_guidance": accuracy}))
+    text = world.base_section(tmp_path)
+    assert ("outside the band" in text) == said
+    assert (f"{best:.1%}" in text) == said

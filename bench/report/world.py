@@ -111,6 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _table(value: dict[str, dict[str, Any]]) -> str:
     """Rows by name, columns by the keys of any row; mappings inside a row become columns of their own."""
     rows = {name: dict(_flatten(item)) for name, item in value.items()}
+    rows = {name: row for name, row in rows.items() if any(cell is not None for cell in row.values())}
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     cells = [[_title(name), *(_show(row.get(column)) for column in columns)] for name, row in rows.items()]
     return table(["", *map(_title, columns)], cells)

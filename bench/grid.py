@@ -161,8 +161,7 @@ def _work(job: CellJob, sender: Connection) -> None:
         run_cell(job, sender.send)
     except BenchError:
         raise SystemExit(1) from None  # told and recorded
-    except Exception:
-        # A bug, not a user's mistake: the whole trace, and a record that says so.
+    except Exception:  # a bug, not a user's mistake: told with its whole trace, recorded, and the worker exits with 1
         trace = traceback.format_exc()
         reason = f"unexpected error: {trace.strip().splitlines()[-1]}"
         record = CellRecord(job.folder)

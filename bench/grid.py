@@ -60,13 +60,29 @@ def run(experiment: Experiment, results: Path, workers: int, display: Display, c
     """
     folder = results / experiment.name
     with _lock(folder):
-        write_experiment_header(folder, header(experiment, folder, command))
-        todo = [job for job in jobs(experiment, results) if CellRecord(job.folder).status() != "done"]
+        todo = [job for job in jobs(experiment, results) if not _is_done(job)]
+        write_experiment_header(folder, header(experiment, folder, command if todo else ""))
+        if not todo:
+            print(f"all cells are recorded in {folder}: nothing to run; another --name runs them afresh")
         for job in todo:
             display.handle({"cell": job.name, "event": "queue"})
         bases = [job for job in todo if job.label == BASE]
         failed = _run_all(bases, workers, display)
         return failed + _run_all([job for job in todo if job.label != BASE], workers, display)
+
+
+def _is_done(job: CellJob) -> bool:
+    """Whether the cell needs no run; raises DataError where it was recorded with other settings."""
+    record = CellRecord(job.folder)
+    if record.status() != "done":
+        return False
+    held, asked = record.events()[0], config_hash(job.experiment.cell_config(job.task, job.label))
+    if getattr(held, "config_hash", None) != asked:
+        raise DataError(
+            f"{job.folder} was recorded with other settings than those asked for now: give this run another --name, or "
+            "remove that folder"
+        )
+    return True
 
 
 def header(experiment: Experiment, folder: Path, command: str = "") -> ExperimentHeader:

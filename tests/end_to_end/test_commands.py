@@ -46,7 +46,8 @@ def test_from_a_run_to_its_report_and_samples(
     record = results / "small" / "alignment" / "sft" / "seed0" / "record.jsonl"
     before, text = record.read_bytes(), report.read_text()
     assert main(run) == 0
-    assert "done after" not in capsys.readouterr().out  # nothing was left to run
+    out = capsys.readouterr().out
+    assert "done after" not in out and "nothing to run" in out
     assert (record.read_bytes(), report.read_text()) == (before, text)
 
     check = ["report", "--results", str(results), "--check"]
@@ -55,8 +56,9 @@ def test_from_a_run_to_its_report_and_samples(
     assert main(check) == 1
     assert main(check[:-1]) == 0 and report.read_text() == text
 
-    assert main([*run, "--budget", "801"]) == 2  # other settings need another name
-    assert "another name" in capsys.readouterr().err
+    for other in (["--budget", "801"], ["--train.learning_rate", "1e-3"]):  # other settings need another name
+        assert main([*run, *other]) == 2
+        assert "another" in capsys.readouterr().err
 
     grids = []
     for number, checkpoint in enumerate(([str(record.parent)], [str(record.parent / "checkpoint" / "model")], [])):

@@ -31,6 +31,7 @@ from rewards.scenes_ocr_net import ScenesOCRNet
 
 Claim = Mapping[str, Any]
 NEAR_MISSES = OTHERS = 2
+MORE_TEXTS = 10  # the base draws few texts right, so as many times more are sampled to judge the reader
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,11 @@ def with_wrong_captions(own: Pairs, seed: int = 0) -> Pairs:
     return Pairs(own.images[owners], captions, claims)
 
 
-def proxy_agreement(own: Pairs) -> dict[str, dict[str, float | None]]:
-    """AUC of the CLIP (by category) and of the text reader, Spearman of the aesthetic head, all against gold."""
+def proxy_agreement(own: Pairs, more_texts: Pairs | None = None) -> dict[str, dict[str, float | None]]:
+    """AUC of the CLIP (by category) and of the text reader, Spearman of the aesthetic head, all against gold.
+
+    Where few texts are right, the reader is judged on `more_texts`; `right_pairs` counts what each area rests on.
+    """
     pairs = with_wrong_captions(own)
     right = pairs.gold() == 1
     scores = ScenesClip()(pairs.images, pairs.captions, pairs.claims)
@@ -102,9 +106,11 @@ def proxy_agreement(own: Pairs) -> dict[str, dict[str, float | None]]:
     for category in CATEGORIES:
         chosen = own.categories == category
         result["clip_auc_own_caption"][category] = auc(first[chosen], gold[chosen])
-    texts = pairs.subset(np.flatnonzero(kinds == "text"))
-    read = ScenesOCRNet()(texts.images, texts.captions, texts.claims)
-    result["ocr_auc"] = {"text": auc(read, right[kinds == "text"])}
+    result["right_pairs"] = {c: int(right[kinds == c].sum()) for c in CATEGORIES}
+    texts = with_wrong_captions(more_texts) if more_texts else pairs.subset(np.flatnonzero(kinds == "text"))
+    read, legible = ScenesOCRNet()(texts.images, texts.captions, texts.claims), texts.gold() == 1
+    result["ocr_auc"] = {"text": auc(read, legible)}
+    result["ocr_right_pairs"] = {"text": int(legible.sum())}
     made = ScenesAestheticHead()(own.images, own.captions, own.claims)
     true = ScenesAesthetic()(own.images, own.captions, own.claims)
     result["aesthetic_spearman"] = {"overall": round(float(spearmanr(made, true).statistic), 4)}
@@ -117,9 +123,9 @@ def renders(count: int, style: str = "broad") -> Pairs:
     return Pairs(images, [s.caption for s in scenes], [s.metadata for s in scenes])
 
 
-def base_samples(pipeline: Any, count: int, guidance: float) -> Pairs:
-    """Samples of the base for validation prompts."""
-    prompts = sample_prompts("pretrain-val", 0, 0, count)
+def base_samples(pipeline: Any, count: int, guidance: float, category: str | None = None) -> Pairs:
+    """Samples of the base for the first validation prompts, or for those of one category among them."""
+    prompts = [p for p in sample_prompts("pretrain-val", 0, 0, count) if category in (None, p.category)]
     images = sample(pipeline, [p.text for p in prompts], guidance)
     return Pairs(images, [p.text for p in prompts], [p.metadata for p in prompts])
 
@@ -156,7 +162,9 @@ def write(assets: Path, log: Path, guidance: float = 4.5, count: int = 700) -> N
     result = {
         "gold": gold_agreement(pipeline, count),
         "proxies_on_renders": proxy_agreement(renders(count)),
-        "proxies_on_base_samples": proxy_agreement(base_samples(pipeline, count, guidance)),
+        "proxies_on_base_samples": proxy_agreement(
+            base_samples(pipeline, count, guidance), base_samples(pipeline, MORE_TEXTS * count, guidance, "text")
+        ),
         "pictures": count,
         "guidance": guidance,
     }

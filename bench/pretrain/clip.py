@@ -28,6 +28,7 @@ from bench.pretrain.data import Pictures, to_tensor
 from bench.pretrain.loop import Loop, Plan, Step, averaged_weights
 from bench.pretrain.muon import Muon, split_parameters
 from bench.pretrain.tokenizer import MAX_LENGTH
+from bench.pretrain.vae import Wear
 from bench.rng import generator
 from bench.tasks.scenes.captions import (
     STYLE_ADJECTIVES,
@@ -183,16 +184,16 @@ Rating = Callable[[Tensor, np.ndarray], Tensor]
 
 
 class ContrastLoss:
-    """Both text towers against the image tower, on rightly captioned training pictures.
+    """Both text towers against the image tower, on rightly captioned training pictures, some of them worn.
 
     Captions name style in few words, so the embedding keeps too little of it to be rated (rank correlation 0.58); with
     `rate` the image tower also learns to let a rating be read.
     """
 
     def __init__(
-        self, towers: Towers, tokenizer: CLIPTokenizer, pictures: Pictures, rate: Rating | None = None
+        self, towers: Towers, tokenizer: CLIPTokenizer, pictures: Pictures, wear: Wear, rate: Rating | None = None
     ) -> None:
-        self.towers, self.tokenizer, self.pictures, self.rate = towers, tokenizer, pictures, rate
+        self.towers, self.tokenizer, self.pictures, self.wear, self.rate = towers, tokenizer, pictures, wear, rate
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
         indices = with_text_share(step.indices(len(self.pictures) - len(CATEGORIES)).numpy(), TEXT_SHARE)
@@ -204,7 +205,7 @@ class ContrastLoss:
         misses = [negatives_of(scene, rng) for scene in scenes]
         pairs += [pair for group in zip(*misses, strict=True) for pair in group]
         mask = truths(scenes, pairs).fill_diagonal_(False)
-        shown = self.pictures[indices[right]]
+        shown = self.wear(self.pictures[indices[right]], step.generator)
         image = self.towers.image(to_tensor(shown))
         first, second = self.towers.texts(tokenize(self.tokenizer, [caption for caption, _ in pairs]))
         one = contrast(image, first, mask, self.towers.clip.logit_scale)
@@ -223,12 +224,13 @@ def train(
     pictures: Pictures,
     towers: Towers,
     tokenizer: CLIPTokenizer,
+    wear: Wear,
     rate: Rating | None = None,
 ) -> bool:
     """Train all three towers; whether the plan's end was reached."""
     outer = ("clip.vision_model.embeddings", "clip.logit_scale", "second_scale")
     optimizer = Muon(*split_parameters(towers, outer), plan.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    return Loop("clip", folder, log, plan, towers, optimizer).run(ContrastLoss(towers, tokenizer, pictures, rate))
+    return Loop("clip", folder, log, plan, towers, optimizer).run(ContrastLoss(towers, tokenizer, pictures, wear, rate))
 
 
 def load(folder: Path, towers: Towers, name: str = "clip.safetensors") -> Towers:

@@ -17,6 +17,7 @@ from bench.pretrain.clip import with_text_share
 from bench.pretrain.data import Pictures, to_tensor
 from bench.pretrain.loop import Loop, Plan, Step, averaged_weights
 from bench.pretrain.muon import Muon, split_parameters
+from bench.pretrain.vae import Wear
 from bench.tasks.scenes.proxies import OCR_CLASSES, OCR_SLOTS
 from bench.tasks.scenes.vocab import CATEGORIES
 
@@ -46,24 +47,27 @@ def labels_of(texts: Sequence[str]) -> Tensor:
 
 
 class ReadingLoss:
-    """Cross-entropy of every slot, on training pictures of which most show text."""
+    """Cross-entropy of every slot, on training pictures of which most show text and some are worn."""
 
-    def __init__(self, model: ResNetForImageClassification, pictures: Pictures) -> None:
-        self.model, self.pictures = model, pictures
+    def __init__(self, model: ResNetForImageClassification, pictures: Pictures, wear: Wear) -> None:
+        self.model, self.pictures, self.wear = model, pictures, wear
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
         indices = with_text_share(step.indices(len(self.pictures) - len(CATEGORIES)).numpy(), TEXT_SHARE)
         texts = [scene.text for scene in self.pictures.scenes(indices)]
-        logits = self.model(to_tensor(self.pictures[indices])).logits.view(-1, OCR_SLOTS, len(OCR_CLASSES))
+        shown = self.wear(self.pictures[indices], step.generator)
+        logits = self.model(to_tensor(shown)).logits.view(-1, OCR_SLOTS, len(OCR_CLASSES))
         loss = F.cross_entropy(logits.flatten(0, 1), labels_of(texts).flatten())
         return {"loss": loss}
 
 
-def train(folder: Path, log: Path, plan: Plan, pictures: Pictures, model: ResNetForImageClassification) -> bool:
+def train(
+    folder: Path, log: Path, plan: Plan, pictures: Pictures, model: ResNetForImageClassification, wear: Wear
+) -> bool:
     """Train the recogniser; whether the plan's end was reached."""
     optimizer = Muon(*split_parameters(model, ("resnet.embedder", "classifier")), plan.lr, weight_decay=0.01)
     model.train()
-    return Loop("ocr", folder, log, plan, model, optimizer).run(ReadingLoss(model, pictures))
+    return Loop("ocr", folder, log, plan, model, optimizer).run(ReadingLoss(model, pictures, wear))
 
 
 def load(folder: Path) -> ResNetForImageClassification:

@@ -109,23 +109,25 @@ def _train(stage: str, folder: Path, args: argparse.Namespace) -> None:
 
         transformer.train(folder, args.log, plan)
         return
+    from bench.pretrain import vae
+
     pictures = Pictures(folder, args.pictures, args.seed).open()
     if stage in ("vae", "decoder"):
-        from bench.pretrain import vae
-
         if stage == "vae":
             vae.train_whole(folder, args.log, plan, pictures, vae.build())
         else:
             vae.train_decoder(folder, args.log, plan, pictures, vae.load(folder, vae.build(), decoder=False))
-    elif stage in ("clip", "ratings"):
+        return
+    wear = vae.Wear(vae.load(folder, vae.build()))
+    if stage in ("clip", "ratings"):
         from bench.pretrain import aesthetic, clip, tokenizer
 
         words = tokenizer.build_tokenizer()
         rate = aesthetic.RatingError(folder) if stage == "ratings" else None
-        clip.train(folder, args.log, plan, pictures, clip.Towers(words), words, rate)
+        clip.train(folder, args.log, plan, pictures, clip.Towers(words), words, wear, rate)
         if rate:
             aesthetic.fit(folder, args.log, pictures)
     elif stage == "ocr":
         from bench.pretrain import ocr
 
-        ocr.train(folder, args.log, plan, pictures, ocr.build())
+        ocr.train(folder, args.log, plan, pictures, ocr.build(), wear)

@@ -23,13 +23,14 @@ _SCENES_MARGINS = {
 _GENEVAL = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
 
 
-def _scenes(title: str, primary: str, reward: str, categories: list[str] | None) -> dict[str, Any]:
-    """A task whose reward also selects the supervised data."""
+def _scenes(title: str, primary: str, reward: str | None, categories: list[str] | None) -> dict[str, Any]:
+    """A task whose reward also selects the supervised data; without one, that data is as pre-training drew it."""
     return {
         "title": title,
         "primary": primary,
         "reward": reward,
         "select": reward,
+        "top_share": 0.25 if reward else 1.0,
         "categories": categories,
         "scorers": _SCENES_SCORERS,
         "margins": _SCENES_MARGINS,
@@ -42,6 +43,7 @@ TASKS: dict[str, dict[str, dict[str, Any]]] = {
         "aesthetic": _scenes("aesthetic quality", "scenes-aesthetic", "scenes-aesthetic-head", None),
         "text": _scenes("text rendering", "scenes-ocr", "scenes-ocr-net", ["text"]),
         "alignment-gold": _scenes("alignment, exact verifier", "scenes-geneval", "scenes-geneval", _GENEVAL),
+        "unselected": _scenes("continued pre-training, nothing selected", "scenes-geneval", None, _GENEVAL),
     }
 }
 WORLDS = tuple(TASKS)

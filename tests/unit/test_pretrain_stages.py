@@ -30,13 +30,22 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = build_tokenizer()
     assert vae.train_whole(folder, folder, TINY, pictures, vae.build())
     assert vae.train_decoder(folder, folder, TINY, pictures, vae.load(folder, vae.build()))
-    assert clip.train(folder, folder, TINY, pictures, clip.Towers(words), words)
-    assert ocr.train(folder, folder, TINY, pictures, ocr.build())
+    wear = vae.Wear(vae.load(folder, vae.build()))
+    assert clip.train(folder, folder, TINY, pictures, clip.Towers(words), words, wear)
+    assert ocr.train(folder, folder, TINY, pictures, ocr.build(), wear)
     aesthetic.fit(folder, folder, pictures, steps=3, others=20)
     encode.encode(folder, pictures)
     assert transformer.train(folder, folder, TINY)
     export.export(folder, folder / "assets")
     return folder
+
+
+def test_wear_changes_every_fourth_picture_and_no_other(work):
+    images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    before = images.copy()
+    worn = vae.Wear(vae.load(work, vae.build()))(images, torch.Generator().manual_seed(0))
+    assert (images == before).all()
+    assert [bool((worn[k] != images[k]).any()) for k in range(6)] == [True, False, False, False, True, False]
 
 
 def test_export_is_a_pipeline_that_samples(work):

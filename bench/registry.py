@@ -51,6 +51,15 @@ def is_name(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", text) is not None
 
 
+def name_problem(group: str, name: object) -> str | None:
+    """Why nothing of this group may be called so, as the end of a sentence; None where it may."""
+    if not isinstance(name, str) or not is_name(name):
+        return "is not a word of letters, digits, '-' and '_' with a letter first"
+    if name in _RESERVED_NAMES[group]:
+        return "has a meaning of its own in results"
+    return None
+
+
 @cache
 def registered(group: str) -> dict[str, tuple[EntryPoint, ...]]:
     """The entry points of a group by name, sorted; a name with several entry points is a clash."""
@@ -150,15 +159,9 @@ def _check_name(group: str, spec: str, cls: Any, origin: str) -> None:
     from bench.api import PluginError
 
     name = getattr(cls, "name", None)
-    if not isinstance(name, str) or not is_name(name):
-        raise PluginError(
-            f"{origin}: {cls.__name__}.name has to be a word of letters, digits, '-' and '_', a letter first, "
-            f"got {name!r}"
-        )
-    if name in _RESERVED_NAMES[group]:
-        raise PluginError(
-            f"{origin}: {cls.__name__}.name may not be {name!r}, which has a meaning of its own in results"
-        )
+    problem = name_problem(group, name)
+    if problem:
+        raise PluginError(f"{origin}: {cls.__name__}.name {name!r} {problem}")
     if not is_foreign(spec) and name != spec:
         raise PluginError(f"{origin}: registered as {spec!r}, but its class says {name!r}")
     if is_foreign(spec):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -332,6 +332,7 @@ def test_any_text_comes_out_as_text(text: str) -> None:
 
 
 @given(st.text(st.one_of(st.sampled_from("\\`|<>*_ \n"), st.characters())))
+@example("a \\| b")
 def test_code_stays_in_its_cell(text: str) -> None:
     (_, row) = cells(table(["a", "b"], [[code(text), code("x")]]))
     assert len(row) == 2 and row[1] == "x"

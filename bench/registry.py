@@ -158,7 +158,7 @@ def _load(group: str, spec: str, base: type[T]) -> tuple[type[T], str]:
 def _check_name(group: str, spec: str, cls: Any, origin: str) -> None:
     from bench.api import PluginError
 
-    name = getattr(cls, "name", None)
+    name: Any = getattr(cls, "name", None)
     problem = name_problem(group, name)
     if problem:
         raise PluginError(f"{origin}: {cls.__name__}.name {name!r} {problem}")

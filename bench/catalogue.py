@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint
-from pathlib import Path
 
-from bench.registry import registered
+from bench.registry import registered, source_file
 
 
 @dataclass(frozen=True)
@@ -26,20 +23,6 @@ class Entry:
 def entries(group: str) -> list[Entry]:
     """The registered plugins of a group, by name, with the first line of their docstrings."""
     return [_describe(name, found) for name, found in registered(group).items()]
-
-
-def source_file(module: str) -> Path | None:
-    """The file of a module, without importing it or its parents; None where there is none."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    for depth, part in enumerate(rest):
-        if spec is None or spec.submodule_search_locations is None:
-            return None
-        name = ".".join([top, *rest[:depth], part])
-        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
-    if spec is None or not spec.has_location or spec.origin is None:
-        return None
-    return Path(spec.origin)
 
 
 def _describe(name: str, found: tuple[EntryPoint, ...]) -> Entry:

@@ -1,4 +1,4 @@
-"""The command line: run, report, plan, list, sample, pretrain, doctor.
+"""The command line: run, report, plan, list, new, sample, pretrain, doctor.
 
 Exit status: 0 all is well; 1 cells failed, or a check found differences; 2 the input was wrong (one message says how);
 130 interrupted. What a command needs is imported when it runs, so that `--help` and `list` stay quick.
@@ -200,6 +200,15 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_new(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="of the method or reward; letters, digits, '-' and '_'")
+    parser.add_argument("--reward", action="store_true", help="a reward instead of a method")
+    parser.add_argument(
+        "--package", action="store_true", help="an installable package with its entry point and a test of its own"
+    )
+    parser.add_argument("--into", type=Path, default=Path(), metavar="FOLDER", help="default: the current folder")
+
+
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", nargs="?", type=Path, metavar="FOLDER",
@@ -324,6 +333,13 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
+def _new(args: argparse.Namespace) -> int:
+    from bench.scaffold import create
+
+    print(create(args.name, args.into, reward=args.reward, package=args.package))
+    return 0
+
+
 def _sample(args: argparse.Namespace) -> int:
     from bench.sample import sample_grid
 
@@ -365,6 +381,12 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], None
         _list,
         _add_list,
         "Examples:\n  bench list\n  bench list soar\n  bench list alignment\n  bench list quick\n  bench list train",
+    ),
+    "new": (
+        "write a new method or reward that works, to be changed",
+        _new,
+        _add_new,
+        "Examples:\n  bench new min_snr\n  bench new sharpness --reward\n  bench new min_snr --package --into ..",
     ),
     "sample": (
         "draw a grid of pictures from a checkpoint or from the base",

@@ -126,6 +126,7 @@ class _Resolver:
         self.overridden = overridden
         self.problems = problems
         self.used: set[str] = set()
+        self.sources: dict[str, str] = {}
 
     def experiment(self) -> Experiment | None:
         """The experiment, or None where there are problems."""
@@ -215,14 +216,23 @@ class _Resolver:
         return tasks
 
     def _check_scorers(self, task: str, values: Block) -> None:
-        """The names of rewards in the raw settings of a task; they are imported when they are used."""
+        """The names of rewards in the raw settings of a task; registered ones are imported when they are used."""
         known = registry.names(registry.REWARDS)
         scorers = values.get("scorers", ())
         listed = read_text(tuple[str, ...], scorers) if isinstance(scorers, Text) else scorers
         asked = [*(listed if isinstance(listed, list) else ()), values.get("reward"), values.get("select")]
         for name in dict.fromkeys(name for name in asked if isinstance(name, str) and name != "null"):
-            if not registry.is_foreign(name) and name not in known:
+            if registry.is_foreign(name):
+                self._check_foreign_scorer(task, name)
+            elif name not in known:
                 self.problems.add(f"task {task}", f"no reward {name!r} is registered{hint(name, known)}")
+
+    def _check_foreign_scorer(self, task: str, spec: str) -> None:
+        """Import a reward that is named by its file or module: a worker would tell of a mistake only later."""
+        try:
+            registry.load_reward(spec)
+        except (ConfigError, PluginError) as error:
+            self.problems.add(f"task {task}", str(error))
 
     def _chains(self, train: Train) -> list[Chain]:
         chains = []
@@ -244,12 +254,15 @@ class _Resolver:
             self.problems.add("methods", str(error))
             return None
         name = method.name if alias is None else asked
-        self.used.add(name)
+        self._check_label(name, source)
         block = self._block(name)
         exceptions = block.pop("train", None) or {}
         block.pop("method", None)
         before = len(self.problems.messages)
-        config = validate(method.Config, block, name, self.problems)
+        own = Problems()
+        config = validate(method.Config, block, name, own)
+        for message in own.messages:
+            self.problems.add("", f"{message} (a setting of {registry.origin_of(registry.METHODS, source)})")
         special = validate(Train, exceptions, f"{name}.train", self.problems)
         if len(self.problems.messages) > before or config is None or special is None:
             return None
@@ -260,6 +273,17 @@ class _Resolver:
             return None
         train = dataclasses.replace(train, **{field: getattr(special, field) for field in exceptions})
         return Stage(name=name, source=source, config=_plain(config), train=train)
+
+    def _check_label(self, name: str, source: str) -> None:
+        """A label names one method, and becomes a folder."""
+        self.used.add(name)
+        if not registry.is_name(name):
+            self.problems.add("methods", f"label {name!r}: expected letters, digits, '-' and '_', a letter first")
+        other = self.sources.setdefault(name, source)
+        if other != source:
+            self.problems.add(
+                "methods", f"{other!r} and {source!r} are both named {name!r}: give one of the classes another name"
+            )
 
     def _unknown_blocks(self, world: str) -> None:
         """Names at the top level that are neither fields nor blocks; overrides of methods that do not run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.paths import inside
 from bench.settings import Experiment
 
 
@@ -25,5 +26,5 @@ class CellJob:
 
     @property
     def folder(self) -> Path:
-        """Where the cell's record lies."""
-        return self.results / self.experiment.name / self.name
+        """Where the cell's record lies; raises DataError where a link stands on the way."""
+        return inside(self.results / self.experiment.name, self.name)

@@ -106,7 +106,7 @@ class SD3Policy:
 
     @classmethod
     def load(cls, path: str | Path, *, precision: str = "float32", device: str = "cpu") -> SD3Policy:
-        """Load a StableDiffusion3Pipeline folder or hub id with float32 weights.
+        """Load a StableDiffusion3Pipeline folder, or the hub id of a downloaded one, with float32 weights.
 
         Raises:
             DataError: there is no such pipeline.
@@ -118,7 +118,10 @@ class SD3Policy:
         without_t5 = folder.exists() and not (folder / "text_encoder_3").is_dir()
         absent = {"text_encoder_3": None, "tokenizer_3": None} if without_t5 else {}
         try:
-            pipeline = StableDiffusion3Pipeline.from_pretrained(str(path), dtype=torch.float32, **absent)
+            # Safetensors only: a pickle runs whatever it holds
+            pipeline = StableDiffusion3Pipeline.from_pretrained(
+                str(path), dtype=torch.float32, use_safetensors=True, local_files_only=True, **absent
+            )
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: expected a StableDiffusion3Pipeline; loading it failed: {error}") from error
         return cls(pipeline.to(device), precision=precision)

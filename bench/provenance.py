@@ -35,9 +35,11 @@ SHOWN_ONLY = frozenset(
         "report",
         "results.py",
         "sample.py",
+        "scaffold.py",
         "shadow.py",
         "stats.py",
         "suggest.py",
+        "templates",
         "throughput.py",
     ]
 )

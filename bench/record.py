@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from bench.api import DataError, NonFiniteError
 from bench.files import write_whole
+from bench.paths import inside
 from bench.schema import (
     SCORE_COLUMNS,
     Cell,
@@ -57,7 +58,7 @@ def read_lines(path: Path) -> tuple[list[str], bool]:
 
 def read_experiment_header(folder: Path) -> ExperimentHeader:
     """`experiment.json` of results/<experiment>; raises DataError where it is missing, damaged or newer than ours."""
-    path = folder / EXPERIMENT
+    path = inside(folder, EXPERIMENT)
     if not path.is_file():
         raise DataError(f"{folder} holds no {EXPERIMENT}: it is not a results folder")
     return parse_header(path.read_text(encoding="utf-8"), str(path))
@@ -80,13 +81,16 @@ def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
 
 
 class CellRecord:
-    """Writer of one cell's folder. Opening an interrupted record cuts the line that the crash tore."""
+    """Writer of one cell's folder. Opening an interrupted record cuts the line that the crash tore.
+
+    Raises DataError where the record or the telemetry is a link.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._ended: bool | None = None
-        self._cut_torn_line(folder / RECORD)
-        self._cut_torn_line(folder / TELEMETRY)
+        self._cut_torn_line(inside(folder, RECORD))
+        self._cut_torn_line(inside(folder, TELEMETRY))
 
     def events(self) -> list[Event]:
         """All events so far, in order. Raises DataError where a line is not an event."""

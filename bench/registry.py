@@ -9,11 +9,14 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
+import re
 import sys
 import tomllib
 import traceback
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -31,11 +34,30 @@ REWARDS = "bench.rewards"
 ROOT = Path(__file__).resolve().parent.parent
 _KIND = {METHODS: "method", REWARDS: "reward"}
 _RESERVED_FIELDS = ("method", "train")
+# Names that mean something else where a plugin's name stands: the untouched model, and the columns beside the scores.
+_RESERVED_NAMES = {
+    METHODS: ("base",),
+    REWARDS: ("task", "method", "seed", "prompt_index", "category", "split", "guidance", "steps", "update"),
+}
 
 
 def is_foreign(spec: str) -> bool:
     """Whether a plugin is named by its module or its file, and not by the name it is registered under."""
     return ":" in spec or spec.endswith(".py")
+
+
+def is_name(text: str) -> bool:
+    """Whether a plugin, or a setting of one, may be called so: it becomes an option and a folder's name."""
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", text) is not None
+
+
+def name_problem(group: str, name: object) -> str | None:
+    """Why nothing of this group may be called so, as the end of a sentence; None where it may."""
+    if not isinstance(name, str) or not is_name(name):
+        return "is not a word of letters, digits, '-' and '_' with a letter first"
+    if name in _RESERVED_NAMES[group]:
+        return "has a meaning of its own in results"
+    return None
 
 
 @cache
@@ -60,76 +82,145 @@ def load_method(spec: str) -> type[Method]:
         ConfigError: there is no such method or file.
         PluginError: it cannot be imported, clashes with another one, or breaks the contract of `bench.api`.
     """
-    from bench.api import Method, PluginError
+    from bench.api import Method, Needs, PluginError
 
-    cls = _load(METHODS, spec, Method)  # type: ignore[type-abstract]
-    config = cls.Config
-    if not is_dataclass(config) or not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise PluginError(f"method {cls.name!r} ({spec}): Config has to be a dataclass, @dataclass(frozen=True)")
-    taken = [field.name for field in fields(config) if field.name in _RESERVED_FIELDS]
-    if taken:
-        raise PluginError(f"method {cls.name!r} ({spec}): Config may not have a field named {' or '.join(taken)}")
+    cls, origin = _load(METHODS, spec, Method)  # type: ignore[type-abstract]
+    if not isinstance(cls.needs, Needs):
+        raise PluginError(f"{origin}: {cls.__name__}.needs has to be a bench.api.Needs, got {cls.needs!r}")
+    _check_config(cls, origin)
     return cls
 
 
 def load_reward(spec: str) -> type[Reward]:
     """The reward class of a name, `package.module:Class` or `path/to/file.py[:Class]`; raises as `load_method` does."""
-    from bench.api import Reward
+    from bench.api import PluginError, Reward
 
-    return _load(REWARDS, spec, Reward)  # type: ignore[type-abstract]
+    cls, origin = _load(REWARDS, spec, Reward)  # type: ignore[type-abstract]
+    try:
+        low, high = map(float, cls.range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not low < high:
+        raise PluginError(
+            f"{origin}: {cls.__name__}.range has to be two numbers, the lowest and the highest score, got {cls.range!r}"
+        )
+    return cls
 
 
-def _load(group: str, spec: str, base: type[T]) -> type[T]:
+def origin_of(group: str, spec: str) -> str:
+    """A plugin for messages: kind, name, and where it comes from (entry point with distribution and version, or file).
+
+    Raises:
+        ConfigError, PluginError: nothing, or too much, is registered under that name.
+    """
+    if not is_foreign(spec):
+        return f"{_KIND[group]} {spec!r} ({_described(_entry_point(group, spec))})"
+    module, _, _ = spec.rpartition(":")
+    file = None if module.endswith(".py") or spec.endswith(".py") else source_file(module)
+    return f"{_KIND[group]} {spec!r}" + (f" ({file})" if file else "")
+
+
+def source_file(module: str) -> Path | None:
+    """The file of a module, without importing it or its parents; None where there is none."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top) if top else None
+    for depth, part in enumerate(rest):
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = ".".join([top, *rest[:depth], part])
+        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
+    if spec is None or not spec.has_location or spec.origin is None:
+        return None
+    return Path(spec.origin)
+
+
+def _load(group: str, spec: str, base: type[T]) -> tuple[type[T], str]:
+    """The class of a plugin, checked for what methods and rewards have in common, and its origin for messages."""
     from bench.api import PluginError
 
-    kind = _KIND[group]
-    module, attribute = _module(group, spec)
+    module, attribute, origin = _module(group, spec)
     if attribute is None:
-        found = _only_class(module, spec, kind, base)
+        found = _only_class(module, spec, origin, base)
     elif not hasattr(module, attribute):
         classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
-        raise PluginError(f"{kind} {spec!r}: {_place(module)} has no {attribute!r}{hint(attribute, classes)}")
+        raise PluginError(f"{origin}: {_place(module)} has no {attribute!r}{hint(attribute, classes)}")
     else:
         found = getattr(module, attribute)
     if not inspect.isclass(found) or not issubclass(found, base):
-        raise PluginError(
-            f"{kind} {spec!r} ({_place(module)}): {attribute} is not a subclass of bench.api.{base.__name__}"
-        )
+        raise PluginError(f"{origin}: {attribute} is not a subclass of bench.api.{base.__name__}")
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
-        raise PluginError(
-            f"{kind} {spec!r} ({_place(module)}): {found.__name__} does not define {', '.join(missing)}()"
-        )
-    _check_name(kind, spec, found, module)
-    return found
+        raise PluginError(f"{origin}: {found.__name__} does not define {', '.join(missing)}()")
+    _check_name(group, spec, found, origin)
+    return found, origin
 
 
-def _check_name(kind: str, spec: str, cls: Any, module: ModuleType) -> None:
+def _check_name(group: str, spec: str, cls: Any, origin: str) -> None:
     from bench.api import PluginError
 
-    name = getattr(cls, "name", None)
-    if not isinstance(name, str) or not name or set(name) & set("+,:./ "):
-        raise PluginError(
-            f"{kind} {spec!r} ({_place(module)}): {cls.__name__}.name has to be a word without '+', ',', ':', '.', '/' "
-            f"or spaces, got {name!r}"
-        )
+    name: Any = getattr(cls, "name", None)
+    problem = name_problem(group, name)
+    if problem:
+        raise PluginError(f"{origin}: {cls.__name__}.name {name!r} {problem}")
     if not is_foreign(spec) and name != spec:
-        raise PluginError(f"{kind} {spec!r} ({_place(module)}): registered as {spec!r}, but its class says {name!r}")
+        raise PluginError(f"{origin}: registered as {spec!r}, but its class says {name!r}")
+    if is_foreign(spec):
+        _refuse_taken_name(group, name, cls, origin)
 
 
-def _module(group: str, spec: str) -> tuple[ModuleType, str | None]:
-    """The imported module, and the name of the class in it where one is given."""
+def _refuse_taken_name(group: str, name: str, cls: Any, origin: str) -> None:
+    """A file or module may have the name of a registered plugin only if it is that plugin, by file and class."""
+    from bench.api import PluginError
+
+    for entry in registered(group).get(name, ()):
+        file, own = source_file(entry.module), inspect.getsourcefile(cls)
+        if entry.attr != cls.__name__ or file is None or own is None or not file.samefile(own):
+            raise PluginError(
+                f"{origin}: its name {name!r} is that of a registered {_KIND[group]} ({_described(entry)}): "
+                "give the class another name"
+            )
+
+
+def _check_config(cls: type[Method], origin: str) -> None:
+    """Refuse a Config that the command line could not show, set or check."""
+    from pydantic import PydanticUserError
+
+    from bench.api import PluginError
+    from bench.strict import Problems, field_types, validate
+
+    config = cls.Config
+    if not is_dataclass(config) or not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise PluginError(f"{origin}: Config has to be a dataclass, @dataclass(frozen=True)")
+    taken = [field.name for field in fields(config) if field.name in _RESERVED_FIELDS]
+    if taken:
+        raise PluginError(f"{origin}: Config may not have a field named {' or '.join(taken)}")
+    try:
+        types = field_types(config)
+    except PluginError as error:
+        raise PluginError(f"{origin}: {error}") from error
+    defaults = {field.name: field.default for field in fields(config) if field.default is not MISSING}
+    problems = Problems()
+    try:
+        validate(config, defaults, "Config", problems, elsewhere=tuple(set(types) - set(defaults)))
+    except PydanticUserError as error:
+        raise PluginError(f"{origin}: Config has a type that cannot be read from text: {error.message}") from error
+    if problems.messages:
+        raise PluginError(f"{origin}: a default breaks its own type or bounds: {'; '.join(problems.messages)}")
+
+
+def _module(group: str, spec: str) -> tuple[ModuleType, str | None, str]:
+    """The imported module, the name of the class in it where one is given, and the plugin's origin for messages."""
     from bench.shadow import check_shadow
 
     target, _, attribute = spec.rpartition(":") if ":" in spec else (spec, "", "")
     if target.endswith(".py"):
-        return _import_file(group, target), attribute or None
+        return _import_file(group, target), attribute or None, origin_of(group, spec)
     check_shadow()
+    origin = origin_of(group, spec)
     if target != spec:
-        return _import(group, target, f"{_KIND[group]} {spec!r}"), attribute
+        return _import(target, origin), attribute, origin
     entry = _entry_point(group, spec)
-    origin = f"{_KIND[group]} {spec!r} ({entry.value}, {_distribution(entry)})"
-    return _import(group, entry.module, origin), entry.attr
+    return _import(entry.module, origin), entry.attr, origin
 
 
 def _entry_point(group: str, name: str) -> EntryPoint:
@@ -143,13 +234,15 @@ def _entry_point(group: str, name: str) -> EntryPoint:
             )
         raise ConfigError(f"no {kind} {name!r} is registered{hint(name, found)} (a file: path/to/{name}.py)")
     if len(found[name]) > 1:
-        origins = ", ".join(f"{entry.value} ({_distribution(entry)})" for entry in found[name])
+        origins = "; ".join(_described(entry) for entry in found[name])
         raise PluginError(f"{kind} {name!r} is registered {len(found[name])} times: {origins}; uninstall all but one")
     return found[name][0]
 
 
-def _distribution(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else "unknown distribution"
+def _described(entry: EntryPoint) -> str:
+    """`methods.sft:SFT of post-training-bench 0.1.0`."""
+    made = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "an unknown distribution"
+    return f"{entry.value} of {made}"
 
 
 def _declared(group: str) -> dict[str, str]:
@@ -161,12 +254,12 @@ def _declared(group: str) -> dict[str, str]:
     return dict(project.get("entry-points", {}).get(group, {}))
 
 
-def _import(group: str, name: str, origin: str) -> ModuleType:
+def _import(name: str, origin: str) -> ModuleType:
     from bench.api import PluginError
 
     try:
         return importlib.import_module(name)
-    except Exception as error:  # a plugin's module may raise anything at all
+    except (Exception, SystemExit) as error:  # a plugin's module may raise anything at all
         raise PluginError(f"{origin} cannot be imported: {_blame(error)}") from error
 
 
@@ -182,16 +275,16 @@ def _import_file(group: str, path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up there
+    sys.modules[name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a plugin's module may raise anything at all
+    except (Exception, SystemExit) as error:  # a plugin's module may raise anything at all
         del sys.modules[name]
         raise PluginError(f"{_KIND[group]} {path!r} cannot be imported: {_blame(error)}") from error
     return module
 
 
-def _blame(error: Exception) -> str:
+def _blame(error: BaseException) -> str:
     """The error in one line, with the place that raised it."""
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
@@ -201,7 +294,7 @@ def _blame(error: Exception) -> str:
     return f"{message} ({outside[-1].filename}:{outside[-1].lineno})" if outside else message
 
 
-def _only_class(module: ModuleType, spec: str, kind: str, base: type[T]) -> type[T]:
+def _only_class(module: ModuleType, spec: str, origin: str, base: type[T]) -> type[T]:
     """The one subclass of `base` that a file defines."""
     from bench.api import PluginError
 
@@ -213,9 +306,9 @@ def _only_class(module: ModuleType, spec: str, kind: str, base: type[T]) -> type
     if len(found) == 1:
         return found[0]
     if not found:
-        raise PluginError(f"{kind} {spec!r} defines no subclass of bench.api.{base.__name__}")
+        raise PluginError(f"{origin} defines no subclass of bench.api.{base.__name__}")
     listed = ", ".join(cls.__name__ for cls in found)
-    raise PluginError(f"{kind} {spec!r} defines several ({listed}): say which, as in {spec}:{found[0].__name__}")
+    raise PluginError(f"{origin} defines several ({listed}): say which, as in {spec}:{found[0].__name__}")
 
 
 def _place(module: ModuleType) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.api import DataError
+from bench.paths import inside
 from bench.record import EXPERIMENT, RECORD, TELEMETRY, read_experiment_header, read_lines
 from bench.schema import (
     SCORE_COLUMNS,
@@ -90,10 +91,12 @@ def load_experiment(folder: Path) -> Experiment:
     """Read everything in results/<experiment>.
 
     Raises DataError where a record is damaged (a torn last line is reported, not raised), lies in another folder than
-    its header says, belongs to another configuration, or names a score file that is missing.
+    its header says, belongs to another configuration, names a score file that is missing or lies elsewhere, or where a
+    link stands in the place of a file or a folder.
     """
     header = read_experiment_header(folder)
-    paths = sorted(path.parent for path in folder.glob(f"*/*/seed*/{RECORD}"))
+    records = [path.relative_to(folder).as_posix() for path in folder.glob(f"*/*/seed*/{RECORD}")]
+    paths = sorted(inside(folder, record).parent for record in records)
     cells = [cell for path in paths if (cell := _read_cell(path)) is not None]
     for cell in cells:
         _check_place(folder, header, cell)
@@ -126,7 +129,7 @@ def _read_cell(folder: Path) -> CellResult | None:
     ends = [number for number, event in enumerate(events) if isinstance(event, End)]
     if ends and ends[0] != len(events) - 1:
         raise DataError(f"{path}: events follow the end event on line {ends[0] + 1}")
-    telemetry, _ = read_lines(folder / TELEMETRY)
+    telemetry, _ = read_lines(inside(folder, TELEMETRY))
     return CellResult(
         folder=folder,
         header=events[0],
@@ -212,7 +215,7 @@ def _milestone_rows(cell: CellResult) -> Iterator[dict[str, Any]]:
 
 def _score_rows(files: list[tuple[CellResult, str]]) -> Iterator[pd.DataFrame]:
     for cell, name in files:
-        path = cell.folder / name
+        path = inside(cell.folder, name)
         if not path.is_file():
             raise DataError(f"{path} is missing, but the record names it: restore it or run the cell again")
         frame = pd.read_parquet(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from bench import rng
 from bench.api import ConfigError, DataError
+from bench.paths import inside
 from bench.policy import SD3Policy
 from bench.tasks.world import World, load_world
 
@@ -63,24 +65,42 @@ def load_checkpoint(world: World, checkpoint: Path | None) -> SD3Policy:
     """The world's base with the weights of a checkpoint; a cell of the results or a transformer's folder.
 
     Raises:
-        DataError: there are no weights in that folder, or they are of another shape than the base's.
+        DataError: there are no weights in that folder, they are no safetensors, lie behind a link or elsewhere, or are
+            of another shape than the base's.
     """
     if checkpoint is None:
         return SD3Policy.load(world.model)
-    places = [checkpoint / "checkpoint" / "model", checkpoint / "model", checkpoint]
+    places = [inside(checkpoint, "checkpoint/model"), inside(checkpoint, "model"), checkpoint]
     folder = next((place for place in places if (place / "config.json").is_file()), None)
     if folder is None:
         raise DataError(
             f"{checkpoint} holds no weights: expected a cell of the results with its checkpoint/model, or a checkpoint "
             "folder (checkpoints are not committed: run the experiment to make them)"
         )
+    _refuse_ways_out(folder)
     policy = SD3Policy.load(world.model)
-    weights = type(policy.transformer).from_pretrained(folder).state_dict()
+    try:
+        weights = type(policy.transformer).from_pretrained(folder, use_safetensors=True).state_dict()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: expected a config.json with safetensors weights beside it: {error}") from error
     try:
         policy.transformer.load_state_dict(weights)
     except RuntimeError as error:
         raise DataError(f"{folder}: these weights do not fit the base in {world.model}: {error}") from error
     return policy
+
+
+def _refuse_ways_out(folder: Path) -> None:
+    """Make sure that all of a checkpoint lies in its folder: no links, and no parts elsewhere in an index of parts."""
+    for path in folder.iterdir():
+        inside(folder, path.name)
+    for path in folder.glob("*.index.json"):
+        try:
+            parts = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: expected an index of safetensors files: the file is damaged ({error})") from error
+        for part in parts:
+            inside(folder, str(part))
 
 
 def tile(pictures: np.ndarray) -> np.ndarray:

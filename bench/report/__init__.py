@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.paths import inside
 from bench.report.document import render
 from bench.report.figures import Figure
 from bench.report.terminal import terminal_table
@@ -53,8 +54,8 @@ def check(results: Path, report: Path) -> list[str]:
 
 
 def _write_figure(folder: Path, figure: Figure) -> None:
+    picture, stored = _places(folder, figure)
     folder.mkdir(parents=True, exist_ok=True)
-    picture, stored = folder / f"{figure.name}.png", folder / f"{figure.name}.json"
     held = _stored(stored)
     if picture.is_file() and held.get("data") == figure.data and held.get("drawn") == _drawn(picture.read_bytes()):
         return
@@ -62,6 +63,12 @@ def _write_figure(folder: Path, figure: Figure) -> None:
     picture.write_bytes(png)
     facts = {"schema": 1, "data": figure.data, "data_hash": figure.data_hash, "drawn": _drawn(png)}
     stored.write_text(canonical_json(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _places(folder: Path, figure: Figure) -> tuple[Path, Path]:
+    """Picture and data of a figure, which are to be written: in the experiment's own folder, whatever it holds."""
+    name = f"{folder.name}/{figure.name}"
+    return inside(folder.parent, f"{name}.png"), inside(folder.parent, f"{name}.json")
 
 
 def _drawn(png: bytes) -> dict[str, str]:
@@ -83,7 +90,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def _figure_differences(folder: Path, figure: Figure) -> list[str]:
-    picture, stored = folder / f"{figure.name}.png", folder / f"{figure.name}.json"
+    picture, stored = _places(folder, figure)
     missing = [f"{path} is missing" for path in (picture, stored) if not path.is_file()]
     if missing:
         return missing

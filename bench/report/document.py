@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from bench.api import DataError
 from bench.report import reproduce, tables, world
 from bench.report.claims import claims_table
 from bench.report.figures import Figure, experiment_figures, headline_scorers
-from bench.report.markdown import code, digits, escape, interval_text
+from bench.report.markdown import code, digits, escape, interval_text, link
 from bench.report.selection import choose_main, read_choice
 from bench.results import list_experiments, load_experiment
 from bench.schema import BASE
@@ -277,9 +276,8 @@ class _Page:
             return []
         figure = self._by_name[name]
         path = self.analysis.experiment.folder / "figures" / f"{name}.png"
-        link = Path(os.path.relpath(path, self._report.parent)).as_posix()
         caption = f"{escape(figure.title)}{self.label}. {escape(figure.caption)}"
-        return [f"![{escape(figure.title)}]({link.replace(' ', '%20')})", f"*{caption}*"]
+        return [f"![{escape(figure.title)}]({link(path, self._report)})", f"*{caption}*"]
 
     def _hashes(self) -> str:
         lines = "\n".join(f"- {code(figure.name)}: {code(figure.data_hash)}" for _, figure in self.figures)

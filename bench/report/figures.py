@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.analysis import UNITS, Analysis, Run
 from bench.api import DataError
+from bench.paths import inside
 from bench.plots import (
     draw_budget_curves,
     draw_differences,
@@ -22,6 +23,7 @@ from bench.plots import (
     split_tiles,
 )
 from bench.report.gains import paths
+from bench.report.markdown import printable
 from bench.results import CellResult
 from bench.schema import BASE, canonical_json
 
@@ -229,12 +231,12 @@ def samples(analysis: Analysis, task: str) -> Figure | None:
     odd = [method for method in columns if rows[method].prompt_indices != first.prompt_indices]
     if odd:
         raise DataError(f"{task}: the pictures of {', '.join(odd)} show other prompts than those of {columns[0]}")
-    files = {method: cells[method].folder / rows[method].file for method in columns}
+    files = {method: inside(cells[method].folder, rows[method].file) for method in columns}
     pngs = {method: path.read_bytes() for method, path in files.items()}
     tiles = {m: split_tiles(pngs[m], first.tile, len(first.captions), str(files[m])) for m in columns}
     data = {
         "columns": columns,
-        "captions": list(first.captions),
+        "captions": [printable(caption) for caption in first.captions],
         "prompt_indices": list(first.prompt_indices),
         "seeds": {method: cells[method].header.seed for method in columns},
         "pictures": {m: blake2b(np.concatenate(tiles[m]).tobytes(), digest_size=8).hexdigest() for m in columns},

@@ -4,28 +4,67 @@ from __future__ import annotations
 
 import html
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import quote
 
 from bench.schema import ScorerInfo
 from bench.stats import Interval
 
-__all__ = ["code", "digits", "escape", "fenced", "interval_text", "number", "signed", "table"]
+__all__ = [
+    "code",
+    "digits",
+    "escape",
+    "fenced",
+    "interval_text",
+    "link",
+    "number",
+    "one_line",
+    "printable",
+    "signed",
+    "table",
+]
 
 _NUMBER = re.compile(r"^[-+]?\d|^–$")
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
+# What makes a heading, a list, a rule or an underlined title of the line that it begins.
+_BLOCK = re.compile(r"^(?:[-+=#]|\d+(?=[.)](?:\s|$)))")
+# Control characters, and those that turn the direction of the text after them.
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def escape(text: str) -> str:
-    """Text of a user's own, shown as it is: no HTML, no markup, no links, no mentions, no line breaks."""
-    plain = html.escape(" ".join(str(text).split()), quote=False)
+    """Text of a user's own, shown as it is: no HTML, no markup, no links, no mentions, no line breaks.
+
+    It may begin a line. Control characters are replaced (`printable`).
+    """
+    plain = html.escape(one_line(text), quote=False)
     plain = _SPECIAL.sub(r"\\\1", plain)
+    plain = _BLOCK.sub(lambda found: found[0] + "\\" if found[0].isdigit() else "\\" + found[0], plain)
     return plain.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
+
+
+def one_line(text: str) -> str:
+    """`printable`, with a space for each run of spaces and line breaks."""
+    return printable(" ".join(str(text).split()))
+
+
+def printable(text: str) -> str:
+    """A text whose control characters are replaced, so that it cannot command a terminal or reverse what is read."""
+    return _UNSEEN.sub("\ufffd", text)
+
+
+def link(path: Path, report: Path) -> str:
+    """The target of a link in `report` to a file, relative to it."""
+    return quote(Path(os.path.relpath(path, report.parent)).as_posix())
 
 
 def code(text: str) -> str:
     """Inline code, with a fence longer than any run of backticks inside."""
-    plain = " ".join(str(text).split()).replace("|", "\\|")
+    # In a table a pipe ends the cell even here, unless an odd number of backslashes stands before it.
+    plain = re.sub(r"(\\*)\|", lambda found: 2 * found[1] + "\\|", one_line(text)) or " "
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
     space = " " if "`" in plain else ""
     return f"{fence}{space}{plain}{space}{fence}"

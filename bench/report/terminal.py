@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.analysis import Analysis
 from bench.report.figures import headline_scorers
-from bench.report.markdown import digits, number, signed
+from bench.report.markdown import digits, number, one_line, printable, signed
 from bench.report.tables import FEW
 from bench.results import Experiment, load_experiment
 from bench.schema import BASE
@@ -30,11 +30,12 @@ def terminal_table(experiment: Experiment | Path) -> str:
         lines += ["", FEW]
     unfinished = [cell for cell in analysis.experiment.results if cell.status != "done"]
     for cell in unfinished:
-        reason = f": {cell.end.reason}" if cell.end and cell.end.reason else ""
+        reason = f": {one_line(cell.end.reason)}" if cell.end and cell.end.reason else ""
         name = f"{cell.header.task}/{cell.header.method}/seed{cell.header.seed}"
         lines.append(f"{cell.status}  {name}{reason}")
     if not analysis.tasks:
         lines.append("no cell has finished")
+    lines = [printable(line) for line in lines]
     return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines)
 
 

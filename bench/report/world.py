@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from bench.api import DataError
-from bench.report.markdown import escape, table
+from bench.paths import inside
+from bench.report.markdown import escape, link, table
 
 __all__ = ["agreement_section", "base_section", "coverage_section", "sheets_section"]
 
@@ -22,10 +22,10 @@ def sheets_section(results: Path, report: Path) -> str:
     if not sheets:
         return "No sheets of the world's pictures lie in results/pretrain."
     parts = []
-    for sheet in sheets:
+    for sheet in (inside(results, f"pretrain/{sheet.name}") for sheet in sheets):
         title = escape(sheet.stem.replace("-", " ").replace("_", " "))
         digest = blake2b(sheet.read_bytes(), digest_size=8).hexdigest()
-        parts.append(f"![{title}]({Path(os.path.relpath(sheet, report.parent)).as_posix()})\n\n*{title}* ({digest})")
+        parts.append(f"![{title}]({link(sheet, report)})\n\n*{title}* ({digest})")
     return "\n\n".join(parts)
 
 
@@ -40,7 +40,7 @@ def agreement_section(results: Path) -> str:
         "category; for the aesthetic head Spearman's correlation. gold: share of pictures that the exact scorer calls "
         "right."
     )
-    return _measured(results / "pretrain" / "agreement.json", note, absent)
+    return _measured(inside(results, "pretrain/agreement.json"), note, absent)
 
 
 def base_section(results: Path) -> str:
@@ -49,7 +49,7 @@ def base_section(results: Path) -> str:
     note = (
         "The base before post-training: strict gold accuracy by category and guidance scale, and what it was made of."
     )
-    path = results / "pretrain" / "base.json"
+    path = inside(results, "pretrain/base.json")
     return "\n\n".join(part for part in (_band_warning(path), _measured(path, note, absent)) if part)
 
 
@@ -84,7 +84,7 @@ def _measured(path: Path, note: str, absent: str) -> str:
 
 def coverage_section(results: Path) -> str:
     """How often the intervals hold the truth, as `python -m bench.coverage` simulated it."""
-    path = results / "statistics" / "coverage.json"
+    path = inside(results, "statistics/coverage.json")
     if not path.is_file():
         return "results/statistics/coverage.json is absent: run `python -m bench.coverage`."
     found = _read(path)

@@ -258,3 +258,35 @@ def test_yaml_numbers_and_words(tmp_path: Path) -> None:
 )
 def test_reading_texts(annotation: Any, text: str, value: Any) -> None:
     assert read_text(annotation, text) == value
+
+
+def test_a_setting_that_does_not_exist_names_the_plugin_and_its_origin(toy: str) -> None:
+    said = problems(toy, toy__point=3)
+    assert f"toy.point: no such setting; did you mean 'points'? (a setting of method {toy!r})" in said
+    with pytest.raises(ConfigError, match=r"of method 'soar' \(methods.soar:SOAR of post-training-bench \d"):
+        load("smoke", {"soar.num_point": 3})
+
+
+def test_two_plugins_of_one_name_are_told_apart_by_their_files(toy: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(Path(toy).read_text())
+    with pytest.raises(ConfigError, match=rf"{toy}' and '{other}' are both named 'toy': give one"):
+        load("smoke", {"methods": [toy, str(other)]})
+
+
+def test_a_label_cannot_be_a_path(toy: str) -> None:
+    with pytest.raises(ConfigError, match=r"label '\.\./toy': expected letters, digits"):
+        load("smoke", {"methods": ["../toy"]}, [_layer(toy, '"../toy": {method: soar}\n')])
+
+
+def _layer(toy: str, text: str) -> Path:
+    path = Path(toy).with_name("layer.yaml")
+    path.write_text(text)
+    return path
+
+
+def test_a_reward_in_a_file_is_looked_at_before_anything_runs(toy: str) -> None:
+    reward = Path(toy).with_name("reward.py")
+    reward.write_text("import no_such_module\n")
+    said = problems(toy, task__reward=str(reward))
+    assert f"task alignment: reward '{reward}' cannot be imported: ModuleNotFoundError" in said

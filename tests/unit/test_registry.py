@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pytest
 from bench import catalogue, registry, shadow
 from bench.api import ConfigError, Method, PluginError, Reward
 
-HEAD = "from dataclasses import dataclass\nfrom bench.api import Method, Reward\n"
+HEAD = "from dataclasses import dataclass; from typing import Annotated\nfrom bench.api import Method, Option, Reward\n"
 GOOD = 'class Good(Method):\n    """Does good."""\n    name = "good"\n    def step(self, env): ...\n'
+CONFIG = GOOD + "    @dataclass(frozen=True)\n    class Config:\n"
+BRIGHT = 'class Bright(Reward):\n    name = "bright"\n    def __call__(self, images, prompts, metadata): ...\n'
 
 
 @pytest.fixture
@@ -67,16 +70,78 @@ def test_files_and_modules(tmp_path: Path) -> None:
         ("def f(:\n", "cannot be imported: SyntaxError"),
         ("1 / 0\n", "plugin.py:3)"),
         ("class Lazy(Method):\n    name = 'lazy'\n", "Lazy does not define step()"),
-        (GOOD.replace('"good"', '"a+b"'), "Good.name has to be a word without"),
-        (GOOD.replace('name = "good"', "pass"), "Good.name has to be a word"),
+        ("raise SystemExit(3)\n", "cannot be imported: SystemExit: 3"),
+        (GOOD.replace('"good"', '"a+b"'), "Good.name 'a+b' is not a word of letters, digits"),
+        (GOOD.replace('"good"', '"../good"'), "Good.name '../good' is not a word of letters, digits"),
+        (GOOD.replace('name = "good"', "pass"), "Good.name None is not a word of letters, digits"),
+        (GOOD.replace('"good"', '"base"'), "Good.name 'base' has a meaning of its own"),
+        (GOOD.replace('"good"', '"sft"'), "its name 'sft' is that of a registered method (methods.sft:SFT of post-"),
+        (GOOD + "    needs = 'data'\n", "Good.needs has to be a bench.api.Needs, got 'data'"),
         (GOOD + "    class Config: ...\n", "Config has to be a dataclass"),
         (GOOD + "    @dataclass\n    class Config: ...\n", "Config has to be a dataclass, @dataclass(frozen=True)"),
         (GOOD + "    @dataclass(frozen=True)\n    class Config:\n        train: int = 1\n", "field named train"),
+        (
+            f"{CONFIG}        a: 'Nowhere' = 1\n",
+            "Config: name 'Nowhere' is not defined; its types have to be importable",
+        ),
+        (
+            f"{CONFIG}        a: int = 0.5\n",
+            "a default breaks its own type or bounds: Config.a: should be a valid integer",
+        ),
+        (
+            f"{CONFIG}        a: Annotated[int, Option('', ge=1)] = 0\n",
+            "Config.a: should be greater than or equal to 1",
+        ),
+        (f"{CONFIG}        a: object() = 0\n", "Config has a type that cannot be read from text"),
     ],
 )
 def test_broken_files_get_one_message(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
     assert message in refused(path) and path in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "defines no subclass of bench.api.Reward"),
+        (BRIGHT.replace("bright", "steps"), "Bright.name 'steps' has a meaning of its own"),
+        (BRIGHT.replace("bright", "scenes-clip"), "is that of a registered reward (rewards.scenes_clip:ScenesClip of"),
+        (BRIGHT + "    range = (1.0, 1.0)\n", "Bright.range has to be two numbers, the lowest and the highest score"),
+        (BRIGHT + "    range = 1.0\n", "Bright.range has to be two numbers"),
+    ],
+)
+def test_broken_rewards_get_one_message(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(PluginError) as caught:
+        registry.load_reward(path)
+    assert message in str(caught.value) and path in str(caught.value)
+
+
+def test_a_file_may_be_the_registered_plugin_itself() -> None:
+    assert registry.load_method(str(registry.ROOT / "methods" / "sft.py")).name == "sft"
+
+
+def test_messages_name_distribution_and_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: dict[str, tuple[EntryPoint, ...]]
+) -> None:
+    """Two installed distributions, as an installer leaves them."""
+    for number, text in enumerate(("import no_such_module\n", GOOD), 1):
+        write(tmp_path, text, f"module{number}.py")
+        info = tmp_path / f"pack{number}-{number}.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: pack{number}\nVersion: {number}.0\n")
+        (info / "entry_points.txt").write_text(f"[bench.methods]\ngood = module{number}:Good\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    first, second = sorted(metadata.entry_points(group="bench.methods", name="good"), key=lambda entry: entry.value)
+    entries["good"] = (first, second)
+    both = "module1:Good of pack1 1.0; module2:Good of pack2 2.0; uninstall all but one"
+    assert f"'good' is registered 2 times: {both}" in refused("good")
+    entries["good"] = (first,)
+    assert "method 'good' (module1:Good of pack1 1.0) cannot be imported: ModuleNotFoundError" in refused("good")
+    entries["good"] = (second,)
+    assert registry.load_method("good").name == "good"
+    mine = write(tmp_path, GOOD, "mine.py")
+    assert "its name 'good' is that of a registered method (module2:Good of pack2 2.0)" in refused(mine)
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:
@@ -86,6 +151,7 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     assert "has no 'Goood'; did you mean 'Good'?" in refused(f"{path}:Goood")
     assert "dataclass is not a subclass of bench.api.Method" in refused(f"{path}:dataclass")
     assert "cannot be imported: ModuleNotFoundError" in refused("no.such.module:Class")
+    assert "cannot be imported: ValueError" in refused(":Class")
 
 
 def test_clashes_and_wrong_names_are_refused(entries: dict[str, tuple[EntryPoint, ...]]) -> None:

@@ -1,0 +1,134 @@
+"""The method that the README shows: as a file, against its formula, and as a wheel that was built outside this tree."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import registry
+from bench.experiment import load
+from bench.record import CellRecord
+from bench.scaffold import create
+from methods.sft import SFT
+from tests.closed_form import ClosedFormEnv, train
+
+# The smallest run that a command line can ask for.
+TINY = """
+budget: 100
+task:
+  scorers: [scenes-aesthetic]
+  primary: scenes-aesthetic
+  reward: scenes-aesthetic
+  select: scenes-aesthetic
+  margins: {}
+  candidates: 16
+evaluation: {final_prompts: 4, held_out_prompts: 0, diversity_prompts: 0, milestones: [1.0], milestone_prompts: 4,
+  grid_prompts: 2, grid_steps: [], grid_guidance: [], drift_states: 0, pictures: 1, steps: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def block() -> str:
+    """The README's one block of Python."""
+    text = (registry.ROOT / "README.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return found
+
+
+@pytest.fixture
+def file(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Its file, named as its first line says, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    name = block.split("\n", 1)[0].removeprefix("# ")
+    Path(name).write_text(block, encoding="utf-8")
+    return f"./{name}"
+
+
+def test_the_readme_shows_a_whole_method_and_how_to_run_it(block: str, file: str) -> None:
+    assert len(block.splitlines()) < 100
+    text = (registry.ROOT / "README.md").read_text(encoding="utf-8")
+    (methods,) = re.findall(r"^python -m bench run --methods (\S+) --name reflexflow ", text, re.MULTILINE)
+    assert file in methods.split(",")
+    assert [chain.label for chain in load("quick", {"methods": methods.split(",")}).methods] == ["sft", "reflexflow"]
+    for command in (["check"], ["format", "--check"]):  # as it would be read in methods/
+        ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", "methods/reflexflow.py", "-"]
+        subprocess.run(ruff, input=block, text=True, cwd=registry.ROOT, check=True, capture_output=True)
+
+
+def test_its_update_is_the_formula(file: str) -> None:
+    """By autograd through both passes, sample by sample; and with weight 0 it is SFT, to the last bit."""
+    cls = registry.load_method(file)
+    env, twin = (ClosedFormEnv(batch_size=8, micro_batch=size) for size in (3, 8))
+    total, k, shift = torch.zeros(()), 20, twin.model.shift
+    for batch in twin.draw.batches():
+        z1, s0 = twin.draw.noise(batch.index), twin.draw.sigma(batch.index)
+        t0 = s0 / (shift - (shift - 1) * s0)
+        assert (t0 > 2 / k).all()  # none of these samples reaches the floor of the schedule
+        s1 = shift * (t0 - 1 / k) / (1 + (shift - 1) * (t0 - 1 / k))
+        z = (1 - s0[:, None]) * batch.z0 + s0[:, None] * z1
+        v = twin.model.velocity(z, s0, batch.cond)
+        zhat = z + (s1 - s0)[:, None] * v
+        turned, away = twin.model.velocity(zhat, s1, batch.cond), zhat - batch.z0
+        cosine = (turned * away).sum(1) / (turned.norm(dim=1) * away.norm(dim=1))
+        total = total + ((v - (z1 - batch.z0)) ** 2).mean(1).sum() + 0.5 * (2 - 2 * cosine).sum()
+    (total / 8).backward()
+    twin.optimiser.step()
+    metrics = cls(cls.Config(weight=0.5, rollout_steps=k)).step(env)
+    torch.testing.assert_close(env.weights, twin.weights, rtol=0, atol=1e-6)
+    assert metrics["base"] + 0.5 * metrics["direction"] == pytest.approx(total.item() / 8, rel=1e-5)
+
+    plain, same = ClosedFormEnv(micro_batch=4), ClosedFormEnv(micro_batch=4)
+    expected = train(SFT(SFT.Config()), plain, 3)
+    history = train(cls(cls.Config(weight=0.0)), same, 3)
+    assert [{"base": metrics["base"]} for metrics in history] == expected
+    assert torch.equal(plain.weights, same.weights)
+
+
+def test_as_a_wheel_from_outside_the_tree_it_runs_by_its_name(block: str, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """`bench new --package`, the README's method in it, built and installed without an index, run by the command."""
+    create("reflexflow", tmp_path, package=True)
+    home, wheels, site = tmp_path / "bench-reflexflow", tmp_path / "wheels", tmp_path / "site"
+    class_name = re.findall(r"^class (\w+)\(Method\)", block, re.MULTILINE)[0]
+    (home / "bench_reflexflow.py").write_text(block, encoding="utf-8")
+    metadata = (home / "pyproject.toml").read_text(encoding="utf-8")
+    (home / "pyproject.toml").write_text(metadata.replace(":Reflexflow", f":{class_name}"), encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
+    offline = ["--no-deps", "--no-index"]
+    _done([*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", wheels, home], tmp_path)
+    (wheel,) = wheels.glob("bench_reflexflow-0.1.0-*.whl")
+    _done([*pip, "install", *offline, "--target", site, wheel], tmp_path)
+
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    results = tmp_path / "results"
+    settings = ["--preset", "smoke", "--config", tmp_path / "tiny.yaml", "--model", tiny_pipeline, "--name", "wheel"]
+    command = [sys.executable, "-m", "bench", "run", "--methods", "reflexflow", *settings, "--results", results]
+    assert "no method 'reflexflow' is registered" in _run(command, registry.ROOT).stderr
+    out = _done(command, registry.ROOT, {"PYTHONPATH": str(site)})
+    assert "alignment/reflexflow/seed0" in out and "done after" in out
+    record = CellRecord(results / "wheel" / "alignment" / "reflexflow" / "seed0")
+    assert record.status() == "done"
+    assert all(0 < event.metrics["direction"] < 4 for event in record.events() if event.kind == "step")
+    # Two passes with gradient a sample: the second is charged, and the way back through both.
+    ledger = record.events()[-1].ledger
+    assert ledger.forward == pytest.approx(2 * ledger.samples) and ledger.backward > 1.5 * ledger.forward
+
+
+def _run(
+    command: list[str | Path], folder: Path, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **(variables or {})}
+    return subprocess.run(
+        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def _done(command: list[str | Path], folder: Path, variables: dict[str, str] | None = None) -> str:
+    result = _run(command, folder, variables)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout

@@ -75,7 +75,7 @@ def load_checkpoint(world: World, checkpoint: Path | None) -> SD3Policy:
             "folder (checkpoints are not committed: run the experiment to make them)"
         )
     policy = SD3Policy.load(world.model)
-    weights = type(policy.transformer).from_pretrained(folder).state_dict()
+    weights = type(policy.transformer).from_pretrained(folder, use_safetensors=True).state_dict()
     try:
         policy.transformer.load_state_dict(weights)
     except RuntimeError as error:

@@ -86,7 +86,9 @@ class Clip:
 
     def __init__(self, folder: Path) -> None:
         with _without_progress_bar():
-            model = CLIPModel.from_pretrained(_there(folder), dtype=torch.float32, local_files_only=True)
+            model = CLIPModel.from_pretrained(
+                _there(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True
+            )
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         self.size = int(self.model.config.vision_config.image_size)
@@ -167,7 +169,9 @@ def load_ocr(folder: Path) -> ResNetForImageClassification:
         DataError: there is none, or it has another number of logits.
     """
     with _without_progress_bar():
-        model = ResNetForImageClassification.from_pretrained(_there(folder), dtype=torch.float32, local_files_only=True)
+        model = ResNetForImageClassification.from_pretrained(
+            _there(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
     expected = OCR_SLOTS * len(OCR_CLASSES)
     if model.config.num_labels != expected:
         raise DataError(

@@ -144,8 +144,9 @@ def open_pipeline(assets: Path) -> Any:
     import torch
 
     pipeline = StableDiffusion3Pipeline.from_pretrained(
-        assets / "pipeline", text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32, local_files_only=True
-    )
+        assets / "pipeline", text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32, use_safetensors=True,
+        local_files_only=True,
+    )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

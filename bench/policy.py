@@ -121,6 +121,7 @@ class SD3Policy:
         index = folder / "model_index.json"
         if folder.exists() and not index.is_file():
             raise DataError(f"{folder}: expected a diffusers pipeline folder, but it has no model_index.json")
+        _refuse_empty_tokenizers(folder)
         without_t5 = folder.exists() and not (folder / "text_encoder_3").is_dir()
         absent = {"text_encoder_3": None, "tokenizer_3": None} if without_t5 else {}
         try:
@@ -308,6 +309,20 @@ class SD3Policy:
                 self.decode(x)
         counts = (forward.get_total_flops(), backward, reference.get_total_flops(), decode.get_total_flops())
         return PassFlops(*map(float, counts))
+
+
+def _refuse_empty_tokenizers(folder: Path) -> None:
+    """A tokenizer without its vocabulary loads without a word, and knows no words.
+
+    Raises:
+        DataError: a tokenizer beside a text encoder of this local folder has no vocabulary.
+    """
+    for encoder in folder.glob("text_encoder*"):
+        tokenizer = folder / encoder.name.replace("text_encoder", "tokenizer")
+        if not any((tokenizer / name).is_file() for name in ("vocab.json", "tokenizer.json", "spiece.model")):
+            raise DataError(
+                f"{tokenizer}: expected a tokenizer's vocabulary for {encoder}, but there is none: restore it"
+            )
 
 
 class Frozen:

@@ -71,7 +71,7 @@ class Training:
         for number, (settings, budget) in enumerate(zip(stages, budgets, strict=True)):
             if number >= first:
                 resumed = saved if number == first else None
-                self.number = number
+                self.number, self.stage = number, None
                 self.stage = self._enter(settings, budget, before, resumed)
                 yield from self._stage_updates(self.stage, before / whole, budget.amount / whole, resumed is not None)
                 self.check_untouched()

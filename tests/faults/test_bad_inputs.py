@@ -1,4 +1,4 @@
-"""Everything a user can get wrong, through the command line: one message with what was expected, what came, how to mend.
+"""What a user can get wrong, through the command line: one message with what was expected, what came, how to mend.
 
 Rows of `ARGUMENTS` and `PREPARED` end before anything runs, with status 2. Rows of `CELLS` are cells that fail while
 others go on: their records hold the message, and the status is 1.
@@ -92,7 +92,7 @@ ARGUMENTS = [
     (["--workers", "0"], ["workers: should be greater than or equal to 1, got 0"]),
     (["--threads", "many"], ["threads: should be a valid integer, got 'many'"]),
     (["--reward-seconds", "0"], ["reward_seconds: should be greater than 0, got 0"]),
-    (["--name", "../up"], ["name: should match pattern"]),
+    (["--name", "../up"], ["name: String should match pattern"]),
     (["--model", "nowhere"], ["model: nowhere is no checkpoint folder in the diffusers format"]),
     (["--methods", "flowgrpo", "--flowgrpo.window", "9"], ["flowgrpo.window 9: expected at most 1"]),
     (["--soar.num_points", "3"], ["soar: settings given, but it does not run; it would with --methods"]),
@@ -135,7 +135,8 @@ def cut(path: Path) -> None:
 def pickled(path: Path) -> None:
     """A weight file that must not be opened, in the place of the safe one."""
     path.unlink()
-    path.with_name("diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
+    ran = path.parents[2] / "ran"
+    path.with_name("diffusion_pytorch_model.bin").write_bytes(f"cos\nsystem\n(S'touch {ran}'\ntR.".encode())
 
 
 @pytest.mark.parametrize(
@@ -160,6 +161,7 @@ def test_a_damaged_base(
     shutil.copytree(tiny_pipeline, base)
     damage(base / file)
     refused(["sample", "--model", str(base), "--out", str(tmp_path / "a.png")], [str(base), "expected a"], capsys)
+    assert not (tmp_path / "ran").exists()
 
 
 # A results folder that cannot be gone on with
@@ -218,12 +220,12 @@ PREPARED = [
     (newer_header, [], ["experiment.json: schema 99 is newer than this bench reads (1): update bench"]),
     (newer_record, [], ["record.jsonl:1: schema 99 is newer than this bench reads (1): update bench"]),
     (other_code, [], ["1 cells in", "made by other code", "differs in bench/flow.py", "--name", "--allow-mixed"]),
-    (not_json, [], ["record.jsonl:3: not JSON", "the file is damaged"]),
+    (not_json, [], ["record.jsonl:4: not JSON", "the file is damaged"]),
     (not_text, [], ["record.jsonl: not UTF-8 text", "the file is damaged"]),
     (without_header, [], ["record.jsonl does not begin with a cell event: remove that folder"]),
     (nothing, ["--train.learning_rate", "1e-3"], ["was recorded with other settings", "another --name"]),
-    (nothing, ["--budget", "3updates", "--seeds", "[7]"], ["other settings", "another --name"]),
-    (nothing, ["--evaluation.steps", "2", "--seeds", "[7]"], ["other settings", "another --name"]),
+    (nothing, ["--budget", "3updates", "--seeds", "[7]"], ["holds experiment 'tiny' with configuration"]),
+    (nothing, ["--evaluation.steps", "2", "--seeds", "[7]"], ["was recorded with other settings"]),
 ]
 
 
@@ -305,6 +307,7 @@ class Broken(Reward):
     def __call__(self, images, prompts, metadata):
         {body}
 '''
+# A reward's first call is to measure its cost, on one picture.
 REWARDS = {
     "raising": "return np.zeros(len(images)) + {}['missing']",
     "hanging": "time.sleep(600)",
@@ -324,11 +327,11 @@ CELLS = [
     ("alignment/idle", ["has to make exactly one optimiser update", "but it made 0"]),
     ("alignment/scalar", ["loss 'base': expected one value per sample (b,), got shape ()"]),
     ("alignment/faulty", ["unexpected error: ZeroDivisionError: division by zero"]),
-    ("raising/flowgrpo", ["reward 'raising' on 2 pictures raised KeyError: 'missing'", "raising.py:10"]),
+    ("raising/flowgrpo", ["reward 'raising' on 1 pictures raised KeyError: 'missing'", "raising.py:11"]),
     ("hanging/flowgrpo", ["reward 'hanging' hangs: one call has not ended after", "--reward-seconds"]),
-    ("square/flowgrpo", ["reward 'square': expected 2 scores for 2 pictures, got float64 of shape (2, 2)"]),
-    ("wordy/flowgrpo", ["reward 'wordy': expected 2 scores for 2 pictures, got <U4 of shape (2,)"]),
-    ("undefined/flowgrpo", ["reward 'undefined': expected finite scores, but 2 of 2 are NaN or infinite"]),
+    ("square/flowgrpo", ["reward 'square': expected 1 scores for 1 pictures, got float64 of shape (1, 2)"]),
+    ("wordy/flowgrpo", ["reward 'wordy': expected 1 scores for 1 pictures, got <U4 of shape (1,)"]),
+    ("undefined/flowgrpo", ["reward 'undefined': expected finite scores, but 1 of 1 are NaN or infinite"]),
     ("boundless/flowgrpo", ["reward 'boundless' declares the range 0.0 to 1.0 but gave 1.5 to 1.5"]),
     ("greedy/flowgrpo", ["was ended by SIGKILL; it held", "MiB at its peak", "--train.micro_batch 4 (now 8)"]),
     ("flat/flowgrpo", ["51 steps in a row had no gradient to apply", "choose a finer reward"]),

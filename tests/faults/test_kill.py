@@ -6,10 +6,13 @@ import multiprocessing
 import signal
 from pathlib import Path
 
+import pytest
+
+from bench.cli import main
 from bench.job import CellJob
 from bench.record import CellRecord
 from tests.cells import experiment, facts, run
-from tests.stress.kill import kill_cell
+from tests.stress.kill import SETTINGS, digests, kill_cell, session, start, wait_for, workers
 
 LABEL = "soar+flowgrpo"
 # One after another on the same cell. Renames: tensors and manifest of every checkpoint, scores, the record when cut.

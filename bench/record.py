@@ -48,9 +48,14 @@ Status = Literal["new", "unfinished", "done", "failed"]
 
 
 def read_lines(path: Path) -> tuple[list[str], bool]:
-    """The complete lines of a JSON-lines file, and whether a torn one follows. A missing file has no lines."""
+    """The complete lines of a JSON-lines file, and whether a torn one follows. A missing file has no lines.
+
+    Raises DataError for what is no file (a device may never end), and for bytes that are no UTF-8.
+    """
     if not path.exists():
         return [], False
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file, but it is something else: remove it")
     whole, _, rest = path.read_bytes().rpartition(b"\n")
     try:
         return ([] if not whole else whole.decode().split("\n")), bool(rest)

@@ -88,12 +88,15 @@ def test_a_full_disk_is_told_recorded_and_gone_on_from(
     e = experiment(tiny_pipeline, methods=["sft"])
     run(e, tmp_path / "whole", "sft")
     cell = tmp_path / "parts" / e.name / "alignment" / "sft" / "seed0"
-    cell.mkdir(parents=True)
-    (cell / "telemetry.jsonl").symlink_to("/dev/full")
+
+    def fill_the_disk(event: dict[str, object]) -> None:
+        if event["event"] == "start":  # the record is open: nobody may read what never ends
+            (cell / "telemetry.jsonl").symlink_to("/dev/full")
+
     with pytest.raises(BenchError, match=r"cannot write .*telemetry.jsonl: No space left on device.*free some space"):
-        run(e, tmp_path / "parts", "sft")
-    assert "No space left on device" in reason(cell)
+        runner.run_cell(runner.CellJob(e, tmp_path / "parts", "alignment", "sft", 0), fill_the_disk)
     (cell / "telemetry.jsonl").unlink()
+    assert "No space left on device" in reason(cell)
     with monkeypatch.context() as patch, largest_file(200_000):  # the record fits, a checkpoint does not
         patch.setattr(runner, "CHECKPOINT_SECONDS", 0.0)
         with pytest.raises(BenchError, match=r"cannot write .*0000001.safetensors: .*File too large"):

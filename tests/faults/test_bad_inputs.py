@@ -290,9 +290,7 @@ METHODS = {
     "infinite": ("loss = loss / 0", "env.update()"),
     "steep": ("loss = (v.sum(1) * 0).sqrt()", "env.update()"),
     "meddling": ("env.model._policy.pipeline.vae.decoder.conv_in.weight.data[0, 0, 0, 0] += 1", "env.update()"),
-    "hasty": ("pass", "env.update() | env.update()"),
     "idle": ("pass", "{}"),
-    "scalar": ("loss = loss.mean()", "env.update()"),
     "faulty": ("1 / 0", "env.update()"),
 }
 REWARD = '''
@@ -312,9 +310,7 @@ REWARDS = {
     "raising": "return np.zeros(len(images)) + {}['missing']",
     "hanging": "time.sleep(600)",
     "square": "return np.zeros((len(images), 2))",
-    "wordy": "return ['good'] * len(images)",
     "undefined": "return np.full(len(images), np.nan)",
-    "boundless": "return np.full(len(images), 1.5)",
     "greedy": "os.kill(os.getpid(), signal.SIGKILL)  # what the kernel does when memory is short",
     "flat": "return np.full(len(images), 0.5)",
 }
@@ -323,16 +319,12 @@ CELLS = [
     ("alignment/infinite", ["update 1: loss 'base': expected finite values", "bench replay"]),
     ("alignment/steep", ["gradient norm nan: the loss is finite but its gradient is not", "bench replay"]),
     ("alignment/meddling", ["method 'meddling' changed 1 frozen tensors, 'vae.decoder.conv_in.weight' among them"]),
-    ("alignment/hasty", ["has to make exactly one optimiser update", "but it made 2"]),
     ("alignment/idle", ["has to make exactly one optimiser update", "but it made 0"]),
-    ("alignment/scalar", ["loss 'base': expected one value per sample (b,), got shape ()"]),
     ("alignment/faulty", ["unexpected error: ZeroDivisionError: division by zero"]),
     ("raising/flowgrpo", ["reward 'raising' on 1 pictures raised KeyError: 'missing'", "raising.py:11"]),
     ("hanging/flowgrpo", ["reward 'hanging' hangs: one call has not ended after", "--reward-seconds"]),
     ("square/flowgrpo", ["reward 'square': expected 1 scores for 1 pictures, got float64 of shape (1, 2)"]),
-    ("wordy/flowgrpo", ["reward 'wordy': expected 1 scores for 1 pictures, got <U4 of shape (1,)"]),
     ("undefined/flowgrpo", ["reward 'undefined': expected finite scores, but 1 of 1 are NaN or infinite"]),
-    ("boundless/flowgrpo", ["reward 'boundless' declares the range 0.0 to 1.0 but gave 1.5 to 1.5"]),
     ("greedy/flowgrpo", ["was ended by SIGKILL; it held", "MiB at its peak", "--train.micro_batch 4 (now 8)"]),
     ("flat/flowgrpo", ["51 steps in a row had no gradient to apply", "choose a finer reward"]),
 ]

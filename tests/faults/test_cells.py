@@ -54,7 +54,12 @@ def notes(events: list[dict[str, object]]) -> list[object]:
 def test_a_mended_cell_goes_on_and_one_of_other_code_begins_afresh(tiny_pipeline: Path, tmp_path: Path) -> None:
     service, plugin = tmp_path / "service", tmp_path / "service.py"
     plugin.write_text(REWARD.format(path=str(service), more=""))
-    settings = {"flowgrpo.num_groups": 2, "flowgrpo.num_generations": 2, "task.reward": str(plugin)}
+    settings = {
+        "flowgrpo.num_groups": 2,
+        "flowgrpo.num_generations": 2,
+        "task.reward": str(plugin),
+        "budget": "4updates",
+    }
     e = experiment(tiny_pipeline, methods=["flowgrpo"], **settings)
     service.touch()
     run(e, tmp_path / "whole", "flowgrpo")
@@ -85,7 +90,7 @@ def test_a_mended_cell_goes_on_and_one_of_other_code_begins_afresh(tiny_pipeline
 def test_a_full_disk_is_told_recorded_and_gone_on_from(
     tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    e = experiment(tiny_pipeline, methods=["sft"])
+    e = experiment(tiny_pipeline, methods=["sft"], budget="4updates")
     run(e, tmp_path / "whole", "sft")
     cell = tmp_path / "parts" / e.name / "alignment" / "sft" / "seed0"
 

@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +27,7 @@ from bench.job import CellJob
 from bench.lock import held
 from bench.policy import SD3Policy
 from bench.record import CellRecord
-from bench.scorer import Guard, Scorer, blamed
+from bench.scorer import Guard, Scorer, blamed, unguarded
 from bench.settings import BASE
 from bench.tasks.world import load_world
 from bench.training import Training
@@ -248,7 +248,7 @@ class _Cell:
         )  # fmt: skip
 
 
-def load_scorers(names: set[str | None], guard: Guard = nullcontext) -> dict[str, Scorer]:
+def load_scorers(names: set[str | None], guard: Guard = unguarded) -> dict[str, Scorer]:
     """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds every call."""
     scorers = {}
     for name in sorted(n for n in names if n):

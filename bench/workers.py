@@ -67,6 +67,7 @@ class _Worker:
         self.process.start()
         sender.close()
         self._reason: str | None = None
+        self._has_told = False
 
     def receive(self, display: Display) -> bool:
         """Pass an event on; False where there will be no more."""
@@ -75,6 +76,7 @@ class _Worker:
         except (EOFError, ConnectionError):
             self.receiver.close()
             return False
+        self._has_told |= event["event"] == "end"
         if not self.watchdog.sees(event):
             display.handle(event)
         return True
@@ -89,18 +91,24 @@ class _Worker:
             self.process.kill()
 
     def ended(self, display: Display) -> int:
-        """Look how the worker ended: 1 where it failed. What a signal ended is recorded here, for it could not."""
+        """Look how the worker ended: 1 where it failed. Where it could not say so itself, it is recorded here."""
         self.process.join()
-        code = self.process.exitcode
-        if code is None or code >= 0:
+        code = self.process.exitcode or 0
+        if self._has_told and code >= 0:
             return int(code != 0)
-        reason = self._reason or self._by_signal(-code)
+        reason = self._reason or (self._by_signal(-code) if code < 0 else self._without_a_word(code))
         try:
             _record_failure(self.job, reason)
         except BenchError as error:
             reason += f"; and its record could not be ended: {error}"
         display.handle({"cell": self.job.name, "event": "end", "status": "failed", "message": reason})
         return 1
+
+    def _without_a_word(self, status: int) -> str:
+        return (
+            f"the worker of {self.job.name} ended with status {status} before its cell did: expected a plugin that "
+            "returns or raises, so look for a call of exit() in its method and rewards"
+        )
 
     def _by_signal(self, number: int) -> str:
         peak = self.watchdog.peak_mib
@@ -145,7 +153,11 @@ def _work(job: CellJob, sender: Connection) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from bench.runner import run_cell
 
+    has_told = False
+
     def post(event: dict[str, Any]) -> None:
+        nonlocal has_told
+        has_told |= event["event"] == "end"
         try:
             sender.send(event)
         except BrokenPipeError:  # nobody listens any more
@@ -153,8 +165,10 @@ def _work(job: CellJob, sender: Connection) -> None:
 
     try:
         run_cell(job, post)
-    except BenchError:
-        raise SystemExit(1) from None  # told and recorded
+    except BenchError as error:
+        if not has_told:  # the cell could not even be opened, so its record is left alone
+            post({"cell": job.name, "event": "end", "status": "failed", "message": str(error)})
+        raise SystemExit(1) from None
     except Exception:  # a bug, not a user's mistake: told with its whole trace, recorded, and the worker exits with 1
         trace = traceback.format_exc()
         reason = f"unexpected error: {trace.strip().splitlines()[-1]}"

@@ -292,6 +292,7 @@ METHODS = {
     "meddling": ("env.model._policy.pipeline.vae.decoder.conv_in.weight.data[0, 0, 0, 0] += 1", "env.update()"),
     "idle": ("pass", "{}"),
     "faulty": ("1 / 0", "env.update()"),
+    "leaving": ("raise SystemExit(0)", "env.update()"),
 }
 REWARD = '''
 import os, signal, time
@@ -321,6 +322,7 @@ CELLS = [
     ("alignment/meddling", ["method 'meddling' changed 1 frozen tensors, 'vae.decoder.conv_in.weight' among them"]),
     ("alignment/idle", ["has to make exactly one optimiser update", "but it made 0"]),
     ("alignment/faulty", ["unexpected error: ZeroDivisionError: division by zero"]),
+    ("alignment/leaving", ["ended with status 0 before its cell did", "look for a call of exit()"]),
     ("raising/flowgrpo", ["reward 'raising' on 1 pictures raised KeyError: 'missing'", "raising.py:11"]),
     ("hanging/flowgrpo", ["reward 'hanging' hangs: one call has not ended after", "--reward-seconds"]),
     ("square/flowgrpo", ["reward 'square': expected 1 scores for 1 pictures, got float64 of shape (1, 2)"]),

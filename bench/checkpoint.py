@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.api import DataError
-from bench.files import appears_whole, write_whole
+from bench.files import appears_whole, remove_parts, write_whole
 from bench.provenance import hash_file
-from bench.schema import canonical_json
+from bench.schema import canonical_json, config_hash
 
 KEEP = 2
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds: tensors by name, and JSON-able state."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
 
 
 class Checkpoints:
@@ -24,45 +34,76 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._digests: dict[str, str] = {}
 
-    def save(self, number: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Write checkpoint `number` (rising): tensors first, then the manifest that makes it valid."""
+    def save(
+        self, number: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], beside: Sequence[str] = ()
+    ) -> None:
+        """Write checkpoint `number` (rising): tensors first, then the manifest that makes it valid.
+
+        `beside` names files of this folder that it is of no use without: their hashes are kept and checked too.
+
+        Raises:
+            DataError: the disk is full or the folder cannot be written; earlier checkpoints stay.
+        """
         name = f"{number:08d}"
-        digest = write_tensors(self.folder / f"{name}.safetensors", tensors)
-        manifest = {"number": number, "tensors": f"{name}.safetensors", "hash": digest, "state": dict(state)}
-        write_whole(self.folder / f"{name}.json", canonical_json(manifest).encode())
+        files = {f"{name}.safetensors": write_tensors(self.folder / f"{name}.safetensors", tensors)}
+        files |= {other: self._digest(other) for other in beside}
+        # As it will be read: keys that are numbers come back as texts, in another order
+        body = json.loads(canonical_json({"number": number, "files": files, "state": dict(state)}))
+        write_whole(self.folder / f"{name}.json", canonical_json({"body": body, "hash": config_hash(body)}).encode())
         for old in self._numbers()[:-KEEP]:
             (self.folder / f"{old:08d}.json").unlink(missing_ok=True)
             (self.folder / f"{old:08d}.safetensors").unlink(missing_ok=True)
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any], list[str]] | None:
-        """Tensors and state of the newest good checkpoint, and what was wrong with newer ones; None without any."""
+    def load(self) -> tuple[Saved | None, list[str]]:
+        """The newest good checkpoint, or None without any; and what is wrong with each newer one."""
         complaints: list[str] = []
         for number in reversed(self._numbers()):
-            path = self.folder / f"{number:08d}.json"
             try:
-                manifest = json.loads(path.read_text(encoding="utf-8"))
-                tensors = self.folder / f"{number:08d}.safetensors"
-                if hash_file(tensors) != manifest["hash"]:
-                    raise DataError("its tensors do not match the hash in its manifest")
-                return load_file(tensors), manifest["state"], complaints
-            except (OSError, ValueError, KeyError, DataError) as error:
+                return self._read(number), complaints
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError, DataError) as error:
+                path = self.folder / f"{number:08d}.json"
                 complaints.append(f"checkpoint {path} is damaged and was passed over: {error}")
-        return None if not complaints else ({}, {}, complaints)
+        return None, complaints
+
+    def _read(self, number: int) -> Saved:
+        name = f"{number:08d}"
+        manifest = json.loads((self.folder / f"{name}.json").read_bytes().decode("utf-8"))
+        body = manifest["body"]
+        if config_hash(body) != manifest["hash"] or body["number"] != number:
+            raise DataError("its manifest does not match the manifest's own hash")
+        for file, digest in body["files"].items():
+            if hash_file(self.folder / file) != digest:
+                raise DataError(f"{file} does not match its hash in the manifest")
+        return Saved(load_file(self.folder / f"{name}.safetensors"), body["state"])
 
     def clear(self) -> None:
         """Remove all: the cell has ended, or begins afresh."""
+        remove_parts(self.folder)
         for path in (*self.folder.glob("[0-9]*.json"), *self.folder.glob("*.safetensors")):
             path.unlink()
+
+    def _digest(self, name: str) -> str:
+        if name not in self._digests:
+            self._digests[name] = hash_file(self.folder / name)
+        return self._digests[name]
 
     def _numbers(self) -> list[int]:
         return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Store tensors so that the file appears whole or not at all; returns its hash."""
+    """Store tensors so that the file appears whole or not at all; returns its hash.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
     with appears_whole(path) as temporary:
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary)
+        try:
+            save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary)
+        except SafetensorError as error:  # how it reports the operating system's refusals
+            raise OSError(str(error)) from error
         return hash_file(temporary)
 
 

@@ -1,4 +1,4 @@
-"""The command line: run, report, plan, list, new, sample, pretrain, doctor.
+"""The command line: run, replay, report, plan, list, new, sample, pretrain, doctor.
 
 Exit status: 0 all is well; 1 cells failed, or a check found differences; 2 the input was wrong (one message says how);
 130 interrupted. What a command needs is imported when it runs, so that `--help` and `list` stay quick.
@@ -33,6 +33,7 @@ SETTINGS = (
     ("model", "PATH", "checkpoint in the diffusers format instead of the world's own base"),
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
+    ("reward-seconds", "SECONDS", "a call of a reward that takes longer hangs, and is ended (default 600)"),
     ("tuning-trials", "N", "tuning trials that each method was given; only reported"),
 )
 
@@ -185,6 +186,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_settings(parser)
     parser.add_argument("--report", type=Path, metavar="FILE", help="default: REPORT.md beside the results folder")
+    parser.add_argument(
+        "--allow-mixed", action="store_true", help="go on in a results folder whose cells were made by other code"
+    )
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -277,7 +281,9 @@ def _run(args: argparse.Namespace) -> int:
     from bench.progress import Display
 
     with Display() as display:
-        failed = grid.run(experiment, args.results, experiment.workers, display, _command(args.given))
+        failed = grid.run(
+            experiment, args.results, experiment.workers, display, _command(args.given), allow_mixed=args.allow_mixed
+        )
     path = _report_path(args)
     report.build(args.results, path)
     folder = args.results / experiment.name
@@ -316,6 +322,12 @@ def _report(args: argparse.Namespace) -> int:
         print(difference, file=sys.stderr)
     print(f"{path}: {'agrees with the results' if not differences else f'{len(differences)} differences'}")
     return 1 if differences else 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from bench.replay import replay
+
+    return replay(args.cell)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -375,6 +387,12 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], None
         f"{OVERRIDES}\n\nFinished cells are not run again; an interrupted run goes on where it stopped.\n\n{EXAMPLES}",
     ),
     "report": ("write the report and all figures from the results alone", _report, _add_report, ""),
+    "replay": (
+        "run the update of a failed cell that met NaN or infinity again, and say what it finds",
+        _replay,
+        lambda parser: parser.add_argument("cell", type=Path, metavar="CELL_FOLDER", help="a cell of the results"),
+        "Nothing in the folder is changed.\n\nExample:\n  bench replay results/quick/alignment/soar/seed0",
+    ),
     "plan": ("say what would run, at what cost and for how long, without training", _plan, _add_settings, OVERRIDES),
     "list": (
         "list methods, rewards, tasks and presets, or show one with its settings",

@@ -39,6 +39,7 @@ class SampleDraw:
         self._caption_dropout = caption_dropout
         self.samples_drawn = 0
         self.prompts_drawn = 0
+        self.latest: Batch | None = None
 
     def batches(self) -> Iterator[Batch]:
         """The micro-batches of the next global batch."""
@@ -49,7 +50,8 @@ class SampleDraw:
         self.samples_drawn += self._batch_size
         self._ledger.samples += self._batch_size
         for start in range(0, self._batch_size, self._micro_batch):
-            yield self._batch(self._dataset, index[start : start + self._micro_batch])
+            self.latest = self._batch(self._dataset, index[start : start + self._micro_batch])
+            yield self.latest
 
     def _batch(self, dataset: Dataset, index: np.ndarray) -> Batch:
         rows = np.array([self._row(len(dataset), int(i)) for i in index])
@@ -143,6 +145,10 @@ class MeteredModel:
         self._charge_forward(len(x) * self._flops.reference, 0.0)
         return self._reference.velocity(x, sigma, cond)
 
+    def reference_tensors(self) -> dict[str, Tensor]:
+        """Weights of the frozen model at stage entry, by name; none where the method needs none."""
+        return {f"reference.{k}": t for k, t in self._reference.tensors().items()} if self._reference else {}
+
     def null(self, cond: Condition) -> Condition:
         """The empty prompt's conditioning."""
         return self._policy.null(cond)  # type: ignore[arg-type]
@@ -199,6 +205,7 @@ class TrainingEnv:
         self._ledger = ledger
         self._limit = limit
         self._sums: dict[str, tuple[float, int]] = {}
+        self.non_finite: dict[str, Tensor] = {}
         self.updates_in_step = 0
         self.skipped_in_a_row = 0
 
@@ -223,8 +230,12 @@ class TrainingEnv:
                 raise PluginError(f"loss {name!r}: expected one value per sample (b,), got shape {tuple(loss.shape)}")
             values = loss.detach()
             if not torch.isfinite(values).all():
-                bad = int((~torch.isfinite(values)).sum())
-                raise NonFiniteError(f"loss {name!r}: {bad} of {len(values)} samples are NaN or infinite")
+                self.non_finite = {f"loss.{name}": values}
+                bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
+                raise NonFiniteError(
+                    f"loss {name!r}: expected finite values, but {len(bad)} of {len(values)} samples are NaN or "
+                    f"infinite (positions {', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''})"
+                )
             old_sum, old_count = self._sums.get(name, (0.0, 0))
             self._sums[name] = (old_sum + float(values.double().sum()), old_count + len(values))
             if weight:

@@ -1,25 +1,112 @@
-"""Files that appear whole or not at all: written under another name, synced, then renamed."""
+"""Files and folders that appear whole or not at all: written under another name, synced, then renamed.
+
+A crash at any point, power loss included, leaves the old content or the new one; what it leaves under the other name is
+removed by `remove_parts`. An operating system's refusal (full disk, no permission) becomes one DataError.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from bench.api import DataError
+
+_PART = ".part"
 
 
 @contextmanager
 def appears_whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; what stands there at the end becomes `path`, so a crash leaves old or new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    yield temporary
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """A path beside `path` to write a file or a folder to; what stands there at the end becomes `path`.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    with told(path):
+        _make_folder(path.parent)
+        try:
+            yield temporary
+            for written in [*temporary.rglob("*"), temporary] if temporary.is_dir() else [temporary]:
+                _sync(written)
+            if path.is_dir():  # only empty folders can be renamed over
+                shutil.rmtree(path)
+            temporary.replace(path)
+        except Exception:
+            _remove(temporary)
+            raise
+        _sync(path.parent)
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Store bytes by `appears_whole`."""
     with appears_whole(path) as temporary:
         temporary.write_bytes(data)
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Add bytes to a file and sync it; where that is refused, the file keeps its old content.
+
+    Raises:
+        DataError: the disk is full or the file cannot be written.
+    """
+    with told(path):
+        _make_folder(path.parent)
+        is_new = not path.exists()
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(size)
+                raise
+        if is_new:
+            _sync(path.parent)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process left under temporary names; call it only while nobody else writes there."""
+    for path in folder.glob(f".*{_PART}"):
+        _remove(path)
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into one message that says how to mend them."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path}: {error.strerror or error}; expected a writable place with room left: free some "
+            "space, mend the permissions, or choose another --results, then give the same command again"
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder with its parents, each one durable."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's content, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

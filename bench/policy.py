@@ -21,12 +21,14 @@ import transformers
 from diffusers import StableDiffusion3Pipeline
 from diffusers.models.transformers import SD3Transformer2DModel
 from peft import LoraConfig
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import flow
 from bench.api import ConfigError, DataError
+from bench.files import appears_whole
 from bench.settings import Train
 
 # Loading the parts of a pipeline takes no time worth a bar, and the missing torchvision is our choice.
@@ -38,6 +40,10 @@ transformers.utils.logging.set_verbosity_error()
 # Texts are always encoded in batches of this size: matrix products of another shape may round differently, and a
 # resumed run, which meets its texts in another grouping, has to see the same bits.
 TEXT_BATCH = 32
+
+
+# What diffusers, transformers and safetensors raise on files that are missing, cut short or of another shape.
+_BROKEN_BASE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class SD3Policy:
         index = folder / "model_index.json"
         if folder.exists() and not index.is_file():
             raise DataError(f"{folder}: expected a diffusers pipeline folder, but it has no model_index.json")
+        _refuse_empty_tokenizers(folder)
         without_t5 = folder.exists() and not (folder / "text_encoder_3").is_dir()
         absent = {"text_encoder_3": None, "tokenizer_3": None} if without_t5 else {}
         try:
@@ -122,8 +129,11 @@ class SD3Policy:
             pipeline = StableDiffusion3Pipeline.from_pretrained(
                 str(path), dtype=torch.float32, use_safetensors=True, local_files_only=True, **absent
             )
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: expected a StableDiffusion3Pipeline; loading it failed: {error}") from error
+        except _BROKEN_BASE as error:
+            raise DataError(
+                f"{path}: expected a complete StableDiffusion3Pipeline folder with safetensors weights; loading it "
+                f"failed: {error}. Restore or download it again, or give another one by --model"
+            ) from error
         return cls(pipeline.to(device), precision=precision)
 
     # Conditioning
@@ -248,7 +258,11 @@ class SD3Policy:
 
     def save(self, folder: Path) -> None:
         """Write the transformer in the diffusers format; with the base's other parts it is a whole pipeline again."""
-        self.transformer.save_pretrained(folder, safe_serialization=True)
+        with appears_whole(folder) as temporary:
+            try:
+                self.transformer.save_pretrained(temporary, safe_serialization=True)
+            except SafetensorError as error:  # how it reports the operating system's refusals
+                raise OSError(str(error)) from error
 
     def frozen_copy(self) -> Frozen:
         """The model as it is now, frozen: the reference of a stage, or the base that drift is measured from."""
@@ -264,6 +278,16 @@ class SD3Policy:
             yield
         finally:
             self.transformer.enable_adapters()
+
+    def frozen_tensors(self) -> dict[str, Tensor]:
+        """Weights and buffers of all parts that are not being trained, by name."""
+        parts = {name: part for name, part in self.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+        return {
+            f"{part}.{name}": tensor
+            for part, module in parts.items()
+            for name, tensor in (*module.named_parameters(), *module.named_buffers())
+            if not tensor.requires_grad
+        }
 
     def measure_flops(self) -> PassFlops:
         """Count the FLOPs of one sample's passes by running them, with the trained weights as they are set up now."""
@@ -287,12 +311,32 @@ class SD3Policy:
         return PassFlops(*map(float, counts))
 
 
+def _refuse_empty_tokenizers(folder: Path) -> None:
+    """A tokenizer without its vocabulary loads without a word, and knows no words.
+
+    Raises:
+        DataError: a tokenizer beside a text encoder of this local folder has no vocabulary.
+    """
+    for encoder in folder.glob("text_encoder*"):
+        tokenizer = folder / encoder.name.replace("text_encoder", "tokenizer")
+        if not any((tokenizer / name).is_file() for name in ("vocab.json", "tokenizer.json", "spiece.model")):
+            raise DataError(
+                f"{tokenizer}: expected a tokenizer's vocabulary for {encoder}, but there is none: restore it"
+            )
+
+
 class Frozen:
     """A frozen velocity field beside its policy: a copy of the weights, or the weights under the adapters."""
 
     def __init__(self, policy: SD3Policy, transformer: SD3Transformer2DModel | None) -> None:
         self._policy = policy
         self._transformer = transformer
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and buffers of the copy; the weights under adapters belong to the policy."""
+        if self._transformer is None:
+            return {}
+        return dict((*self._transformer.named_parameters(), *self._transformer.named_buffers()))
 
     @torch.no_grad()
     def velocity(self, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:

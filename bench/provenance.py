@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
 
 from bench.schema import Provenance
 
-__all__ = ["SHOWN_ONLY", "collect", "commit_and_dirty", "hash_file", "source_files"]
+__all__ = ["SHOWN_ONLY", "collect", "commit_and_dirty", "hash_file", "hash_sources", "source_files", "source_hashes"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("bench", "methods", "rewards")
@@ -26,12 +26,14 @@ SHOWN_ONLY = frozenset(
         "coverage.py",
         "doctor.py",
         "listing.py",
+        "lock.py",
         "plan.py",
         "plots",
         "presets",
         "pretrain",
         "progress.py",
         "provenance.py",
+        "replay.py",
         "report",
         "results.py",
         "sample.py",
@@ -41,6 +43,8 @@ SHOWN_ONLY = frozenset(
         "suggest.py",
         "templates",
         "throughput.py",
+        "watchdog.py",
+        "workers.py",
     ]
 )
 DISTRIBUTIONS = ("accelerate", "diffusers", "numpy", "pandas", "peft", "pyarrow", "torch", "transformers", "trl")
@@ -81,23 +85,33 @@ def collect(device: str, dtype: str, threads: int, plugins: Iterable[Path] = (),
 
     Packages that are not installed have the version `absent`.
     """
-    sources = {path.as_posix(): hash_file(root / path) for path in source_files(root)}
-    sources |= {f"plugin/{path.name}": hash_file(path) for path in plugins}
-    whole = blake2b(digest_size=8)
-    for name, digest in sorted(sources.items()):
-        whole.update(f"{name} {digest}\n".encode())
+    sources = source_hashes(plugins, root)
     commit, dirty = commit_and_dirty(root)
     return Provenance(
         commit=commit,
         dirty=dirty,
         sources=sources,
-        sources_hash=whole.hexdigest(),
+        sources_hash=hash_sources(sources),
         versions={name: _version(name) for name in DISTRIBUTIONS},
         python=platform.python_version(),
         device=device,
         dtype=dtype,
         threads=threads,
     )
+
+
+def source_hashes(plugins: Iterable[Path] = (), root: Path = ROOT) -> dict[str, str]:
+    """The hash of every source file that matters to numbers, by name; those of the user's own as `plugin/<name>`."""
+    sources = {path.as_posix(): hash_file(root / path) for path in source_files(root)}
+    return sources | {f"plugin/{path.name}": hash_file(path) for path in plugins}
+
+
+def hash_sources(sources: Mapping[str, str]) -> str:
+    """16 hex digits that name all of `source_hashes`."""
+    whole = blake2b(digest_size=8)
+    for name, digest in sorted(sources.items()):
+        whole.update(f"{name} {digest}\n".encode())
+    return whole.hexdigest()
 
 
 def _git(root: Path, *arguments: str) -> str | None:

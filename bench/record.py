@@ -14,7 +14,6 @@ record again, the reader names it. The events are typed in `bench.schema`; `benc
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from bench.api import DataError, NonFiniteError
-from bench.files import write_whole
+from bench.files import append_whole, write_whole
 from bench.paths import inside
 from bench.schema import (
     SCORE_COLUMNS,
@@ -30,6 +29,7 @@ from bench.schema import (
     End,
     Event,
     ExperimentHeader,
+    LedgerEntry,
     Milestone,
     Step,
     canonical_json,
@@ -49,11 +49,19 @@ Status = Literal["new", "unfinished", "done", "failed"]
 
 
 def read_lines(path: Path) -> tuple[list[str], bool]:
-    """The complete lines of a JSON-lines file, and whether a torn one follows. A missing file has no lines."""
+    """The complete lines of a JSON-lines file, and whether a torn one follows. A missing file has no lines.
+
+    Raises DataError for what is no file (a device may never end), and for bytes that are no UTF-8.
+    """
     if not path.exists():
         return [], False
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file, but it is something else: remove it")
     whole, _, rest = path.read_bytes().rpartition(b"\n")
-    return ([] if not whole else whole.decode().split("\n")), bool(rest)
+    try:
+        return ([] if not whole else whole.decode().split("\n")), bool(rest)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}): the file is damaged") from error
 
 
 def read_experiment_header(folder: Path) -> ExperimentHeader:
@@ -76,7 +84,6 @@ def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
                 f"{folder} holds experiment {held.name!r} with configuration {held.config_hash}, this one has "
                 f"{header.config_hash}: give the new one another name, or remove the folder"
             )
-    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / EXPERIMENT, (canonical_json(dump(header), indent=2) + "\n").encode())
 
 
@@ -104,22 +111,34 @@ class CellRecord:
             return "new"
         return events[-1].status if isinstance(events[-1], End) else "unfinished"
 
-    def start(self, header: Cell | Mapping[str, Any]) -> None:
-        """Write the first line, or check that an existing record may be continued under this header.
+    def start(self, header: Cell | Mapping[str, Any]) -> bool:
+        """Write the first line, or check that an existing record may be continued under this header: True if so.
 
-        Raises DataError where the existing record has another configuration, place or sources: its numbers would mix.
+        A failed record of another configuration or other sources gives way to a new one: what failed was mended, and
+        there is no result to lose. Raises DataError where any other record has another configuration, place or
+        sources: its numbers would mix.
         """
         new = header if isinstance(header, Cell) else parse_event(canonical_json({"kind": "cell", **header}), "header")
         events = self.events()
         if not events:
             self._append(RECORD, new)
-            return
+            return False
         held = events[0]
         if not isinstance(held, Cell) or not isinstance(new, Cell):
             raise DataError(f"{self.folder / RECORD} does not begin with a cell event")
-        for name in ("experiment", "task", "method", "seed", "config_hash"):
+        for name in ("experiment", "task", "method", "seed"):
             _same(self.folder, name, getattr(held, name), getattr(new, name))
-        _same(self.folder, "sources_hash", held.provenance.sources_hash, new.provenance.sources_hash)
+        mended = {
+            "config_hash": (held.config_hash, new.config_hash),
+            "sources_hash": (held.provenance.sources_hash, new.provenance.sources_hash),
+        }
+        if self.status() == "failed" and any(old != now for old, now in mended.values()):
+            write_whole(self.folder / RECORD, _line(new))
+            self.truncate(1)
+            return False
+        for name, (old, now) in mended.items():
+            _same(self.folder, name, old, now)
+        return True
 
     def append(self, kind: str, **fields: Any) -> None:
         """Add one event, e.g. `append("grid", file="grid.parquet")`.
@@ -128,8 +147,14 @@ class CellRecord:
         """
         event = parse_event(canonical_json({**fields, "kind": kind}), f"event {kind!r}")
         if self._has_ended():
-            raise DataError(f"{self.folder / RECORD} has ended: call truncate_after before adding {kind!r}")
+            raise DataError(f"{self.folder / RECORD} has ended: call truncate before adding {kind!r}")
         self._append(RECORD, event)
+
+    def end_failed(self, reason: str) -> None:
+        """End a record whose worker cannot: the ledger is the last one that it recorded."""
+        spent = [event.ledger for event in self.events() if isinstance(event, Step | Milestone)]
+        ledger = dump(spent[-1]) if spent else dict.fromkeys(LedgerEntry.model_fields, 0)
+        self.append("end", status="failed", reason=reason, ledger=ledger)
 
     def telemetry(self, kind: str, **fields: Any) -> None:
         """Add one line of clock, host and memory; see `Telemetry` for the fields."""
@@ -157,29 +182,27 @@ class CellRecord:
         """Store a file of the cell (`pictures.png`) so that it appears whole or not at all."""
         write_whole(self.folder / name, data)
 
-    def truncate_after(self, update: int) -> None:
-        """Drop what came after the checkpoint at `update`, so that a resumed record equals an uninterrupted one.
+    def truncate(self, count: int) -> None:
+        """Keep the first `count` events, so that a record resumed from a checkpoint equals an uninterrupted one.
 
-        Steps and milestones beyond `update` go, with their score files; grid, pictures and end go always, for they
-        follow training. -1 keeps the header only. Telemetry keeps the lost work.
+        Files that only later events name go too. Telemetry keeps the lost work. Raises DataError where there are fewer.
         """
-        kept = []
-        for event in self.events():
-            if isinstance(event, Cell) or (isinstance(event, Step | Milestone) and event.update <= update):
-                kept.append(event)
+        events = self.events()
+        if len(events) < count:
+            raise DataError(
+                f"{self.folder / RECORD} has {len(events)} events, but its checkpoint follows {count}: the record was "
+                "cut; remove that folder to run the cell afresh"
+            )
+        kept = events[:count]
         write_whole(self.folder / RECORD, b"".join(_line(event) for event in kept))
         self._ended = False
-        files = {event.file for event in kept if isinstance(event, Milestone)}
+        files = {getattr(event, "file", None) for event in kept}
         for path in [*self.folder.glob("scores-*.parquet"), self.folder / "grid.parquet", self.folder / "pictures.png"]:
             if path.name not in files:
                 path.unlink(missing_ok=True)
 
     def _append(self, name: str, event: BaseModel) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / name).open("ab") as file:
-            file.write(_line(event))
-            file.flush()
-            os.fsync(file.fileno())
+        append_whole(self.folder / name, _line(event))
         if name == RECORD:
             self._ended = isinstance(event, End)
 

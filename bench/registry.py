@@ -91,6 +91,13 @@ def load_method(spec: str) -> type[Method]:
     return cls
 
 
+def own_file(cls: type) -> Path | None:
+    """The source file of a plugin that does not come with this package; None for those that do."""
+    path = Path(inspect.getfile(cls)).resolve()
+    inside = any(path.is_relative_to(ROOT / package) for package in ("bench", "methods", "rewards"))
+    return None if inside else path
+
+
 def load_reward(spec: str) -> type[Reward]:
     """The reward class of a name, `package.module:Class` or `path/to/file.py[:Class]`; raises as `load_method` does."""
     from bench.api import PluginError, Reward
@@ -260,7 +267,7 @@ def _import(name: str, origin: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a plugin's module may raise anything at all
-        raise PluginError(f"{origin} cannot be imported: {_blame(error)}") from error
+        raise PluginError(f"{origin} cannot be imported: {blame(error)}") from error
 
 
 def _import_file(group: str, path: str) -> ModuleType:
@@ -280,11 +287,11 @@ def _import_file(group: str, path: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a plugin's module may raise anything at all
         del sys.modules[name]
-        raise PluginError(f"{_KIND[group]} {path!r} cannot be imported: {_blame(error)}") from error
+        raise PluginError(f"{_KIND[group]} {path!r} cannot be imported: {blame(error)}") from error
     return module
 
 
-def _blame(error: BaseException) -> str:
+def blame(error: BaseException) -> str:
     """The error in one line, with the place that raised it."""
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,24 +14,28 @@ from typing import Any
 import torch
 
 from bench import registry
-from bench.api import BenchError, BudgetExhausted, PluginError
+from bench.api import BenchError, DataError, NonFiniteError
 from bench.budget import Ledger
-from bench.checkpoint import Checkpoints
+from bench.checkpoint import Checkpoints, Saved
 from bench.curation import curate
 from bench.evaluate import Evaluator
+from bench.evidence import FOLDER as FAILURE
+from bench.evidence import keep
+from bench.files import remove_parts
+from bench.identity import cell_header
 from bench.job import CellJob
+from bench.lock import held
 from bench.policy import SD3Policy
-from bench.provenance import collect
 from bench.record import CellRecord
-from bench.schema import config_hash
-from bench.scorer import Scorer
+from bench.scorer import Guard, Scorer, blamed, unguarded
 from bench.settings import BASE
-from bench.stage import Stage
-from bench.tasks.world import World, load_world
+from bench.tasks.world import load_world
+from bench.training import Training
 
 CHECKPOINT_SECONDS = 60.0
 LOG_SHARE = 0.01  # of the budget between two logged steps
-MAX_SKIPPED_IN_A_ROW = 50
+LOCK_SECONDS = 30.0  # for the worker of a killed run to end
+DEVICE = "cpu"
 
 Post = Callable[[dict[str, Any]], None]
 
@@ -38,12 +43,13 @@ Post = Callable[[dict[str, Any]], None]
 def run_cell(job: CellJob, post: Post) -> None:
     """Run one cell, or what is left of it; a failure is a record too, and is raised again."""
     torch.set_num_threads(job.experiment.threads)
-    cell = _Cell(job, post)
-    try:
-        cell.run()
-    except BenchError as error:
-        cell.fail(str(error))
-        raise
+    with held(job.folder / "checkpoint" / "cell.lock", wait=LOCK_SECONDS):
+        cell = _Cell(job, post)
+        try:
+            cell.run()
+        except BenchError as error:
+            cell.fail(str(error))
+            raise
 
 
 class _Cell:
@@ -55,145 +61,128 @@ class _Cell:
         self.record = CellRecord(job.folder)
         self.checkpoints = Checkpoints(job.folder / "checkpoint")
         self.ledger = Ledger()
-        self.update = 0
-        self.fraction = 0.0
+        self.training: Training | None = None
+        self._is_open = False
         self._milestone_fractions = list(self.experiment.evaluation.milestones)
         self._last_checkpoint = time.monotonic()
         self._last_logged = 0.0
         self._metrics: dict[str, list[float]] = {}
 
+    @property
+    def update(self) -> int:
+        """Optimiser updates so far."""
+        return self.training.update if self.training else 0
+
+    @property
+    def fraction(self) -> float:
+        """Share of the budget spent so far."""
+        return self.training.fraction if self.training else 0.0
+
     def run(self) -> None:
         if self.record.status() == "done":
             return
         self.post("start")
+        saved = self._open()
         world = load_world(self.experiment.world, self.experiment.model)
-        scorers = load_scorers({*self.task.scorers, self.task.reward, self.task.select})
-        policy = SD3Policy.load(world.model)
+        scorers = load_scorers({*self.task.scorers, self.task.reward, self.task.select}, self._scoring)
+        policy = SD3Policy.load(world.model, device=DEVICE)
         unit = policy.measure_flops().forward
-        if self.record.status() != "unfinished":
-            self.checkpoints.clear()
-        saved = self.checkpoints.load()
-        self._open_record(policy)
         evaluator = Evaluator(
             world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
             tick=lambda part: self.post("evaluate", fraction=self.fraction, update=self.update, part=part),
         )  # fmt: skip
-        self.record.truncate_after(self._restore(saved))
         if self.job.label == BASE:
             if self.task.select:
                 curate(world, self.task, policy, scorers[self.task.select])
         else:
-            self._train(world, policy, scorers, evaluator, unit, saved)
+            folder = self.checkpoints.folder
+            self.training = Training(self.job, world, policy, scorers, self.ledger, unit, folder)
+            for metrics in self._updates(self.training, saved):
+                self._after_update(metrics, self.training, policy, evaluator)
         self._finish(policy, evaluator)
 
     def fail(self, reason: str) -> None:
         """End the record with what went wrong."""
-        if self.record.status() == "unfinished":
-            self.record.append("end", status="failed", reason=reason, ledger=self.ledger.facts())
+        try:
+            if self._is_open:
+                self.record.append("end", status="failed", reason=reason, ledger=self.ledger.facts())
+        except DataError as another:
+            reason += f"; and its record could not be ended: {another}"
         self.post("end", status="failed", message=reason, fraction=self.fraction, update=self.update)
 
     # Record and checkpoint
 
-    def _open_record(self, policy: SD3Policy) -> None:
-        config = self.experiment.cell_config(self.task.name, self.job.label)
-        stages = () if self.job.label == BASE else self.experiment.stages(self.job.label)
-        precision = stages[0].train.precision if stages else policy.precision
-        provenance = collect(str(policy.device), precision, self.experiment.threads)
-        self.record.start(
-            {
-                "experiment": self.experiment.name, "task": self.task.name, "method": self.job.label,
-                "seed": self.job.seed, "config": config, "config_hash": config_hash(config),
-                "provenance": provenance.model_dump(mode="json"),
-            }
-        )  # fmt: skip
-
-    def _restore(self, saved: Any) -> int:
-        """Take the counters from a checkpoint; returns the update up to which the record stands."""
-        if saved is None:
-            return -1
-        _, state, complaints = saved
+    def _open(self) -> Saved | None:
+        """Begin the record, or go on where the last good checkpoint stands, after a failure too."""
+        before = self.record.status()
+        goes_on = self.record.start(cell_header(self.job, DEVICE))
+        remove_parts(self.job.folder)
+        remove_parts(self.checkpoints.folder)
+        shutil.rmtree(self.job.folder / FAILURE, ignore_errors=True)
+        if not goes_on:
+            self.checkpoints.clear()
+        saved, complaints = self.checkpoints.load()
         for complaint in complaints:
             self.post("note", message=complaint)
-        if not state:
-            return -1
+        if saved is not None:
+            self._restore(saved.state)
+        self.record.truncate(1 if saved is None else saved.state["events"])
+        self._is_open = True
+        if before != "new":
+            where = f"goes on from update {saved.state['update']}" if saved else "starts afresh"
+            self.post("note", message=f"{'failed' if before == 'failed' else 'was interrupted'} before; {where}")
+        return saved
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take the counters from a checkpoint."""
         self.ledger = Ledger.from_state(state["ledger"])
-        self.update, self.fraction = state["update"], state["fraction"]
         self._milestone_fractions = state["milestones"]
         self._last_logged, self._metrics = state["last_logged"], state["metrics"]
-        return self.update
 
-    def _save(self, number: int, stage: Stage) -> None:
-        tensors, state = stage.tensors(), stage.state_dict()
+    def _save(self, training: Training) -> None:
+        training.check_untouched()
         self.checkpoints.save(
-            self.update,
-            tensors,
+            training.update,
+            training.tensors(),
             {
-                "stage": number, "inside": state, "ledger": self.ledger.state_dict(), "update": self.update,
-                "fraction": self.fraction, "milestones": self._milestone_fractions,
-                "last_logged": self._last_logged, "metrics": self._metrics,
+                **training.state_dict(), "ledger": self.ledger.state_dict(), "milestones": self._milestone_fractions,
+                "last_logged": self._last_logged, "metrics": self._metrics, "events": len(self.record.events()),
             },
+            beside=training.entries,
         )  # fmt: skip
         self._last_checkpoint = time.monotonic()
 
-    # The loop
+    def _updates(self, training: Training, saved: Saved | None) -> Iterator[dict[str, float]]:
+        """The updates; what the one that met NaN or infinity was working on is kept."""
+        try:
+            yield from training.updates(saved)
+        except NonFiniteError as error:
+            if training.stage is None:
+                raise
+            kept = keep(self.job.folder, training.stage, training.number, training.update, str(error))
+            raise NonFiniteError(
+                f"update {training.update + 1}: {error}; what it was working on is kept in {kept}, and "
+                f"`python -m bench replay {self.job.folder}` runs it again"
+            ) from error
 
-    def _train(
-        self, world: World, policy: SD3Policy, scorers: dict[str, Scorer], evaluator: Evaluator, unit: float, saved: Any
+    def _after_update(
+        self, metrics: dict[str, float], training: Training, policy: SD3Policy, evaluator: Evaluator
     ) -> None:
-        stages = self.experiment.stages(self.job.label)
-        budgets = self.experiment.budgets(self.job.label)
-        whole = sum(budget.amount for budget in budgets)
-        first = saved[1]["stage"] if saved and saved[1] else 0
-        before = 0.0
-        for number, (settings, budget) in enumerate(zip(stages, budgets, strict=True)):
-            if number >= first:
-                stage = Stage.enter(
-                    settings, budget, before, policy, world, self.task, scorers, self.ledger, unit,
-                    seed=self.job.seed, number=number, entry=self.checkpoints.folder / f"stage{number}.safetensors",
-                )  # fmt: skip
-                if saved and saved[1] and number == first:
-                    stage.load(saved[0], saved[1]["inside"])
-                last = number == len(stages) - 1
-                for _ in self._updates(stage, before / whole, budget.amount / whole):
-                    self._after_update(number, stage, policy, evaluator, last)
-                stage.leave()
-            before += budget.amount
-
-    def _updates(self, stage: Stage, offset: float, share: float) -> Iterator[None]:
-        """Run the phases of one stage until the next does not fit; yields after each optimiser update."""
-        while True:
-            try:
-                with self._clock():
-                    metrics = stage.advance()
-            except BudgetExhausted:
-                stage.abandon()
-                return
-            if metrics is None:
-                return
-            if stage.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
-                raise PluginError(
-                    f"{stage.skipped_in_a_row} steps in a row had no gradient to apply: the rewards within each group "
-                    "are all equal; choose a finer reward, more pictures per prompt, or easier prompts"
-                )
-            self.fraction = offset + share * stage.limit.fraction
-            self.update = self.ledger.updates
-            for name, value in metrics.items():
-                self._metrics.setdefault(name, []).append(float(value))
-            yield
-
-    def _after_update(self, number: int, stage: Stage, policy: SD3Policy, evaluator: Evaluator, last: bool) -> None:
+        for name, value in metrics.items():
+            self._metrics.setdefault(name, []).append(float(value))
         loss = self._metrics.get("base") or self._metrics.get("policy")
         self.post("step", update=self.update, fraction=self.fraction, loss=loss[-1] if loss else None)
         if self.fraction - self._last_logged >= LOG_SHARE:
-            self._log(number)
+            self._log(training.number)
         due = [m for m in self._milestone_fractions if m <= self.fraction and m < 1.0]
         if due:
             self._milestone_fractions = [m for m in self._milestone_fractions if m not in due]
-            with stage.averaged():
-                self._judge(policy, evaluator, number, final=False)
-            self._save(number, stage)
+            assert training.stage is not None
+            with training.stage.averaged():
+                self._judge(policy, evaluator, training.number, final=False)
+            self._save(training)
         elif time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS:
-            self._save(number, stage)
+            self._save(training)
 
     def _log(self, number: int) -> None:
         means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
@@ -242,12 +231,13 @@ class _Cell:
     # Telemetry
 
     @contextmanager
-    def _clock(self) -> Iterator[None]:
-        start = time.perf_counter()
+    def _scoring(self, reward: str) -> Iterator[None]:
+        """Tells the watchdog when a reward begins and ends; one that hangs cannot tell by itself."""
+        self.post("score", reward=reward)
         try:
             yield
         finally:
-            self.ledger.seconds += time.perf_counter() - start
+            self.post("scored")
 
     def _telemetry(self, kind: str) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -258,11 +248,12 @@ class _Cell:
         )  # fmt: skip
 
 
-def load_scorers(names: set[str | None]) -> dict[str, Scorer]:
-    """The named rewards, loaded and ready; the same scorer serves every role."""
+def load_scorers(names: set[str | None], guard: Guard = unguarded) -> dict[str, Scorer]:
+    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds every call."""
     scorers = {}
     for name in sorted(n for n in names if n):
         reward = registry.load_reward(name)()
-        reward.load()
-        scorers[name] = Scorer(reward)
+        with blamed(f"reward {name!r}: load()"):
+            reward.load()
+        scorers[name] = Scorer(reward, guard=guard)
     return scorers

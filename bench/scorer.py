@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.api import NonFiniteError, PluginError, Reward
+from bench.api import BenchError, NonFiniteError, PluginError, Reward
+from bench.registry import blame
+
+Guard = Callable[[str], AbstractContextManager[None]]
+
+
+def unguarded(reward: str) -> AbstractContextManager[None]:
+    """Surrounds the calls of a reward by nothing."""
+    return nullcontext()
 
 
 class Scorer:
     """Calls a reward, refuses what its declaration does not allow, and knows the FLOPs of one picture."""
 
-    def __init__(self, reward: Reward, flops: float = 0.0) -> None:
+    def __init__(self, reward: Reward, flops: float = 0.0, guard: Guard = unguarded) -> None:
         self.reward = reward
         self.flops = flops
+        self._guard = guard
 
     @property
     def name(self) -> str:
@@ -32,24 +42,31 @@ class Scorer:
         """Checked scores (B,) float32 as the reward gives them.
 
         Raises:
-            PluginError: wrong shape, NaN, or a value outside the declared range.
+            PluginError: the reward raises, or gives a wrong shape, no numbers, or a value outside the declared range.
+            NonFiniteError: it gives NaN or infinity.
         """
-        scores = np.asarray(self.reward(images, list(prompts), list(metadata)))
-        low, high = self.reward.range
-        if scores.shape != (len(images),):
+        with self._guard(self.name), blamed(f"reward {self.name!r} on {len(images)} pictures"):
+            given = np.asarray(self.reward(images, list(prompts), list(metadata)))
+        if given.shape != (len(images),) or given.dtype.kind not in "fiub":
             raise PluginError(
                 f"reward {self.name!r}: expected {len(images)} scores for {len(images)} pictures, "
-                f"got an array of shape {scores.shape}"
+                f"got {given.dtype} of shape {given.shape}: mend what its __call__ returns"
             )
-        if not np.isfinite(scores).all():
+        scores = given.astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(scores))
+        if len(bad):
             raise NonFiniteError(
-                f"reward {self.name!r}: {int((~np.isfinite(scores)).sum())} scores are NaN or infinite"
+                f"reward {self.name!r}: expected finite scores, but {len(bad)} of {len(scores)} are NaN or infinite, "
+                f"the first for the prompt {prompts[bad[0]]!r}: mend its __call__, or let applies() leave such prompts "
+                "out"
             )
-        if scores.min() < low or scores.max() > high:
+        low, high = self.reward.range
+        if given.min() < low or given.max() > high:
             raise PluginError(
-                f"reward {self.name!r} declares the range {low} to {high} but gave {scores.min()} to {scores.max()}"
+                f"reward {self.name!r} declares the range {low} to {high} but gave {given.min()} to {given.max()}: "
+                "mend its scores or its range"
             )
-        return scores.astype(np.float32)
+        return scores
 
     def training_scores(
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
@@ -73,3 +90,14 @@ class Scorer:
         with FlopCounterMode(display=False) as counter:
             self(image[None], [prompt], [metadata])
         self.flops = float(counter.get_total_flops())
+
+
+@contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Turns whatever a plugin raises into a PluginError that names the plugin and the place."""
+    try:
+        yield
+    except BenchError:
+        raise
+    except Exception as error:  # a plugin may raise anything at all
+        raise PluginError(f"{what} raised {blame(error)}: mend it, then give the same command again") from error

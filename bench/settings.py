@@ -173,6 +173,10 @@ class Experiment:
     tuning_trials: Annotated[int, Option("tuning trials that each method was given; reported", ge=0)] = 0
     workers: Annotated[int, Option("cells that run at once", ge=1)] = 2
     threads: Annotated[int, Option("threads of each worker", ge=1)] = 1
+    reward_seconds: Annotated[
+        float | None,
+        Option("a call of a reward that takes longer hangs, and its worker is ended; null: no limit", gt=0),
+    ] = 600.0
 
     def task(self, name: str) -> Task:
         """The task of this name; raises KeyError where the experiment has none."""
@@ -213,7 +217,7 @@ class Experiment:
     def config_hash(self) -> str:
         """16 hex digits that name what the numbers depend on: all but names, labels, workers and memory settings."""
         values = self.resolved()
-        for name in ("name", "label", "question", "workers", "tuning_trials", "baseline"):
+        for name in ("name", "label", "question", "workers", "reward_seconds", "tuning_trials", "baseline"):
             del values[name]
         return config_hash(values)
 

@@ -132,6 +132,10 @@ class Stage:
         self.env.optimiser.swap_average()
         self.policy.merge()
 
+    def frozen(self) -> dict[str, Tensor]:
+        """All that the method must leave as it is, by name: what is not trained, and the reference."""
+        return self.policy.frozen_tensors() | self.env.model.reference_tensors()
+
     # State
 
     def tensors(self) -> dict[str, Tensor]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
+import re
 import signal
 
 import pytest
@@ -71,7 +73,7 @@ def test_cells_run_in_workers_and_a_killed_one_is_told_and_resumed(tiny_pipeline
     def kill_once(event):
         if event["event"] == "step" and not killed:
             killed.append(event["cell"])
-            victims = grid.mp.active_children()
+            victims = multiprocessing.active_children()
             assert [v.name for v in victims] == ["alignment/sft/seed0"]
             os.kill(victims[0].pid, signal.SIGKILL)
 
@@ -79,7 +81,10 @@ def test_cells_run_in_workers_and_a_killed_one_is_told_and_resumed(tiny_pipeline
     assert grid.run(e, tmp_path, 2, events) == 1
     assert killed == ["alignment/sft/seed0"]
     end = [x for x in events.seen if x["event"] == "end"][-1]
-    assert end["status"] == "failed" and "SIGKILL" in end["message"] and "micro_batch" in end["message"]
+    assert end["status"] == "failed" and "SIGKILL" in end["message"]
+    advice = r"it held [\d,]+ MiB at its peak.*try --workers 1, or --train.micro_batch 4 \(now 8\)"
+    assert re.search(advice, end["message"])
+    assert CellRecord(tmp_path / e.name / "alignment" / "sft" / "seed0").status() == "failed"
     again = Events()
     assert grid.run(e, tmp_path, 2, again) == 0
     assert {x["cell"] for x in again.seen} == {"alignment/sft/seed0"}

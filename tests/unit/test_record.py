@@ -104,11 +104,14 @@ def test_killed_and_resumed_is_the_same_record(tmp_path: Path, kept: int) -> Non
     advance(whole, 1, 6)
     finish(whole)
     killed = opened(tmp_path / "killed")
-    advance(killed, 1, 5)
+    counts = [1]
+    for update in range(1, 6):
+        advance(killed, update, update)
+        counts.append(len(killed.events()))
     with (tmp_path / "killed" / "record.jsonl").open("ab") as file:
         file.write(b'{"kind": "step", "upd')
     resumed = opened(tmp_path / "killed")
-    resumed.truncate_after(kept)
+    resumed.truncate(counts[kept])
     advance(resumed, kept + 1, 6)
     finish(resumed)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
@@ -117,11 +120,12 @@ def test_killed_and_resumed_is_the_same_record(tmp_path: Path, kept: int) -> Non
 def test_truncate_drops_what_follows_training(tmp_path: Path) -> None:
     record = opened(tmp_path)
     advance(record, 1, 6)
+    trained = len(record.events())
     finish(record)
-    record.truncate_after(6)
+    record.truncate(trained)
     assert record.status() == "unfinished" and not (tmp_path / "grid.parquet").exists()
     finish(record)
-    record.truncate_after(-1)
+    record.truncate(1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["record.jsonl"]
     assert [event.kind for event in record.events()] == ["cell"]
 
@@ -129,7 +133,7 @@ def test_truncate_drops_what_follows_training(tmp_path: Path) -> None:
 def test_nothing_follows_the_end(tmp_path: Path) -> None:
     record = opened(tmp_path)
     finish(record)
-    with pytest.raises(DataError, match="truncate_after"):
+    with pytest.raises(DataError, match="call truncate"):
         CellRecord(tmp_path).append("grid", file="grid.parquet")
 
 

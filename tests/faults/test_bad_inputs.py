@@ -1,0 +1,369 @@
+"""What a user can get wrong, through the command line: one message with what was expected, what came, how to mend.
+
+Rows of `ARGUMENTS` and `PREPARED` end before anything runs, with status 2. Rows of `CELLS` are cells that fail while
+others go on: their records hold the message, and the status is 1.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from bench.lock import held
+from bench.record import CellRecord
+from bench.schema import End
+
+TINY = """
+extends: smoke
+name: tiny
+tasks: [alignment]
+methods: [sft]
+budget: 2updates
+task:
+  scorers: [scenes-geneval]
+  primary: scenes-geneval
+  reward: scenes-aesthetic
+  select: null
+  candidates: 16
+  train_prompts: 8
+train: {batch_size: 8}
+evaluation:
+  milestones: [1.0]
+  milestone_prompts: 1
+  final_prompts: 1
+  held_out_prompts: 0
+  diversity_prompts: 0
+  grid_prompts: 1
+  grid_steps: []
+  drift_states: 0
+  pictures: 1
+  steps: 1
+flowgrpo: {num_groups: 1, num_generations: 2, sampling_steps: 2, window: 1}
+"""
+
+
+def command(folder: Path, pipeline: Path, *more: str) -> list[str]:
+    """A run of the tiny settings, written into `folder`."""
+    (folder / "tiny.yaml").write_text(TINY)
+    given = ["run", "--preset", str(folder / "tiny.yaml"), "--results", str(folder / "results")]
+    return [*given, *(() if "--model" in more else ("--model", str(pipeline))), *more]
+
+
+def refused(arguments: list[str], messages: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bench: ") and error.count("bench: ") == 1 and "Traceback" not in error
+    for message in messages:
+        assert message in error
+
+
+# Settings and options
+
+ARGUMENTS = [
+    (["--train.lerning_rate", "1"], ["train.lerning_rate: no such setting; did you mean 'learning_rate'?"]),
+    (["--train.learning_rate", "0"], ["train.learning_rate: should be greater than 0, got 0"]),
+    (["--train.learning_rate", ".nan"], ["train: values have to be finite numbers"]),
+    (["--train.batch_size", "0"], ["train.batch_size: should be greater than or equal to 1, got 0"]),
+    (["--train.batch_size", "8.5"], ["train.batch_size: should be a valid integer, got 8.5"]),
+    (["--train.precision", "float16"], ["train.precision: should be 'float32' or 'bfloat16', got 'float16'"]),
+    (["--train.betas", "0.9"], ["train.betas: "]),
+    (["--evaluation.milestones", "0.5,0.4,1.0"], ["milestones have to rise and end with 1.0, got [0.5, 0.4, 1.0]"]),
+    (["--evaluation.milestones", "0.5"], ["milestones have to rise and end with 1.0"]),
+    (["--evaluation.pictures", "9"], ["pictures (9) has to be at most final_prompts (1)"]),
+    (["--evaluation.split", "train"], ["evaluation.split: should be 'report' or 'tune', got 'train'"]),
+    (["--budget", "0"], ["budget: '0': expected a positive amount like 200k"]),
+    (["--budget", "5kupdate"], ["budget: '5kupdate': expected a positive amount"]),
+    (["--seeds", "1,1"], ["seeds: '1' is listed 2 times"]),
+    (["--seeds", "[-1]"], ["seeds", "greater than or equal to 0, got -1"]),
+    (["--methods", "sft,sft"], ["methods: 'sft' is listed 2 times"]),
+    (["--methods", "sft+"], ["no method '' is registered"]),
+    (["--tasks", "alignment,alignment"], ["tasks: 'alignment' is listed 2 times"]),
+    (["--task.reward", "scenes-genevla"], ["no reward 'scenes-genevla' is registered; did you mean 'scenes-geneval'?"]),
+    (["--task.reward", "null", "--methods", "flowgrpo"], ["has no reward to train on, and 'flowgrpo' needs one"]),
+    (["--task.primary", "scenes-ocr"], ["primary scorer 'scenes-ocr' has to be one of `scorers` (scenes-geneval)"]),
+    (["--task.top_share", "2"], ["top_share: should be less than or equal to 1, got 2"]),
+    (["--split", "1.5"], ["split", "less than 1, got 1.5"]),
+    (["--baseline", "soar"], ["baseline: 'soar' is not among the methods"]),
+    (["--workers", "0"], ["workers: should be greater than or equal to 1, got 0"]),
+    (["--threads", "many"], ["threads: should be a valid integer, got 'many'"]),
+    (["--reward-seconds", "0"], ["reward_seconds: should be greater than 0, got 0"]),
+    (["--name", "../up"], ["name: String should match pattern"]),
+    (["--model", "nowhere"], ["model: nowhere is no checkpoint folder in the diffusers format"]),
+    (["--methods", "flowgrpo", "--flowgrpo.window", "9"], ["flowgrpo.window 9: expected at most 1"]),
+    (["--soar.num_points", "3"], ["soar: settings given, but it does not run; it would with --methods"]),
+    (["--config", "LIST"], ["expected `name: value` lines, got list"]),
+    (["--config", "TWICE"], ["is not a valid YAML file", "twice"]),
+    (["--config", "BROKEN"], ["is not a valid YAML file"]),
+    (["--methods", "SYNTAX"], ["cannot be imported: SyntaxError"]),
+    (["--methods", "RAISES"], ["cannot be imported: ZeroDivisionError: division by zero"]),
+    (["--methods", "NOTHING"], ["defines no subclass of bench.api.Method"]),
+    (["--results", "/dev/null/results"], ["cannot write /dev/null/results/tiny/run.lock: Not a directory"]),
+    (["--results", "/proc/results"], ["cannot write /proc/results/tiny/run.lock", "choose another --results"]),
+]
+FILES = {
+    "LIST": ("list.yaml", "- budget\n"),
+    "TWICE": ("twice.yaml", "budget: 1\nbudget: 2\n"),
+    "BROKEN": ("broken.yaml", "budget: [1\n"),
+    "SYNTAX": ("syntax.py", "class Broken(\n"),
+    "RAISES": ("raises.py", "1 / 0\n"),
+    "NOTHING": ("nothing.py", "x = 1\n"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "messages"), ARGUMENTS)
+def test_settings(
+    arguments: list[str], messages: list[str], tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in FILES.values():
+        (tmp_path / name).write_text(content)
+    given = [str(tmp_path / FILES[a][0]) if a in FILES else a for a in arguments]
+    refused(command(tmp_path, tiny_pipeline, *given), messages, capsys)
+
+
+# A base that is missing or damaged
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def pickled(path: Path) -> None:
+    """A weight file that must not be opened, in the place of the safe one."""
+    path.unlink()
+    ran = path.parents[2] / "ran"
+    path.with_name("diffusion_pytorch_model.bin").write_bytes(f"cos\nsystem\n(S'touch {ran}'\ntR.".encode())
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("model_index.json", Path.unlink),
+        ("model_index.json", cut),
+        ("transformer/diffusion_pytorch_model.safetensors", cut),
+        ("transformer/diffusion_pytorch_model.safetensors", Path.unlink),
+        ("transformer/diffusion_pytorch_model.safetensors", pickled),
+        ("vae/config.json", cut),
+        ("vae", shutil.rmtree),
+        ("text_encoder_2/model.safetensors", Path.unlink),
+        ("tokenizer", shutil.rmtree),
+        ("scheduler/scheduler_config.json", Path.unlink),
+    ],
+)
+def test_a_damaged_base(
+    file: str, damage: Callable[[Path], None], tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_pipeline, base)
+    damage(base / file)
+    refused(["sample", "--model", str(base), "--out", str(tmp_path / "a.png")], [str(base), "expected a"], capsys)
+    assert not (tmp_path / "ran").exists()
+
+
+# A results folder that cannot be gone on with
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny settings and their finished results."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert main(command(folder, tiny_pipeline)) == 0
+    return folder
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+CELL = Path("results/tiny/alignment/sft/seed0")
+RECORD = CELL / "record.jsonl"
+
+
+def newer_header(folder: Path) -> None:
+    edit(folder / "results/tiny/experiment.json", '"schema": 1', '"schema": 99')
+
+
+def newer_record(folder: Path) -> None:
+    edit(folder / RECORD, '"schema": 1', '"schema": 99')
+
+
+def other_code(folder: Path) -> None:
+    held_hash = json.loads((folder / RECORD).read_text().splitlines()[0])["provenance"]["sources"]["bench/flow.py"]
+    edit(folder / RECORD, held_hash, "0" * 16)
+
+
+def not_json(folder: Path) -> None:
+    edit(folder / RECORD, '"kind": "milestone"', '"kind" "milestone"')
+
+
+def not_text(folder: Path) -> None:
+    path = folder / RECORD
+    path.write_bytes(path.read_bytes().replace(b"milestone", b"mile\xfftone", 1))
+
+
+def without_header(folder: Path) -> None:
+    path = folder / RECORD
+    path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
+
+
+def nothing(folder: Path) -> None:
+    """The arguments are what is wrong."""
+
+
+PREPARED = [
+    (newer_header, [], ["experiment.json: schema 99 is newer than this bench reads (1): update bench"]),
+    (newer_record, [], ["record.jsonl:1: schema 99 is newer than this bench reads (1): update bench"]),
+    (other_code, [], ["1 cells in", "made by other code", "differs in bench/flow.py", "--name", "--allow-mixed"]),
+    (not_json, [], ["record.jsonl:4: not JSON", "the file is damaged"]),
+    (not_text, [], ["record.jsonl: not UTF-8 text", "the file is damaged"]),
+    (without_header, [], ["record.jsonl does not begin with a cell event: remove that folder"]),
+    (nothing, ["--train.learning_rate", "1e-3"], ["was recorded with other settings", "another --name"]),
+    (nothing, ["--budget", "3updates", "--seeds", "[7]"], ["holds experiment 'tiny' with configuration"]),
+    (nothing, ["--evaluation.steps", "2", "--seeds", "[7]"], ["was recorded with other settings"]),
+]
+
+
+@pytest.mark.parametrize(("prepare", "arguments", "messages"), PREPARED)
+def test_a_results_folder(
+    prepare: Callable[[Path], None], arguments: list[str], messages: list[str], finished: Path, tiny_pipeline: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    prepare(tmp_path)
+    refused(command(tmp_path, tiny_pipeline, *arguments), messages, capsys)
+
+
+def test_a_results_folder_that_another_process_holds(
+    finished: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with held(finished / "results/tiny/run.lock"):
+        refused(command(finished, tiny_pipeline), ["is held by process", "since 20"], capsys)
+
+
+def test_other_code_is_allowed_when_asked_for(
+    finished: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    other_code(tmp_path)
+    before = (tmp_path / RECORD).read_bytes()
+    assert main(command(tmp_path, tiny_pipeline, "--allow-mixed")) == 0
+    assert "nothing to run" in capsys.readouterr().out and (tmp_path / RECORD).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("cell", "messages"),
+    [
+        ("nowhere", ["nowhere holds no record.jsonl: expected a cell of the results"]),
+        (str(CELL), ["holds no failure/batch.json: expected a cell that met NaN or infinity in training"]),
+    ],
+)
+def test_nothing_to_replay(cell: str, messages: list[str], finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["replay", str(finished / cell)], messages, capsys)
+
+
+# Cells that fail while others go on
+
+METHOD = '''
+from bench.api import Method, Needs
+
+class Broken(Method):
+    """A method that is {name}."""
+    name = "{name}"
+    needs = Needs(data=True)
+
+    def step(self, env):
+        for batch in env.draw.batches():
+            v = env.model.velocity(batch.z0, env.draw.sigma(batch.index), batch.cond).flatten(1)
+            loss = v.square().mean(1)
+            {body}
+            env.backward({{"base": (1.0, loss)}}, count=env.batch_size)
+        return {end}
+'''
+METHODS = {
+    "nan": ("loss = loss * (float('nan') if batch.index[0] >= 8 else 1)", "env.update()"),
+    "infinite": ("loss = loss / 0", "env.update()"),
+    "steep": ("loss = (v.sum(1) * 0).sqrt()", "env.update()"),
+    "meddling": ("env.model._policy.pipeline.vae.decoder.conv_in.weight.data[0, 0, 0, 0] += 1", "env.update()"),
+    "idle": ("pass", "{}"),
+    "faulty": ("1 / 0", "env.update()"),
+    "leaving": ("raise SystemExit(0)", "env.update()"),
+}
+REWARD = '''
+import os, signal, time
+import numpy as np
+from bench.api import Reward
+
+class Broken(Reward):
+    """A reward that is {name}."""
+    name = "{name}"
+
+    def __call__(self, images, prompts, metadata):
+        {body}
+'''
+# A reward's first call is to measure its cost, on one picture.
+REWARDS = {
+    "raising": "return np.zeros(len(images)) + {}['missing']",
+    "hanging": "time.sleep(600)",
+    "square": "return np.zeros((len(images), 2))",
+    "undefined": "return np.full(len(images), np.nan)",
+    "greedy": "os.kill(os.getpid(), signal.SIGKILL)  # what the kernel does when memory is short",
+    "flat": "return np.full(len(images), 0.5)",
+}
+CELLS = [
+    ("alignment/nan", ["update 2: loss 'base': expected finite values, but 8 of 8 samples", "bench replay"]),
+    ("alignment/infinite", ["update 1: loss 'base': expected finite values", "bench replay"]),
+    ("alignment/steep", ["gradient norm nan: the loss is finite but its gradient is not", "bench replay"]),
+    ("alignment/meddling", ["method 'meddling' changed 1 frozen tensors, 'vae.decoder.conv_in.weight' among them"]),
+    ("alignment/idle", ["has to make exactly one optimiser update", "but it made 0"]),
+    ("alignment/faulty", ["unexpected error: ZeroDivisionError: division by zero"]),
+    ("alignment/leaving", ["ended with status 0 before its cell did", "look for a call of exit()"]),
+    ("raising/flowgrpo", ["reward 'raising' on 1 pictures raised KeyError: 'missing'", "raising.py:11"]),
+    ("hanging/flowgrpo", ["reward 'hanging' hangs: one call has not ended after", "--reward-seconds"]),
+    ("square/flowgrpo", ["reward 'square': expected 1 scores for 1 pictures, got float64 of shape (1, 2)"]),
+    ("undefined/flowgrpo", ["reward 'undefined': expected finite scores, but 1 of 1 are NaN or infinite"]),
+    ("greedy/flowgrpo", ["was ended by SIGKILL; it held", "MiB at its peak", "--train.micro_batch 4 (now 8)"]),
+    ("flat/flowgrpo", ["51 steps in a row had no gradient to apply", "choose a finer reward"]),
+]
+
+
+@pytest.fixture(scope="module")
+def failed(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results in which every broken method and every broken reward has run, and a healthy method beside them."""
+    folder = tmp_path_factory.mktemp("failed")
+    for name, (body, end) in METHODS.items():
+        (folder / f"{name}.py").write_text(METHOD.format(name=name, body=body, end=end))
+    methods = ",".join(["sft", *(str(folder / f"{name}.py") for name in METHODS)])
+    assert main(command(folder, tiny_pipeline, "--methods", methods)) == 1
+    settings = ["tasks:"]
+    for name, body in REWARDS.items():
+        (folder / f"{name}.py").write_text(REWARD.format(name=name, body=body))
+        settings.append(f"  - {{name: {name}, primary: scenes-geneval, scorers: [scenes-geneval]}}")
+    settings += [f"{name}: {{reward: {folder}/{name}.py}}" for name in REWARDS]
+    (folder / "rewards.yaml").write_text("\n".join(settings))
+    arguments = ["--config", str(folder / "rewards.yaml"), "--methods", "flowgrpo", "--reward-seconds", "5"]
+    assert main([*command(folder, tiny_pipeline), *arguments]) == 1
+    return folder
+
+
+@pytest.mark.parametrize(("cell", "messages"), CELLS)
+def test_a_failed_cell(cell: str, messages: list[str], failed: Path) -> None:
+    end = CellRecord(failed / "results/tiny" / cell / "seed0").events()[-1]
+    assert isinstance(end, End) and end.status == "failed" and end.reason is not None
+    for message in messages:
+        assert message in end.reason
+
+
+def test_the_other_cells_went_on(failed: Path) -> None:
+    status = {
+        str(path.parent.parent.relative_to(failed / "results/tiny")): CellRecord(path.parent).status()
+        for path in (failed / "results/tiny").glob("*/*/seed*/record.jsonl")
+    }
+    done = {name for name, value in status.items() if value == "done"}
+    assert done == {"alignment/base", "alignment/sft", *(f"{name}/base" for name in REWARDS)}
+    assert set(status) - done == {cell for cell, _ in CELLS}

@@ -1,0 +1,72 @@
+"""A run killed at any point, and what it ends with; `tests/stress/kill.py` is the long form."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from bench.job import CellJob
+from bench.record import CellRecord
+from tests.cells import experiment, facts, run
+from tests.stress.kill import SETTINGS, digests, kill_cell, session, start, wait_for, workers
+
+LABEL = "soar+flowgrpo"
+# One after another on the same cell. Renames: tensors and manifest of every checkpoint, scores, the record when cut.
+POINTS = [
+    ("step of stage 0", "step", 2),
+    ("checkpoint: manifest written, not renamed", "rename", 3),
+    ("collect of stage 1, before the reward", "score", 1),
+    ("evaluation at the end", "evaluate", 4),
+]
+
+
+def kill_at(job: CellJob, kind: str, number: int) -> int | None:
+    """Run the cell in a process that is killed there; returns its exit code."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.runner", "diffusers.pipelines.stable_diffusion_3"])
+    process = context.Process(target=kill_cell, args=(job, kind, number))
+    process.start()
+    process.join(timeout=300)
+    return process.exitcode
+
+
+def test_a_cell_killed_in_every_phase_ends_as_if_untouched(tiny_pipeline: Path, tmp_path: Path) -> None:
+    e = experiment(tiny_pipeline, methods=[LABEL], **{"train.ema_half_life": 0.2, "train.caption_dropout": 0.3})
+    job = CellJob(e, tmp_path / "parts", e.tasks[0].name, LABEL, 0)
+    updates = []
+    for phase, kind, number in POINTS:
+        assert kill_at(job, kind, number) == -signal.SIGKILL, phase
+        updates.append(max((getattr(event, "update", 0) for event in CellRecord(job.folder).events()), default=0))
+    run(e, tmp_path / "parts", LABEL)
+    run(e, tmp_path / "whole", LABEL)
+    whole = tmp_path / "whole" / e.name / job.name
+    assert facts(job.folder) == facts(whole)
+    assert facts(job.folder / "checkpoint" / "model") == facts(whole / "checkpoint" / "model")
+    assert not list(job.folder.rglob("*.part"))
+    last = CellRecord(whole).events()[-1]
+    assert updates == sorted(updates) and updates[-1] == last.ledger.updates, "the last point lies after training"
+
+
+def test_a_run_whose_parent_is_killed_leaves_no_worker_and_goes_on(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "killed.yaml"
+    settings.write_text(f"{SETTINGS}model: {tiny_pipeline}\n".replace("[sft, soar+flowgrpo]", "[sft]"))
+    parent = start(settings, tmp_path / "parts", tmp_path / "output.txt")
+    record = tmp_path / "parts" / "killed" / "alignment" / "sft" / "seed0" / "record.jsonl"
+    assert wait_for(lambda: record.exists() and b'"step"' in record.read_bytes(), 300), "it never made a step"
+    assert workers(parent.pid)
+    parent.kill()
+    parent.wait()
+    assert wait_for(lambda: not session(parent.pid), 30), "a worker lives on without its parent"
+    run_again = ["run", "--preset", str(settings), "--workers", "1", "--results"]
+    assert main([*run_again, str(tmp_path / "parts")]) == 0
+    out = capsys.readouterr().out
+    assert f"the run of process {parent.pid} on " in out and "ended without a word" in out
+    assert "was interrupted before; " in out
+    assert main([*run_again, str(tmp_path / "whole")]) == 0
+    assert digests(tmp_path / "parts" / "killed") == digests(tmp_path / "whole" / "killed")

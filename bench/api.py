@@ -259,11 +259,18 @@ class Method(abc.ABC):
     Subclasses set `name`, `paper` and `needs`, and a frozen dataclass `Config` whose fields become command-line options
     `--<name>.<field>`. `step` performs exactly one optimiser update: any number of `env.backward`, then one
     `env.update`. A method that learns from its own samples also overrides `collect`.
+
+    `bench check` reads three declarations more. `small`: settings that make one step cheap and let every field of
+    `Config` act. `inert`: {field of Config: why changing it changes nothing under these settings}.
+    `expected_failures`: {check: why the method fails it and may}.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     needs: ClassVar[Needs] = Needs(data=True)
+    small: ClassVar[Mapping[str, Any]] = {}
+    inert: ClassVar[Mapping[str, str]] = {}
+    expected_failures: ClassVar[Mapping[str, str]] = {}
 
     @dataclass(frozen=True)
     class Config:
@@ -300,6 +307,7 @@ class Reward(abc.ABC):
 
     `range` holds every score it can give. A batch scores as its singles do, in any order. `gold` says that the score is
     computed exactly from the picture and not learned. `applies` says for which prompts the score has a meaning.
+    `expected_failures` is {check of `bench check`: why the reward fails it and may}.
     """
 
     name: ClassVar[str]
@@ -308,6 +316,7 @@ class Reward(abc.ABC):
     higher_is_better: ClassVar[bool] = True
     gold: ClassVar[bool] = False
     source: ClassVar[str] = ""
+    expected_failures: ClassVar[Mapping[str, str]] = {}
 
     def load(self) -> None:  # noqa: B027 - most rewards have nothing to load
         """Heavy imports and weights; called once before the first score."""

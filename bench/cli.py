@@ -1,4 +1,4 @@
-"""The command line: run, replay, report, plan, list, new, sample, pretrain, doctor.
+"""The command line: run, replay, report, plan, list, new, check, sample, pretrain, doctor.
 
 Exit status: 0 all is well; 1 cells failed, or a check found differences; 2 the input was wrong (one message says how);
 130 interrupted. What a command needs is imported when it runs, so that `--help` and `list` stay quick.
@@ -51,6 +51,24 @@ EXAMPLES = """Examples:
   python -m bench plan --preset scenes                       what would run, and for how long
   python -m bench list soar                                  what a method is, and its settings
   python -m bench report --check                             do REPORT.md and the results agree?"""
+
+CHECKING = """Each check exists because real code failed so. A failure says what was expected, what came, and why.
+Plugins are named as in `run`: by registered name, package.module:Class, or path/to/file.py.
+
+A plugin declares in its class what is known and meant:
+  small = {"num_points": 1}                          settings that make a step cheap and let all fields act
+  inert = {"clip": "acts from the second epoch on"}   a field that changes nothing under these settings
+  expected_failures = {"resume": "the sampler is external"}
+
+In a test: from bench.conformance import assert_conforms; assert_conforms(MyMethod)
+
+Examples:
+  bench check sft                 one method
+  bench check my_method.py        a method or a reward of your own
+  bench check --all               everything that is registered
+  bench check --list              every check with its reason
+
+Exit status: 0 all passed, or failed as declared; 1 a check failed; 2 there is no such plugin."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -213,6 +231,12 @@ def _add_new(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--into", type=Path, default=Path(), metavar="FOLDER", help="default: the current folder")
 
 
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="methods or rewards, by name or file")
+    parser.add_argument("--all", action="store_true", help="everything that is registered")
+    parser.add_argument("--list", action="store_true", help="every check with its reason; runs nothing")
+
+
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", nargs="?", type=Path, metavar="FOLDER",
@@ -352,6 +376,12 @@ def _new(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> int:
+    from bench.conformance import command
+
+    return command.main(args.names, everything=args.all, listed=args.list)
+
+
 def _sample(args: argparse.Namespace) -> int:
     from bench.sample import sample_grid
 
@@ -406,6 +436,7 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], None
         _add_new,
         "Examples:\n  bench new min_snr\n  bench new sharpness --reward\n  bench new min_snr --package --into ..",
     ),
+    "check": ("run the conformance checks of methods and rewards", _check, _add_check, CHECKING),
     "sample": (
         "draw a grid of pictures from a checkpoint or from the base",
         _sample,

@@ -17,7 +17,7 @@ from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, 
 from bench.budget import Ledger, Limit
 from bench.dataset import Dataset
 from bench.optimise import Optimiser
-from bench.policy import Frozen, PassFlops, SD3Policy, guided
+from bench.policy import PassFlops, Policy, VelocityField, guided
 from bench.scorer import Scorer
 
 
@@ -25,7 +25,7 @@ class SampleDraw:
     """Data, prompts and noise of one stage, keyed by global index; its whole state is two counters."""
 
     def __init__(
-        self, policy: SD3Policy, ledger: Ledger, limit: Limit, dataset: Dataset | None, prompts: Sequence[Prompt], *,
+        self, policy: Policy, ledger: Ledger, limit: Limit, dataset: Dataset | None, prompts: Sequence[Prompt], *,
         seed: int, batch_size: int, micro_batch: int, caption_dropout: float,
     ) -> None:  # fmt: skip
         self._policy = policy
@@ -106,8 +106,9 @@ class MeteredModel:
     """The policy, every pass of which is charged to the ledger before it runs."""
 
     def __init__(
-        self, policy: SD3Policy, reference: Frozen | None, ledger: Ledger, limit: Limit, flops: PassFlops, unit: float
-    ) -> None:
+        self, policy: Policy, reference: VelocityField | None, ledger: Ledger, limit: Limit, flops: PassFlops,
+        unit: float,
+    ) -> None:  # fmt: skip
         self._policy = policy
         self._reference = reference
         self._ledger = ledger
@@ -124,7 +125,7 @@ class MeteredModel:
         count = len(x)
         owed = (self._owed + count) * self._flops.backward if torch.is_grad_enabled() else 0.0
         self._charge_forward(count * self._flops.forward, owed)
-        v = self._policy.velocity(x, sigma, cond)  # type: ignore[arg-type]
+        v = self._policy.velocity(x, sigma, cond)
         if v.requires_grad:
             self._owed += count
             v.register_hook(lambda _: self._charge_backward(count))
@@ -151,7 +152,7 @@ class MeteredModel:
 
     def null(self, cond: Condition) -> Condition:
         """The empty prompt's conditioning."""
-        return self._policy.null(cond)  # type: ignore[arg-type]
+        return self._policy.null(cond)
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Text to conditioning; each text once, as with a cache of embeddings, so it is not charged."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import diffusers
 import numpy as np
@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import flow
-from bench.api import ConfigError, DataError
+from bench.api import Condition, ConfigError, DataError
 from bench.files import appears_whole
 from bench.settings import Train
 
@@ -78,6 +78,36 @@ class PassFlops:
     backward: float
     reference: float
     decode: float
+
+
+class VelocityField(Protocol):
+    """What a reference model has to give."""
+
+    def velocity(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
+        """Predicted velocity (B, *S) float32 at x (B, *S), sigma (B,) in [0, 1]."""
+
+
+class Policy(VelocityField, Protocol):
+    """What an environment needs of its policy: SD3 pipelines and the closed-form mixture both are one.
+
+    `latent_shape` is S, the shape of one clean latent; `shift` that of the noise schedule.
+    """
+
+    latent_shape: tuple[int, ...]
+    device: torch.device
+    shift: float
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Text to conditioning; the empty text is the unconditional one."""
+
+    def null(self, cond: Any) -> Condition:
+        """The empty prompt's conditioning, as many rows as `cond` has."""
+
+    def sigmas(self, steps: int) -> Tensor:
+        """The sampling schedule (steps + 1,) float32, from 1 down to exactly 0."""
+
+    def decode(self, z0: Tensor) -> np.ndarray:
+        """Latents (B, *S) to pictures uint8 (B, H, W, 3)."""
 
 
 class SD3Policy:

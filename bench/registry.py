@@ -5,6 +5,7 @@ Listing reads the source of the plugins and imports none of them; a plugin is im
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -112,6 +113,29 @@ def load_reward(spec: str) -> type[Reward]:
             f"{origin}: {cls.__name__}.range has to be two numbers, the lowest and the highest score, got {cls.range!r}"
         )
     return cls
+
+
+def load_plugin(spec: str) -> type[Method] | type[Reward]:
+    """The method or reward class of a name, module or file.
+
+    Raises:
+        ConfigError: there is neither a method nor a reward of that name.
+        PluginError: as `load_method` does.
+    """
+    from bench.api import ConfigError, PluginError
+
+    if is_foreign(spec):
+        try:
+            return load_method(spec)
+        except PluginError:  # told again, and for methods, unless it is a reward
+            with contextlib.suppress(PluginError):
+                return load_reward(spec)
+            raise
+    for group, load in ((METHODS, load_method), (REWARDS, load_reward)):
+        if spec in registered(group) or spec in _declared(group):
+            return load(spec)
+    known = [*names(METHODS), *names(REWARDS)]
+    raise ConfigError(f"no method or reward {spec!r} is registered{hint(spec, known)} (a file: path/to/{spec}.py)")
 
 
 def origin_of(group: str, spec: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,10 @@ class FlowGRPO(Method):
     name: ClassVar[str] = "flowgrpo"
     paper: ClassVar[str] = "arXiv 2505.05470"
     needs: ClassVar[Needs] = Needs(reward=True, log_prob=True, reference=True)
+    small: ClassVar[Mapping[str, Any]] = {
+        "num_groups": 2, "num_generations": 3, "sampling_steps": 3, "window": 1, "epsilon": 1e-5,
+    }  # fmt: skip
+    inert: ClassVar[Mapping[str, str]] = {"drop_zero_groups": "acts on groups whose rewards are all equal"}
 
     @dataclass(frozen=True)
     class Config:

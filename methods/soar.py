@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class SOAR(SFT):
     name: ClassVar[str] = "soar"
     paper: ClassVar[str] = "arXiv 2604.12617"
     needs: ClassVar[Needs] = Needs(data=True)
+    small: ClassVar[Mapping[str, Any]] = {"num_points": 1, "stochastic_paths": 1}
 
     @dataclass(frozen=True)
     class Config:

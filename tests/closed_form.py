@@ -1,14 +1,12 @@
-"""A world whose velocity field is known exactly: Gaussian classes, a real model, real gradients, a real optimiser.
+"""The closed-form world in a bare environment: one prompt for each mode, a plain optimiser, counted passes.
 
-Class c has data N(mean_c, deviation^2 I) in two dimensions. Its exact velocity is affine in the state, so the model is
-the formula itself with the means and the log-deviation as weights: training has to find them, and the answer is known.
+No clipping and no decay stand between a loss and its update here, so that both can be worked out by hand; the harness's
+own environment on the same formula is `bench.conformance.mixture`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,45 +15,8 @@ from torch import Tensor
 
 from bench import flow, rng
 from bench.api import Batch, Condition, Method, Prompt, Rollouts
-
-TEXTS = ("left", "right", "up", "down")
-MEANS = torch.tensor([[-2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
-DEVIATION = 0.5
-SCALE = 32.0  # grey levels per unit of latent
-SHIFT = 3.0
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Class numbers (B,); -1 is the empty prompt."""
-
-    label: Tensor
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def __getitem__(self, index: Any) -> Labels:
-        return Labels(self.label[index])
-
-
-class GaussianField(torch.nn.Module):
-    """E[z1 - z0 | z_sigma = x] of Gaussian classes; of their equal mixture for the empty prompt."""
-
-    def __init__(self, means: Tensor, deviation: float) -> None:
-        super().__init__()
-        self.means = torch.nn.Parameter(means.clone())
-        self.log_deviation = torch.nn.Parameter(torch.tensor(math.log(deviation)))
-
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
-        s = sigma[:, None, None]
-        tau2 = (2 * self.log_deviation).exp()
-        variance = (1 - s) ** 2 * tau2 + s**2
-        residual = x[:, None] - (1 - s) * self.means
-        v = (s - (1 - s) * tau2) * residual / variance - self.means  # (B, classes, 2)
-        posterior = torch.softmax(-(residual**2 / variance).sum(2) / 2, 1)
-        one_hot = torch.nn.functional.one_hot(label.clamp(min=0), len(self.means)).to(x.dtype)
-        weight = torch.where(label[:, None] < 0, posterior, one_hot)
-        return (weight[:, :, None] * v).sum(1)
+from bench.policy import guided
+from bench.tasks.closed_form import DEVIATION, MEANS, SHIFT, TEXTS, ClosedFormPolicy, Labels, MixtureField
 
 
 class ClosedFormModel:
@@ -65,39 +26,26 @@ class ClosedFormModel:
     device = torch.device("cpu")
     shift = SHIFT
 
-    def __init__(self, field: GaussianField) -> None:
+    def __init__(self, field: MixtureField) -> None:
+        self.policy = ClosedFormPolicy(field)
         self.field = field
-        self.reference = GaussianField(field.means.detach(), float(field.log_deviation.detach().exp()))
+        self.reference = self.policy.frozen_copy().field
         self.passes = {"grad": 0, "no_grad": 0, "reference": 0}
+        self.null, self.encode = self.policy.null, self.policy.encode
+        self.sigmas, self.decode = self.policy.sigmas, self.policy.decode
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
         self.passes["grad" if torch.is_grad_enabled() else "no_grad"] += len(x)
-        return self.field(x, sigma, cond.label)
+        return self.policy.velocity(x, sigma, cond)
 
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
-        if scale == 1:
-            return self.velocity(x, sigma, cond)
-        return flow.guide(self.velocity(x, sigma, self.null(cond)), self.velocity(x, sigma, cond), scale)
+        return guided(self.velocity, self.null, x, sigma, cond, scale)
 
     @torch.no_grad()
     def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Any, scale: float = 1.0) -> Tensor:
         self.passes["reference"] += len(x)
-        v_c = self.reference(x, sigma, cond.label)
-        return v_c if scale == 1 else flow.guide(self.reference(x, sigma, torch.full_like(cond.label, -1)), v_c, scale)
-
-    def null(self, cond: Any) -> Labels:
-        return Labels(torch.full_like(cond.label, -1))
-
-    def encode(self, prompts: Sequence[str]) -> Labels:
-        return Labels(torch.tensor([TEXTS.index(p) if p else -1 for p in prompts]))
-
-    def sigmas(self, steps: int) -> Tensor:
-        return flow.sigma_schedule(steps, self.shift)
-
-    def decode(self, z0: Tensor) -> np.ndarray:
-        """The two coordinates as the grey levels of a picture of 1 x 2 pixels."""
-        grey = (128 + SCALE * z0.detach()).round().clamp(0, 255).to(torch.uint8).numpy()
-        return np.repeat(grey[:, None, :, None], 3, axis=3)
+        reference = ClosedFormPolicy(self.reference).velocity
+        return guided(reference, self.null, x, sigma, cond, scale)
 
 
 class ClosedFormDraw:
@@ -150,18 +98,20 @@ class ClosedFormEnv:
         batch_size: int = 16,
         micro_batch: int = 16,
     ) -> None:
-        self.model = ClosedFormModel(GaussianField(means, deviation))
+        field = MixtureField(means, torch.full((len(means),), deviation), torch.eye(len(means)))
+        field.logits.requires_grad_(False)
+        self.model = ClosedFormModel(field)
         self.draw = ClosedFormDraw(seed, batch_size, micro_batch)
         self.batch_size, self.micro_batch, self.reward = batch_size, micro_batch, reward
         self.rollouts: Rollouts | None = None
-        self.optimiser = optimiser(self.model.field.parameters(), lr=lr)
+        self.optimiser = optimiser([field.means, field.log_deviation], lr=lr)
         self.logged: dict[str, list[Tensor]] = {}
         self.skipped = self.backward_samples = 0
 
     @property
     def weights(self) -> Tensor:
-        """All trained numbers (9,)."""
-        return torch.cat([p.detach().flatten() for p in self.model.field.parameters()])
+        """All trained numbers (12,)."""
+        return torch.cat([p.detach().flatten() for p in (self.model.field.means, self.model.field.log_deviation)])
 
     def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         assert self.reward is not None

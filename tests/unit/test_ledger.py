@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench.api import BudgetExhausted
 from bench.budget import Budget, Ledger
+from bench.conformance.observe import counted
 from bench.policy import SD3Policy
 from bench.stage import Stage
 from tests.cells import experiment, scorers, world
@@ -33,18 +32,11 @@ def test_flops_of_a_step_equal_an_independent_count(tiny_pipeline, label, adapta
     stage, ledger, unit = enter(tiny_pipeline, label, "100k", **{"train.adaptation": adaptation})
     stage.advance()  # texts are encoded once, outside of what is charged
     before = ledger.flops
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with counted(stage.policy) as count:
         while stage.limit.left and ledger.updates < 4:
             stage.advance()
-    # The same FLOPs, up to the encoding of texts that this step saw first
-    texts = _text_encoder_flops(counter)
-    assert ledger.flops - before == pytest.approx(counter.get_total_flops() - texts, rel=2e-3)
+    assert ledger.flops - before == pytest.approx(count.flops, rel=1e-9)
     assert ledger.cost == pytest.approx(ledger.flops / unit)
-
-
-def _text_encoder_flops(counter: FlopCounterMode) -> float:
-    counts = counter.get_flop_counts()
-    return sum(sum(v.values()) for name, v in counts.items() if name.endswith("CLIPTextModelWithProjection"))
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import torch
 
 from bench import flow
 from bench.api import ConfigError, PluginError, Rollouts
+from bench.tasks.closed_form import DEVIATION, MEANS, SHIFT, TEXTS
 from methods.flowgrpo import FlowGRPO
 from methods.sft import SFT
 from methods.soar import SOAR
-from tests.closed_form import DEVIATION, MEANS, SHIFT, TEXTS, ClosedFormEnv, train
+from tests.closed_form import ClosedFormEnv, train
 
 SMALL = FlowGRPO.Config(num_groups=2, num_generations=6, sampling_steps=6, updates=1)
 
@@ -58,9 +59,9 @@ def test_sft_finds_the_means_and_the_deviation() -> None:
     env = ClosedFormEnv(optimiser=torch.optim.Adam, lr=0.05, batch_size=64, micro_batch=64, deviation=1.0)
     assert (env.model.field.means - MEANS).abs().max() == 1
     train(sft(), env, 120)
-    # batches of 64 at this learning rate leave means that wander by about .05
+    # batches of 64 at this learning rate leave each mode's mean and deviation wandering by about .05
     assert (env.model.field.means - MEANS).abs().max() < 0.15
-    assert env.model.field.log_deviation.exp().item() == pytest.approx(DEVIATION, abs=0.05)
+    assert (env.model.field.log_deviation.exp() - DEVIATION).abs().max() < 0.15
 
 
 # SOAR

@@ -1,0 +1,75 @@
+"""`bench check`: one line for each check of a plugin. Model libraries are imported once a plugin was found."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+from bench import registry
+from bench.api import ConfigError, Method, Reward
+from bench.conformance.check import Check, Outcome, Status
+
+if TYPE_CHECKING:
+    from bench.conformance.laboratory import Laboratory
+
+_STATUSES = get_args(Status)
+
+
+def main(names: Sequence[str], *, everything: bool = False, listed: bool = False) -> int:
+    """Examine the named plugins, or all, or list the checks; returns the exit status.
+
+    Raises:
+        ConfigError: nothing was named, or there is no such plugin.
+        PluginError: a plugin cannot be imported, or breaks the contract of `bench.api`.
+    """
+    if listed:
+        print(_list())
+        return 0
+    if everything:
+        names = [*registry.names(registry.METHODS), *registry.names(registry.REWARDS)]
+    if not names:
+        raise ConfigError("check: expected names of methods or rewards, --all, or --list (see bench check --help)")
+    plugins = [registry.load_plugin(name) for name in names]
+    from bench.conformance.laboratory import Laboratory
+    from bench.tasks.world import load_world
+
+    laboratory = Laboratory(load_world("scenes"))
+    failed = [plugin.name for plugin in plugins if not _conforms(plugin, laboratory)]
+    if len(plugins) > 1:
+        print(f"{len(plugins) - len(failed)} of {len(plugins)} conform{'; not ' if failed else ''}{', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _conforms(plugin: type[Method] | type[Reward], laboratory: Laboratory) -> bool:
+    """Examine one plugin and print what comes of it; whether nothing failed."""
+    from bench.conformance.suite import examine
+
+    start, counts = time.perf_counter(), Counter[str]()
+    print(f"{'method' if issubclass(plugin, Method) else 'reward'} {plugin.name}", flush=True)
+    for outcome in examine(plugin, laboratory):
+        counts[outcome.status] += 1
+        print(_line(outcome), flush=True)
+    summary = ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])
+    print(f"  {summary}, in {time.perf_counter() - start:.0f} s\n", flush=True)
+    return not counts["failed"]
+
+
+def _line(outcome: Outcome) -> str:
+    mark = "FAILED" if outcome.status == "failed" else outcome.status
+    text = f"  {mark:<16}{outcome.check.name}"
+    if outcome.status == "failed":
+        why = f"{outcome.detail}\nwhy it matters: {outcome.check.reason}"
+        return f"{text}\n{textwrap.indent(why, ' ' * 20)}"
+    return f"{text}: {outcome.detail}" if outcome.detail else text
+
+
+def _list() -> str:
+    from bench.conformance.suite import METHOD_CHECKS, REWARD_CHECKS
+
+    def table(title: str, checks: Sequence[Check[Any]]) -> list[str]:
+        return [title, *(f"  {check.name:<26}{check.reason}" for check in checks)]
+
+    return "\n".join([*table("methods", METHOD_CHECKS), "", *table("rewards", REWARD_CHECKS)])

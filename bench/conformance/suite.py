@@ -1,0 +1,28 @@
+"""All checks, and how a plugin is examined by those that concern it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.api import Method, Needs, Reward
+from bench.conformance import method_checks, mixture, reward_checks, state_checks
+from bench.conformance.check import Check, Outcome, run
+from bench.conformance.laboratory import Laboratory, MethodSubject, RewardSubject
+
+METHOD_CHECKS: tuple[Check[Any], ...] = (
+    *method_checks.SUITE.checks, *state_checks.SUITE.checks, *mixture.SUITE.checks
+)  # fmt: skip
+REWARD_CHECKS: tuple[Check[Any], ...] = tuple(reward_checks.SUITE.checks)
+
+
+def examine(plugin: type[Method] | type[Reward], laboratory: Laboratory) -> Iterator[Outcome]:
+    """The outcome of every check of a method or a reward, one by one as they come.
+
+    Raises:
+        PluginError: the plugin declares that it fails a check that does not exist.
+        BenchError: a reward cannot be loaded.
+    """
+    if issubclass(plugin, Method):
+        return run(METHOD_CHECKS, MethodSubject(plugin, laboratory), plugin.needs, plugin.expected_failures)
+    return run(REWARD_CHECKS, RewardSubject(plugin, laboratory), Needs(), plugin.expected_failures)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.api import DataError
 from bench.files import appears_whole, remove_parts, write_whole
+from bench.paths import inside
 from bench.provenance import hash_file
 from bench.schema import canonical_json, config_hash
 
@@ -69,12 +70,12 @@ class Checkpoints:
 
     def _read(self, number: int) -> Saved:
         name = f"{number:08d}"
-        manifest = json.loads((self.folder / f"{name}.json").read_bytes().decode("utf-8"))
+        manifest = json.loads(inside(self.folder, f"{name}.json").read_bytes().decode("utf-8"))
         body = manifest["body"]
         if config_hash(body) != manifest["hash"] or body["number"] != number:
             raise DataError("its manifest does not match the manifest's own hash")
-        for file, digest in body["files"].items():
-            if hash_file(self.folder / file) != digest:
+        for file, digest in {f"{name}.safetensors": "", **body["files"]}.items():
+            if hash_file(inside(self.folder, file)) != digest:
                 raise DataError(f"{file} does not match its hash in the manifest")
         return Saved(load_file(self.folder / f"{name}.safetensors"), body["state"])
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.api import DataError
 from bench.checkpoint import write_tensors
 from bench.files import write_whole
+from bench.paths import inside
 from bench.policy import TextCondition
 from bench.schema import canonical_json
 from bench.stage import Stage
@@ -51,7 +52,7 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: the cell has none, or it is damaged.
     """
-    path = folder / FOLDER / "batch.json"
+    path = inside(folder, f"{FOLDER}/batch.json")
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.api import DataError
 from bench.files import told
+from bench.paths import inside
 
 _RETRY_SECONDS = 0.1
 
@@ -30,7 +31,7 @@ def held(path: Path, wait: float = 0.0) -> Iterator[str]:
     """
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        file = inside(path.parent, path.name).open("a+", encoding="utf-8")
     with file:
         _acquire(file, path, wait)
         stale = _who(file)

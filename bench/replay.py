@@ -21,6 +21,7 @@ from bench.budget import Ledger
 from bench.checkpoint import Checkpoints, Saved, load_tensors
 from bench.identity import cell_header
 from bench.job import CellJob
+from bench.paths import inside
 from bench.policy import SD3Policy
 from bench.record import RECORD, read_experiment_header, read_lines
 from bench.runner import DEVICE, load_scorers
@@ -46,7 +47,9 @@ def replay(folder: Path) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "checkpoint"
         if (folder / "checkpoint").is_dir():
-            shutil.copytree(folder / "checkpoint", copy, ignore=shutil.ignore_patterns("model", ".*"))
+            shutil.copytree(
+                folder / "checkpoint", copy, symlinks=True, ignore=shutil.ignore_patterns("model", ".*")
+            )
         copy.mkdir(exist_ok=True)
         saved, complaints = Checkpoints(copy).load()
         begin = f"the checkpoint of update {saved.state['update']}" if saved else "the beginning"
@@ -78,7 +81,7 @@ def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[
 
 def _findings(stage: Stage, folder: Path) -> Iterator[str]:
     """What is known of a stage whose step has just met NaN or infinity."""
-    kept = load_tensors(folder / evidence.FOLDER / "batch.safetensors")
+    kept = load_tensors(inside(folder, f"{evidence.FOLDER}/batch.safetensors"))
     now = evidence.tensors(stage)
     other = sorted(n for n in {*kept, *now} if n not in kept or n not in now or not _same(kept[n], now[n]))
     yield f"differs from what was kept in {', '.join(other)}" if other else "the same batch as was kept, bit for bit"

@@ -90,3 +90,20 @@ def test_nothing_of_ours_loads_a_pickle() -> None:
 def _is_model_loader(function: ast.expr) -> bool:
     named = isinstance(function, ast.Attribute) and function.attr == "from_pretrained"
     return named and not ast.unparse(function.value).endswith("Tokenizer")
+
+
+def test_a_manifest_that_names_a_file_elsewhere_is_none(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path / "checkpoint", 3)
+    write_tensors(tmp_path / "elsewhere.safetensors", {"theirs": torch.zeros(1)})
+    checkpoints.save(5, {"weight": torch.full((4,), 5.0)}, {"update": 5}, beside=["../elsewhere.safetensors"])
+    update, complaints = loaded(checkpoints)
+    assert update == 3 and "expected one within that folder" in complaints[0]
+
+
+def test_a_checkpoint_that_is_a_link_is_none(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path / "checkpoint", 3, 5)
+    weights = tmp_path / "checkpoint" / "00000005.safetensors"
+    weights.rename(tmp_path / "elsewhere.safetensors")
+    weights.symlink_to(tmp_path / "elsewhere.safetensors")
+    update, complaints = loaded(checkpoints)
+    assert update == 3 and "is a link" in complaints[0]

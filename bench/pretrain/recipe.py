@@ -35,9 +35,9 @@ PLANS = {
     "vae": Plan(samples=20_000, batch=8, lr=3e-3, warmup=50, ema=0.998),
     "decoder": Plan(samples=14_000, batch=8, lr=2e-3, warmup=50, ema=0.998),
     "clip": Plan(samples=80_000, batch=64, lr=2e-3, decay=0.4, ema=0.998),
-    "ratings": Plan(samples=100_000, batch=64, lr=2e-3, decay=0.4, ema=0.998),
-    "ocr": Plan(samples=48_000, batch=64, lr=3e-3, ema=0.998),
-    "transformer": Plan(samples=820_000, batch=64, lr=2e-3, warmup=200, ema=0.9995),
+    "ratings": Plan(samples=165_000, batch=64, lr=2e-3, decay=0.4, ema=0.998),
+    "ocr": Plan(samples=110_000, batch=64, lr=3e-3, ema=0.998),
+    "transformer": Plan(samples=2_150_000, batch=64, lr=2e-3, warmup=200, ema=0.9995),
 }
 
 

@@ -23,6 +23,7 @@ SHOWN_ONLY = frozenset(
         "analysis.py",
         "catalogue.py",
         "cli.py",
+        "commands.py",
         "coverage.py",
         "doctor.py",
         "listing.py",

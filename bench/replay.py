@@ -47,9 +47,7 @@ def replay(folder: Path) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "checkpoint"
         if (folder / "checkpoint").is_dir():
-            shutil.copytree(
-                folder / "checkpoint", copy, symlinks=True, ignore=shutil.ignore_patterns("model", ".*")
-            )
+            shutil.copytree(folder / "checkpoint", copy, symlinks=True, ignore=shutil.ignore_patterns("model", ".*"))
         copy.mkdir(exist_ok=True)
         saved, complaints = Checkpoints(copy).load()
         begin = f"the checkpoint of update {saved.state['update']}" if saved else "the beginning"

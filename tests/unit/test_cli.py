@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench import cli
+from bench import cli, commands
 from bench.api import ConfigError
 from bench.cli import main
 
@@ -237,4 +237,4 @@ def test_doctor_tunes_into_a_file_that_a_run_reads(
 
 def test_the_recorded_command_leaves_out_where_it_wrote_to() -> None:
     given = ["run", "--methods", "sft", "--results", "/somewhere/else", "--report=here.md", "--soar.num_points", "3"]
-    assert cli._command(given) == "python -m bench run --methods sft --soar.num_points 3"
+    assert commands._command(given) == "python -m bench run --methods sft --soar.num_points 3"

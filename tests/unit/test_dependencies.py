@@ -84,7 +84,8 @@ def test_rewards_import_the_contract_the_maths_and_their_world(name: str) -> Non
 @pytest.mark.parametrize(
     "name",
     [name for name in MODULES if name.startswith(("bench.stats", "bench.plots", "bench.report", "bench.record"))]
-    + ["bench.api", "bench.cli", "bench.listing", "bench.catalogue", "bench.experiment", "bench.progress"]
+    + ["bench.api", "bench.cli", "bench.commands", "bench.listing", "bench.catalogue", "bench.experiment"]
+    + ["bench.progress"]
     + ["bench.conformance", "bench.conformance.command", "bench.conformance.check"],
 )
 def test_what_reads_results_or_options_loads_no_model_library(name: str) -> None:
@@ -101,7 +102,7 @@ def test_what_only_reads_results_never_imports_torch_at_all() -> None:
 
 def test_only_the_command_line_knows_the_conformance_checks() -> None:
     for name in MODULES:
-        if name != "bench.cli" and not name.startswith(("bench.conformance", "bench.templates")):
+        if name != "bench.commands" and not name.startswith(("bench.conformance", "bench.templates")):
             assert not any(found.startswith("bench.conformance") for found in ours(name)), name
 
 

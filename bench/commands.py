@@ -70,7 +70,7 @@ Exit status: 0 all passed, or failed as declared; 1 a check failed; 2 there is n
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--preset", default="quick", metavar="NAME", help="smoke, quick (default), scenes, or a .yaml file"
+        "--preset", default="quick", metavar="NAME", help="smoke, quick (default), scenes, plateau, or a .yaml file"
     )
     parser.add_argument(
         "--config", action="append", default=[], type=Path, metavar="FILE", help="a .yaml file laid over the preset"

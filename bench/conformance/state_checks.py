@@ -68,11 +68,11 @@ def _snapshot(stage: Stage) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _restored(subject: MethodSubject, folder: Path) -> Stage:
     """A new stage, with a new method, that goes on from the checkpoint in a folder."""
-    saved = Checkpoints(folder).load()
-    if saved is None or not saved[1]:
-        raise Mismatch("a readable checkpoint", "; ".join(saved[2]) if saved else "none")
+    saved, complaints = Checkpoints(folder).load()
+    if saved is None:
+        raise Mismatch("a readable checkpoint", "; ".join(complaints) or "none")
     stage = subject.stage()
-    stage.load(saved[0], saved[1])
+    stage.load(saved.tensors, saved.state)
     return stage
 
 

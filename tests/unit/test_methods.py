@@ -67,14 +67,6 @@ def test_sft_finds_the_means_and_the_deviation() -> None:
 # SOAR
 
 
-@pytest.mark.parametrize("options", [{"weight": 0.0}, {"num_points": 0}])
-def test_soar_without_its_loss_is_sft_bit_for_bit(options: dict[str, float]) -> None:
-    plain, env = ClosedFormEnv(micro_batch=4), ClosedFormEnv(micro_batch=4)
-    assert train(sft(), plain, 5) == train(soar(**options), env, 5)
-    assert torch.equal(plain.weights, env.weights)
-    assert plain.model.passes == env.model.passes  # the rollout did not even run
-
-
 def soar_loss_by_hand(env: ClosedFormEnv, size: int, n: int, weight: float, w: float, k: int) -> torch.Tensor:
     """FACTS of arXiv 2604.12617, sample by sample: (sum base + lambda sum aux) / (B + lambda N B)."""
     total = torch.zeros(())
@@ -181,20 +173,6 @@ def test_outside_the_window_sampling_is_the_ode() -> None:
                     x_next[row] = sample["x_next"][row, 0]
             x = x_next
     torch.testing.assert_close(sample["z0"], x, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("beta", [0.0, 0.5])
-def test_equal_rewards_leave_only_the_gradient_of_the_kl(beta: float) -> None:
-    env = ClosedFormEnv(reward=lambda images: np.full(len(images), 0.3))
-    start = env.weights
-    with torch.no_grad():
-        env.model.reference.means += 0.3  # so that the KL has a gradient from the first update on
-    metrics = train(flowgrpo(beta=beta, drop_zero_groups=False), env, 1)[0]
-    assert metrics["policy"] == 0
-    assert torch.equal(env.weights, start) == (beta == 0)
-    if beta:
-        before = metrics["kl"]
-        assert train(flowgrpo(beta=beta, drop_zero_groups=False), env, 20)[-1]["kl"] < before
 
 
 def test_a_phase_without_any_advantage_skips_its_updates() -> None:

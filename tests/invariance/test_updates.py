@@ -1,0 +1,225 @@
+"""What must not change an update: how a batch is cut, ordered and rounded, and loss terms that are switched off.
+
+All of it on the real stage around the tests' tiny pipeline, whose latents have 1,024 dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench import flow
+from bench.api import Batch, Method, Reward, Rollouts
+from bench.conformance.laboratory import Laboratory
+from bench.conformance.observe import gradients
+from bench.scorer import Scorer
+from bench.settings import Train
+from bench.stage import Stage
+from bench.tasks.world import load_world
+from methods.flowgrpo import FlowGRPO
+from methods.sft import SFT
+from methods.soar import SOAR
+
+BATCH = 32
+POINTS = {"num_points": 1, "stochastic_paths": 1, "fresh_noise": True}
+# 32 pictures, whose groups are not the micro-batches of 8: the mean advantage of a micro-batch is not 0.
+GROUPS = {"num_groups": 2, "num_generations": 16, "updates": 1, "sampling_steps": 6, "window": 2}
+
+every_method = pytest.mark.parametrize(
+    ("method", "options"), [(SFT, {}), (SOAR, POINTS), (FlowGRPO, GROUPS)], ids=["sft", "soar", "flowgrpo"]
+)
+
+
+@pytest.fixture(scope="module")
+def laboratory(tiny_pipeline: Path) -> Laboratory:
+    return Laboratory(load_world("scenes", str(tiny_pipeline)))
+
+
+def enter(laboratory: Laboratory, method: type[Method], options: Mapping[str, Any], **train: Any) -> Stage:
+    """A stage whose weights have left the reference, so that a KL has a gradient; the gradient is not clipped."""
+    settings = Train(**{"batch_size": BATCH, "micro_batch": BATCH, "clip_norm": 1e9, **train})
+    stage = laboratory.stage(method, options, settings)
+    with torch.no_grad():
+        for parameter in stage.env.optimiser.parameters:
+            parameter.mul_(1.05)
+    return stage
+
+
+def collected(stage: Stage) -> Rollouts | None:
+    return stage.method.collect(stage.env) if stage.method.collects() else None
+
+
+@dataclass
+class Update:
+    """What one step found: losses (calls, b) by name, in the order of its calls; the gradient; what it logged."""
+
+    losses: dict[str, Tensor]
+    gradient: Tensor
+    metrics: dict[str, float]
+
+
+def update(stage: Stage, rollouts: Rollouts | None) -> Update:
+    """One step of the method, from these rollouts."""
+    seen: dict[str, list[Tensor]] = {}
+    backward = stage.env.backward
+
+    def watched(terms: Mapping[str, tuple[float, Tensor]], count: float) -> None:
+        for name, (_, loss) in terms.items():
+            seen.setdefault(name, []).append(loss.detach())
+        backward(terms, count)
+
+    stage.env.backward = watched  # type: ignore[method-assign]
+    stage.env.rollouts = rollouts
+    with gradients() as applied:
+        metrics = stage.method.step(stage.env)
+    (gradient,) = applied
+    return Update({name: torch.stack(calls) for name, calls in seen.items()}, gradient, metrics)
+
+
+def distance(actual: Tensor, expected: Tensor) -> float:
+    """|actual - expected| / |expected|."""
+    return float((actual - expected).norm() / expected.norm())
+
+
+# Accumulation
+
+
+@every_method
+def test_four_micro_batches_of_eight_are_one_of_thirty_two(
+    laboratory: Laboratory, method: type[Method], options: dict[str, Any]
+) -> None:
+    """Gradients, because AdamW's weights forget the gradient's scale; to 1e-5, a hundred times float32's rounding.
+
+    The same sums are taken in another order, over 32 samples and all layers.
+    """
+    whole = enter(laboratory, method, options)
+    rollouts = collected(whole)
+    expected = update(whole, rollouts)
+    actual = update(enter(laboratory, method, options, micro_batch=BATCH // 4), rollouts)
+    calls = {name: len(losses) for name, losses in expected.losses.items()}
+    assert {name: len(losses) for name, losses in actual.losses.items()} == {n: 4 * c for n, c in calls.items()}
+    assert distance(actual.gradient, expected.gradient) < 1e-5
+    assert actual.metrics == pytest.approx(expected.metrics, rel=1e-5, abs=1e-6)  # the mean of advantages is 0
+
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [(SFT, {}), (SOAR, POINTS), (FlowGRPO, {**GROUPS, "guidance": 1.0, "beta": 0.0})],
+    ids=["sft", "soar", "flowgrpo"],
+)
+def test_bfloat16_agrees_with_float32(laboratory: Laboratory, method: type[Method], options: dict[str, Any]) -> None:
+    """Losses to 5e-4 and gradients to 1.5e-2, where bfloat16 rounds to 2^-9, 2e-3; about twice what was seen.
+
+    A loss averages the rounding over all dimensions of a sample, a gradient gathers that of all layers; states or noise
+    levels rounded to bfloat16 fail here. Flow-GRPO runs without guidance, which multiplies the rounding by its scale,
+    and without the KL, which squares a small difference.
+    """
+    full = enter(laboratory, method, options)
+    rollouts = collected(full)
+    expected = update(full, rollouts)
+    actual = update(enter(laboratory, method, options, precision="bfloat16"), rollouts)
+    for name, losses in expected.losses.items():
+        assert 0 < distance(actual.losses[name], losses) < 5e-4
+    assert 0 < distance(actual.gradient, expected.gradient) < 1.5e-2
+
+
+# Terms that are switched off
+
+
+@pytest.mark.parametrize("options", [{"weight": 0.0}, {"num_points": 0}], ids=["weight", "num_points"])
+def test_soar_without_its_loss_is_sft_bit_for_bit(laboratory: Laboratory, options: dict[str, Any]) -> None:
+    """Weights and moments, metrics, and the ledger too: the rollout does not even run."""
+    runs = []
+    for method, its_options in ((SFT, {}), (SOAR, options)):
+        stage = enter(laboratory, method, its_options, batch_size=8, micro_batch=4, caption_dropout=0.3)
+        metrics = [stage.advance() for _ in range(3)]
+        tensors = {name: t.numpy().tobytes() for name, t in stage.tensors().items()}
+        runs.append((tensors, metrics, stage.limit.ledger.facts()))
+    sft, soar = runs
+    assert sft[0].keys() == soar[0].keys()
+    assert [name for name in sft[0] if sft[0][name] != soar[0][name]] == []
+    assert sft[1:] == soar[1:]
+
+
+class PromptLength(Reward):
+    """Scores the prompt alone, so that a group's rewards are equal and those of different groups are not."""
+
+    name: ClassVar[str] = "prompt-length"
+    range: ClassVar[tuple[float, float]] = (0.0, 10.0)
+
+    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """A hundredth of the prompt's length, (B,) float32."""
+        return np.array([len(prompt) / 100 for prompt in prompts], np.float32)
+
+
+def kl_gradient(stage: Stage, rollouts: Rollouts) -> Tensor:
+    """The gradient (parameters,) of beta times the KL to the reference alone, mean over samples and window."""
+    c, model = stage.method.config, stage.env.model
+    sigmas, total = model.sigmas(c.sampling_steps), torch.zeros(())
+    for k in range(c.window):
+        x, step = rollouts.tensors["x"][:, k], rollouts.tensors["step"][:, k]
+        s, s_next = sigmas[step], sigmas[step + 1]
+        (mean, std), (mean_ref, _) = (
+            flow.sde_mean_std(x, velocity(x, s, rollouts.cond, c.guidance), s, s_next, c.noise_level, sigmas[1])
+            for velocity in (model.guided_velocity, model.reference_velocity)
+        )
+        total = total + c.beta * flow.gaussian_kl(mean, mean_ref, std).mean() / c.window
+    parts = torch.autograd.grad(total, stage.env.optimiser.parameters, materialize_grads=True)
+    return torch.cat([part.flatten() for part in parts])
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_equal_rewards_leave_only_the_gradient_of_the_kl(laboratory: Laboratory, beta: float) -> None:
+    """To 1e-6 of its largest entry, and exactly nothing at beta 0."""
+    options = {**GROUPS, "num_groups": 4, "num_generations": 7, "beta": beta, "drop_zero_groups": False}
+    stage = enter(laboratory, FlowGRPO, options)
+    stage.env.score = Scorer(PromptLength()).training_scores  # type: ignore[method-assign]
+    rollouts = stage.method.collect(stage.env)
+    assert rollouts.metrics["frac_reward_zero_std"] == 1
+    assert rollouts.metrics["reward_std"] > 0
+    found = update(stage, rollouts).gradient
+    expected = kl_gradient(enter(laboratory, FlowGRPO, options), rollouts)
+    assert bool(expected.any()) == (beta > 0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+# Order
+
+
+def permuted(batch: Batch, order: Tensor) -> Batch:
+    rows = order.tolist()
+    prompts, metadata = [batch.prompts[i] for i in rows], [batch.metadata[i] for i in rows]
+    return Batch(batch.z0[order], batch.cond[order], prompts, metadata, batch.index[rows])
+
+
+@every_method
+def test_a_permuted_batch_has_permuted_losses(
+    laboratory: Laboratory, method: type[Method], options: dict[str, Any]
+) -> None:
+    """To 1e-4: a KL is the square of a difference of velocities that agree to a tenth, each rounded to 1e-7."""
+    first = enter(laboratory, method, options)
+    rollouts = collected(first)
+    expected = update(first, rollouts)
+
+    order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(0))
+    second = enter(laboratory, method, options)
+    if rollouts is None:
+        batches = [permuted(batch, order) for batch in second.env.draw.batches()]
+        second.env.draw.batches = lambda: iter(batches)  # type: ignore[method-assign]
+    else:
+        tensors = {name: t[order] for name, t in rollouts.tensors.items()}
+        rollouts = Rollouts(tensors, rollouts.cond[order], rollouts.updates)
+    actual = update(second, rollouts)
+    for name, losses in expected.losses.items():
+        assert not torch.allclose(losses[:, order], losses, rtol=0.01)
+        torch.testing.assert_close(actual.losses[name], losses[:, order], rtol=1e-4, atol=0)

@@ -288,7 +288,7 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor.examine(args.results)
 
 
-COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], None], str]] = {
+COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], object], str]] = {
     "run": (
         "run a comparison, write the report, print the table",
         _run,

@@ -17,7 +17,7 @@ from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, 
 from bench.budget import Ledger, Limit
 from bench.dataset import Dataset
 from bench.optimise import Optimiser
-from bench.policy import PassFlops, Policy, VelocityField, guided
+from bench.policy import PassFlops, Policy, Reference, guided
 from bench.scorer import Scorer
 
 
@@ -106,7 +106,7 @@ class MeteredModel:
     """The policy, every pass of which is charged to the ledger before it runs."""
 
     def __init__(
-        self, policy: Policy, reference: VelocityField | None, ledger: Ledger, limit: Limit, flops: PassFlops,
+        self, policy: Policy, reference: Reference | None, ledger: Ledger, limit: Limit, flops: PassFlops,
         unit: float,
     ) -> None:  # fmt: skip
         self._policy = policy

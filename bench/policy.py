@@ -81,21 +81,31 @@ class PassFlops:
 
 
 class VelocityField(Protocol):
-    """What a reference model has to give."""
+    """A model of the velocity."""
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
         """Predicted velocity (B, *S) float32 at x (B, *S), sigma (B,) in [0, 1]."""
 
 
+class Reference(VelocityField, Protocol):
+    """What an environment needs of the frozen model at stage entry."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and buffers by name, which have to stay as they are."""
+
+
 class Policy(VelocityField, Protocol):
     """What an environment needs of its policy: SD3 pipelines and the closed-form mixture both are one.
 
-    `latent_shape` is S, the shape of one clean latent; `shift` that of the noise schedule.
+    `shift` is that of the noise schedule.
     """
 
-    latent_shape: tuple[int, ...]
     device: torch.device
     shift: float
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """S, the shape of one clean latent."""
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Text to conditioning; the empty text is the unconditional one."""

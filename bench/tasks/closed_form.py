@@ -94,6 +94,10 @@ class ClosedFormPolicy:
         """Velocity (B, 2) at x (B, 2), sigma (B,)."""
         return self.field(x, sigma, cond.label)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights by name."""
+        return dict(self.field.named_parameters())
+
     def encode(self, prompts: Sequence[str]) -> Labels:
         """Texts of `TEXTS`, or the empty one, to labels."""
         return Labels(torch.tensor([TEXTS.index(text) if text else -1 for text in prompts]))

@@ -115,20 +115,19 @@ class MeteredModel:
         self._limit = limit
         self._flops = flops
         self.unit = unit
-        self._owed = 0
+        self._owed = 0.0  # FLOPs of backward passes to come
         self.latent_shape = policy.latent_shape
         self.device = policy.device
         self.shift = policy.shift
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         """Predicted velocity (B, *S); its backward pass is charged when gradient flows through it."""
-        count = len(x)
-        owed = (self._owed + count) * self._flops.backward if torch.is_grad_enabled() else 0.0
-        self._charge_forward(count * self._flops.forward, owed)
+        backward = len(x) * (self._flops.backward_through if x.requires_grad else self._flops.backward)
+        self._charge_forward(len(x) * self._flops.forward, self._owed + backward if torch.is_grad_enabled() else 0.0)
         v = self._policy.velocity(x, sigma, cond)
         if v.requires_grad:
-            self._owed += count
-            v.register_hook(lambda _: self._charge_backward(count))
+            self._owed += backward
+            v.register_hook(lambda _: self._charge_backward(backward))
         return v
 
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
@@ -173,7 +172,7 @@ class MeteredModel:
 
     def forget_graphs(self) -> None:
         """No backward pass is owed any more: the step's graphs are gone."""
-        self._owed = 0
+        self._owed = 0.0
 
     def _charge_forward(self, flops: float, owed: float) -> None:
         """Charge a forward pass, if the backward passes that are owed (FLOPs) would still fit after it."""
@@ -182,9 +181,8 @@ class MeteredModel:
         self._ledger.forward += flops / self.unit
         self._ledger.flops += flops
 
-    def _charge_backward(self, count: int) -> None:
-        flops = count * self._flops.backward
-        self._owed -= count
+    def _charge_backward(self, flops: float) -> None:
+        self._owed -= flops
         self._ledger.backward += flops / self.unit
         self._ledger.flops += flops
 

@@ -71,11 +71,12 @@ class TextCondition:
 
 @dataclass(frozen=True)
 class PassFlops:
-    """Measured FLOPs of one sample: denoiser forward, its backward through all trained weights, the reference's forward
-    (without adapters), VAE decoding."""
+    """Measured FLOPs of one sample: denoiser forward, its backward to all trained weights, the same where gradient goes
+    on into the state, the reference's forward (without adapters), VAE decoding."""
 
     forward: float
     backward: float
+    backward_through: float
     reference: float
     decode: float
 
@@ -337,18 +338,22 @@ class SD3Policy:
         with sdpa_kernel(SDPBackend.MATH):
             with FlopCounterMode(display=False) as forward, torch.enable_grad():
                 v = self.velocity(x, sigma, cond)
-            backward = 0
-            if v.requires_grad:
-                with FlopCounterMode(display=False) as counter:
-                    v.sum().backward()
-                backward = counter.get_total_flops()
-                self.transformer.zero_grad(set_to_none=True)
+            backward = _backward_flops(v) if v.requires_grad else 0
+            with torch.enable_grad():
+                through = _backward_flops(self.velocity(x.clone().requires_grad_(), sigma, cond))
+            self.transformer.zero_grad(set_to_none=True)
             with FlopCounterMode(display=False) as reference:
                 Frozen(self, None if self._lora else self.transformer).velocity(x, sigma, cond)
             with FlopCounterMode(display=False) as decode:
                 self.decode(x)
-        counts = (forward.get_total_flops(), backward, reference.get_total_flops(), decode.get_total_flops())
+        counts = (forward.get_total_flops(), backward, through, reference.get_total_flops(), decode.get_total_flops())
         return PassFlops(*map(float, counts))
+
+
+def _backward_flops(v: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        v.sum().backward()
+    return counter.get_total_flops()
 
 
 def _refuse_empty_tokenizers(folder: Path) -> None:

@@ -47,7 +47,7 @@ def closed_form_stage(
         micro_batch=settings.micro_batch, caption_dropout=settings.caption_dropout,
     )  # fmt: skip
     reference = policy.frozen_copy() if method.needs.reference else None
-    model = MeteredModel(policy, reference, ledger, limit, PassFlops(1.0, 2.0, 1.0, 1.0), 1.0)
+    model = MeteredModel(policy, reference, ledger, limit, PassFlops(1.0, 2.0, 2.0, 1.0, 1.0), 1.0)
     reward = Scorer(RewardedMode()) if method.needs.reward else None
     optimiser = Optimiser(list(policy.field.parameters()), settings)
     env = TrainingEnv(draw, model, optimiser, reward, ledger, limit, settings.batch_size, settings.micro_batch)

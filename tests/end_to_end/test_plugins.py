@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from bench import registry
+from bench.conformance import assert_conforms
 from bench.experiment import load
 from bench.record import CellRecord
 from bench.scaffold import create
+from bench.tasks.world import load_world
 from methods.sft import SFT
 from tests.closed_form import ClosedFormEnv, train
 
@@ -59,6 +61,10 @@ def test_the_readme_shows_a_whole_method_and_how_to_run_it(block: str, file: str
     for command in (["check"], ["format", "--check"]):  # as it would be read in methods/
         ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", "methods/reflexflow.py", "-"]
         subprocess.run(ruff, input=block, text=True, cwd=registry.ROOT, check=True, capture_output=True)
+
+
+def test_it_conforms(file: str, tiny_pipeline: Path) -> None:
+    assert_conforms(file, load_world("scenes", str(tiny_pipeline)))  # its gradient goes on into the state, unlike SFT's
 
 
 def test_its_update_is_the_formula(file: str) -> None:

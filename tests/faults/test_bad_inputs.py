@@ -347,7 +347,7 @@ def failed(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     settings += [f"{name}: {{reward: {folder}/{name}.py}}" for name in REWARDS]
     (folder / "rewards.yaml").write_text("\n".join(settings))
     # Long enough for the healthy scorers on a busy machine
-    arguments = ["--config", str(folder / "rewards.yaml"), "--methods", "flowgrpo", "--reward-seconds", "20"]
+    arguments = ["--config", str(folder / "rewards.yaml"), "--methods", "flowgrpo", "--reward-seconds", "8"]
     assert main([*command(folder, tiny_pipeline), *arguments]) == 1
     return folder
 

@@ -34,9 +34,8 @@ def appears_whole(path: Path) -> Iterator[Path]:
             if path.is_dir():  # only empty folders can be renamed over
                 shutil.rmtree(path)
             temporary.replace(path)
-        except Exception:
-            _remove(temporary)
-            raise
+        finally:
+            _remove(temporary)  # where it did not become `path`, for whatever reason
         _sync(path.parent)
 
 

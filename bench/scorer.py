@@ -101,5 +101,5 @@ def blamed(what: str) -> Iterator[None]:
         yield
     except BenchError:
         raise
-    except Exception as error:  # a plugin may raise anything at all
+    except Exception as error:  # a plugin may raise anything at all; told as its own mistake, with the place
         raise PluginError(f"{what} raised {blame(error)}: mend it, then give the same command again") from error

@@ -172,10 +172,12 @@ def _work(job: CellJob, sender: Connection) -> None:
     except Exception:  # a bug, not a user's mistake: told with its whole trace, recorded, and the worker exits with 1
         trace = traceback.format_exc()
         reason = f"unexpected error: {trace.strip().splitlines()[-1]}"
-        record = CellRecord(job.folder)
-        if record.status() == "unfinished":
-            record.end_failed(reason)
-        post({"cell": job.name, "event": "end", "status": "failed", "message": f"{reason}\n{trace}"})
+        try:
+            record = CellRecord(job.folder)
+            if record.status() == "unfinished":
+                record.end_failed(reason)
+        finally:  # told even where it cannot be recorded
+            post({"cell": job.name, "event": "end", "status": "failed", "message": f"{reason}\n{trace}"})
         raise SystemExit(1) from None
     finally:
         sender.close()

@@ -95,7 +95,7 @@ def _outcome(check: Check[S], subject: S, needs: Needs, excuse: str | None) -> O
         detail = str(mismatch)
     except BenchError as error:
         detail = f"expected no error; came {type(error).__name__}: {error}"
-    except Exception as error:  # a plugin may raise anything at all
+    except Exception as error:  # a plugin may raise anything at all: that is how it failed, and the outcome tells where
         place = traceback.extract_tb(error.__traceback__)[-1]
         detail = f"expected no error; came {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
     else:

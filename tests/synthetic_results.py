@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bench import report
 from bench.record import CellRecord, write_experiment_header
 from bench.schema import BASE, ExperimentHeader, ScorerInfo, TaskInfo, config_hash
 
@@ -69,6 +70,13 @@ class World:
     budget: float = BUDGET
     captions: tuple[str, ...] = ("two red stars", "a blue circle left of a green square", 'the text "K7"', "a cube")
     grid: tuple[tuple[float, ...], tuple[int, ...]] = ((1.0, 3.0, 5.0), (5, 10, 20))
+
+
+def build_world(folder: Path, world: World) -> Path:
+    """Write folder/results and the REPORT.md made from them; returns `folder`."""
+    write_world(folder / "results", world)
+    report.build(folder / "results", folder / "REPORT.md")
+    return folder
 
 
 def write_world(results: Path, world: World = World()) -> Path:

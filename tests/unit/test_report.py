@@ -23,7 +23,7 @@ from bench.report.claims import CLAIMS, claims_table, findings, summarise
 from bench.report.gains import gains
 from bench.report.markdown import code, escape, number, signed, table
 from bench.results import load_experiment
-from tests.synthetic_results import World, ledger, start, write_world
+from tests.synthetic_results import World, build_world, ledger, start, write_world
 
 EVIL = ("<script>alert(1)</script>", "[a](http://evil.example) ![b](x)", "pipes | and $x$ `code` *stars* @someone")
 SMALL = World(
@@ -55,10 +55,7 @@ SHARP = World(
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with results/ and the REPORT.md made from them; not to be changed."""
-    folder = tmp_path_factory.mktemp("built")
-    write_world(folder / "results", SMALL)
-    report.build(folder / "results", folder / "REPORT.md")
-    return folder
+    return build_world(tmp_path_factory.mktemp("built"), SMALL)
 
 
 @pytest.fixture

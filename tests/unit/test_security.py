@@ -30,7 +30,7 @@ from bench.results import load_experiment
 from bench.sample import load_checkpoint
 from bench.strict import read_yaml
 from tests.cells import experiment, world
-from tests.synthetic_results import World, write_world
+from tests.synthetic_results import World, build_world, write_world
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = World(tasks=("alignment",), seeds=1, methods=("sft",), prompts=16, milestone_prompts=8, grid=((), ()))
@@ -138,10 +138,7 @@ def test_links_are_refused_wherever_they_stand_below_the_folder(tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stranger")
-    write_world(folder / "results", SMALL)
-    report.build(folder / "results", folder / "REPORT.md")
-    return folder
+    return build_world(tmp_path_factory.mktemp("stranger"), SMALL)
 
 
 @pytest.fixture

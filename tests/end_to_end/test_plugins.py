@@ -55,7 +55,7 @@ def file(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_the_readme_shows_a_whole_method_and_how_to_run_it(block: str, file: str) -> None:
     assert len(block.splitlines()) < 100
     text = (registry.ROOT / "README.md").read_text(encoding="utf-8")
-    (methods,) = re.findall(r"^python -m bench run --methods (\S+) --name reflexflow ", text, re.MULTILINE)
+    (methods,) = re.findall(r"^python -m bench run --methods (\S+) --name mine ", text, re.MULTILINE)
     assert file in methods.split(",")
     assert [chain.label for chain in load("quick", {"methods": methods.split(",")}).methods] == ["sft", "reflexflow"]
     for command in (["check"], ["format", "--check"]):  # as it would be read in methods/

@@ -181,12 +181,19 @@ def _report_path(args: argparse.Namespace) -> Path:
 def _run(args: argparse.Namespace) -> int:
     experiment = _experiment(args)
     from bench import grid, report
+    from bench.launch import Place, Team
     from bench.progress import Display
 
+    place = Place.here()
+    team = Team(place) if place else None
+    if team is not None and not team.leads:
+        grid.follow(experiment, args.results, team)
+        return 0  # the first process tells how the run ended
     with Display() as display:
         failed = grid.run(
-            experiment, args.results, experiment.workers, display, _command(args.given), allow_mixed=args.allow_mixed
-        )
+            experiment, args.results, 1 if team else experiment.workers, display, _command(args.given),
+            allow_mixed=args.allow_mixed, team=team,
+        )  # fmt: skip
     path = _report_path(args)
     report.build(args.results, path)
     folder = args.results / experiment.name

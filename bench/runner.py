@@ -7,14 +7,14 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from bench import registry
-from bench.api import BenchError, DataError, NonFiniteError
+from bench.api import BenchError, ConfigError, DataError, NonFiniteError
 from bench.budget import Ledger
 from bench.checkpoint import Checkpoints, Saved
 from bench.curation import curate
@@ -26,7 +26,9 @@ from bench.identity import cell_header
 from bench.job import CellJob
 from bench.lock import held
 from bench.policy import SD3Policy
+from bench.ranks import ALONE, Ranks
 from bench.record import CellRecord
+from bench.schema import config_hash
 from bench.scorer import Guard, Scorer, blamed, unguarded
 from bench.settings import BASE
 from bench.tasks.world import load_world
@@ -40,11 +42,15 @@ DEVICE = "cpu"
 Post = Callable[[dict[str, Any]], None]
 
 
-def run_cell(job: CellJob, post: Post) -> None:
-    """Run one cell, or what is left of it; a failure is a record too, and is raised again."""
+def run_cell(job: CellJob, post: Post, ranks: Ranks = ALONE) -> None:
+    """Run one cell, or what is left of it; a failure is a record too, and is raised again.
+
+    Of several ranks the first writes record, checkpoints and scores; the others need to read its results folder.
+    """
     torch.set_num_threads(job.experiment.threads)
-    with held(job.folder / "checkpoint" / "cell.lock", wait=LOCK_SECONDS):
-        cell = _Cell(job, post)
+    lock = held(job.folder / "checkpoint" / "cell.lock", wait=LOCK_SECONDS) if ranks.is_first else nullcontext()
+    with lock:
+        cell = _Cell(job, post, ranks)
         try:
             cell.run()
         except BenchError as error:
@@ -53,8 +59,9 @@ def run_cell(job: CellJob, post: Post) -> None:
 
 
 class _Cell:
-    def __init__(self, job: CellJob, post: Post) -> None:
+    def __init__(self, job: CellJob, post: Post, ranks: Ranks) -> None:
         self.job = job
+        self.ranks = ranks
         self.experiment = job.experiment
         self.task = job.experiment.task(job.task)
         self.post = lambda event, **fields: post({"cell": job.name, "event": event, **fields})
@@ -79,10 +86,12 @@ class _Cell:
         return self.training.fraction if self.training else 0.0
 
     def run(self) -> None:
-        if self.record.status() == "done":
+        self._refuse_different_settings()
+        if self.ranks.meet("done", self.record.status() == "done")[0]:
             return
         self.post("start")
-        saved = self._open()
+        with self.ranks.joint():
+            saved = self._open()
         world = load_world(self.experiment.world, self.experiment.model)
         scorers = load_scorers({*self.task.scorers, self.task.reward, self.task.select}, self._scoring)
         policy = SD3Policy.load(world.model, device=DEVICE)
@@ -90,21 +99,29 @@ class _Cell:
         evaluator = Evaluator(
             world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
             tick=lambda part: self.post("evaluate", fraction=self.fraction, update=self.update, part=part),
+            ranks=self.ranks,
         )  # fmt: skip
         if self.job.label == BASE:
             if self.task.select:
                 curate(world, self.task, policy, scorers[self.task.select])
         else:
             folder = self.checkpoints.folder
-            self.training = Training(self.job, world, policy, scorers, self.ledger, unit, folder)
+            self.training = Training(self.job, world, policy, scorers, self.ledger, unit, folder, self.ranks)
             for metrics in self._updates(self.training, saved):
-                self._after_update(metrics, self.training, policy, evaluator)
-        self._finish(policy, evaluator)
+                with self.ranks.joint():
+                    self._after_update(metrics, self.training, policy, evaluator)
+        with self.ranks.joint():
+            self._finish(policy, evaluator)
+
+    def _refuse_different_settings(self) -> None:
+        config = self.experiment.cell_config(self.job.task, self.job.label)
+        if len(set(self.ranks.meet("settings", config_hash(config)))) > 1:
+            raise ConfigError("the processes were started with different settings: give all of them the same command")
 
     def fail(self, reason: str) -> None:
         """End the record with what went wrong."""
         try:
-            if self._is_open:
+            if self._is_open and self.ranks.is_first:
                 self.record.append("end", status="failed", reason=reason, ledger=self.ledger.facts())
         except DataError as another:
             reason += f"; and its record could not be ended: {another}"
@@ -114,6 +131,14 @@ class _Cell:
 
     def _open(self) -> Saved | None:
         """Begin the record, or go on where the last good checkpoint stands, after a failure too."""
+        saved = self._open_record() if self.ranks.is_first else None
+        update = self.ranks.meet("checkpoint", saved.state["update"] if saved else None)[0]
+        if update is not None:
+            saved = saved or self.checkpoints.read(update)
+            self._restore(saved.state)
+        return saved
+
+    def _open_record(self) -> Saved | None:
         before = self.record.status()
         goes_on = self.record.start(cell_header(self.job, DEVICE))
         remove_parts(self.job.folder)
@@ -124,8 +149,6 @@ class _Cell:
         saved, complaints = self.checkpoints.load()
         for complaint in complaints:
             self.post("note", message=complaint)
-        if saved is not None:
-            self._restore(saved.state)
         self.record.truncate(1 if saved is None else saved.state["events"])
         self._is_open = True
         if before != "new":
@@ -135,21 +158,29 @@ class _Cell:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Take the counters from a checkpoint."""
+        if state["processes"] != self.ranks.size:
+            self.post(
+                "note", message=f"was begun by {state['processes']} processes and goes on with {self.ranks.size}: the "
+                "same samples, added up in another order",
+            )  # fmt: skip
         self.ledger = Ledger.from_state(state["ledger"])
         self._milestone_fractions = state["milestones"]
         self._last_logged, self._metrics = state["last_logged"], state["metrics"]
 
     def _save(self, training: Training) -> None:
         training.check_untouched()
-        self.checkpoints.save(
-            training.update,
-            training.tensors(),
-            {
-                **training.state_dict(), "ledger": self.ledger.state_dict(), "milestones": self._milestone_fractions,
-                "last_logged": self._last_logged, "metrics": self._metrics, "events": len(self.record.events()),
-            },
-            beside=training.entries,
-        )  # fmt: skip
+        tensors, state = training.tensors(), training.state_dict()
+        if self.ranks.is_first:
+            self.checkpoints.save(
+                training.update,
+                tensors,
+                {
+                    **state, "ledger": self.ledger.state_dict(), "milestones": self._milestone_fractions,
+                    "last_logged": self._last_logged, "metrics": self._metrics, "events": len(self.record.events()),
+                    "processes": self.ranks.size,
+                },
+                beside=training.entries,
+            )  # fmt: skip
         self._last_checkpoint = time.monotonic()
 
     def _updates(self, training: Training, saved: Saved | None) -> Iterator[dict[str, float]]:
@@ -157,7 +188,7 @@ class _Cell:
         try:
             yield from training.updates(saved)
         except NonFiniteError as error:
-            if training.stage is None:
+            if training.stage is None or not self.ranks.is_first:
                 raise
             kept = keep(self.job.folder, training.stage, training.number, training.update, str(error))
             raise NonFiniteError(
@@ -181,13 +212,14 @@ class _Cell:
             with training.stage.averaged():
                 self._judge(policy, evaluator, training.number, final=False)
             self._save(training)
-        elif time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS:
+        elif self.ranks.meet("time", time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS)[0]:
             self._save(training)
 
     def _log(self, number: int) -> None:
-        means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
-        self.record.append("step", stage=number, update=self.update, ledger=self.ledger.facts(), metrics=means)
-        self._telemetry("step")
+        if self.ranks.is_first:
+            means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
+            self.record.append("step", stage=number, update=self.update, ledger=self.ledger.facts(), metrics=means)
+            self._telemetry("step")
         self._metrics, self._last_logged = {}, self.fraction
 
     # Evaluation
@@ -195,6 +227,8 @@ class _Cell:
     def _judge(self, policy: SD3Policy, evaluator: Evaluator, number: int, *, final: bool) -> None:
         settings = self.experiment.evaluation
         judgement = evaluator.judge(policy, self.update, final=final)
+        if not self.ranks.is_first:
+            return
         file = f"scores-{self.update:06d}.parquet"
         self.record.write_scores(file, judgement.frame)
         self.record.append(
@@ -212,10 +246,13 @@ class _Cell:
             self._log(stages - 1)
         self._judge(policy, evaluator, stages - 1, final=True)
         frame = evaluator.grid(policy, self.update)
+        png, prompts, tile = evaluator.pictures(policy)
+        if not self.ranks.is_first:
+            self.post("end", status="done", update=self.update, fraction=1.0)
+            return
         if frame is not None:
             self.record.write_scores("grid.parquet", frame)
             self.record.append("grid", file="grid.parquet")
-        png, prompts, tile = evaluator.pictures(policy)
         self.record.write_bytes("pictures.png", png)
         settings = self.experiment.evaluation
         self.record.append(

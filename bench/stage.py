@@ -17,6 +17,7 @@ from bench.curation import curate
 from bench.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.optimise import Optimiser
 from bench.policy import SD3Policy, TextCondition
+from bench.ranks import ALONE, Ranks
 from bench.scorer import Scorer
 from bench.settings import Stage as StageSettings
 from bench.tasks.definitions import Task
@@ -28,16 +29,18 @@ STAGE_SEED = 1_000_003  # apart for each stage of a chain, so that the second se
 class Stage:
     """Advances a method phase by phase: `collect` where the buffer is empty, then `step`."""
 
-    def __init__(self, method: Method, env: TrainingEnv, limit: Limit, policy: SD3Policy) -> None:
+    def __init__(self, method: Method, env: TrainingEnv, limit: Limit, policy: SD3Policy, ranks: Ranks = ALONE) -> None:
         self.method = method
         self.env = env
         self.limit = limit
         self.policy = policy
+        self._ranks = ranks
 
     @classmethod
     def enter(
         cls, settings: StageSettings, budget: Budget, spent: float, policy: SD3Policy, world: World, task: Task,
         scorers: dict[str, Scorer], ledger: Ledger, unit: float, *, seed: int, number: int, entry: Path,
+        ranks: Ranks = ALONE,
     ) -> Stage:  # fmt: skip
         """Set up a stage on the policy as it is now, which becomes the reference.
 
@@ -51,7 +54,7 @@ class Stage:
                 f"method {method.name!r} needs a reward, but task {task.name!r} names none: set task.reward"
             )
         if number:
-            _enter_with(policy, entry)
+            _enter_with(policy, entry, ranks)
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
         policy.precision = train.precision
         optimiser = Optimiser(policy.prepare(train, seed + STAGE_SEED * number), train)
@@ -66,15 +69,15 @@ class Stage:
         limit = Limit(budget, ledger, spent)
         draw = SampleDraw(
             policy, ledger, limit, dataset, prompts, seed=seed + STAGE_SEED * number, batch_size=train.batch_size,
-            micro_batch=train.micro_batch, caption_dropout=train.caption_dropout,
+            micro_batch=train.micro_batch, caption_dropout=train.caption_dropout, ranks=ranks,
         )  # fmt: skip
-        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit)
+        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks)
         reward = scorers[task.reward] if method.needs.reward and task.reward else None
         if reward is not None:
             example = world.candidates(categories, 1)
             reward.measure(example.images[0], example.prompts[0].text, example.prompts[0].metadata)
-        env = TrainingEnv(draw, model, optimiser, reward, ledger, limit, train.batch_size, train.micro_batch)
-        return cls(method, env, limit, policy)
+        env = TrainingEnv(draw, model, optimiser, reward, ledger, limit, train.batch_size, train.micro_batch, ranks)
+        return cls(method, env, limit, policy, ranks)
 
     @property
     def skipped_in_a_row(self) -> int:
@@ -94,6 +97,7 @@ class Stage:
                 return None
             self.limit.begin()
             self.env.rollouts = self.method.collect(self.env)
+            self.env.settle()
             self.limit.finish("collect")
             metrics |= self.env.rollouts.metrics
         if not self.limit.fits("step"):
@@ -101,6 +105,7 @@ class Stage:
         self.limit.begin()
         self.env.updates_in_step = 0
         metrics |= self.method.step(self.env)
+        self.env.settle()
         self.limit.finish("step")
         if self.env.updates_in_step != 1:
             raise PluginError(
@@ -139,13 +144,14 @@ class Stage:
     # State
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, moments and rollouts by name."""
+        """Weights, moments and the rollouts of all ranks by name."""
         out = {f"optimiser.{name}": t for name, t in self.env.optimiser.tensors().items()}
         if self.env.rollouts is not None:
             cond = self.env.rollouts.cond
             assert isinstance(cond, TextCondition)
-            out |= {"rollout_cond.embeds": cond.embeds, "rollout_cond.pooled": cond.pooled}
-            out |= {f"rollout.{name}": t for name, t in self.env.rollouts.tensors.items()}
+            rows = {"rollout_cond.embeds": cond.embeds, "rollout_cond.pooled": cond.pooled}
+            rows |= {f"rollout.{name}": t for name, t in self.env.rollouts.tensors.items()}
+            out |= {name: self._ranks.gather(t) for name, t in rows.items()}
         return out
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,6 +166,7 @@ class Stage:
             "method": self.method.state_dict(),
             "rollouts": None if rollouts is None else
             {"updates": rollouts.updates, "used": rollouts.used, "metrics": rollouts.metrics},
+            "rollout_rows": None if rollouts is None else self._ranks.meet("rows", len(rollouts.cond)),
         }  # fmt: skip
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -173,17 +180,26 @@ class Stage:
         self.env.skipped_in_a_row = state["skipped_in_a_row"]
         self.method.load_state_dict(state["method"])
         if state["rollouts"] is not None:
-            cond = TextCondition(named["rollout_cond.embeds"], named["rollout_cond.pooled"])
-            self.env.rollouts = Rollouts(_under(named, "rollout."), cond, **state["rollouts"])
+            own = self._own_rows(state["rollout_rows"])
+            cond = TextCondition(named["rollout_cond.embeds"], named["rollout_cond.pooled"])[own]
+            rows = {name: t[own] for name, t in _under(named, "rollout.").items()}
+            self.env.rollouts = Rollouts(rows, cond, **state["rollouts"])
+
+    def _own_rows(self, rows: list[int]) -> slice:
+        """Which of the rollouts of all ranks are this one's; shared out anew where their number has changed."""
+        if len(rows) != self._ranks.size:
+            return self._ranks.own(sum(rows))
+        start = sum(rows[: self._ranks.rank])
+        return slice(start, start + rows[self._ranks.rank])
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _enter_with(policy: SD3Policy, entry: Path) -> None:
+def _enter_with(policy: SD3Policy, entry: Path, ranks: Ranks) -> None:
     """Take the weights at stage entry from `entry`, or keep them there for a resume."""
-    if entry.is_file():
+    if ranks.meet("entry", entry.is_file())[0]:
         policy.transformer.load_state_dict(load_tensors(entry))
-    else:
+    elif ranks.is_first:
         write_tensors(entry, {name: t for name, t in policy.transformer.state_dict().items() if torch.is_tensor(t)})

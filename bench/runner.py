@@ -93,10 +93,10 @@ class _Cell:
         )  # fmt: skip
         if self.job.label == BASE:
             if self.task.select:
-                curate(world, self.task, policy, scorers[self.task.select])
+                curate(world, self.task, policy, scorers[self.task.select], self._note)
         else:
             folder = self.checkpoints.folder
-            self.training = Training(self.job, world, policy, scorers, self.ledger, unit, folder)
+            self.training = Training(self.job, world, policy, scorers, self.ledger, unit, folder, self._note)
             for metrics in self._updates(self.training, saved):
                 self._after_update(metrics, self.training, policy, evaluator)
         self._finish(policy, evaluator)
@@ -109,6 +109,9 @@ class _Cell:
         except DataError as another:
             reason += f"; and its record could not be ended: {another}"
         self.post("end", status="failed", message=reason, fraction=self.fraction, update=self.update)
+
+    def _note(self, message: str) -> None:
+        self.post("note", message=message)
 
     # Record and checkpoint
 
@@ -123,14 +126,14 @@ class _Cell:
             self.checkpoints.clear()
         saved, complaints = self.checkpoints.load()
         for complaint in complaints:
-            self.post("note", message=complaint)
+            self._note(complaint)
         if saved is not None:
             self._restore(saved.state)
         self.record.truncate(1 if saved is None else saved.state["events"])
         self._is_open = True
         if before != "new":
             where = f"goes on from update {saved.state['update']}" if saved else "starts afresh"
-            self.post("note", message=f"{'failed' if before == 'failed' else 'was interrupted'} before; {where}")
+            self._note(f"{'failed' if before == 'failed' else 'was interrupted'} before; {where}")
         return saved
 
     def _restore(self, state: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,13 @@ class Stage:
     def enter(
         cls, settings: StageSettings, budget: Budget, spent: float, policy: SD3Policy, world: World, task: Task,
         scorers: dict[str, Scorer], ledger: Ledger, unit: float, *, seed: int, number: int, entry: Path,
+        note: Callable[[str], object] = print,
     ) -> Stage:  # fmt: skip
         """Set up a stage on the policy as it is now, which becomes the reference.
 
         `spent` is what the stages before were given, in the budget's unit; what they left over is not carried on.
         `unit` is the FLOPs of one forward pass of the base. `entry` keeps the weights at entry, for a later resume.
+        `note` is told what had to be mended on the way.
         """
         method = settings.build()
         train = settings.train
@@ -59,7 +61,7 @@ class Stage:
             reference = policy.frozen_copy()
         dataset = None
         if method.needs.data:
-            dataset = curate(world, task, policy, scorers[task.select] if task.select else None)
+            dataset = curate(world, task, policy, scorers[task.select] if task.select else None, note)
             ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
         categories = task.categories or world.categories
         prompts = world.prompts("train", categories, task.train_prompts) if method.needs.reward else []

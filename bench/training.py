@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Training:
 
     def __init__(
         self, job: CellJob, world: World, policy: SD3Policy, scorers: dict[str, Scorer], ledger: Ledger, unit: float,
-        folder: Path,
+        folder: Path, note: Callable[[str], object] = print,
     ) -> None:  # fmt: skip
         self._job = job
         self._world = world
@@ -43,6 +43,7 @@ class Training:
         self._ledger = ledger
         self._unit = unit
         self._folder = folder
+        self._note = note
         self._untouched: Untouched | None = None
         self.stage: Stage | None = None
         self.update = 0
@@ -85,7 +86,7 @@ class Training:
             entry.unlink(missing_ok=True)
         stage = Stage.enter(
             settings, budget, before, self._policy, self._world, task, self._scorers, self._ledger, self._unit,
-            seed=self._job.seed, number=self.number, entry=entry,
+            seed=self._job.seed, number=self.number, entry=entry, note=self._note,
         )  # fmt: skip
         if saved is not None:
             stage.load(saved.tensors, saved.state["inside"])

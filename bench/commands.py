@@ -27,7 +27,7 @@ SETTINGS = (
     ("model", "PATH", "checkpoint in the diffusers format instead of the world's own base"),
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
-    ("reward-seconds", "SECONDS", "a call of a reward that takes longer hangs, and is ended (default 600)"),
+    ("reward-seconds", "SECONDS", "a call or load() of a reward that takes longer hangs, and is ended (default 600)"),
     ("tuning-trials", "N", "tuning trials that each method was given; only reported"),
 )
 

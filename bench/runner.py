@@ -15,6 +15,7 @@ import torch
 
 from bench import registry
 from bench.api import BenchError, DataError, NonFiniteError
+from bench.blame import blamed
 from bench.budget import Ledger
 from bench.checkpoint import Checkpoints, Saved
 from bench.curation import curate
@@ -27,7 +28,7 @@ from bench.job import CellJob
 from bench.lock import held
 from bench.policy import SD3Policy
 from bench.record import CellRecord
-from bench.scorer import Guard, Scorer, blamed, unguarded
+from bench.scorer import Guard, Scorer, unguarded
 from bench.settings import BASE
 from bench.tasks.world import load_world
 from bench.training import Training
@@ -84,7 +85,8 @@ class _Cell:
         self.post("start")
         saved = self._open()
         world = load_world(self.experiment.world, self.experiment.model)
-        scorers = load_scorers({*self.task.scorers, self.task.reward, self.task.select}, self._scoring)
+        trains_on = None if self.job.label == BASE else self.task.reward
+        scorers = load_scorers({*self.task.scorers, trains_on, self.task.select}, self._scoring)
         policy = SD3Policy.load(world.model, device=DEVICE)
         unit = policy.measure_flops().forward
         evaluator = Evaluator(
@@ -234,9 +236,9 @@ class _Cell:
     # Telemetry
 
     @contextmanager
-    def _scoring(self, reward: str) -> Iterator[None]:
+    def _scoring(self, reward: str, part: str) -> Iterator[None]:
         """Tells the watchdog when a reward begins and ends; one that hangs cannot tell by itself."""
-        self.post("score", reward=reward)
+        self.post("score", reward=reward, part=part)
         try:
             yield
         finally:
@@ -252,11 +254,12 @@ class _Cell:
 
 
 def load_scorers(names: set[str | None], guard: Guard = unguarded) -> dict[str, Scorer]:
-    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds every call."""
+    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds load() and calls."""
     scorers = {}
     for name in sorted(n for n in names if n):
-        reward = registry.load_reward(name)()
-        with blamed(f"reward {name!r}: load()"):
+        cls = registry.load_reward(name)
+        with guard(cls.name, "load()"), blamed(f"reward {cls.name!r} in load()", cls):
+            reward = cls()
             reward.load()
         scorers[name] = Scorer(reward, guard=guard)
     return scorers

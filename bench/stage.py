@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from bench.api import ConfigError, Method, PluginError, Rollouts
+from bench.blame import blamed
 from bench.budget import Budget, Ledger, Limit
 from bench.checkpoint import load_tensors, write_tensors
 from bench.curation import curate
@@ -21,6 +22,8 @@ from bench.scorer import Scorer
 from bench.settings import Stage as StageSettings
 from bench.tasks.definitions import Task
 from bench.tasks.world import World
+
+T = TypeVar("T")
 
 STAGE_SEED = 1_000_003  # apart for each stage of a chain, so that the second sees fresh noise
 
@@ -95,14 +98,17 @@ class Stage:
             if not self.limit.fits("collect", "step"):
                 return None
             self.limit.begin()
-            self.env.rollouts = self.method.collect(self.env)
+            with self._blamed("collect"):
+                self.env.rollouts = self._given("collect", self.method.collect(self.env), Rollouts)
             self.limit.finish("collect")
             metrics |= self.env.rollouts.metrics
         if not self.limit.fits("step"):
             return None
         self.limit.begin()
         self.env.updates_in_step = 0
-        metrics |= self.method.step(self.env)
+        with self._blamed("step"):
+            logged = self._given("step", self.method.step(self.env), dict)
+            metrics |= {str(name): float(value) for name, value in logged.items()}
         self.limit.finish("step")
         if self.env.updates_in_step != 1:
             raise PluginError(
@@ -112,6 +118,18 @@ class Stage:
         if self.env.rollouts is not None:
             self.env.rollouts.used += 1
         return metrics
+
+    def _blamed(self, part: str) -> AbstractContextManager[None]:
+        return blamed(f"method {self.method.name!r} in {part}()", type(self.method))
+
+    def _given(self, part: str, value: Any, kind: type[T]) -> T:
+        """What the method returned, if it is of this kind."""
+        if not isinstance(value, kind):
+            raise PluginError(
+                f"method {self.method.name!r}: expected {part}() to return a {kind.__name__}, got {value!r}: mend what "
+                "it returns"
+            )
+        return value
 
     def _is_used_up(self) -> bool:
         return self.env.rollouts is None or self.env.rollouts.used >= self.env.rollouts.updates
@@ -153,13 +171,15 @@ class Stage:
     def state_dict(self) -> dict[str, Any]:
         """Counters and the method's own state, JSON-able."""
         rollouts = self.env.rollouts
+        with self._blamed("state_dict"):
+            own = self._given("state_dict", self.method.state_dict(), dict)
         return {
             "optimiser": self.env.optimiser.state_dict(),
             "limit": self.limit.state_dict(),
             "samples_drawn": self.env.draw.samples_drawn,
             "prompts_drawn": self.env.draw.prompts_drawn,
             "skipped_in_a_row": self.env.skipped_in_a_row,
-            "method": self.method.state_dict(),
+            "method": own,
             "rollouts": None if rollouts is None else
             {"updates": rollouts.updates, "used": rollouts.used, "metrics": rollouts.metrics},
         }  # fmt: skip
@@ -173,7 +193,8 @@ class Stage:
         self.env.draw.samples_drawn = state["samples_drawn"]
         self.env.draw.prompts_drawn = state["prompts_drawn"]
         self.env.skipped_in_a_row = state["skipped_in_a_row"]
-        self.method.load_state_dict(state["method"])
+        with self._blamed("load_state_dict"):
+            self.method.load_state_dict(state["method"])
         if state["rollouts"] is not None:
             cond = TextCondition(named["rollout_cond.embeds"], named["rollout_cond.pooled"])
             self.env.rollouts = Rollouts(_under(named, "rollout."), cond, **state["rollouts"])

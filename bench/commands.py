@@ -96,7 +96,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name of one of them; "
+        "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name or file of one of them; "
         "train, evaluation, experiment or task for their settings; nothing for an overview",
     )  # fmt: skip
 

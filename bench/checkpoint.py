@@ -1,4 +1,4 @@
-"""Checkpoints of one cell: safetensors, a manifest with hashes, no pickle; a damaged one is named and passed over."""
+"""Checkpoints: safetensors, a manifest with hashes, no pickle; a damaged one is named and passed over."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Checkpoints:
                 return self.read(number), complaints
             except (OSError, ValueError, KeyError, TypeError, SafetensorError, DataError) as error:
                 path = self.folder / f"{number:08d}.json"
-                complaints.append(f"checkpoint {path} is damaged and was passed over: {error}")
+                complaints.append(f"{path} is damaged and was passed over: {error}")
         return None, complaints
 
     def read(self, number: int) -> Saved:

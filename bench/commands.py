@@ -27,7 +27,7 @@ SETTINGS = (
     ("model", "PATH", "checkpoint in the diffusers format instead of the world's own base"),
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
-    ("reward-seconds", "SECONDS", "a call of a reward that takes longer hangs, and is ended (default 600)"),
+    ("reward-seconds", "SECONDS", "a call or load() of a reward that takes longer hangs, and is ended (default 600)"),
     ("tuning-trials", "N", "tuning trials that each method was given; only reported"),
 )
 
@@ -96,7 +96,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name of one of them; "
+        "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name or file of one of them; "
         "train, evaluation, experiment or task for their settings; nothing for an overview",
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from bench import registry
 from bench.api import ConfigError, PluginError
-from bench.settings import BASE, Chain, Evaluation, Experiment, Stage, Train
+from bench.settings import BASE, Chain, Evaluation, Experiment, Stage, Train, configured
 from bench.strict import Problems, Text, read_text, read_yaml, unique, validate
 from bench.suggest import hint
 from bench.tasks.built_in import TASKS, WORLDS
@@ -267,8 +267,8 @@ class _Resolver:
         if len(self.problems.messages) > before or config is None or special is None:
             return None
         try:
-            method(config)
-        except ConfigError as error:
+            configured(method, config)
+        except (ConfigError, PluginError) as error:
             self.problems.add("", str(error))
             return None
         train = dataclasses.replace(train, **{field: getattr(special, field) for field in exceptions})

@@ -89,10 +89,10 @@ def estimate(experiment: Experiment, results: Path) -> Plan:
         ConfigError, PluginError: a method or reward cannot be set up.
     """
     from bench import grid
-    from bench.record import CellRecord
+    from bench.record import cell_status
 
     jobs = grid.jobs(experiment, results)
-    done = sum(CellRecord(job.folder).status() == "done" for job in jobs)
+    done = sum(cell_status(job.folder) == "done" for job in jobs)
     stages: dict[str, tuple[StagePlan, ...]] = {}
     rate, measured = DOCUMENTED_RATE, False
     try:

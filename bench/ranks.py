@@ -89,6 +89,15 @@ class Ranks:
         told = self.meet("share", own)
         return [told[i % self.size][i // self.size] for i in range(len(items))]
 
+    def in_turn(self, work: Callable[[], _Result]) -> _Result:
+        """`work` by the first rank, and then by the others, which find what it left in a cache."""
+        if not self.is_first:
+            self.meet("turn", None)
+            return work()
+        result = work()
+        self.meet("turn", None)
+        return result
+
 
 ALONE = Ranks()
 

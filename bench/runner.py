@@ -15,6 +15,7 @@ import torch
 
 from bench import registry
 from bench.api import BenchError, ConfigError, DataError, NonFiniteError
+from bench.blame import blamed
 from bench.budget import Ledger
 from bench.checkpoint import Checkpoints, Saved
 from bench.curation import curate
@@ -29,9 +30,9 @@ from bench.policy import SD3Policy
 from bench.ranks import ALONE, Ranks
 from bench.record import CellRecord
 from bench.schema import config_hash
-from bench.scorer import Guard, Scorer, blamed, unguarded
+from bench.scorer import Guard, Scorer, unguarded
 from bench.settings import BASE
-from bench.tasks.world import load_world
+from bench.tasks.world import World, load_world
 from bench.training import Training
 
 CHECKPOINT_SECONDS = 60.0
@@ -92,26 +93,38 @@ class _Cell:
         self.post("start")
         with self.ranks.joint():
             saved = self._open()
-        world = load_world(self.experiment.world, self.experiment.model)
-        scorers = load_scorers({*self.task.scorers, self.task.reward, self.task.select}, self._scoring)
-        policy = SD3Policy.load(world.model, device=DEVICE)
-        unit = policy.measure_flops().forward
-        evaluator = Evaluator(
-            world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
-            tick=lambda part: self.post("evaluate", fraction=self.fraction, update=self.update, part=part),
-            ranks=self.ranks,
-        )  # fmt: skip
-        if self.job.label == BASE:
-            if self.task.select:
-                curate(world, self.task, policy, scorers[self.task.select])
-        else:
-            folder = self.checkpoints.folder
-            self.training = Training(self.job, world, policy, scorers, self.ledger, unit, folder, self.ranks)
+            world, scorers, policy, evaluator = self._set_up()
+            if self.job.label == BASE:
+                self._curate(world, scorers, policy)
+        if self.job.label != BASE:
+            unit, folder = policy.measure_flops().forward, self.checkpoints.folder
+            self.training = Training(
+                self.job, world, policy, scorers, self.ledger, unit, folder, self.ranks, self._note
+            )
             for metrics in self._updates(self.training, saved):
                 with self.ranks.joint():
                     self._after_update(metrics, self.training, policy, evaluator)
         with self.ranks.joint():
             self._finish(policy, evaluator)
+
+    def _set_up(self) -> tuple[World, dict[str, Scorer], SD3Policy, Evaluator]:
+        """Load what the cell needs."""
+        world = load_world(self.experiment.world, self.experiment.model)
+        trains_on = None if self.job.label == BASE else self.task.reward
+        scorers = load_scorers({*self.task.scorers, trains_on, self.task.select}, self._scoring)
+        policy = SD3Policy.load(world.model, device=DEVICE)
+        evaluator = Evaluator(
+            world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
+            tick=lambda part: self.post("evaluate", fraction=self.fraction, update=self.update, part=part),
+            ranks=self.ranks,
+        )  # fmt: skip
+        return world, scorers, policy, evaluator
+
+    def _curate(self, world: World, scorers: dict[str, Scorer], policy: SD3Policy) -> None:
+        """Encode the supervised data while there is one cell only, so that those that train find it in the cache."""
+        select = self.task.select
+        if select:
+            self.ranks.in_turn(lambda: curate(world, self.task, policy, scorers[select], self._note))
 
     def _refuse_different_settings(self) -> None:
         config = self.experiment.cell_config(self.job.task, self.job.label)
@@ -126,6 +139,9 @@ class _Cell:
         except DataError as another:
             reason += f"; and its record could not be ended: {another}"
         self.post("end", status="failed", message=reason, fraction=self.fraction, update=self.update)
+
+    def _note(self, message: str) -> None:
+        self.post("note", message=message)
 
     # Record and checkpoint
 
@@ -148,12 +164,12 @@ class _Cell:
             self.checkpoints.clear()
         saved, complaints = self.checkpoints.load()
         for complaint in complaints:
-            self.post("note", message=complaint)
+            self._note(complaint)
         self.record.truncate(1 if saved is None else saved.state["events"])
         self._is_open = True
         if before != "new":
             where = f"goes on from update {saved.state['update']}" if saved else "starts afresh"
-            self.post("note", message=f"{'failed' if before == 'failed' else 'was interrupted'} before; {where}")
+            self._note(f"{'failed' if before == 'failed' else 'was interrupted'} before; {where}")
         return saved
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -268,9 +284,9 @@ class _Cell:
     # Telemetry
 
     @contextmanager
-    def _scoring(self, reward: str) -> Iterator[None]:
+    def _scoring(self, reward: str, part: str) -> Iterator[None]:
         """Tells the watchdog when a reward begins and ends; one that hangs cannot tell by itself."""
-        self.post("score", reward=reward)
+        self.post("score", reward=reward, part=part)
         try:
             yield
         finally:
@@ -286,11 +302,12 @@ class _Cell:
 
 
 def load_scorers(names: set[str | None], guard: Guard = unguarded) -> dict[str, Scorer]:
-    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds every call."""
+    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds load() and calls."""
     scorers = {}
     for name in sorted(n for n in names if n):
-        reward = registry.load_reward(name)()
-        with blamed(f"reward {name!r}: load()"):
+        cls = registry.load_reward(name)
+        with guard(cls.name, "load()"), blamed(f"reward {cls.name!r} in load()", cls):
+            reward = cls()
             reward.load()
         scorers[name] = Scorer(reward, guard=guard)
     return scorers

@@ -86,7 +86,10 @@ class LedgerEntry(_Strict):
 
 
 class Provenance(_Strict):
-    """What made the numbers; `bench.provenance.collect` fills it. commit is null outside a git checkout."""
+    """What made the numbers; `bench.provenance.collect` fills it. commit is null outside a git checkout.
+
+    sources: hashes of files by name, those of the user's own as `plugin/<file>` and `base/<file>`.
+    """
 
     commit: str | None
     dirty: bool | None

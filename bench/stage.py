@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from bench.api import ConfigError, Method, PluginError, Rollouts
+from bench.blame import blamed
 from bench.budget import Budget, Ledger, Limit
 from bench.checkpoint import load_tensors, write_tensors
 from bench.curation import curate
@@ -22,6 +23,8 @@ from bench.scorer import Scorer
 from bench.settings import Stage as StageSettings
 from bench.tasks.definitions import Task
 from bench.tasks.world import World
+
+T = TypeVar("T")
 
 STAGE_SEED = 1_000_003  # apart for each stage of a chain, so that the second sees fresh noise
 
@@ -40,12 +43,13 @@ class Stage:
     def enter(
         cls, settings: StageSettings, budget: Budget, spent: float, policy: SD3Policy, world: World, task: Task,
         scorers: dict[str, Scorer], ledger: Ledger, unit: float, *, seed: int, number: int, entry: Path,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = ALONE, note: Callable[[str], object] = print,
     ) -> Stage:  # fmt: skip
         """Set up a stage on the policy as it is now, which becomes the reference.
 
         `spent` is what the stages before were given, in the budget's unit; what they left over is not carried on.
         `unit` is the FLOPs of one forward pass of the base. `entry` keeps the weights at entry, for a later resume.
+        `note` is told what had to be mended on the way.
         """
         method = settings.build()
         train = settings.train
@@ -62,7 +66,8 @@ class Stage:
             reference = policy.frozen_copy()
         dataset = None
         if method.needs.data:
-            dataset = curate(world, task, policy, scorers[task.select] if task.select else None)
+            select = scorers[task.select] if task.select else None
+            dataset = ranks.in_turn(lambda: curate(world, task, policy, select, note))
             ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
         categories = task.categories or world.categories
         prompts = world.prompts("train", categories, task.train_prompts) if method.needs.reward else []
@@ -96,7 +101,8 @@ class Stage:
             if not self.limit.fits("collect", "step"):
                 return None
             self.limit.begin()
-            self.env.rollouts = self.method.collect(self.env)
+            with self._blamed("collect"):
+                self.env.rollouts = self._given("collect", self.method.collect(self.env), Rollouts)
             self.env.settle()
             self.limit.finish("collect")
             metrics |= self.env.rollouts.metrics
@@ -104,7 +110,9 @@ class Stage:
             return None
         self.limit.begin()
         self.env.updates_in_step = 0
-        metrics |= self.method.step(self.env)
+        with self._blamed("step"):
+            logged = self._given("step", self.method.step(self.env), dict)
+            metrics |= {str(name): float(value) for name, value in logged.items()}
         self.env.settle()
         self.limit.finish("step")
         if self.env.updates_in_step != 1:
@@ -115,6 +123,18 @@ class Stage:
         if self.env.rollouts is not None:
             self.env.rollouts.used += 1
         return metrics
+
+    def _blamed(self, part: str) -> AbstractContextManager[None]:
+        return blamed(f"method {self.method.name!r} in {part}()", type(self.method))
+
+    def _given(self, part: str, value: Any, kind: type[T]) -> T:
+        """What the method returned, if it is of this kind."""
+        if not isinstance(value, kind):
+            raise PluginError(
+                f"method {self.method.name!r}: expected {part}() to return a {kind.__name__}, got {value!r}: mend what "
+                "it returns"
+            )
+        return value
 
     def _is_used_up(self) -> bool:
         return self.env.rollouts is None or self.env.rollouts.used >= self.env.rollouts.updates
@@ -157,13 +177,15 @@ class Stage:
     def state_dict(self) -> dict[str, Any]:
         """Counters and the method's own state, JSON-able."""
         rollouts = self.env.rollouts
+        with self._blamed("state_dict"):
+            own = self._given("state_dict", self.method.state_dict(), dict)
         return {
             "optimiser": self.env.optimiser.state_dict(),
             "limit": self.limit.state_dict(),
             "samples_drawn": self.env.draw.samples_drawn,
             "prompts_drawn": self.env.draw.prompts_drawn,
             "skipped_in_a_row": self.env.skipped_in_a_row,
-            "method": self.method.state_dict(),
+            "method": own,
             "rollouts": None if rollouts is None else
             {"updates": rollouts.updates, "used": rollouts.used, "metrics": rollouts.metrics},
             "rollout_rows": None if rollouts is None else self._ranks.meet("rows", len(rollouts.cond)),
@@ -178,7 +200,8 @@ class Stage:
         self.env.draw.samples_drawn = state["samples_drawn"]
         self.env.draw.prompts_drawn = state["prompts_drawn"]
         self.env.skipped_in_a_row = state["skipped_in_a_row"]
-        self.method.load_state_dict(state["method"])
+        with self._blamed("load_state_dict"):
+            self.method.load_state_dict(state["method"])
         if state["rollouts"] is not None:
             own = self._own_rows(state["rollout_rows"])
             cond = TextCondition(named["rollout_cond.embeds"], named["rollout_cond.pooled"])[own]

@@ -26,6 +26,9 @@ class FlowGRPO(Method):
 
     Source: Flow-GRPO, arXiv 2505.05470, algorithm 1; the window from its reference code. Deviations from that code: the
     KL keeps |d| (`flow.gaussian_kl`), the last step adds no noise, advantages use the group's deviation (the paper).
+
+    Precision: in bfloat16 rounding adds to the KL, about 6e-5 at guidance 3 on the embedded base, as much as a policy
+    near its reference has; no ratio leaves the clip range, but one in twenty does at guidance 4.5.
     """
 
     name: ClassVar[str] = "flowgrpo"

@@ -219,6 +219,8 @@ class TrainingEnv:
         self._ledger.reward_cost += cost
         self._ledger.flops += flops
         self._ledger.reward_calls += len(images)
+        for part, values in self._reward.parts.items():
+            self._log(f"reward.{part}", float(values.sum(dtype=np.float64)), len(values))
         return scores
 
     def backward(self, terms: Mapping[str, tuple[float, Tensor]], count: float) -> None:
@@ -235,8 +237,7 @@ class TrainingEnv:
                     f"loss {name!r}: expected finite values, but {len(bad)} of {len(values)} samples are NaN or "
                     f"infinite (positions {', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''})"
                 )
-            old_sum, old_count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (old_sum + float(values.double().sum()), old_count + len(values))
+            self._log(name, float(values.double().sum()), len(values))
             if weight:
                 term = weight * loss.sum() / count
                 total = term if total is None else total + term
@@ -265,6 +266,11 @@ class TrainingEnv:
         self.optimiser.zero_grad()
         self.model.forget_graphs()
         self._sums = {}
+
+    def _log(self, name: str, total: float, count: int) -> None:
+        """Add to the mean that the next update reports."""
+        old_total, old_count = self._sums.get(name, (0.0, 0))
+        self._sums[name] = (old_total + total, old_count + count)
 
     def _flush(self, metrics: Mapping[str, float]) -> dict[str, float]:
         logged = {name: total / count for name, (total, count) in self._sums.items()}

@@ -27,10 +27,13 @@ from bench.job import CellJob
 from bench.lock import held
 from bench.policy import SD3Policy
 from bench.record import CellRecord
+from bench.reward_names import parts_of
+from bench.roles import record_scorers
 from bench.scorer import Guard, Scorer, blamed, unguarded
 from bench.settings import BASE
-from bench.tasks.world import load_world
+from bench.tasks.world import Candidates, load_world
 from bench.training import Training
+from bench.weighted_sum import examples, sums
 
 CHECKPOINT_SECONDS = 60.0
 LOG_SHARE = 0.01  # of the budget between two logged steps
@@ -84,7 +87,9 @@ class _Cell:
         self.post("start")
         saved = self._open()
         world = load_world(self.experiment.world, self.experiment.model)
-        scorers = load_scorers({*self.task.scorers, self.task.reward, self.task.select}, self._scoring)
+        names = {*self.task.scorers, self.task.reward, self.task.select}
+        scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task))
+        record_scorers(self.record, self.task, scorers, goes_on=saved is not None)
         policy = SD3Policy.load(world.model, device=DEVICE)
         unit = policy.measure_flops().forward
         evaluator = Evaluator(
@@ -248,12 +253,17 @@ class _Cell:
         )  # fmt: skip
 
 
-def load_scorers(names: set[str | None], guard: Guard = unguarded) -> dict[str, Scorer]:
-    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds every call."""
+def load_scorers(
+    names: set[str | None], guard: Guard = unguarded, standard: Callable[[], Candidates] | None = None
+) -> dict[str, Scorer]:
+    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds every call.
+
+    A weighted sum comes beside its parts; `standard` gives the pictures by which sums are standardised.
+    """
     scorers = {}
-    for name in sorted(n for n in names if n):
+    for name in sorted({part for spec in names for part in parts_of(spec)}):
         reward = registry.load_reward(name)()
         with blamed(f"reward {name!r}: load()"):
             reward.load()
         scorers[name] = Scorer(reward, guard=guard)
-    return scorers
+    return scorers | sums(filter(None, names), scorers, standard)

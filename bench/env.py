@@ -231,6 +231,8 @@ class TrainingEnv:
         self._ledger.reward_cost += cost
         self._ledger.flops += flops
         self._ledger.reward_calls += calls
+        for part, values in self._reward.parts.items():
+            self._log(f"reward.{part}", torch.from_numpy(values))
         return scores
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -292,6 +294,7 @@ class TrainingEnv:
         self._sums = {}
 
     def _log(self, name: str, values: Tensor) -> None:
+        """Add to the mean that the next update reports."""
         total, count = self._sums.get(name, (0.0, 0))
         self._sums[name] = (total + float(values.double().sum()), count + len(values))
 

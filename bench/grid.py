@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -141,8 +142,13 @@ def _scorer_info(experiment: Experiment, name: str) -> ScorerInfo:
     margins = [task.margins[name] for task in experiment.tasks if name in task.margins]
     return ScorerInfo(
         gold=reward.gold, margin=margins[0] if margins else None, pair=_PAIRS.get(name),
-        higher_is_better=reward.higher_is_better, range=reward.range, version=reward.version,
+        higher_is_better=reward.higher_is_better, version=reward.version,
+        range=(_finite(reward.range[0]), _finite(reward.range[1])),
     )  # fmt: skip
+
+
+def _finite(bound: float) -> float | None:
+    return float(bound) if math.isfinite(bound) else None
 
 
 @contextmanager

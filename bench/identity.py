@@ -12,6 +12,7 @@ from bench.api import DataError
 from bench.job import CellJob
 from bench.provenance import collect, source_hashes
 from bench.record import RECORD, CellRecord, Status
+from bench.reward_names import parts_of
 from bench.schema import Cell, config_hash, dump
 from bench.settings import BASE
 
@@ -101,9 +102,9 @@ def _plugins(job: CellJob) -> tuple[Path, ...]:
     """Files of methods and rewards that are the user's own."""
     stages = () if job.label == BASE else job.experiment.stages(job.label)
     task = job.experiment.task(job.task)
-    rewards = {*task.scorers, task.reward, task.select} - {None}
+    rewards = {*task.scorers, *parts_of(task.reward), *parts_of(task.select)}
     classes: list[type] = [registry.load_method(stage.source) for stage in stages]
-    classes += [registry.load_reward(name) for name in sorted(filter(None, rewards))]
+    classes += [registry.load_reward(name) for name in sorted(rewards)]
     files = (registry.own_file(cls) for cls in classes)
     return tuple(sorted({file for file in files if file is not None}))
 

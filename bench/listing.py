@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -113,9 +114,10 @@ def _method(cls: type[Method]) -> str:
 
 def _reward(cls: type[Reward]) -> str:
     low, high = cls.range
+    bounds = "no bounds" if math.isinf(low) and math.isinf(high) else f"{low:g} to {high:g}"
     facts = [
         ("kind", "gold: computed exactly from the picture" if cls.gold else "proxy: learned"),
-        ("range", f"{low:g} to {high:g}, {'higher' if cls.higher_is_better else 'lower'} is better"),
+        ("range", f"{bounds}, {'higher' if cls.higher_is_better else 'lower'} is better"),
         ("version", cls.version),
         ("source", cls.source or "none given"),
     ]

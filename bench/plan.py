@@ -99,7 +99,7 @@ def estimate(experiment: Experiment, results: Path) -> Plan:
         rate, stages = _measure(experiment)
         measured = True
     except DataError as error:
-        print(f"no base model to measure with, so only cells are counted: {error}")
+        print(f"nothing can be measured here, so only cells are counted: {error}")
     return Plan(
         cells=len(jobs),
         done=done,
@@ -129,10 +129,11 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     from bench.runner import load_scorers
     from bench.stage import Stage
     from bench.tasks.world import load_world
+    from bench.weighted_sum import examples
 
     task = dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
     world = load_world(experiment.world, experiment.model)
-    scorers = load_scorers({task.reward, task.select} - {None})
+    scorers = load_scorers({task.reward, task.select}, standard=lambda: examples(world, task))
     plans = []
     for settings, budget in zip(experiment.stages(label), experiment.budgets(label), strict=True):
         policy, ledger = SD3Policy.load(world.model), Ledger()

@@ -22,6 +22,7 @@ from bench.schema import (
     LedgerEntry,
     Milestone,
     Pictures,
+    Scorers,
     Step,
     Telemetry,
     parse_event,
@@ -47,6 +48,7 @@ class CellResult:
     pictures: Pictures | None
     end: End | None
     torn: bool
+    scorers: Scorers | None = None
 
     @property
     def status(self) -> str:
@@ -140,6 +142,7 @@ def _read_cell(folder: Path) -> CellResult | None:
         pictures=_last(events, Pictures),
         end=_last(events, End),
         torn=torn,
+        scorers=_last(events, Scorers),
     )
 
 

@@ -29,11 +29,14 @@ from bench.lock import held
 from bench.policy import SD3Policy
 from bench.ranks import ALONE, Ranks
 from bench.record import CellRecord
+from bench.reward_names import parts_of
+from bench.roles import record_scorers
 from bench.schema import config_hash
 from bench.scorer import Guard, Scorer, unguarded
 from bench.settings import BASE
-from bench.tasks.world import World, load_world
+from bench.tasks.world import Candidates, World, load_world
 from bench.training import Training
+from bench.weighted_sum import examples, sums
 
 CHECKPOINT_SECONDS = 60.0
 LOG_SHARE = 0.01  # of the budget between two logged steps
@@ -93,7 +96,7 @@ class _Cell:
         self.post("start")
         with self.ranks.joint():
             saved = self._open()
-            world, scorers, policy, evaluator = self._set_up()
+            world, scorers, policy, evaluator = self._set_up(goes_on=saved is not None)
             if self.job.label == BASE:
                 self._curate(world, scorers, policy)
         if self.job.label != BASE:
@@ -107,11 +110,14 @@ class _Cell:
         with self.ranks.joint():
             self._finish(policy, evaluator)
 
-    def _set_up(self) -> tuple[World, dict[str, Scorer], SD3Policy, Evaluator]:
+    def _set_up(self, *, goes_on: bool) -> tuple[World, dict[str, Scorer], SD3Policy, Evaluator]:
         """Load what the cell needs."""
         world = load_world(self.experiment.world, self.experiment.model)
         trains_on = None if self.job.label == BASE else self.task.reward
-        scorers = load_scorers({*self.task.scorers, trains_on, self.task.select}, self._scoring)
+        names = {*self.task.scorers, trains_on, self.task.select}
+        scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task))
+        if self.ranks.is_first:
+            record_scorers(self.record, self.task, scorers, goes_on=goes_on)
         policy = SD3Policy.load(world.model, device=DEVICE)
         evaluator = Evaluator(
             world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
@@ -301,13 +307,18 @@ class _Cell:
         )  # fmt: skip
 
 
-def load_scorers(names: set[str | None], guard: Guard = unguarded) -> dict[str, Scorer]:
-    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds load() and calls."""
+def load_scorers(
+    names: set[str | None], guard: Guard = unguarded, standard: Callable[[], Candidates] | None = None
+) -> dict[str, Scorer]:
+    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds load() and calls.
+
+    A weighted sum comes beside its parts; `standard` gives the pictures by which sums are standardised.
+    """
     scorers = {}
-    for name in sorted(n for n in names if n):
+    for name in sorted({part for spec in names for part in parts_of(spec)}):
         cls = registry.load_reward(name)
         with guard(cls.name, "load()"), blamed(f"reward {cls.name!r} in load()", cls):
             reward = cls()
             reward.load()
         scorers[name] = Scorer(reward, guard=guard)
-    return scorers
+    return scorers | sums(filter(None, names), scorers, standard)

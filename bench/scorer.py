@@ -39,6 +39,11 @@ class Scorer:
         """What the scores depend on besides the version: the reward's own hash of its weights, where it has some."""
         return str(getattr(self.reward, "fingerprint", ""))
 
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """The scores (B,) of each part in the last call, where the reward is a sum of several."""
+        return dict(getattr(self.reward, "latest", {}))
+
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Checked scores (B,) float32 as the reward gives them.
 

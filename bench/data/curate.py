@@ -41,7 +41,11 @@ class Rule:
     share: float | None = None
 
     def __str__(self) -> str:
-        return f"score >= {self.minimum:g}" if self.minimum is not None else f"highest {100 * (self.share or 0):g} % of each category"
+        return (
+            f"score >= {self.minimum:g}"
+            if self.minimum is not None
+            else f"highest {100 * (self.share or 0):g} % of each category"
+        )
 
 
 def curate(settings: Data, reward: str, model: str | None, rule: Rule | None) -> str:
@@ -68,7 +72,12 @@ def curate(settings: Data, reward: str, model: str | None, rule: Rule | None) ->
     kept = _select(pictures, scores, scorer, rule)
     path = place / f"{stem}selected-{scorer.name}.json"
     write_selection(path, _selection(prepared, scorer, rule, [pictures[row].name for row in kept], len(pictures)))
-    lines += [f"selected    {len(kept):,} of {len(pictures):,} ({rule}): {path}", "", f"  python -m bench run --data {path}"]
+    lines += [
+        f"selected    {len(kept):,} of {len(pictures):,} ({rule}): {path}",
+        "",
+        f"  python -m bench run --data {path}{f' --model {model}' if model else ''}"
+        + (f" --data.pictures {settings.pictures}" if settings.pictures else ""),
+    ]
     return "\n".join(lines)
 
 
@@ -94,7 +103,7 @@ def _scores(prepared: Prepared, scorer: Scorer, path: Path) -> np.ndarray:
     try:
         for start in range(0, len(todo), _CHUNK):
             rows = todo[start : start + _CHUNK]
-            some = [pictures[row] for row in rows]
+            some = [pictures[int(row)] for row in rows]
             prompts = [as_prompt(0, p) for p in some]
             texts, metadata = [p.text for p in prompts], [p.metadata for p in prompts]
             scores[rows] = scorer.where_it_applies(prepared.read(some), texts, metadata)
@@ -129,7 +138,9 @@ def _select(pictures: Sequence[Picture], scores: np.ndarray, scorer: Scorer, rul
     elif len(scored):
         signed = scores if scorer.reward.higher_is_better else -scores
         assert rule.share is not None
-        kept = scored[top_share(signed[scored], [as_prompt(0, pictures[row]).category for row in scored], rule.share)]
+        kept = scored[
+            top_share(signed[scored], [as_prompt(0, pictures[int(row)]).category for row in scored], rule.share)
+        ]
     else:
         kept = scored
     if not len(kept):
@@ -160,7 +171,10 @@ def _histogram(scorer: Scorer, scores: np.ndarray) -> list[str]:
     counts, edges = np.histogram(valid, _BINS)
     head += f", mean {valid.mean():.4g}, {valid.min():.4g} to {valid.max():.4g}"
     bars = ("█" * round(_BAR * count / counts.max()) or ("▏" if count else "") for count in counts)
-    return [head, *(f"{low:>10.4g} {bar:<{_BAR}} {count:,}" for low, bar, count in zip(edges, bars, counts, strict=False))]
+    return [
+        head,
+        *(f"{low:>10.4g} {bar:<{_BAR}} {count:,}" for low, bar, count in zip(edges, bars, counts, strict=False)),
+    ]
 
 
 def _thresholds(scorer: Scorer, scores: np.ndarray) -> list[str]:

@@ -146,8 +146,8 @@ def _refuse_too_many(found: Inspected, settings: Data) -> None:
     if found.share_left_out > settings.allow_broken:
         raise DataError(
             f"--data {settings.path}: {len(found.left_out)} of {found.rows} rows are broken ({kinds}), "
-            f"{found.share_left_out:.1%}, and {settings.allow_broken:.1%} are allowed; {where}: mend them, or go on without "
-            f"them by --allow-broken {_rounded_up(found.share_left_out)}"
+            f"{found.share_left_out:.1%}, and {settings.allow_broken:.1%} are allowed; {where}: mend them, or go on "
+            f"without them by --allow-broken {_rounded_up(found.share_left_out)}"
         )
 
 

@@ -1,8 +1,8 @@
 """Pictures in a folder, listed line by line: Hugging Face's ImageFolder (.jsonl or .csv), and HY-SOAR's .jsonl.
 
 ImageFolder: {"file_name": "a.png", "text": "a cat"}, or a CSV file with these columns; source: the documentation of
-`datasets`, "Create an image dataset". HY-SOAR: {"md5": "0f3e...", "caption_en": "a cat", "bw": 512, "bh": 512}, pictures
-in `<md5>.jpg`; source: the README of Tencent-Hunyuan/HY-SOAR.
+`datasets`, "Create an image dataset". HY-SOAR: {"md5": "0f3e...", "caption_en": "a cat", "bw": 512, "bh": 512},
+pictures in `<md5>.jpg`; source: the README of Tencent-Hunyuan/HY-SOAR.
 """
 
 from __future__ import annotations
@@ -50,11 +50,13 @@ class ListedPictures:
         self.left_out: list[LeftOut] = []
         for place, fields, problem in lines:
             name = fields.get(picture) if fields else None
-            if fields is None or not isinstance(name, str) or not name:
-                reason = problem or f"its {picture!r} is no text: {name!r}"
+            if fields is None or not _is_name(name):
+                reason = problem or f"its {picture!r} is no file name: {name!r}"
                 self.left_out.append(LeftOut(place, "", "broken line", reason))
             else:
-                self.rows.append(Row(f"{name}{self._suffix}", place, fields.get(caption), label(fields.get(tag)), _bucket(fields)))
+                self.rows.append(
+                    Row(f"{name}{self._suffix}", place, fields.get(caption), label(fields.get(tag)), _bucket(fields))
+                )
         self.stamp = config_hash({"listing": hash_file(listing), "files": [self._stat(row.name) for row in self.rows]})
 
     def read(self, name: str) -> bytes:

@@ -28,8 +28,8 @@ def resolution(model: Path) -> int:
         return int(sides) * 2 ** (len(levels) - 1)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{model}: expected a diffusers pipeline folder whose transformer and vae say their sizes ({error}): restore "
-            "it, or give another one by --model"
+            f"{model}: expected a diffusers pipeline folder whose transformer and vae say their sizes ({error}): "
+            "restore it, or give another one by --model"
         ) from error
 
 

@@ -134,8 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(2, f"bench: {error}\n")
     print(
         f"{count:,} drawings in {args['folder']}; left out: {left.skin_tones:,} that differ in the skin's colour only, "
-        f"{left.nameless:,} without a name in Unicode, {left.unreadable:,} whose caption the text encoders cannot read, "
-        f"{len(some) - count:,} that look like another one"
+        f"{left.nameless:,} without a name in Unicode, {left.unreadable:,} whose caption the text encoders cannot read "
+        f"in full, {len(some) - count:,} that look like another one"
     )
     return 0
 

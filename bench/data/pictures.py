@@ -7,12 +7,14 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from bench.data.rows import Fault
 
 # Raster formats only: others (EPS, PDF) are handed to programs of their own.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+# How files of most of these begin: with it, what cannot be opened was a picture once.
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _MODES = ("1", "L", "P", "RGB", "YCbCr", "RGBA", "LA", "PA", "RGBX", "RGBa", "La")
 
@@ -26,8 +28,8 @@ class Crop(NamedTuple):
 
     width: int
     height: int
-    left: float
-    top: float
+    left: int
+    top: int
     side: int
     on_white: bool
 
@@ -45,18 +47,13 @@ def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
     except Image.DecompressionBombError as error:
         raise Fault("enormous", f"over {max_pixels:,} pixels allowed: {error}") from error
     except Exception as error:  # a decoder may raise anything on damaged bytes
+        if data.startswith(_BEGINNINGS):
+            raise Fault("truncated", "begins as a picture, but ends before its first row") from error
         raise Fault("not a picture", f"{len(data)} bytes in none of the formats {', '.join(FORMATS)}") from error
     try:
         _refuse(picture, max_pixels)
         picture.load()
-        picture = ImageOps.exif_transpose(picture)
-        has_alpha = "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info
-        if has_alpha:
-            layer = picture.convert("RGBA")
-            if layer.getextrema()[3][0] < 255:
-                white = Image.new("RGBA", layer.size, "white")
-                return Image.alpha_composite(white, layer).convert("RGB"), True
-        return picture.convert("RGB"), False
+        return _on_white(ImageOps.exif_transpose(picture))
     except Fault:
         raise
     except Exception as error:  # as above
@@ -66,7 +63,7 @@ def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
 def crop(width: int, height: int, on_white: bool = False) -> Crop:
     """The largest square in the middle of a picture."""
     side = min(width, height)
-    return Crop(width, height, (width - side) / 2, (height - side) / 2, side, on_white)
+    return Crop(width, height, (width - side) // 2, (height - side) // 2, side, on_white)
 
 
 def prepare(data: bytes, resolution: int, max_pixels: int) -> np.ndarray:
@@ -77,11 +74,22 @@ def prepare(data: bytes, resolution: int, max_pixels: int) -> np.ndarray:
     """
     picture, _ = open_picture(data, max_pixels)
     _, _, left, top, side, _ = crop(*picture.size)
-    box = (left, top, left + side, top + side)
-    return np.asarray(picture.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box))
+    # Cut first: resize(box=...) would let the filter see what lies beside the square
+    square = picture.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((resolution, resolution), Image.Resampling.LANCZOS))
 
 
-def _refuse(picture: Image.Image, max_pixels: int) -> None:
+def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """The picture in RGB, and whether anything was seen through it, which is white now."""
+    if "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        if np.asarray(layer)[..., 3].min() < 255:
+            white = Image.new("RGBA", layer.size, "white")
+            return Image.alpha_composite(white, layer).convert("RGB"), True
+    return picture.convert("RGB"), False
+
+
+def _refuse(picture: ImageFile.ImageFile, max_pixels: int) -> None:
     """Look at the header, before anything is decoded."""
     width, height = picture.size
     if width * height > max_pixels:
@@ -97,6 +105,6 @@ def _refuse(picture: Image.Image, max_pixels: int) -> None:
         raise Fault("other colours", f"colour mode {picture.mode}")
 
 
-def _is_deep(picture: Image.Image) -> bool:
+def _is_deep(picture: ImageFile.ImageFile) -> bool:
     """Whether the decoder would drop bits: Pillow says so only in what it hands to its decoder."""
     return any(";16" in str(tile[3]) for tile in picture.tile)

@@ -60,7 +60,9 @@ class Prepared:
             except Fault as fault:
                 raise DataError(f"{picture.name} could be read before, and cannot now: {fault}: restore it") from fault
             if not is_same:
-                raise DataError(f"{picture.name} has changed since it was inspected: restore it, or run under another --name")
+                raise DataError(
+                    f"{picture.name} has changed since it was inspected: restore it, or run under another --name"
+                )
         return out
 
 
@@ -75,7 +77,9 @@ def prepare(settings: Data, model: Path) -> Prepared:
     inspected = inspect(opened.source, opened.settings, Captions(model), side)
     selection = opened.selection
     chosen = _chosen(inspected, selection)
-    training = tuple(p for p in inspected.kept if split_of(p.caption) == "train" and (chosen is None or p.name in chosen))
+    training = tuple(
+        p for p in inspected.kept if split_of(p.caption) == "train" and (chosen is None or p.name in chosen)
+    )
     captions = {p.caption for p in inspected.kept}
     counts = {split: sum(split_of(caption) == split for caption in captions) for split in SPLITS}
     found = Found(
@@ -86,11 +90,13 @@ def prepare(settings: Data, model: Path) -> Prepared:
     )  # fmt: skip
     if settings.found is not None and settings.found.fingerprint != found.fingerprint:
         raise DataError(
-            f"--data {settings.path}: the pictures or captions have changed since this run began ({found.fingerprint}, was "
-            f"{settings.found.fingerprint}): restore them, or run under another --name"
+            f"--data {settings.path}: the pictures or captions have changed since this run began ({found.fingerprint}, "
+            f"was {settings.found.fingerprint}): restore them, or run under another --name"
         )
     if not training:
-        raise DataError(f"--data {settings.path}: none of the {found.kept} pictures falls into the train split: give more")
+        raise DataError(
+            f"--data {settings.path}: none of the {found.kept} pictures falls into the train split: give more"
+        )
     done = dataclasses.replace(settings, found=found)
     return Prepared(done, opened.settings, opened.source, inspected, selection, training)
 
@@ -103,8 +109,8 @@ def _chosen(inspected: Inspected, selection: Selection | None) -> set[str] | Non
     gone = sorted(chosen - there)
     if gone:
         raise DataError(
-            f"{len(gone)} of the {len(chosen)} selected pictures are gone or broken now, {gone[0]!r} among them: restore "
-            "them, or select again with `bench curate`"
+            f"{len(gone)} of the {len(chosen)} selected pictures are gone or broken now, {gone[0]!r} among them: "
+            "restore them, or select again with `bench curate`"
         )
     return chosen
 
@@ -135,7 +141,9 @@ def table(prepared: Prepared) -> str:
     if inspected.left_out:
         lines.append(f"  all of them in {inspected.folder / LEFT_OUT}")
     lines.append(f"pictures    {found.resolution} x {found.resolution}: {_sizes(inspected, found.resolution)}")
-    lines.append("captions    " + ", ".join(f"{count:,} {name.replace('_', '-')}" for name, count in found.captions.items()))
+    lines.append(
+        "captions    " + ", ".join(f"{count:,} {name.replace('_', '-')}" for name, count in found.captions.items())
+    )
     chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored:,}" if found.selected_by else ""
     lines.append(f"training    {found.training:,} pictures{chosen}")
     return "\n".join(lines)
@@ -143,7 +151,7 @@ def table(prepared: Prepared) -> str:
 
 def _example(place: str, name: str, detail: str) -> str:
     text = " ".join(filter(None, [place, name, detail])).replace("\n", " ")
-    return text if len(text) <= 68 else f"{text[:67]}…"
+    return text if len(text) <= 67 else f"{text[:66]}…"
 
 
 def _sizes(inspected: Inspected, side: int) -> str:

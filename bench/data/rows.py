@@ -68,10 +68,17 @@ class Source(Protocol):
     form: in words. rows: in their order. left_out: lines that are no row. stamp: changes where a file may have changed.
     """
 
-    form: str
-    rows: Sequence[Row]
-    left_out: Sequence[LeftOut]
-    stamp: str
+    @property
+    def form(self) -> str: ...
+
+    @property
+    def rows(self) -> Sequence[Row]: ...
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]: ...
+
+    @property
+    def stamp(self) -> str: ...
 
     def read(self, name: str) -> bytes:
         """The stored bytes of the picture of that name.
@@ -89,8 +96,8 @@ def column(where: object, role: str, name: str, found: Iterable[str]) -> str:
     """
     if name not in found:
         raise DataError(
-            f"{where}: expected a column {name!r} for each {role}, but there are {', '.join(map(repr, found)) or 'none'}: "
-            f"name it by --data.{role}_column"
+            f"{where}: expected a column {name!r} for each {role}, but there are "
+            f"{', '.join(map(repr, found)) or 'none'}: name it by --data.{role}_column"
         )
     return name
 

@@ -17,7 +17,16 @@ from bench.files import write_whole
 from bench.paths import inside
 from bench.schema import canonical_json
 
-COLUMNS = ("picture_column", "caption_column", "tag_column", "pictures", "subset")
+
+class Columns(BaseModel):
+    """How the source was read; where pictures lie elsewhere, a run says so again by --data.pictures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    picture_column: str | None = None
+    caption_column: str | None = None
+    tag_column: str | None = None
+    subset: str = "train"
 
 
 class Selection(BaseModel):
@@ -28,7 +37,7 @@ class Selection(BaseModel):
     schema_: Literal[1] = Field(default=1, alias="schema")
     where: str
     on_the_hub: bool = False
-    columns: dict[str, str | None]
+    columns: Columns
     scorer: str
     version: str
     rule: str
@@ -52,8 +61,9 @@ def read_selection(path: Path) -> Selection:
         return Selection.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
         raise DataError(
-            f"{path}: expected what `bench curate` writes: {'.'.join(map(str, first['loc']))}: {first['msg']}: select again"
+            f"{path}: expected what `bench curate` writes: {place}: {first['msg']}: select again"
         ) from error
 
 
@@ -62,6 +72,6 @@ def write_selection(path: Path, selection: Selection) -> None:
     write_whole(path, (canonical_json(selection.model_dump(by_alias=True), indent=1) + "\n").encode())
 
 
-def columns_of(settings: Data) -> dict[str, str | None]:
+def columns_of(settings: Data) -> Columns:
     """The settings that a later reading of the same source needs."""
-    return {name: getattr(settings, name) for name in COLUMNS}
+    return Columns(**{name: getattr(settings, name) for name in Columns.model_fields})

@@ -44,19 +44,23 @@ class Data:
     path: Annotated[
         str,
         Option(
-            "folder with metadata.jsonl or metadata.csv, with .parquet files or a saved dataset; one such file; HY-SOAR's "
-            ".jsonl; what `bench curate` selected (.json); or a dataset id of the hub",
+            "folder with metadata.jsonl or metadata.csv, with .parquet files or a saved dataset; one such file; "
+            "HY-SOAR's .jsonl; what `bench curate` selected (.json); or a dataset id of the hub",
             min_length=1,
         ),
     ]
     picture_column: Annotated[str | None, Option("column of the pictures; null: file_name, md5 or image")] = None
-    caption_column: Annotated[str | None, Option("column of the captions; null: text, or caption_en for HY-SOAR")] = None
+    caption_column: Annotated[str | None, Option("column of the captions; null: text, or caption_en for HY-SOAR")] = (
+        None
+    )
     tag_column: Annotated[str | None, Option("column of the categories; null: `tag` where there is one")] = None
     pictures: Annotated[str | None, Option("folder of the pictures that a file names; null: the file's own")] = None
     subset: Annotated[str, Option("split of a saved dataset or of the hub's")] = "train"
     resolution: Annotated[int | None, Option("pixels of a side; null: the model's own", ge=8)] = None
     max_pixels: Annotated[int, Option("a picture of more is left out unread", ge=1, le=_LARGEST)] = 89_478_485
-    allow_broken: Annotated[float, Option("share of the rows that may be broken; more stops the run", ge=0, le=1)] = 0.01
+    allow_broken: Annotated[float, Option("share of the rows that may be broken; more stops the run", ge=0, le=1)] = (
+        0.01
+    )
     found: Annotated[Found | None, Option("what the inspection found; not to be set")] = None
 
     def identity(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.api import DataError
 from bench.data.rows import Source
@@ -13,8 +14,8 @@ from bench.data.selection import Selection, read_selection
 from bench.data.settings import Data
 
 _FORMS = (
-    "expected a folder with metadata.jsonl or metadata.csv (file_name, text), with .parquet files or with a saved dataset, "
-    "a .jsonl, .csv or .parquet file, or the id of a dataset on the hub"
+    "expected a folder with metadata.jsonl or metadata.csv (file_name, text), with .parquet files or with a saved "
+    "dataset, a .jsonl, .csv or .parquet file, or the id of a dataset on the hub"
 )
 
 
@@ -36,7 +37,8 @@ def open_source(settings: Data) -> Opened:
     path = Path(settings.path)
     if path.suffix == ".json" and path.is_file():
         selection = read_selection(path)
-        below = dataclasses.replace(settings, **selection.columns, path=selection.source(path))
+        columns: dict[str, Any] = selection.columns.model_dump()
+        below = dataclasses.replace(settings, **columns, path=selection.source(path))
         return Opened(_open(below), below, selection)
     return Opened(_open(settings), settings)
 

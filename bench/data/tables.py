@@ -65,8 +65,7 @@ def parquet(files: Sequence[Path], settings: Data) -> TablePictures:
     Raises:
         DataError: a file is damaged, or the files have other columns than one another.
     """
-    import datasets
-
+    datasets = _library()
     where = str(files[0] if len(files) == 1 else files[0].parent)
     with _told(where):
         table = datasets.Dataset.from_parquet([str(path) for path in files], cache_dir=str(cache_folder() / "tables"))
@@ -81,8 +80,7 @@ def saved(folder: Path, settings: Data) -> TablePictures:
     Raises:
         DataError: it is damaged, or has no such split.
     """
-    import datasets
-
+    datasets = _library()
     with _told(str(folder)):
         table = datasets.load_from_disk(str(folder))
     if isinstance(table, datasets.DatasetDict):
@@ -98,11 +96,19 @@ def of_the_hub(name: str, settings: Data) -> TablePictures:
     Raises:
         DataError: there is no such dataset, or no way to it.
     """
-    import datasets
-
+    datasets = _library()
     with _told(f"dataset {name!r} of the hub"):
         table = datasets.load_dataset(name, split=settings.subset)
     return TablePictures(table, f"dataset of the hub ({settings.subset})", name, None, settings, table._fingerprint)
+
+
+def _library() -> Any:
+    """`datasets`, told to leave errors to the messages of this module; local files are quick, and need no bars."""
+    import datasets
+
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    return datasets
 
 
 def _split(tables: Any, where: str, settings: Data) -> Any:

@@ -1,4 +1,4 @@
-"""The user's own pictures as a world: their captions are the prompts, the pictures of the train split the candidates."""
+"""The user's own pictures as a world: their captions are the prompts, those of the train split the candidates."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ImagesWorld:
         chosen = [p for p in prompts if p.category in categories][:count]
         if not chosen:
             raise DataError(
-                f"no caption of the categories {', '.join(categories)} falls into the split {split!r}: give more pictures"
+                f"no caption of the categories {', '.join(categories)} falls into the split {split!r}: give more"
                 + ("; or set --evaluation.held_out_prompts 0" if split == "held_out" else "")
             )
         return chosen
@@ -60,7 +60,9 @@ class ImagesWorld:
         """`count` pictures of the train split, or all where there are fewer; they are read when they are asked for."""
         wanted = [p for p in self._prepared.training if as_prompt(0, p).category in categories]
         if not wanted:
-            raise DataError(f"no picture of the categories {', '.join(categories)} is there to train on: give more pictures")
+            raise DataError(
+                f"no picture of the categories {', '.join(categories)} is there to train on: give more pictures"
+            )
         chosen = set(_shuffled(wanted)[:count])
         rows = [p for p in wanted if p in chosen]
         found = self._prepared.found
@@ -72,8 +74,8 @@ class ImagesWorld:
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Image embeddings of the embedded world's CLIP, for every model: pictures are brought to its 64 pixels first.
 
-        It has seen drawn scenes only, but it is there for everybody, and the same for all methods: take the diversity it
-        measures as a comparison between methods on the same pictures, never as an absolute number.
+        It has seen drawn scenes only, but it is there for everybody, and the same for all methods: the diversity
+        that it measures compares methods on the same pictures, and is no absolute number.
         """
         from bench.tasks.scenes.proxies import CLIP_FOLDER, Clip
 
@@ -99,7 +101,7 @@ class StoredPictures:
     def __getitem__(self, index: Any) -> np.ndarray:
         """One picture by its number, or those of a slice or of an array of numbers."""
         if isinstance(index, int | np.integer):
-            return self._prepared.read([self._rows[index]])[0]
+            return self._prepared.read([self._rows[int(index)]])[0]
         numbers = range(len(self._rows))[index] if isinstance(index, slice) else index
         return self._prepared.read([self._rows[number] for number in numbers])
 

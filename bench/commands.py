@@ -301,21 +301,11 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _curate(args: argparse.Namespace) -> int:
-    from bench.api import ConfigError
     from bench.data.curate import Rule, curate, settings_of
-    from bench.strict import Text
 
-    values: dict[str, Any] = {"path": args.data}
-    values |= {} if args.allow_broken is None else {"allow_broken": Text(args.allow_broken)}
-    for path, value in args.dotted:
-        block, _, name = path.partition(".")
-        if block != "data" or value is None:
-            raise ConfigError(f"--{path}: expected --data.SETTING VALUE, as in `bench list data`")
-        values[name] = Text(value)
-    if args.top is not None and not 0 < args.top <= 1:
-        raise ConfigError(f"--top {args.top:g}: expected a share above 0, at most 1")
-    rule = None if args.min is None and args.top is None else Rule(args.min, args.top)
-    print(curate(settings_of(values), args.reward, args.model, rule))
+    allowed = [] if args.allow_broken is None else [("data.allow_broken", args.allow_broken)]
+    settings = settings_of(args.data, [*allowed, *args.dotted])
+    print(curate(settings, args.reward, args.model, Rule.of(args.min, args.top)))
     return 0
 
 

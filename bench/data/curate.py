@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from bench.files import write_whole
 from bench.runner import load_scorers
 from bench.schema import config_hash
 from bench.scorer import Scorer
+from bench.strict import Problems, Text, validate
 from bench.tasks.scenes.world import base_model
 
 HEAD = ("name", "score", "scorer", "version", "weights", "input")
@@ -39,6 +40,17 @@ class Rule:
 
     minimum: float | None = None
     share: float | None = None
+
+    @classmethod
+    def of(cls, minimum: float | None, share: float | None) -> Rule | None:
+        """The rule of the options --min and --top, of which one is given at most; None without them.
+
+        Raises:
+            ConfigError: the share is none.
+        """
+        if share is not None and not 0 < share <= 1:
+            raise ConfigError(f"--top {share:g}: expected a share above 0, at most 1")
+        return None if minimum is None and share is None else cls(minimum, share)
 
     def __str__(self) -> str:
         return (
@@ -191,15 +203,20 @@ def _thresholds(scorer: Scorer, scores: np.ndarray) -> list[str]:
     return lines
 
 
-def settings_of(values: Mapping[str, Any]) -> Data:
-    """The settings of the pictures from the texts of the command line.
+def settings_of(path: str, options: Sequence[tuple[str, str | None]]) -> Data:
+    """The settings of the pictures from the dotted options of the command line, `data.caption_column` and the like.
 
     Raises:
         ConfigError: everything that is wrong with them.
     """
-    from bench.strict import Problems, validate
-
+    values: dict[str, Any] = {"path": path}
     problems = Problems()
+    for option, value in options:
+        block, _, name = option.partition(".")
+        if block != "data" or value is None:
+            problems.add("", f"--{option}: expected --data.SETTING VALUE, as in `bench list data`")
+        else:
+            values[name] = Text(value)
     settings = validate(Data, values, "data", problems)
     problems.raise_if_any("settings of the pictures")
     assert settings is not None

@@ -140,8 +140,8 @@ def _pictures(data: Any) -> list[str]:
     left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(found.left_out.items())) or "none"
     chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored}" if found.selected_by else ""
     return [
-        f"- pictures: {escape(found.form)}, fingerprint {code(found.fingerprint)}: {found.rows} rows, {found.kept} used, "
-        f"left out: {escape(left_out)}; {found.training} to train on{escape(chosen)}, {found.resolution} pixels a side"
+        f"- pictures: {escape(found.form)}, fingerprint {code(found.fingerprint)}: {found.rows} rows, {found.kept} "
+        f"used, left out: {escape(left_out)}; {found.training} to train on{escape(chosen)}, {found.resolution} pixels wide"
     ]
 
 

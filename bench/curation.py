@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from bench.checkpoint import Checkpoints
 from bench.dataset import Dataset
+from bench.paths import cache_folder
 from bench.policy import SD3Policy
 from bench.provenance import hash_file
 from bench.schema import config_hash
@@ -21,19 +21,14 @@ from bench.tasks.world import Candidates, World
 _CHUNK = 256
 
 
-def cache_folder() -> Path:
-    """Where encoded data is kept between runs: `$BENCH_CACHE`, or `~/.cache/bench`."""
-    return Path(os.environ.get("BENCH_CACHE") or Path.home() / ".cache" / "bench")
-
-
 def curate(
     world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
 ) -> Dataset:
     """The supervised data of a task, encoded to latent moments; from the cache where it was made before.
 
-    Candidates come from the generator of the pre-training data, flaws included; within each category the `top_share`
-    with the highest score is kept. The folder in the cache is named by a hash of all that the data depends on. What is
-    damaged there is told to `note` and made again.
+    Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
+    within each category the `top_share` with the highest score is kept. The folder in the cache is named by a hash of
+    all that the data depends on. What is damaged there is told to `note` and made again.
     """
     cache = Checkpoints(cache_folder() / "curated" / _key(world, task, select))
     saved, complaints = cache.load()
@@ -44,13 +39,16 @@ def curate(
     candidates = world.candidates(task.categories or world.categories, task.candidates)
     scores = _scores(candidates, select)
     kept = top_share(scores, [p.category for p in candidates.prompts], task.top_share)
-    mean, std = policy.encode_pictures(candidates.images[kept])
-    tensors = {"mean": mean.cpu(), "std": std.cpu()}
+    parts = [policy.encode_pictures(candidates.images[kept[i : i + _CHUNK]]) for i in range(0, len(kept), _CHUNK)]
+    tensors = {
+        "mean": torch.cat([mean.cpu() for mean, _ in parts]),
+        "std": torch.cat([std.cpu() for _, std in parts]),
+    }
     state: dict[str, Any] = {
         "prompts": [candidates.prompts[i].text for i in kept],
         "metadata": [candidates.prompts[i].metadata for i in kept],
-        "selected_by": select.name if select else "nothing",
-        "scored": len(candidates.prompts) if select else 0,
+        "selected_by": select.name if select else candidates.selected_by or "nothing",
+        "scored": candidates.scored + (len(candidates.prompts) if select else 0),
     }
     cache.save(0, tensors, state)
     return Dataset(tensors["mean"], tensors["std"], **state)

@@ -112,7 +112,7 @@ class _Cell:
 
     def _set_up(self, *, goes_on: bool) -> tuple[World, dict[str, Scorer], SD3Policy, Evaluator]:
         """Load what the cell needs."""
-        world = load_world(self.experiment.world, self.experiment.model)
+        world = load_world(self.experiment.world, self.experiment.model, self.experiment.data)
         trains_on = None if self.job.label == BASE else self.task.reward
         names = {*self.task.scorers, trains_on, self.task.select}
         scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task))

@@ -49,7 +49,7 @@ class WeightedSum(Reward):
         """
         texts, metadata = [p.text for p in examples.prompts], [p.metadata for p in examples.prompts]
         for name, scorer in self.scorers.items():
-            scores = scorer.where_it_applies(examples.images, texts, metadata).astype(np.float64)
+            scores = scorer.where_it_applies(examples.images[:], texts, metadata).astype(np.float64)
             scores = scores[np.isfinite(scores)]
             deviation = float(scores.std()) if len(scores) else 0.0
             if deviation == 0.0:

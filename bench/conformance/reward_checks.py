@@ -95,7 +95,7 @@ def _pictures(subject: RewardSubject) -> tuple[np.ndarray, Sequence[Prompt]]:
         raise Mismatch(
             "a prompt of the world that the reward applies to", f"{len(found.prompts)} of 128: look at `applies`"
         )
-    return found.images.copy(), found.prompts
+    return np.array(found.images), found.prompts
 
 
 def _scores(subject: RewardSubject, images: np.ndarray, prompts: Sequence[Prompt]) -> np.ndarray:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from bench.analysis import Analysis
+from bench.api import DataError
+from bench.data.settings import Found
 from bench.report.markdown import code, escape, fenced, table
 from bench.report.tables import method_name
 from bench.schema import BASE, Cell
@@ -123,12 +127,32 @@ def _settings(values: dict[str, Any]) -> str:
     return code(", ".join(texts)) if texts else "–"
 
 
+def _pictures(data: Any) -> list[str]:
+    """Which pictures of the user's own were trained on, what was left out, and who chose among them."""
+    if data is None:
+        return []
+    try:
+        found = TypeAdapter(Found).validate_python(data)
+    except ValidationError as error:
+        raise DataError(
+            f"experiment.json: config.data does not describe pictures: {error.errors()[0]['msg']}"
+        ) from error
+    left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(found.left_out.items())) or "none"
+    chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored}" if found.selected_by else ""
+    return [
+        f"- pictures: {escape(found.form)}, fingerprint {code(found.fingerprint)}: {found.rows} rows, {found.kept} "
+        f"used, left out: {escape(left_out)}; {found.training} to train on{escape(chosen)}, {found.resolution} pixels "
+        "wide"
+    ]
+
+
 def reproduction(analysis: Analysis) -> str:
     """Command, commit, configuration and sources behind the numbers of an experiment."""
     header, cells = analysis.experiment.header, analysis.experiment.cells
     lines = [f"- results: {code('results/' + header.name)}, configuration {code(header.config_hash)}"]
     lines.append(f"- run it: {code(header.command or 'python -m bench run --preset ' + header.name)}")
     lines.append(f"- this text and its figures: {code('python -m bench report')}")
+    lines += _pictures(header.config.get("data"))
     for (commit, dirty, sources), group in cells.groupby(["commit", "dirty", "sources_hash"], dropna=False):
         known = isinstance(commit, str)
         state = "changed since" if dirty is True else "clean"

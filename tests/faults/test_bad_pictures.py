@@ -1,0 +1,211 @@
+"""What can be wrong with the user's pictures: counted by kind, listed, never trained on; too much stops the run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.api import DataError
+from bench.cli import main
+from bench.data.preparation import prepare, table
+from bench.data.settings import Data
+from tests.user_pictures import captions, image_folder, noise, png, stored, write_listing
+
+GOOD = 30
+# kind: what lies there, the caption, and what the listing says of it
+ROWS: list[tuple[str, bytes | None, object, str]] = [
+    ("missing", None, "a cat", "there is no file"),
+    ("zero bytes", b"", "a cat", "the file is empty"),
+    ("not a picture", b"hello", "a cat", "5 bytes in none of the formats"),
+    ("truncated", png(noise(100))[:-200], "a cat", "begins as a PNG picture but cannot be decoded"),
+    ("enormous", png(Image.new("1", (101, 100))), "a cat", "101 x 100 pixels, over 10,000 allowed"),
+    ("animated", stored(noise(0), "GIF", save_all=True, append_images=[noise(1)]), "a cat", "2 frames"),
+    ("CMYK", stored(noise(0).convert("CMYK"), "JPEG"), "a cat", "inks instead of red, green and blue"),
+    ("16-bit", png(Image.fromarray(np.full((4, 4), 40000, np.uint16))), "a cat", "more than 8 bits a channel"),
+    ("no caption", png(noise(101)), " \n", "it is empty"),
+    ("no caption", png(noise(102)), None, "it is empty"),
+    ("no caption", png(noise(103)), ["a cat"], "expected a text, got list"),
+    ("caption too long", png(noise(104)), "a cat " * 1667, "tokens, but the text encoders read 20"),
+    ("unreadable caption", png(noise(105)), "a c\u00e4t", "letters that the text encoders do not know"),
+    ("unreadable caption", png(noise(106)), "a \ud800", "surrogates not allowed"),
+    ("duplicate", png(noise(0)), "another caption", "the same bytes as '0.png'"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Good pictures, and one with each fault after them."""
+    folder = image_folder(tmp_path / "pictures", GOOD)
+    rows = [{"file_name": f"{number}.png", "text": text} for number, text in enumerate(captions(GOOD))]
+    for number, (_, data, caption, _) in enumerate(ROWS):
+        if data is not None:
+            (folder / f"bad{number}").write_bytes(data)
+        rows.append({"file_name": f"bad{number}", "text": caption})
+    rows.append({"file_name": "../outside.png", "text": "a cat"})
+    write_listing(folder, rows)
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write("{broken\n")
+    return folder
+
+
+def settings(folder: Path, **more: float) -> Data:
+    return Data(path=str(folder), max_pixels=10_000, **more)
+
+
+def test_every_fault_is_counted_listed_and_kept_out(folder: Path, tiny_pipeline: Path) -> None:
+    prepared = prepare(settings(folder, allow_broken=0.5), tiny_pipeline)
+    found = prepared.inspected
+    assert [p.name for p in found.kept] == [f"{number}.png" for number in range(GOOD)]
+    with (found.folder / "left-out.csv").open(newline="") as file:
+        listed = {row["name"]: row for row in csv.DictReader(file)}
+    for number, (kind, _, _, detail) in enumerate(ROWS):
+        row = listed[f"bad{number}"]
+        assert (row["kind"], row["place"]) == (kind, f"metadata.jsonl:{GOOD + number + 1}") and detail in row["detail"]
+    assert listed["../outside.png"]["kind"] == "outside" and listed[""]["kind"] == "broken line"
+    assert len(listed) == len(ROWS) + 2 == len(found.left_out)
+    expected = {kind: sum(row[0] == kind for row in ROWS) for kind in {row[0] for row in ROWS}}
+    assert found.kinds() == {**expected, "broken line": 1, "outside": 1} == prepared.found.left_out
+    shown = table(prepared)
+    assert "rows        47: 30 can be used, 17 left out (36.2%; 50.0% allowed)" in shown
+    assert "no caption                 3   metadata.jsonl:39 bad8 it is empty" in shown
+    assert str(found.folder / "left-out.csv") in shown and max(map(len, shown.splitlines()[3:-4])) <= 100
+
+
+def test_more_than_one_in_a_hundred_stops_the_run(tiny_pipeline: Path, tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "pictures", 100)
+    (folder / "0.png").write_bytes(b"")
+    assert len(prepare(settings(folder), tiny_pipeline).inspected.left_out) == 1
+    (folder / "1.png").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        prepare(settings(folder), tiny_pipeline)
+    message = str(caught.value)
+    assert "2 of 100 rows are broken (2 zero bytes), 2.0%, and 1.0% are allowed" in message
+    assert "left-out.csv" in message and message.endswith("--allow-broken 0.03")
+    assert len(prepare(settings(folder, allow_broken=0.03), tiny_pipeline).inspected.kept) == 98
+
+
+# Through the command line: one message, status 2, and nothing has run
+
+
+def nothing(folder: Path) -> None:
+    """The arguments are what is wrong."""
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def without_listing(folder: Path) -> None:
+    (folder / "metadata.jsonl").unlink()
+
+
+def without_rows(folder: Path) -> None:
+    write_listing(folder, [])
+
+
+def in_a_folder_below(folder: Path) -> None:
+    (folder / "train").mkdir()
+    (folder / "metadata.jsonl").rename(folder / "train" / "metadata.jsonl")
+
+
+def with_two_listings(folder: Path) -> None:
+    (folder / "metadata.csv").write_text("file_name,text\n")
+
+
+def all_broken(folder: Path) -> None:
+    for path in folder.glob("*.png"):
+        path.write_bytes(b"")
+
+
+def one_broken(folder: Path) -> None:
+    (folder / "0.png").unlink()
+
+
+def other_columns(folder: Path) -> None:
+    write_listing(folder, [{"file_name": "0.png", "caption": "a cat"}])
+
+
+def cut_parquet(folder: Path) -> None:
+    empty(folder)
+    (folder / "train.parquet").write_bytes(b"PAR1 and then nothing")
+
+
+def too_few(folder: Path) -> None:
+    write_listing(folder, [{"file_name": "0.png", "text": captions(1)[0]}])
+
+
+CASES = [
+    (nothing, ["--data", "nowhere.jsonl"], ["--data nowhere.jsonl: expected a folder with metadata.jsonl", "nothing"]),
+    (nothing, ["--data", "FOLDER/0.png"], ["0.png: expected a folder with metadata.jsonl", "this is none"]),
+    (empty, [], ["expected a folder with metadata.jsonl or metadata.csv", "this folder holds none of them"]),
+    (without_listing, [], ["this folder holds none of them"]),
+    (without_rows, [], ["expected a column 'file_name' for each picture, but there are none"]),
+    (in_a_folder_below, [], ["this folder holds none of them; ", "train holds one"]),
+    (with_two_listings, [], ["metadata.jsonl and metadata.csv: give the one that is meant by --data"]),
+    (all_broken, [], ["none of its 30 rows can be used (30 zero bytes)", "left-out.csv"]),
+    (one_broken, [], ["1 of 30 rows are broken (1 missing), 3.3%, and 1.0% are allowed", "--allow-broken 0.04"]),
+    (other_columns, [], ["expected a column 'text' for each caption, but there are 'file_name', 'caption'"]),
+    (nothing, ["--data.caption_column", "words"], ["column 'words' for each caption", "by --data.caption_column"]),
+    (nothing, ["--data.tag_column", "kind"], ["expected a column 'kind' for each tag"]),
+    (nothing, ["--data.pictures", "nowhere"], ["nowhere: expected the folder of the pictures"]),
+    (cut_parquet, [], ["that `datasets` can read; reading it failed"]),
+    (nothing, ["--data.captions", "x"], ["data.captions: no such setting; did you mean 'caption_column'?"]),
+    (nothing, ["--allow-broken", "2"], ["data.allow_broken: should be less than or equal to 1, got 2"]),
+    (nothing, ["--world", "scenes"], ["no option --world"]),
+    (nothing, ["--preset", "quick"], ["no task 'alignment' in world 'images'"]),
+    (nothing, ["--reward", "beauty"], ["no reward 'beauty' is registered"]),
+]
+
+
+@pytest.mark.parametrize(("prepare_", "arguments", "messages"), CASES)
+def test_a_run_does_not_begin(
+    prepare_: Callable[[Path], None], arguments: list[str], messages: list[str], tiny_pipeline: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = image_folder(tmp_path / "pictures", GOOD)
+    prepare_(folder)
+    given = [argument.replace("FOLDER", str(folder)) for argument in arguments]
+    data = [] if "--data" in given else ["--data", str(folder)]
+    command = ["run", *data, "--model", str(tiny_pipeline), "--results", str(tmp_path / "results"), "--methods", "sft"]
+    assert main([*command, *given]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bench: ") and "Traceback" not in error
+    for message in messages:
+        assert message in error
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["run", "--preset", "images"], ["world 'images' has no pictures: give them by --data FOLDER"]),
+        (["run", "--allow-broken", "0.1"], ["data.path: missing"]),
+        (["curate", "--data", "nowhere.csv", "--reward", "scenes-aesthetic"], ["nowhere.csv: expected a folder"]),
+        (["curate", "--data", "x"], ["the following arguments are required: --reward"]),
+        (["curate", "--data", "x", "--reward", "y", "--top", "2"], ["--top 2: expected a share above 0, at most 1"]),
+        (["curate", "--data", "x", "--reward", "y", "--min", "1", "--top", "1"], ["not allowed with argument"]),
+        (["curate", "--data", "x", "--reward", "y", "--train.x", "1"], ["expected --data.SETTING VALUE"]),
+    ],
+)
+def test_the_pictures_are_asked_for(
+    arguments: list[str], messages: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    for message in messages:
+        assert message in error
+
+
+def test_a_damaged_selection(tmp_path: Path, tiny_pipeline: Path) -> None:
+    path = tmp_path / "selected.json"
+    for text in ("{", json.dumps({"schema": 1}), json.dumps({"schema": 2, "names": []})):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"selected\.json: expected what `bench curate` writes"):
+            prepare(Data(path=str(path)), tiny_pipeline)

@@ -30,6 +30,7 @@ __all__ = [
     "Batch",
     "BenchError",
     "BudgetExhausted",
+    "CheckpointMissing",
     "Condition",
     "ConfigError",
     "DataError",
@@ -61,6 +62,10 @@ class PluginError(BenchError):
 
 class DataError(BenchError):
     """Pictures, captions or stored results are missing, damaged or of another kind than expected."""
+
+
+class CheckpointMissing(DataError):
+    """A scorer's published checkpoint is not on this machine; the message says how to get it, and its licence."""
 
 
 class NonFiniteError(BenchError):

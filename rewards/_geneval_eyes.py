@@ -8,26 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPTokenizer,
-    Mask2FormerForUniversalSegmentation,
-    Mask2FormerImageProcessorPil,
-)
+from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
+from transformers.utils import logging
 
 from bench.api import DataError
 from bench.prompts.vocabulary import CLASSES, COLORS
+from rewards._clip_model import Clip, centre_crop, device
 from rewards._geneval_rules import CONFIDENCE, Detection
-from rewards._weights import device, load_model
+from rewards._weights import refuse_other
 
+# Tables that the detector computes by itself (older files hold them all the same), and what only its loss reads.
+_NO_WEIGHTS = ("relative_position_index", "criterion.empty_weight")
 MOST_INSTANCES = 100  # of one picture, over all classes
 GREY = (0x99, 0x99, 0x99)  # GenEval's background around an object whose colour is asked for
 TEMPLATES = ("a photo of a {color} {label}", "a photo of a {color}-colored {label}", "a photo of a {color} object")
@@ -42,7 +38,7 @@ class ObjectDetector:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._model = load_model(Mask2FormerForUniversalSegmentation, folder)
+        self._model = _read_detector(folder)
         self._processor = Mask2FormerImageProcessorPil.from_pretrained(folder, local_files_only=True)
         labels = self._model.config.id2label
         if len(labels) != len(CLASSES):
@@ -83,33 +79,52 @@ def instances(classes: Tensor, masks: Tensor) -> list[Detection]:
     return detections
 
 
+def _read_detector(folder: Path) -> Mask2FormerForUniversalSegmentation:
+    """The network in float32, frozen; refuses other tensors than its own."""
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()  # it would break the harness' own display
+    logging.set_verbosity_error()  # what is missing is told below
+    try:
+        model, found = Mask2FormerForUniversalSegmentation.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{folder}: expected a Mask2Former with safetensors weights: {error}") from error
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if _is_weight(name)}
+    held = {name: shape for name, shape in expected.items() if name not in found["missing_keys"]}
+    refuse_other(held | {name: () for name in found["unexpected_keys"] if _is_weight(name)}, expected, str(folder))
+    return model.requires_grad_(False).eval().to(device())
+
+
+def _is_weight(name: str) -> bool:
+    return not name.endswith(_NO_WEIGHTS)
+
+
 class ColorNamer:
     """CLIP as a classifier of colours: what an object looks like, among GenEval's ten."""
 
     def __init__(self, folder: Path) -> None:
-        self._model = load_model(CLIPModel, folder)
-        self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        self._processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        self._clip = Clip(folder)
         self._classifier = lru_cache(len(CLASSES))(self._embed_colors)
 
-    @torch.no_grad()
     def __call__(self, image: np.ndarray, label: str, found: Sequence[Detection]) -> list[str]:
         """A colour for each detection in a picture uint8 (H, W, 3)."""
-        crops = [cut_out(image, detection) for detection in found]
-        pixels = self._processor(images=crops, return_tensors="pt").pixel_values.to(device())
-        seen = normalize(self._model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
-        return [COLORS[best] for best in (seen @ self._classifier(label).T).argmax(1).tolist()]
+        pixels = torch.cat([centre_crop(cut_out(image, detection)[None], self._clip.size) for detection in found])
+        return [COLORS[best] for best in (self._clip.image(pixels) @ self._classifier(label).T).argmax(1).tolist()]
 
     def _embed_colors(self, label: str) -> Tensor:
         """Unit embeddings (10, D): the mean over the templates, of each colour of this class."""
         texts = [template.format(color=color, label=label) for color in COLORS for template in TEMPLATES]
-        inputs: Any = self._tokenizer(texts, padding=True, return_tensors="pt").to(device())
-        each = normalize(self._model.get_text_features(**inputs).pooler_output, dim=-1)
-        return normalize(each.unflatten(0, (len(COLORS), len(TEMPLATES))).mean(1), dim=-1)
+        each = self._clip.text(texts).unflatten(0, (len(COLORS), len(TEMPLATES)))
+        return normalize(each.mean(1), dim=-1)
 
 
-def cut_out(image: np.ndarray, found: Detection) -> Image.Image:
-    """The box of an object, grey wherever its mask is not."""
+def cut_out(image: np.ndarray, found: Detection) -> np.ndarray:
+    """The box of an object in a picture uint8 (H, W, 3), grey wherever its mask is not."""
     whole = image if found.mask is None else np.where(found.mask[..., None], image, np.array(GREY, np.uint8))
     left, top, right, bottom = map(round, found.box)
-    return Image.fromarray(np.ascontiguousarray(whole[top:bottom, left:right]))
+    return whole[top:bottom, left:right]

@@ -1,94 +1,108 @@
-"""Where the published checkpoints of the full-size scorers lie, and how they are read: strictly, and never as a pickle.
-
-A checkpoint `owner/name` of the Hugging Face hub is looked for in `$BENCH_WEIGHTS/owner--name`, then in the hub's own
-cache. Nothing is downloaded here.
-"""
+"""Where a scorer's published checkpoint lies on this machine, and reading it whole. Nothing is downloaded from here."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bench.api import DataError
+from bench.api import CheckpointMissing, DataError
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
-LICENCES = {
-    "facebook/mask2former-swin-small-coco-instance": "see its model card; the authors' code is under MIT",
-    "openai/clip-vit-large-patch14": "MIT, of OpenAI's CLIP repository",
-}
-# Tables that a model computes by itself (older files hold them all the same), and what only a training loss reads.
-_NO_WEIGHTS = re.compile(r"(relative_position_index|position_ids|^criterion\.empty_weight)$")
+_SHOWN = 6  # names in one message
 
 
-def located(hub_id: str, file: str | None = None) -> Path:
-    """The folder of a checkpoint, or one file of it.
+@dataclass(frozen=True)
+class Published:
+    """A published checkpoint: its home (`owner/name`), the files that are read, its licence, and how to get it."""
+
+    home: str
+    files: tuple[str, ...]
+    licence: str
+    get: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it is looked for first: `$BENCH_WEIGHTS/owner--name`, or `~/.cache/bench/weights/owner--name`."""
+        weights = os.environ.get("BENCH_WEIGHTS") or Path.home() / ".cache" / "bench" / "weights"
+        return Path(weights) / self.home.replace("/", "--")
+
+
+def located(checkpoint: Published) -> Path:
+    """The folder that holds the checkpoint's files: its own one, else that of the hub's cache.
 
     Raises:
-        DataError: it lies in neither place; the message says how to get it, and its licence.
+        CheckpointMissing: neither has all of them.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    wanted = file or "config.json"
-    own = Path(os.environ.get("BENCH_WEIGHTS", "weights")) / hub_id.replace("/", "--") / wanted
-    cached = own if own.is_file() else try_to_load_from_cache(hub_id, wanted)
-    if not isinstance(cached, Path | str):
-        raise DataError(
-            f"expected the weights of {hub_id} as {own} (set BENCH_WEIGHTS) or in the cache of the Hugging Face hub, "
-            f"and found neither: get them with `hf download {hub_id}` (licence: "
-            f"{LICENCES.get(hub_id, 'see its model card')})"
-        )
-    return Path(cached) if file else Path(cached).parent
+    own = checkpoint.folder
+    missing = [name for name in checkpoint.files if not (own / name).is_file()]
+    if not missing:
+        return own
+    cached = [try_to_load_from_cache(checkpoint.home, name) for name in checkpoint.files]
+    if not own.is_dir() and all(isinstance(path, str) for path in cached):
+        return Path(str(cached[0])).parent
+    raise CheckpointMissing(
+        f"{checkpoint.home}: expected {', '.join(checkpoint.files)} in {own} ($BENCH_WEIGHTS) or in the hub's cache, "
+        f"but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there: {checkpoint.get} "
+        f"(licence: {checkpoint.licence})"
+    )
 
 
-def device() -> torch.device:
-    """Where a scorer's networks run: the first GPU, where there is one."""
-    import torch
+def fingerprint(*files: Path) -> str:
+    """16 hex digits of the files' names and contents: what a learned score depends on besides its code."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32))
+        digest.update(path.name.encode() + b"\0" + content.digest())
+    return digest.hexdigest()
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
+def read_tensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], device: str = "cpu", ignored: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, in float32, which has to hold exactly these names and shapes.
 
-def load_model(cls: Any, folder: Path) -> Any:
-    """A model of transformers, frozen, in float32, on `device()`.
+    `ignored` are names that may stand there and are not read.
 
     Raises:
-        DataError: the folder holds no safetensors; a weight is missing, has another shape, or is none of the model's.
+        DataError: a tensor is missing, has another shape, or is not expected; or this is no such file.
     """
-    from transformers.utils import logging
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()  # it would break the harness' own display
-    logging.set_verbosity_error()  # what is missing is told below, in one message
     try:
-        model, found = cls.from_pretrained(
-            folder, dtype="float32", use_safetensors=True, local_files_only=True, output_loading_info=True
+        tensors = load_file(path, device=device)
+    except SafetensorError as error:
+        raise DataError(f"{path}: expected a safetensors file, got something else ({error}): get it again") from error
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in ignored}
+    refuse_other({name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes, str(path))
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def refuse_other(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Raise DataError where names or shapes of tensors differ from those expected, with the names."""
+    wrong = [f"{n} {found[n]} for {shape}" for n, shape in expected.items() if n in found and found[n] != shape]
+    problems = [
+        ("missing", [name for name in expected if name not in found]),
+        ("unexpected", sorted(name for name in found if name not in expected)),
+        ("of another shape", wrong),
+    ]
+    said = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in problems if names]
+    if said:
+        raise DataError(
+            f"{what}: expected exactly the {len(expected)} tensors of this scorer's network, but {'; '.join(said)}: "
+            "it is another checkpoint, or a damaged one; get it again"
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{folder}: expected a {cls.__name__} with safetensors weights: {error}") from error
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
-    for kind, sentence in {"missing": "lacks", "unexpected": "has what the model does not know:"}.items():
-        keys = sorted(key for key in found[f"{kind}_keys"] if not _NO_WEIGHTS.search(key))
-        if keys:
-            raise DataError(
-                f"{folder}: expected exactly the weights of a {cls.__name__}, but it {sentence} {', '.join(keys[:4])}"
-                f"{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}: get the published checkpoint again"
-            )
-    return model.requires_grad_(False).eval().to(device())
 
 
-def fingerprint(*places: Path) -> str:
-    """16 hex digits of files, and of what is read of folders: configurations, vocabularies and safetensors."""
-    digest = hashlib.blake2b(digest_size=8)
-    for place in places:
-        inside = sorted(path for path in place.glob("*") if path.suffix in (".json", ".txt", ".safetensors"))
-        for path in [place] if place.is_file() else inside:
-            with path.open("rb") as file:
-                digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "blake2b").digest())
-    return digest.hexdigest()
+def _listed(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -9,12 +9,19 @@ import numpy as np
 
 from bench.api import DataError, Reward
 from bench.prompts.vocabulary import CLASSES, COLORS, POSITIONS
+from rewards._weights import Published, fingerprint, located
+from rewards.clipscore import OPENAI_CLIP
 
 if TYPE_CHECKING:
     from rewards._geneval_eyes import ColorNamer, ObjectDetector
 
-DETECTOR = "facebook/mask2former-swin-small-coco-instance"
-COLOR_CLIP = "openai/clip-vit-large-patch14"
+_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+DETECTOR = Published(
+    home="facebook/mask2former-swin-small-coco-instance",
+    files=_FILES,
+    licence="as its model card says; the code of its authors is under MIT",
+    get="hf download facebook/mask2former-swin-small-coco-instance " + " ".join(_FILES),
+)
 
 
 class GenEval(Reward):
@@ -32,7 +39,7 @@ class GenEval(Reward):
     name: ClassVar[str] = "geneval"
     version: ClassVar[str] = "1-mask2former-swin-small"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    source: ClassVar[str] = f"arXiv 2310.11513; detector {DETECTOR} in the place of OpenMMLab's"
+    source: ClassVar[str] = f"arXiv 2310.11513; detector {DETECTOR.home} in the place of OpenMMLab's"
     examples: ClassVar[Sequence[tuple[str, Mapping[str, Any]]]] = (
         ("a photo of a bench", {"tag": "single_object", "include": [{"class": "bench", "count": 1}]}),
         ("a photo of a red apple", {"tag": "colors", "include": [{"class": "apple", "count": 1, "color": "red"}]}),
@@ -57,14 +64,16 @@ class GenEval(Reward):
         """Read detector and CLIP.
 
         Raises:
-            DataError: one of them is missing, or is not the published one by its keys.
+            CheckpointMissing: one of them is not on this machine.
+            DataError: one has other tensors than its network.
         """
         from rewards._geneval_eyes import ColorNamer, ObjectDetector
-        from rewards._weights import fingerprint, located
 
-        folders = located(DETECTOR), located(COLOR_CLIP)
-        self.fingerprint = fingerprint(*folders)
-        self._eyes = ObjectDetector(folders[0]), ColorNamer(folders[1])
+        folders = {checkpoint: located(checkpoint) for checkpoint in (DETECTOR, OPENAI_CLIP)}
+        self.fingerprint = fingerprint(
+            *(folder / name for checkpoint, folder in folders.items() for name in checkpoint.files)
+        )
+        self._eyes = ObjectDetector(folders[DETECTOR]), ColorNamer(folders[OPENAI_CLIP])
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32, 0 or 1, of uint8 (B, H, W, 3).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -25,8 +26,7 @@ def kilobytes(image: np.ndarray) -> float:
 class Jpeg(Reward):
     """Compressibility: minus the size in kB (1000 bytes) as a JPEG of quality 95. Prompts play no part.
 
-    Sizes grow with the number of pixels: compare pictures of one size. The range ends at 10 MB, which white noise
-    reaches at about 2,800 pixels square.
+    Sizes grow with the number of pixels: compare pictures of one size.
 
     Source: DDPO, arXiv 2305.13301, section 5.1; its code, `ddpo_pytorch/rewards.py`. Pillow's defaults otherwise
     (chroma at half the resolution), as there. Flow-GRPO's code divides the same number by 500.
@@ -34,7 +34,7 @@ class Jpeg(Reward):
 
     name: ClassVar[str] = "jpeg"
     version: ClassVar[str] = "1"
-    range: ClassVar[tuple[float, float]] = (-10_000.0, 0.0)
+    range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
     gold: ClassVar[bool] = True
     source: ClassVar[str] = "arXiv 2305.13301, section 5.1"
     reads_prompts: ClassVar[bool] = False
@@ -51,7 +51,7 @@ class JpegIncompressibility(Jpeg):
     """
 
     name: ClassVar[str] = "jpeg-incompressibility"
-    range: ClassVar[tuple[float, float]] = (0.0, 10_000.0)
+    range: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32, above 0, of uint8 (B, H, W, 3)."""

@@ -1,4 +1,4 @@
-"""Which split a generated prompt belongs to, by its hash, so that splits stay disjoint; and in which order they come."""
+"""Which split a generated prompt belongs to, by its hash, so that splits stay disjoint; and their order."""
 
 from __future__ import annotations
 

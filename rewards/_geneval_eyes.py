@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class ObjectDetector:
     def __init__(self, folder: Path) -> None:
         self._model = _read_detector(folder)
         self._processor = Mask2FormerImageProcessorPil.from_pretrained(folder, local_files_only=True)
-        labels = self._model.config.id2label
+        labels = self._model.config.id2label or {}
         if len(labels) != len(CLASSES):
             raise DataError(
                 f"{folder}: expected a detector of COCO's {len(CLASSES)} classes, got {len(labels)} classes"
@@ -79,13 +80,13 @@ def instances(classes: Tensor, masks: Tensor) -> list[Detection]:
     return detections
 
 
-def _read_detector(folder: Path) -> Mask2FormerForUniversalSegmentation:
+def _read_detector(folder: Path) -> Any:
     """The network in float32, frozen; refuses other tensors than its own."""
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # it would break the harness' own display
     logging.set_verbosity_error()  # what is missing is told below
     try:
-        model, found = Mask2FormerForUniversalSegmentation.from_pretrained(
+        loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
@@ -94,6 +95,7 @@ def _read_detector(folder: Path) -> Mask2FormerForUniversalSegmentation:
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
+    model, found = loaded
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if _is_weight(name)}
     held = {name: shape for name, shape in expected.items() if name not in found["missing_keys"]}
     refuse_other(held | {name: () for name in found["unexpected_keys"] if _is_weight(name)}, expected, str(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -95,5 +96,5 @@ class GenEval(Reward):
                     f"colours, got {dict(claim)} for {prompt!r}: ask applies() first"
                 )
             objects = counted(detector(image), str(claim.get("tag", "")))
-            scores[row] = holds(objects, claim, lambda label, found, image=image: namer(image, label, found))
+            scores[row] = holds(objects, claim, partial(namer, image))
         return scores

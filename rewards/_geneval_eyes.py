@@ -5,6 +5,7 @@ Pictures are looked at one by one, so that no score depends on its neighbours.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
@@ -40,7 +42,7 @@ class ObjectDetector:
 
     def __init__(self, folder: Path) -> None:
         self._model = _read_detector(folder)
-        self._processor = Mask2FormerImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        self._processor = _read_processor(folder / "preprocessor_config.json")
         labels = self._model.config.id2label or {}
         if len(labels) != len(CLASSES):
             raise DataError(
@@ -87,9 +89,10 @@ def _read_detector(folder: Path) -> Any:
     logging.set_verbosity_error()  # what is missing is told below
     try:
         loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, by name
+        )  # fmt: skip
+    except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder}: expected a Mask2Former with safetensors weights: {error}") from error
     finally:
         logging.set_verbosity(level)
@@ -98,8 +101,18 @@ def _read_detector(folder: Path) -> Any:
     model, found = loaded
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if _is_weight(name)}
     held = {name: shape for name, shape in expected.items() if name not in found["missing_keys"]}
-    refuse_other(held | {name: () for name in found["unexpected_keys"] if _is_weight(name)}, expected, str(folder))
+    held |= {name: tuple(theirs) for name, theirs, _ in found["mismatched_keys"]}
+    held |= {name: () for name in found["unexpected_keys"] if _is_weight(name)}
+    refuse_other(held, expected, str(folder))
     return model.requires_grad_(False).eval().to(device())
+
+
+def _read_processor(path: Path) -> Mask2FormerImageProcessorPil:
+    """The resizing to 800 pixels of the shorter side, and the normalisation, by Pillow whatever else is installed."""
+    try:
+        return Mask2FormerImageProcessorPil.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: expected the preprocessing of a Mask2Former ({error}): get it again") from error
 
 
 def _is_weight(name: str) -> bool:

@@ -21,7 +21,7 @@ DETECTOR = Published(
     home="facebook/mask2former-swin-small-coco-instance",
     files=_FILES,
     licence="as its model card says; the code of its authors is under MIT",
-    get="hf download facebook/mask2former-swin-small-coco-instance " + " ".join(_FILES),
+    get=f"`hf download facebook/mask2former-swin-small-coco-instance {' '.join(_FILES)}`",
 )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 
 from bench.api import Prompt
+from bench.prompts.quoted import quoted_text
 from bench.prompts.split import in_split, in_turn, shuffled
 
 BEARERS = (
@@ -41,33 +43,28 @@ _NUMBERS = range(2, 100)
 
 
 def sign_prompts(split: str, seed: int, without: Collection[str] = ()) -> Iterator[Prompt]:
-    """All prompts of a split of `bench.prompts.split.SPLITS`, a text of one, two and three words in turn.
+    """All prompts of a split of `bench.prompts.split.SPLITS`, one of each of `PATTERNS` in turn.
 
-    Every text comes once, and is in one split only. Prompts whose text is in `without` are left out.
+    Every text comes once, and is in one split only. Texts that a prompt of `without` quotes are left out.
     """
-    streams = [_texts(name, split, seed, without) for name in PATTERNS]
+    avoided = {quoted_text(prompt) for prompt in without}
+    streams = [_texts(name, split, seed, avoided) for name in PATTERNS]
     for number, (written, bearer) in enumerate(in_turn(streams)):
         yield Prompt(number, bearer.format(written), {"text": written})
 
 
-def _texts(name: str, split: str, seed: int, without: Collection[str]) -> Iterator[tuple[str, str]]:
+def _texts(name: str, split: str, seed: int, avoided: Collection[str | None]) -> Iterator[tuple[str, str]]:
     """Texts of a pattern, each with what bears it."""
     parts = PATTERNS[name]
-    size = len(BEARERS)
-    for part in parts:
-        size *= len(part)
-    used = set()
-    for number in shuffled(size, seed, f"signs/{name}"):
-        number, bearer = divmod(number, len(BEARERS))
+    size = math.prod(map(len, parts))
+    for place, number in enumerate(shuffled(size, seed, f"signs/{name}")):
         words = []
         for part in parts:
             number, word = divmod(number, len(part))
             words.append(str(part[word]))
         written = " ".join(words)
-        allowed = in_split(written.lower(), split) and BEARERS[bearer].format(written) not in without
-        if allowed and written not in used:
-            used.add(written)
-            yield written, BEARERS[bearer]
+        if in_split(written.lower(), split) and written not in avoided:
+            yield written, BEARERS[place % len(BEARERS)]
 
 
 PATTERNS = {

@@ -46,7 +46,8 @@ def score_folder(rewards: Sequence[str], folder: Path, out: Path, prompts: Path 
         DataError: the folder or its prompts cannot be read; no picture of it can; a reward applies to no prompt.
     """
     entries = list_pictures(folder, prompts)
-    scorers = list(load_scorers(set(rewards)).values())
+    loaded = load_scorers(set(rewards))
+    scorers = [loaded[name] for name in dict.fromkeys(rewards)]
     _refuse_without_prompts(scorers, entries, folder)
     scores = _judge(folder, entries, scorers)
     for name, values in scores.by_scorer.items():

@@ -39,7 +39,7 @@ def draw_sheet(
         tiles.append(_tile(read_picture(folder / entry.name)))
         captions.append(_caption(int(rank), float(scores[order[rank]]), entry))
     with appears_whole(out) as temporary:
-        contact_sheet(np.stack(tiles), captions, _COLUMNS, title, temporary, cell=CELL, lines=4)
+        contact_sheet(np.stack(tiles), captions, _COLUMNS, title, temporary, cell=CELL, lines=5)
 
 
 def _tile(pixels: np.ndarray) -> np.ndarray:
@@ -51,5 +51,5 @@ def _tile(pixels: np.ndarray) -> np.ndarray:
 
 def _caption(rank: int, score: float, entry: Entry) -> str:
     name = entry.name if len(entry.name) <= _WIDTH else f"...{entry.name[3 - _WIDTH :]}"
-    prompt = textwrap.wrap(entry.prompt.text, _WIDTH, max_lines=2, placeholder=" ...") if entry.prompt else []
-    return "\n".join([f"{rank + 1}.  {score:.4g}", name, *prompt])
+    prompt = textwrap.wrap(entry.prompt.text, _WIDTH, max_lines=3, placeholder=" ...") if entry.prompt else []
+    return "\n".join([f"#{rank + 1}  score {score:.4g}", name, *prompt])

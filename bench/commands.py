@@ -6,6 +6,7 @@ What a command needs is imported when it runs, so that `--help` and `list` stay 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -24,12 +25,22 @@ SETTINGS = (
     ("name", "NAME", "folder of the results; another comparison needs another name (default: the preset's)"),
     ("label", "TEXT", "words for the title of every table, e.g. demonstration"),
     ("baseline", "METHOD", "method that differences are taken to (default: sft where it runs, else base)"),
+    (
+        "data",
+        "FOLDER",
+        "train on pictures of your own: a folder with metadata.jsonl or .csv, and more (bench list data)",
+    ),
+    ("reward", "NAME", "scorer that trains, and selects data where a task does, instead of the tasks' own"),
+    ("allow-broken", "SHARE", "share of the rows of --data that may be broken (default 0.01)"),
     ("model", "PATH", "checkpoint in the diffusers format instead of the world's own base"),
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
     ("reward-seconds", "SECONDS", "a call of a reward that takes longer hangs, and is ended (default 600)"),
     ("tuning-trials", "N", "tuning trials that each method was given; only reported"),
 )
+
+# Options that stand at the top level for what lies within a block.
+_WITHIN = {"data": "data.path", "allow_broken": "data.allow_broken"}
 
 OVERRIDES = """Any other setting has a dotted option, as in the presets:
   --train.batch_size 16            training of every method        bench list train
@@ -70,8 +81,9 @@ Exit status: 0 all passed, or failed as declared; 1 a check failed; 2 there is n
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--preset", default="quick", metavar="NAME", help="smoke, quick (default), scenes, plateau, or a .yaml file"
-    )
+        "--preset", metavar="NAME",
+        help="smoke, quick (default), scenes, plateau, images (default with --data), or a .yaml file",
+    )  # fmt: skip
     parser.add_argument(
         "--config", action="append", default=[], type=Path, metavar="FILE", help="a .yaml file laid over the preset"
     )
@@ -160,6 +172,16 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_curate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="pictures with captions, as for `run`")
+    parser.add_argument("--reward", required=True, metavar="NAME", help="scorer, by name or file")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--min", type=float, metavar="SCORE", help="keep the pictures of at least this score")
+    which.add_argument("--top", type=float, metavar="SHARE", help="keep this share with the highest scores, as in 0.1")
+    parser.add_argument("--model", metavar="PATH", help="its size and its captions' length count (default: embedded)")
+    parser.add_argument("--allow-broken", metavar="SHARE", help="share of the rows that may be broken (default 0.01)")
+
+
 def _add_pretrain(parser: argparse.ArgumentParser) -> None:
     from bench.pretrain.recipe import add_arguments
 
@@ -187,7 +209,7 @@ def _experiment(args: argparse.Namespace) -> Any:
     for name, _, _ in SETTINGS:
         field = name.replace("-", "_")
         if getattr(args, field) is not None:
-            overrides[field] = Text(getattr(args, field))
+            overrides[_WITHIN.get(field, field)] = Text(getattr(args, field))
     for path, value in args.dotted:
         if value is None:
             problems.append(f"--{path}: a value is missing")
@@ -197,7 +219,20 @@ def _experiment(args: argparse.Namespace) -> Any:
             problems.append(f"--{path}: given twice")
         else:
             overrides[path] = Text(value)
-    return load(args.preset, overrides, args.config, problems)
+    preset = args.preset or ("quick" if args.data is None else "images")
+    return load(preset, overrides, args.config, problems)
+
+
+def _with_pictures(experiment: Any) -> tuple[Any, Any]:
+    """The experiment with what was found in the user's pictures, which is printed, and the pictures; others as is."""
+    if experiment.world != "images":
+        return experiment, None
+    from bench.data.preparation import needed, prepare, table
+    from bench.tasks.scenes.world import base_model
+
+    prepared = prepare(needed(experiment.data), base_model(experiment.model))
+    print(f"{table(prepared)}\n")
+    return dataclasses.replace(experiment, data=prepared.settings), prepared
 
 
 def _report_path(args: argparse.Namespace) -> Path:
@@ -205,7 +240,7 @@ def _report_path(args: argparse.Namespace) -> Path:
 
 
 def _run(args: argparse.Namespace) -> int:
-    experiment = _experiment(args)
+    experiment, prepared = _with_pictures(_experiment(args))
     from bench import grid, report
     from bench.progress import Display
 
@@ -214,8 +249,12 @@ def _run(args: argparse.Namespace) -> int:
             experiment, args.results, experiment.workers, display, _command(args.given), allow_mixed=args.allow_mixed
         )
     path = _report_path(args)
-    report.build(args.results, path)
     folder = args.results / experiment.name
+    if prepared is not None:
+        from bench.data.inspection import copy_lists
+
+        copy_lists(prepared.inspected, folder / "data")
+    report.build(args.results, path)
     print(report.terminal_table(folder))
     print(f"\nreport       {path}")
     for picture in sorted((folder / "figures").glob("samples*.png")):
@@ -260,7 +299,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    experiment = _experiment(args)
+    experiment, _ = _with_pictures(_experiment(args))
     from bench.plan import estimate, render
 
     print(render(experiment, estimate(experiment, args.results)))
@@ -285,6 +324,25 @@ def _check(args: argparse.Namespace) -> int:
     from bench.conformance import command
 
     return command.main(args.names, everything=args.all, listed=args.list)
+
+
+def _curate(args: argparse.Namespace) -> int:
+    from bench.api import ConfigError
+    from bench.data.curate import Rule, curate, settings_of
+    from bench.strict import Text
+
+    values: dict[str, Any] = {"path": args.data}
+    values |= {} if args.allow_broken is None else {"allow_broken": Text(args.allow_broken)}
+    for path, value in args.dotted:
+        block, _, name = path.partition(".")
+        if block != "data" or value is None:
+            raise ConfigError(f"--{path}: expected --data.SETTING VALUE, as in `bench list data`")
+        values[name] = Text(value)
+    if args.top is not None and not 0 < args.top <= 1:
+        raise ConfigError(f"--top {args.top:g}: expected a share above 0, at most 1")
+    rule = None if args.min is None and args.top is None else Rule(args.min, args.top)
+    print(curate(settings_of(values), args.reward, args.model, rule))
+    return 0
 
 
 def _sample(args: argparse.Namespace) -> int:
@@ -360,6 +418,14 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         "Examples:\n  bench new min_snr\n  bench new sharpness --reward\n  bench new min_snr --package --into ..",
     ),
     "check": ("run the conformance checks of methods and rewards", _check, _add_check, CHECKING),
+    "curate": (
+        "score the user's own pictures, and select the best of them to train on",
+        _curate,
+        _add_curate,
+        "Scores and selection are written beside the data; `run --data SELECTION.json` trains on it.\n\n"
+        "Examples:\n  bench curate --data pictures --reward aesthetic\n"
+        "  bench curate --data pictures --reward aesthetic --min 6.8",
+    ),
     "sample": (
         "draw a grid of pictures from a checkpoint or from the base",
         _sample,

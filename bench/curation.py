@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 
 from bench.dataset import Dataset
 from bench.files import appears_whole
+from bench.paths import cache_folder
 from bench.policy import SD3Policy
 from bench.provenance import hash_file
 from bench.schema import config_hash
@@ -25,16 +25,12 @@ from bench.tasks.world import Candidates, World
 _CHUNK = 256
 
 
-def cache_folder() -> Path:
-    """Where encoded data is kept between runs: `$BENCH_CACHE`, or `~/.cache/bench`."""
-    return Path(os.environ.get("BENCH_CACHE") or Path.home() / ".cache" / "bench")
-
-
 def curate(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> Dataset:
     """The supervised data of a task, encoded to latent moments; from the cache where it was made before.
 
-    Candidates come from the generator of the pre-training data, flaws included; within each category the `top_share`
-    with the highest score is kept. The file's name is a hash of all that it depends on.
+    Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
+    within each category the `top_share` with the highest score is kept. The file's name is a hash of all that it depends
+    on.
     """
     key = _key(world, task, select)
     path = cache_folder() / "curated" / f"{key}.safetensors"
@@ -43,14 +39,14 @@ def curate(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -
     candidates = world.candidates(task.categories or world.categories, task.candidates)
     scores = _scores(candidates, select)
     kept = top_share(scores, [p.category for p in candidates.prompts], task.top_share)
-    mean, std = policy.encode_pictures(candidates.images[kept])
+    parts = [policy.encode_pictures(candidates.images[kept[i : i + _CHUNK]]) for i in range(0, len(kept), _CHUNK)]
     dataset = Dataset(
-        mean=mean.cpu(),
-        std=std.cpu(),
+        mean=torch.cat([mean.cpu() for mean, _ in parts]),
+        std=torch.cat([std.cpu() for _, std in parts]),
         prompts=[candidates.prompts[i].text for i in kept],
         metadata=[candidates.prompts[i].metadata for i in kept],
-        selected_by=select.name if select else "nothing",
-        scored=len(candidates.prompts) if select else 0,
+        selected_by=select.name if select else candidates.selected_by or "nothing",
+        scored=candidates.scored + (len(candidates.prompts) if select else 0),
     )
     _write(path, dataset)
     return dataset

@@ -153,7 +153,7 @@ class Evaluator:
         """Forward-noised candidates (N, *S), their sigma (N,) spread evenly over (0, 1), and their captions."""
         candidates = self._world.candidates(categories, self._settings.drift_states)
         index = range(len(candidates.prompts))
-        z0, _ = base.encode_pictures(candidates.images)
+        z0, _ = base.encode_pictures(candidates.images[:])
         z1 = torch.from_numpy(rng.normal(NOISE_SEED, "drift", index, base.latent_shape)).to(base.device)
         sigma = (torch.arange(len(z0), device=base.device) + 0.5) / len(z0)
         return flow.interpolate(z0, z1, sigma), sigma, [p.text for p in candidates.prompts]

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from bench import registry
 from bench.api import ConfigError, PluginError
+from bench.data.settings import Data
 from bench.settings import BASE, Chain, Evaluation, Experiment, Stage, Train
 from bench.strict import Problems, Text, read_text, read_yaml, unique, validate
 from bench.suggest import hint
@@ -30,8 +31,8 @@ __all__ = ["BASE", "PRESETS", "Chain", "Evaluation", "Experiment", "Stage", "Tas
 
 PRESETS = Path(__file__).parent / "presets"
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
-_RESERVED = ("extends", "task")
-_OWN_CHECKS = ("tasks", "methods", "train", "evaluation")
+_RESERVED = ("extends", "task", "reward")
+_OWN_CHECKS = ("tasks", "methods", "train", "evaluation", "data")
 
 Block = dict[str, Any]
 
@@ -130,7 +131,7 @@ class _Resolver:
 
     def experiment(self) -> Experiment | None:
         """The experiment, or None where there are problems."""
-        world = self.raw.get("world", "scenes")
+        world = self.raw.get("world", "images" if self.raw.get("data") is not None else "scenes")
         if world not in WORLDS:
             self.problems.add("world", f"no such world: {world!r}{hint(str(world), WORLDS)}")
         model = self.raw.get("model")
@@ -139,13 +140,15 @@ class _Resolver:
         train = validate(Train, self._block("train"), "train", self.problems)
         evaluation = validate(Evaluation, self._block("evaluation"), "evaluation", self.problems)
         tasks = self._tasks(str(world))
+        data = self._data(str(world))
         chains = self._chains(train or Train())
         self._unknown_blocks(str(world))
         values = {name: self.raw[name] for name in FIELDS if name in self.raw and name not in _OWN_CHECKS}
-        values["seeds"] = self._seeds()
+        values |= {"world": world, "seeds": self._seeds()}
         values["baseline"] = self._baseline([chain.label for chain in chains])
         values |= {"tasks": [_plain(task) for task in tasks], "methods": [_plain(chain) for chain in chains]}
-        values |= {name: _plain(block) for name, block in (("train", train), ("evaluation", evaluation)) if block}
+        blocks = {"train": train, "evaluation": evaluation, "data": data}
+        values |= {name: _plain(block) for name, block in blocks.items() if block}
         experiment = validate(Experiment, values, "", self.problems, elsewhere=_OWN_CHECKS)
         if experiment is not None:
             self._check(experiment)
@@ -160,6 +163,14 @@ class _Resolver:
             self.problems.add(name, f"expected settings (`{name}.something: value`), got {block!r}")
             return {}
         return dict(block)
+
+    def _data(self, world: str) -> Data | None:
+        """The user's pictures; only the world `images` has a use for them."""
+        if self.raw.get("data") is None:
+            return None
+        if world != "images":
+            self.problems.add("data", f"given, but world {world!r} has no use for it: leave out one of the two")
+        return validate(Data, self._block("data"), "data", self.problems)
 
     def _list(self, name: str) -> Sequence[Any]:
         value = self.raw.get(name)
@@ -208,12 +219,26 @@ class _Resolver:
                 self.problems.add("tasks", f"no task {entry!r} in world {world!r}{hint(str(entry), built_in)}")
                 continue
             self.used.add(name)
-            values = _merge(values, _merge(self._block("task"), self._block(name)))
+            values = _merge(self._rewarded(values, world), _merge(self._block("task"), self._block(name)))
             self._check_scorers(name, values)
             task = validate(Task, values, name if self._block(name) else "task", self.problems)
             tasks += [task] if task is not None else []
         unique([task.name for task in tasks], "tasks", self.problems)
         return tasks
+
+    def _rewarded(self, task: Block, world: str) -> Block:
+        """A task under the setting `reward`: what trains, what selects where something does, one more judge.
+
+        It is the headline too on the user's own pictures; a task of the embedded world keeps its gold scorer there.
+        """
+        reward = self.raw.get("reward")
+        if reward is None:
+            return task
+        others = [name for name in task.get("scorers", ()) if name != reward]
+        changed = {"reward": reward, "scorers": [reward, *others]}
+        changed |= {"select": reward} if task.get("select") else {}
+        changed |= {"primary": reward} if world == "images" else {}
+        return task | changed
 
     def _check_scorers(self, task: str, values: Block) -> None:
         """The names of rewards in the raw settings of a task; registered ones are imported when they are used."""

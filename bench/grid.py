@@ -68,6 +68,8 @@ def run(
 def header(experiment: Experiment, folder: Path, command: str = "") -> ExperimentHeader:
     """What the folder compares: what it held before, and what this run adds to it."""
     shared = experiment.resolved()
+    data = experiment.data
+    shared |= {"data": data.identity()} if data else {}
     for name in (
         "name",
         "label",
@@ -79,11 +81,13 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
         "seeds",
         "train",
         "baseline",
+        *(() if data else ("data",)),
     ):
         shared.pop(name)
+    chosen_before = data.found.selected_by if data and data.found else None
     tasks = {
         t.name: TaskInfo(
-            primary=t.primary, reward=t.reward, filter=t.select, scorers=t.scorers, title=t.title,
+            primary=t.primary, reward=t.reward, filter=t.select or chosen_before, scorers=t.scorers, title=t.title,
             margins={name: margin for name, margin in t.margins.items() if name in t.scorers},
         )
         for t in experiment.tasks

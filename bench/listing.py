@@ -14,7 +14,7 @@ from bench.tasks.built_in import TASKS
 
 _PRESETS = Path(__file__).parent / "presets"
 _GROUPS = {"methods": registry.METHODS, "rewards": registry.REWARDS}
-_SETTINGS = ("train", "evaluation", "experiment", "task")
+_SETTINGS = ("train", "evaluation", "experiment", "task", "data")
 
 
 def listing(what: str | None = None) -> str:
@@ -124,12 +124,13 @@ def _docstring(cls: type) -> str:
 
 
 def _settings(name: str) -> str:
+    from bench.data.settings import Data
     from bench.settings import Evaluation, Experiment, Train
     from bench.tasks.definitions import Task
 
     blocks: dict[str, tuple[type, str]] = {
         "train": (Train, "train"), "evaluation": (Evaluation, "evaluation"), "experiment": (Experiment, ""),
-        "task": (Task, "task"),
+        "task": (Task, "task"), "data": (Data, "data"),
     }  # fmt: skip
     return _options(*blocks[name])
 

@@ -1,7 +1,8 @@
-"""Paths that stored files name: a record, a manifest or an archive of a stranger's must not lead out of its folder."""
+"""Paths that stored files name, which must not lead out of their folder, and where data is kept between runs."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
 from bench.api import DataError
@@ -28,3 +29,8 @@ def inside(folder: Path, name: str) -> Path:
                 "written; put what it points to in its place"
             )
     return path
+
+
+def cache_folder() -> Path:
+    """Where data that can be made again is kept between runs: `$BENCH_CACHE`, or `~/.cache/bench`."""
+    return Path(os.environ.get("BENCH_CACHE") or Path.home() / ".cache" / "bench")

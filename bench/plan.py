@@ -116,7 +116,7 @@ def _measure(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, 
     from bench.tasks.world import load_world
     from bench.throughput import forward_rate, threads
 
-    world = load_world(experiment.world, experiment.model)
+    world = load_world(experiment.world, experiment.model, experiment.data)
     with threads(experiment.threads):
         rate = forward_rate(SD3Policy.load(world.model), experiment.evaluation.batch_size)
         stages = {chain.label: _try_out(experiment, chain.label) for chain in experiment.methods if chain.label != BASE}
@@ -131,7 +131,7 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     from bench.tasks.world import load_world
 
     task = dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
-    world = load_world(experiment.world, experiment.model)
+    world = load_world(experiment.world, experiment.model, experiment.data)
     scorers = load_scorers({task.reward, task.select} - {None})
     plans = []
     for settings, budget in zip(experiment.stages(label), experiment.budgets(label), strict=True):

@@ -57,7 +57,8 @@ def replay(folder: Path) -> int:
 
 def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[str, Any], folder: Path) -> int:
     experiment = job.experiment
-    world, task = load_world(experiment.world, experiment.model), experiment.task(job.task)
+    world = load_world(experiment.world, experiment.model, experiment.data)
+    task = experiment.task(job.task)
     policy = SD3Policy.load(world.model, device=DEVICE)
     ledger = Ledger.from_state(saved.state["ledger"]) if saved else Ledger()
     scorers = load_scorers({task.reward, task.select})

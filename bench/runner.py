@@ -83,7 +83,7 @@ class _Cell:
             return
         self.post("start")
         saved = self._open()
-        world = load_world(self.experiment.world, self.experiment.model)
+        world = load_world(self.experiment.world, self.experiment.model, self.experiment.data)
         scorers = load_scorers({*self.task.scorers, self.task.reward, self.task.select}, self._scoring)
         policy = SD3Policy.load(world.model, device=DEVICE)
         unit = policy.measure_flops().forward

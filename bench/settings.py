@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from bench import registry
 from bench.api import ConfigError, Method, Option
 from bench.budget import Budget
+from bench.data.settings import Data
 from bench.schema import config_hash
 from bench.strict import Problems, validate
 from bench.tasks.definitions import Task
@@ -162,6 +163,7 @@ class Experiment:
     question: Annotated[str, Option("what the experiment asks, in one sentence")] = ""
     world: Annotated[str, Option("where tasks and data come from")] = "scenes"
     model: Annotated[str | None, Option("checkpoint folder in the diffusers format; null: the world's own")] = None
+    data: Annotated[Data | None, Option("the user's own pictures, for the world `images`")] = None
     split: Annotated[
         Share | tuple[Share, ...],
         Option("share of the budget of a chain's first stage, the others share the rest; or a list of shares"),
@@ -217,9 +219,9 @@ class Experiment:
     def config_hash(self) -> str:
         """16 hex digits that name what the numbers depend on: all but names, labels, workers and memory settings."""
         values = self.resolved()
-        for name in ("name", "label", "question", "workers", "reward_seconds", "tuning_trials", "baseline"):
+        for name in ("name", "label", "question", "workers", "reward_seconds", "tuning_trials", "baseline", "data"):
             del values[name]
-        return config_hash(values)
+        return config_hash(values | self._pictures())
 
     def cell_config(self, task: str, label: str) -> dict[str, Any]:
         """What the numbers of one cell depend on, its seed apart; `base` is the model before training.
@@ -232,11 +234,16 @@ class Experiment:
             "threads": self.threads,
             "task": _plain(self.task(task)),
             "evaluation": _plain(self.evaluation),
+            **self._pictures(),
         }
         if label != BASE:
             values["stages"] = [_plain(stage) for stage in self.stages(label)]
             values["budgets"] = [str(budget) for budget in self.budgets(label)]
         return values
+
+    def _pictures(self) -> dict[str, Any]:
+        """What the user's pictures are, but not where they lie."""
+        return {} if self.data is None else {"data": self.data.identity()}
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from bench.api import DataError, Prompt
+from bench.data.pictures import open_picture
+from bench.data.settings import Data
 from bench.paths import inside
 from bench.prompts import read_prompts
 
 METADATA = ("metadata.jsonl", "metadata.csv")  # Hugging Face's ImageFolder: file_name, text
-_EIGHT_BITS = ("1", "L", "P", "RGB", "RGBA", "LA", "PA")
+MAX_PIXELS = Data.max_pixels
 
 
 @dataclass(frozen=True)
@@ -58,24 +58,17 @@ def list_pictures(folder: Path, prompts: Path | None = None) -> list[Entry]:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Pixels uint8 (H, W, 3) of one picture, upright as its camera says.
+    """Pixels uint8 (H, W, 3) of one picture, upright as its camera says; what is transparent is laid on white.
 
     Raises:
-        DataError: it is damaged, animated or enormous, has transparent parts, or has no 8 bits of red, green and blue.
+        DataError: it cannot be used, for one of the reasons in `bench.data.rows.KINDS`.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if getattr(image, "is_animated", False):
-                raise DataError("several frames, expected one")
-            if image.mode not in _EIGHT_BITS:
-                raise DataError(f"mode {image.mode}, expected 8 bits of red, green and blue, or of grey")
-            upright = ImageOps.exif_transpose(image)
-            if np.asarray(upright.convert("RGBA"))[..., 3].min() < 255:
-                raise DataError("transparent parts, whose colour is anyone's guess")
-            return np.asarray(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"no picture that can be read: {error}") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}") from error
+    picture, _ = open_picture(data, MAX_PIXELS)
+    return np.asarray(picture)
 
 
 def _named(folder: Path, names: list[str], rows: list[Prompt], source: str) -> list[Entry]:

@@ -44,6 +44,19 @@ TASKS: dict[str, dict[str, dict[str, Any]]] = {
         "text": _scenes("text rendering", "scenes-ocr", "scenes-ocr-net", ["text"]),
         "alignment-gold": _scenes("alignment, exact verifier", "scenes-geneval", "scenes-geneval", _GENEVAL),
         "unselected": _scenes("continued pre-training, nothing selected", "scenes-geneval", None, _GENEVAL),
-    }
+    },
+    # The user's own pictures: all of them train, unless `bench curate` or a task's `select` chose some. The default
+    # scorer is the one that judges pictures of any size and subject; `--reward` names another.
+    "images": {
+        "pictures": {
+            "title": "pictures of the user's own",
+            "primary": "scenes-aesthetic",
+            "reward": "scenes-aesthetic",
+            "select": None,
+            "top_share": 1.0,
+            "scorers": ["scenes-aesthetic"],
+            "margins": {"scenes-aesthetic": 0.1},
+        },
+    },
 }
 WORLDS = tuple(TASKS)

@@ -236,7 +236,7 @@ INDEX = "model.pixel_level_module.encoder.encoder.layers.0.blocks.0.attention.se
     [
         (retensored(lambda t: t.pop("class_predictor.bias")), "1 missing (class_predictor.bias)"),
         (retensored(lambda t: t.update({"head.bias": torch.ones(1)})), "1 unexpected (head.bias)"),
-        (retensored(lambda t: t.update({"class_predictor.bias": torch.ones(3)})), "class_predictor.bias (3,) for (81,)"),
+        (retensored(lambda t: t.update({"class_predictor.bias": torch.ones(3)})), "predictor.bias (3,) for (81,)"),
         (lambda f: (f / "model.safetensors").write_bytes(b"{}"), "expected a Mask2Former with safetensors weights"),
         (lambda f: (f / "preprocessor_config.json").write_text("{"), "expected the preprocessing of a Mask2Former"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),

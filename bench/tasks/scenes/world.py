@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,8 @@ from bench.api import ConfigError, DataError, Prompt
 from bench.tasks.scenes.render import render
 from bench.tasks.scenes.scene import sample_prompts, sample_scenes
 from bench.tasks.scenes.vocab import CATEGORIES, HELD_OUT_CATEGORIES
-from bench.tasks.world import SPLITS, Candidates
+from bench.tasks.splits import SPLITS, text_bucket
+from bench.tasks.world import Candidates
 
 if TYPE_CHECKING:
     from bench.tasks.scenes.proxies import Clip
@@ -25,6 +25,21 @@ _CHUNK = 512
 _BUCKETS = {"report": range(0, 3), "tune": range(3, 4), "train": range(4, 10)}
 
 
+def base_model(model: str | None) -> Path:
+    """The pipeline folder of that path, or the embedded base.
+
+    Raises:
+        DataError: there is none.
+    """
+    folder = Path(model) if model else ASSETS / "pipeline"
+    if not (folder / "model_index.json").is_file():
+        raise DataError(
+            f"{folder}: expected a diffusers pipeline folder. The embedded base comes with the repository; "
+            "`python -m bench pretrain` rebuilds it"
+        )
+    return folder
+
+
 class ScenesWorld:
     """Scenes of coloured shapes and short texts around a miniature Stable Diffusion 3."""
 
@@ -33,12 +48,7 @@ class ScenesWorld:
     categories: tuple[str, ...] = CATEGORIES
 
     def __init__(self, model: str | None = None) -> None:
-        self.model = Path(model) if model else ASSETS / "pipeline"
-        if not (self.model / "model_index.json").is_file():
-            raise DataError(
-                f"{self.model}: expected a diffusers pipeline folder. The embedded base comes with the repository; "
-                "`python -m bench pretrain` rebuilds it"
-            )
+        self.model = base_model(model)
         self._clip: Clip | None = None
 
     def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:
@@ -91,8 +101,3 @@ class ScenesWorld:
         if self._clip is None:
             self._clip = Clip(ASSETS / CLIP_FOLDER)
         return self._clip.image(images).numpy()
-
-
-def text_bucket(text: str) -> int:
-    """Which of ten buckets a caption belongs to, by the hash of its words."""
-    return hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=4).digest()[0] % 10

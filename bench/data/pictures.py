@@ -1,0 +1,102 @@
+"""One picture: from stored bytes to square pixels of the model's size. Nothing is opened that could run anything."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from bench.data.rows import Fault
+
+# Raster formats only: others (EPS, PDF) are handed to programs of their own.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_MODES = ("1", "L", "P", "RGB", "YCbCr", "RGBA", "LA", "PA", "RGBX", "RGBa", "La")
+
+# The size is looked at here, before anything is decoded.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class Crop(NamedTuple):
+    """What becomes of a picture: its size when it stands upright, the square that is taken (left, top, side, in its own
+    pixels), and whether it was transparent, and so laid on white."""
+
+    width: int
+    height: int
+    left: float
+    top: float
+    side: int
+    on_white: bool
+
+
+def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
+    """A picture in RGB, upright as its camera says, and whether it was transparent, and so laid on white.
+
+    Raises:
+        Fault: it cannot be used; see `rows.KINDS`.
+    """
+    if not data:
+        raise Fault("zero bytes", "the file is empty")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise Fault("enormous", f"over {max_pixels:,} pixels allowed: {error}") from error
+    except Exception as error:  # a decoder may raise anything on damaged bytes
+        raise Fault("not a picture", f"{len(data)} bytes in none of the formats {', '.join(FORMATS)}") from error
+    try:
+        _refuse(picture, max_pixels)
+        picture.load()
+        picture = ImageOps.exif_transpose(picture)
+        has_alpha = "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info
+        if has_alpha:
+            layer = picture.convert("RGBA")
+            if layer.getextrema()[3][0] < 255:
+                white = Image.new("RGBA", layer.size, "white")
+                return Image.alpha_composite(white, layer).convert("RGB"), True
+        return picture.convert("RGB"), False
+    except Fault:
+        raise
+    except Exception as error:  # as above
+        raise Fault("truncated", f"begins as a {picture.format} picture but cannot be decoded: {error}") from error
+
+
+def crop(width: int, height: int, on_white: bool = False) -> Crop:
+    """The largest square in the middle of a picture."""
+    side = min(width, height)
+    return Crop(width, height, (width - side) / 2, (height - side) / 2, side, on_white)
+
+
+def prepare(data: bytes, resolution: int, max_pixels: int) -> np.ndarray:
+    """Pixels uint8 (resolution, resolution, 3): the middle square, brought to size by Lanczos' filter.
+
+    Raises:
+        Fault: the picture cannot be used.
+    """
+    picture, _ = open_picture(data, max_pixels)
+    _, _, left, top, side, _ = crop(*picture.size)
+    box = (left, top, left + side, top + side)
+    return np.asarray(picture.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box))
+
+
+def _refuse(picture: Image.Image, max_pixels: int) -> None:
+    """Look at the header, before anything is decoded."""
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise Fault("enormous", f"{width} x {height} pixels, over {max_pixels:,} allowed")
+    # Phones store a second view behind a JPEG picture; the first is the picture.
+    if getattr(picture, "is_animated", False) and picture.format != "MPO":
+        raise Fault("animated", f"{getattr(picture, 'n_frames', 'several')} frames")
+    if picture.mode == "CMYK":
+        raise Fault("CMYK", "inks instead of red, green and blue; without its profile its colours are a guess")
+    if picture.mode in _DEEP_MODES or _is_deep(picture):
+        raise Fault("16-bit", f"more than 8 bits a channel ({picture.mode})")
+    if picture.mode not in _MODES:
+        raise Fault("other colours", f"colour mode {picture.mode}")
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether the decoder would drop bits: Pillow says so only in what it hands to its decoder."""
+    return any(";16" in str(tile[3]) for tile in picture.tile)

@@ -1,0 +1,169 @@
+"""The user's pictures as a run needs them: opened, inspected, split by caption, named by one fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.api import ConfigError, DataError, Prompt
+from bench.data import pictures
+from bench.data.inspection import LEFT_OUT, Inspected, Picture, digest_of, fingerprint, inspect
+from bench.data.model import Captions, resolution
+from bench.data.rows import KINDS, Fault, Source
+from bench.data.selection import Selection
+from bench.data.settings import Data, Found
+from bench.data.sources import open_source
+from bench.tasks.splits import SPLITS, text_bucket
+
+# Tenths of all captions; the hash of a caption decides.
+_BUCKETS = {"train": range(0, 7), "tune": range(7, 8), "report": range(8, 9), "held_out": range(9, 10)}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures of a source that can be used, for one model.
+
+    settings: as given, with what was found. opened: the settings the source was opened with. training: the pictures to
+    train on, those of the train split that are selected where something was.
+    """
+
+    settings: Data
+    opened: Data
+    source: Source
+    inspected: Inspected
+    selection: Selection | None
+    training: tuple[Picture, ...]
+
+    @property
+    def found(self) -> Found:
+        """What the inspection found."""
+        assert self.settings.found is not None
+        return self.settings.found
+
+    def read(self, some: Sequence[Picture]) -> np.ndarray:
+        """Pixels uint8 (N, H, W, 3) of some of the pictures.
+
+        Raises:
+            DataError: a picture has changed since it was inspected.
+        """
+        side = self.found.resolution
+        out = np.empty((len(some), side, side, 3), np.uint8)
+        for row, picture in enumerate(some):
+            try:
+                data = self.source.read(picture.name)
+                is_same = digest_of(data) == picture.digest
+                out[row] = pictures.prepare(data, side, self.opened.max_pixels) if is_same else 0
+            except Fault as fault:
+                raise DataError(f"{picture.name} could be read before, and cannot now: {fault}: restore it") from fault
+            if not is_same:
+                raise DataError(f"{picture.name} has changed since it was inspected: restore it, or run under another --name")
+        return out
+
+
+def prepare(settings: Data, model: Path) -> Prepared:
+    """Open and inspect the pictures that the settings name, for a pipeline folder.
+
+    Raises:
+        DataError: there are none, too many are broken, or they are others than `settings.found` says.
+    """
+    opened = open_source(settings)
+    side = settings.resolution or resolution(model)
+    inspected = inspect(opened.source, opened.settings, Captions(model), side)
+    selection = opened.selection
+    chosen = _chosen(inspected, selection)
+    training = tuple(p for p in inspected.kept if split_of(p.caption) == "train" and (chosen is None or p.name in chosen))
+    captions = {p.caption for p in inspected.kept}
+    counts = {split: sum(split_of(caption) == split for caption in captions) for split in SPLITS}
+    found = Found(
+        fingerprint=fingerprint(inspected, side, selection.names if selection else None), form=opened.source.form,
+        rows=inspected.rows, kept=len(inspected.kept), left_out=inspected.kinds(), resolution=side, captions=counts,
+        training=len(training), selected_by=selection.scorer if selection else None,
+        rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
+    )  # fmt: skip
+    if settings.found is not None and settings.found.fingerprint != found.fingerprint:
+        raise DataError(
+            f"--data {settings.path}: the pictures or captions have changed since this run began ({found.fingerprint}, was "
+            f"{settings.found.fingerprint}): restore them, or run under another --name"
+        )
+    if not training:
+        raise DataError(f"--data {settings.path}: none of the {found.kept} pictures falls into the train split: give more")
+    done = dataclasses.replace(settings, found=found)
+    return Prepared(done, opened.settings, opened.source, inspected, selection, training)
+
+
+def _chosen(inspected: Inspected, selection: Selection | None) -> set[str] | None:
+    """The names that were selected; each one has to be there still."""
+    if selection is None:
+        return None
+    chosen, there = set(selection.names), {picture.name for picture in inspected.kept}
+    gone = sorted(chosen - there)
+    if gone:
+        raise DataError(
+            f"{len(gone)} of the {len(chosen)} selected pictures are gone or broken now, {gone[0]!r} among them: restore "
+            "them, or select again with `bench curate`"
+        )
+    return chosen
+
+
+def split_of(caption: str) -> str:
+    """The split that a caption belongs to."""
+    bucket = text_bucket(caption)
+    return next(split for split, buckets in _BUCKETS.items() if bucket in buckets)
+
+
+def as_prompt(index: int, picture: Picture) -> Prompt:
+    """A picture's caption as a prompt; its tag is its category."""
+    return Prompt(index, picture.caption, {} if picture.tag is None else {"tag": picture.tag})
+
+
+def table(prepared: Prepared) -> str:
+    """What was found, for the terminal: rows by kind of fault, sizes, captions by split."""
+    found, inspected = prepared.found, prepared.inspected
+    lines = [
+        f"data        {prepared.settings.path}: {found.form}, fingerprint {found.fingerprint}",
+        f"rows        {found.rows:,}: {found.kept:,} can be used, {len(inspected.left_out):,} left out "
+        f"({inspected.share_left_out:.1%}; {prepared.settings.allow_broken:.1%} allowed)",
+    ]
+    for kind in KINDS:
+        rows = [row for row in inspected.left_out if row.kind == kind]
+        if rows:
+            lines.append(f"  {kind:<20}{len(rows):>8,}   {_example(rows[0].place, rows[0].name, rows[0].detail)}")
+    if inspected.left_out:
+        lines.append(f"  all of them in {inspected.folder / LEFT_OUT}")
+    lines.append(f"pictures    {found.resolution} x {found.resolution}: {_sizes(inspected, found.resolution)}")
+    lines.append("captions    " + ", ".join(f"{count:,} {name.replace('_', '-')}" for name, count in found.captions.items()))
+    chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored:,}" if found.selected_by else ""
+    lines.append(f"training    {found.training:,} pictures{chosen}")
+    return "\n".join(lines)
+
+
+def _example(place: str, name: str, detail: str) -> str:
+    text = " ".join(filter(None, [place, name, detail])).replace("\n", " ")
+    return text if len(text) <= 68 else f"{text[:67]}…"
+
+
+def _sizes(inspected: Inspected, side: int) -> str:
+    """How the pictures were brought to size."""
+    crops = [picture.crop for picture in inspected.kept]
+    cut = [crop for crop in crops if crop.width != crop.height]
+    parts = [
+        f"{sum(crop.side > side for crop in crops):,} reduced",
+        f"{sum(crop.side < side for crop in crops):,} enlarged",
+        f"{len(cut):,} cut to their middle square"
+        + (f" ({np.mean([crop.side**2 / (crop.width * crop.height) for crop in cut]):.0%} kept)" if cut else ""),
+    ]
+    on_white = sum(crop.on_white for crop in crops)
+    parts += [f"{on_white:,} transparent ones laid on white"] if on_white else []
+    parts += [f"{inspected.other_buckets:,} listed for another bucket"] if inspected.other_buckets else []
+    return ", ".join(parts)
+
+
+def needed(settings: Data | None) -> Data:
+    """The settings, which the world of the user's pictures cannot do without."""
+    if settings is None:
+        raise ConfigError("world 'images' has no pictures: give them by --data FOLDER")
+    return settings

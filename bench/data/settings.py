@@ -1,0 +1,64 @@
+"""Where the user's pictures lie and how they are read; what was found there stands beside it, once it was inspected."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from bench.api import Option
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+# Pillow refuses to open pictures of more than twice its own limit, whatever is asked for.
+_LARGEST = 2 * 89_478_485
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Found:
+    """What the inspection found; the run writes it down, and nobody sets it.
+
+    fingerprint: 16 hex digits of all pictures and captions that are left, of the size they are brought to, and of the
+    choice among them. selected_by: the scorer that chose among them in `bench curate`, `rule` how (`score >= 6.8`),
+    `scored` among how many. left_out: rows left out, by kind of fault.
+    """
+
+    fingerprint: str
+    form: str
+    rows: int
+    kept: int
+    left_out: dict[str, int]
+    resolution: int
+    captions: dict[str, int]
+    training: int
+    selected_by: str | None = None
+    rule: str | None = None
+    scored: int = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Data:
+    """Pictures with captions: a folder, a file, or a dataset of the Hugging Face hub."""
+
+    path: Annotated[
+        str,
+        Option(
+            "folder with metadata.jsonl or metadata.csv, with .parquet files or a saved dataset; one such file; HY-SOAR's "
+            ".jsonl; what `bench curate` selected (.json); or a dataset id of the hub",
+            min_length=1,
+        ),
+    ]
+    picture_column: Annotated[str | None, Option("column of the pictures; null: file_name, md5 or image")] = None
+    caption_column: Annotated[str | None, Option("column of the captions; null: text, or caption_en for HY-SOAR")] = None
+    tag_column: Annotated[str | None, Option("column of the categories; null: `tag` where there is one")] = None
+    pictures: Annotated[str | None, Option("folder of the pictures that a file names; null: the file's own")] = None
+    subset: Annotated[str, Option("split of a saved dataset or of the hub's")] = "train"
+    resolution: Annotated[int | None, Option("pixels of a side; null: the model's own", ge=8)] = None
+    max_pixels: Annotated[int, Option("a picture of more is left out unread", ge=1, le=_LARGEST)] = 89_478_485
+    allow_broken: Annotated[float, Option("share of the rows that may be broken; more stops the run", ge=0, le=1)] = 0.01
+    found: Annotated[Found | None, Option("what the inspection found; not to be set")] = None
+
+    def identity(self) -> dict[str, Any]:
+        """What numbers depend on and a report tells; where the pictures lie is no part of it."""
+        return dataclasses.asdict(self.found) if self.found is not None else {}

@@ -1,0 +1,109 @@
+"""The user's own pictures as a world: their captions are the prompts, the pictures of the train split the candidates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from bench.api import ConfigError, DataError, Prompt
+from bench.data.inspection import Picture
+from bench.data.preparation import Prepared, as_prompt, needed, prepare, split_of
+from bench.data.settings import Data
+from bench.tasks.scenes.world import ASSETS, base_model
+from bench.tasks.splits import SPLITS
+from bench.tasks.world import Candidates
+
+if TYPE_CHECKING:
+    from bench.tasks.scenes.proxies import Clip
+
+
+class ImagesWorld:
+    """Captioned pictures around a base model; the embedded one where none is given.
+
+    A caption's hash decides its split: seven tenths train, one each tune, report and held out. Categories are the tags
+    of the pictures, `all` where they have none. `version` is the fingerprint of pictures and captions.
+    """
+
+    name = "images"
+
+    def __init__(self, data: Data | None, model: str | None = None) -> None:
+        self.model = base_model(model)
+        self._prepared: Prepared = prepare(needed(data), self.model)
+        self.version = self._prepared.found.fingerprint
+        self.categories = tuple(sorted({as_prompt(0, p).category for p in self._prepared.inspected.kept}))
+        self._clip: Clip | None = None
+
+    def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:
+        """`count` captions of a split, each once, or all where there are fewer; in an order that is random but fixed.
+
+        Raises:
+            ConfigError: there is no such split.
+            DataError: the split is empty.
+        """
+        if split not in SPLITS:
+            raise ConfigError(f"prompt split {split!r}: expected one of {', '.join(SPLITS)}")
+        own = {p.caption: p for p in self._prepared.inspected.kept if split_of(p.caption) == split}
+        prompts = [as_prompt(i, p) for i, p in enumerate(_shuffled(own.values()))]
+        chosen = [p for p in prompts if p.category in categories][:count]
+        if not chosen:
+            raise DataError(
+                f"no caption of the categories {', '.join(categories)} falls into the split {split!r}: give more pictures"
+                + ("; or set --evaluation.held_out_prompts 0" if split == "held_out" else "")
+            )
+        return chosen
+
+    def candidates(self, categories: Sequence[str], count: int) -> Candidates:
+        """`count` pictures of the train split, or all where there are fewer; they are read when they are asked for."""
+        wanted = [p for p in self._prepared.training if as_prompt(0, p).category in categories]
+        if not wanted:
+            raise DataError(f"no picture of the categories {', '.join(categories)} is there to train on: give more pictures")
+        chosen = set(_shuffled(wanted)[:count])
+        rows = [p for p in wanted if p in chosen]
+        found = self._prepared.found
+        return Candidates(
+            StoredPictures(self._prepared, rows), [as_prompt(i, p) for i, p in enumerate(rows)],
+            selected_by=found.selected_by or "", scored=found.scored,
+        )  # fmt: skip
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """Image embeddings of the embedded world's CLIP, for every model: pictures are brought to its 64 pixels first.
+
+        It has seen drawn scenes only, but it is there for everybody, and the same for all methods: take the diversity it
+        measures as a comparison between methods on the same pictures, never as an absolute number.
+        """
+        from bench.tasks.scenes.proxies import CLIP_FOLDER, Clip
+
+        if self._clip is None:
+            self._clip = Clip(ASSETS / CLIP_FOLDER)
+        size = (self._clip.size, self._clip.size)
+        if images.shape[1:3] != size:
+            small = [Image.fromarray(image).resize(size, Image.Resampling.LANCZOS) for image in images]
+            images = np.stack([np.asarray(image) for image in small])
+        return self._clip.image(images).numpy()
+
+
+class StoredPictures:
+    """Pictures uint8 (N, H, W, 3) that are read from where they lie when they are asked for."""
+
+    def __init__(self, prepared: Prepared, rows: Sequence[Picture]) -> None:
+        self._prepared = prepared
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """One picture by its number, or those of a slice or of an array of numbers."""
+        if isinstance(index, int | np.integer):
+            return self._prepared.read([self._rows[index]])[0]
+        numbers = range(len(self._rows))[index] if isinstance(index, slice) else index
+        return self._prepared.read([self._rows[number] for number in numbers])
+
+
+def _shuffled(pictures: Any) -> list[Picture]:
+    """In the order of a hash of caption and bytes: not that of the files, and the same for everybody."""
+    return sorted(pictures, key=lambda p: hashlib.blake2b(f"{p.caption}\0{p.digest}".encode(), digest_size=8).digest())

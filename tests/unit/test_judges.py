@@ -164,6 +164,15 @@ def test_geneval_tells_pictures_prompts_and_colors_apart(judge: GenEval) -> None
     np.testing.assert_array_equal(judge(np.stack(pictures[:1]), [""], [claim(only_first, "counting")]), [0.0])
 
 
+def test_colors_are_embedded_by_three_sentences_each(judge: GenEval) -> None:
+    assert judge._eyes is not None
+    namer = judge._eyes[1]
+    texts = ["a photo of a green dog", "a photo of a green-colored dog", "a photo of a green object"]
+    each = np.concatenate([namer._clip.text([text]).numpy() for text in texts]).astype(np.float64)
+    mean = (each / np.linalg.norm(each, axis=1, keepdims=True)).mean(0)
+    np.testing.assert_allclose(namer._classifier("dog")[3].numpy(), mean / np.linalg.norm(mean), atol=1e-5)
+
+
 def test_the_detector_s_numbers_by_hand() -> None:
     from rewards._geneval_eyes import instances
 

@@ -179,6 +179,7 @@ def test_the_metadata_of_the_folder_names_its_pictures(folder: Path) -> None:
     ]  # fmt: skip
     scores = score_folder([BRIGHT], folder, folder.parent / "s")
     assert [entry.name for entry in scores.broken] == ["gone.png", "10.png"]
+    np.testing.assert_array_equal(scores.by_scorer["bright"], [200, np.nan, 40, np.nan])
     assert "2 of 4 pictures judged" in summary(scores, folder)
     assert list_pictures(folder, lines(folder, "a", "b", "c"))[1].name == "2.png"  # a file of prompts goes before
 

@@ -33,8 +33,9 @@ class GenEval(Reward):
 
     Source: GenEval, arXiv 2310.11513, and `evaluation/evaluate_images.py` of its repository, with its thresholds (see
     `rewards/_geneval_rules.py`). Deviations: the detector is the same network, Mask2Former with a small Swin, on the
-    same data, but with the weights of its authors instead of OpenMMLab's retraining, on pictures resized by Pillow to
-    multiples of 32 instead of by OpenCV and padded to them; the CLIP, OpenAI's ViT-L/14, runs in float32 instead of mixed precision.
+    same data, but with the weights of its authors instead of OpenMMLab's retraining, on pictures that Pillow resizes to
+    multiples of 32, instead of OpenCV and padding; the CLIP, OpenAI's ViT-L/14, runs in float32 instead of mixed
+    precision.
     """
 
     name: ClassVar[str] = "geneval"

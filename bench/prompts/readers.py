@@ -47,39 +47,20 @@ def read_prompts(path: Path) -> list[Prompt]:
     return prompts
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a .jsonl file, or the rows of a .csv or .tsv file by their header, with their line numbers.
-
-    Raises:
-        DataError: the file cannot be read; a line is broken.
-    """
-    if path.suffix.lower() in _DELIMITERS:
-        yield from _records(path, _DELIMITERS[path.suffix.lower()])
-        return
-    for number, line in enumerate(_read_lines(path), 1):
-        try:
-            given = json.loads(line)
-        except ValueError as error:
-            raise _broken(path, number, "a JSON object", line) from error
-        if not isinstance(given, dict):
-            raise _broken(path, number, "a JSON object", line)
-        yield number, given
-
-
-def check_claim(about: Mapping[str, Any]) -> str | None:
-    """What is wrong with a claim in GenEval's format, as the end of a sentence; None where nothing is."""
+def _lacking(about: Mapping[str, Any]) -> str | None:
+    """What was expected of a claim in GenEval's format and is not there; None where nothing lacks."""
     for clause in ("include", "exclude"):
         parts = about.get(clause, [])
         if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-            return f"expected a list of objects under {clause!r}"
+            return f"a list of objects under {clause!r}"
         for number, part in enumerate(parts):
             count, position = part.get("count"), part.get("position")
             if not isinstance(part.get("class"), str) or not isinstance(count, int) or count < 1:
-                return f"expected a class and a count of at least 1 in {clause!r}"
+                return f"a class and a count of at least 1 in {clause!r}"
             if not isinstance(part.get("color", ""), str):
-                return f"expected a word as color in {clause!r}"
+                return f"a word as color in {clause!r}"
             if position is not None and not _is_position(position, number):
-                return f"expected a position [words, number of an earlier entry] in {clause!r}"
+                return f"a position [words, number of an earlier entry] in {clause!r}"
     return None
 
 
@@ -122,12 +103,17 @@ def _records(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]
 
 
 def _objects(path: Path) -> Iterator[Row]:
-    for number, given in read_rows(path):
-        about = dict(given)
+    for number, line in enumerate(_read_lines(path), 1):
+        try:
+            about = json.loads(line)
+        except ValueError as error:
+            raise _broken(path, number, "a JSON object", line) from error
+        if not isinstance(about, dict):
+            raise _broken(path, number, "a JSON object", line)
         text = _taken(path, number, about)
-        wrong = check_claim(about)
-        if wrong:
-            raise _broken(path, number, wrong.removeprefix("expected "), json.dumps(given))
+        lacking = _lacking(about)
+        if lacking:
+            raise _broken(path, number, lacking, line)
         yield text, about
 
 

@@ -332,7 +332,9 @@ class Reward(abc.ABC):
 
     `range` holds every score it can give. A batch scores as its singles do, in any order. `gold` says that the score is
     computed exactly from the picture and not learned. `applies` says for which prompts the score has a meaning.
-    `expected_failures` is {check of `bench check`: why the reward fails it and may}.
+    `reads_prompts` says that it depends on the prompt. `examples` are (prompt, metadata) for `bench check`, where the
+    embedded world has no prompt that the reward applies to. `expected_failures` is {check of `bench check`: why the
+    reward fails it and may}.
     """
 
     name: ClassVar[str]
@@ -341,6 +343,8 @@ class Reward(abc.ABC):
     higher_is_better: ClassVar[bool] = True
     gold: ClassVar[bool] = False
     source: ClassVar[str] = ""
+    reads_prompts: ClassVar[bool] = True
+    examples: ClassVar[Sequence[tuple[str, Mapping[str, Any]]]] = ()
     expected_failures: ClassVar[Mapping[str, str]] = {}
 
     def load(self) -> None:  # noqa: B027 - most rewards have nothing to load

@@ -50,6 +50,7 @@ SHOWN_ONLY = frozenset(
         "results.py",
         "sample.py",
         "scaffold.py",
+        "score",
         "shadow.py",
         "stats.py",
         "suggest.py",

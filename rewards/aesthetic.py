@@ -54,6 +54,7 @@ class Aesthetic(Reward):
     version: ClassVar[str] = "2"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     source: ClassVar[str] = "improved-aesthetic-predictor, sac+logos+ava1-l14-linearMSE; openai/clip-vit-large-patch14"
+    reads_prompts: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._networks: tuple[Clip, nn.ModuleDict] | None = None

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.tiny_detector import write_detector
+
 WIDTH, TEXT_WIDTH, HEADS, LAYERS, SIZE, PATCH, DIMENSIONS = 24, 16, 2, 2, 28, 7, 12
 CONTEXT = 77
 HPS, AESTHETIC = "HPS_v2.1_compressed.pt", "sac+logos+ava1-l14-linearMSE.pth"
@@ -111,6 +113,7 @@ def write_all(weights: Path, originals: Path) -> Path:
     config = clip_config(tokens, "gelu", pooled=tokens - 1)
     convert_hpsv2(write_open_clip(originals / HPS, tokens, seed=3), config)
     convert_aesthetic(write_aesthetic(originals / AESTHETIC, seed=4))
+    write_detector(weights / "facebook--mask2former-swin-small-coco-instance")
     return weights
 
 

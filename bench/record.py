@@ -80,7 +80,11 @@ def read_experiment_header(folder: Path) -> ExperimentHeader:
     path = inside(folder, EXPERIMENT)
     if not path.is_file():
         raise DataError(f"{folder} holds no {EXPERIMENT}: it is not a results folder")
-    return parse_header(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}): the file is damaged") from error
+    return parse_header(text, str(path))
 
 
 def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
@@ -183,7 +187,8 @@ class CellRecord:
         infinite = [column for column in scorers if not (frame[column].isna() | frame[column].abs().le(3e38)).all()]
         if infinite:
             raise NonFiniteError(f"scores {name!r}: infinite values of {', '.join(infinite)}")
-        write_whole(self.folder / name, frame.to_parquet(None, index=False, compression="zstd"))
+        data = frame.to_parquet(None, index=False, compression="zstd", write_page_checksum=True)
+        write_whole(self.folder / name, data)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Store a file of the cell (`pictures.png`) so that it appears whole or not at all."""

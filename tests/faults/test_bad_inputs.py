@@ -17,6 +17,7 @@ from bench.cli import main
 from bench.lock import held
 from bench.record import CellRecord
 from bench.schema import End
+from bench.training import MAX_SKIPPED_IN_A_ROW
 
 TINY = """
 extends: smoke
@@ -366,6 +367,11 @@ def test_a_failed_cell(cell: str, messages: list[str], failed: Path) -> None:
     assert isinstance(end, End) and end.status == "failed" and end.reason is not None
     for message in messages:
         assert message in end.reason
+
+
+def test_steps_without_a_gradient_are_counted_up_to_the_limit(failed: Path) -> None:
+    ledger = CellRecord(failed / "results/tiny/flat/flowgrpo/seed0").events()[-1].ledger  # type: ignore[union-attr]
+    assert (ledger.skipped_updates, ledger.updates) == (MAX_SKIPPED_IN_A_ROW + 1, 0)
 
 
 def test_the_other_cells_went_on(failed: Path) -> None:

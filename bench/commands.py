@@ -24,7 +24,9 @@ SETTINGS = (
     ("name", "NAME", "folder of the results; another comparison needs another name (default: the preset's)"),
     ("label", "TEXT", "words for the title of every table, e.g. demonstration"),
     ("baseline", "METHOD", "method that differences are taken to (default: sft where it runs, else base)"),
-    ("model", "PATH", "checkpoint in the diffusers format instead of the world's own base"),
+    ("model", "PATH|ID", "folder in the diffusers format, or hub id of a fetched model, not the world's own base"),
+    ("weights", "stored|random", "random: a rehearsal in the model's architecture, without the model"),
+    ("device", "DEVICE", "auto (default: CUDA where there is one), cpu, cuda or cuda:N"),
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
     ("reward-seconds", "SECONDS", "a call of a reward that takes longer hangs, and is ended (default 600)"),
@@ -33,6 +35,7 @@ SETTINGS = (
 
 OVERRIDES = """Any other setting has a dotted option, as in the presets:
   --train.batch_size 16            training of every method        bench list train
+  --runtime.resolution 512         how the model is loaded         bench list runtime
   --soar.num_points 3              a method's own setting          bench list soar
   --soar.train.learning_rate 1e-5  training of one method
   --evaluation.steps 10            evaluation                      bench list evaluation
@@ -97,7 +100,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 def _add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name of one of them; "
-        "train, evaluation, experiment or task for their settings; nothing for an overview",
+        "train, evaluation, runtime, experiment or task for their settings; nothing for an overview",
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def cell_header(job: CellJob, device: str) -> dict[str, Any]:
     experiment = job.experiment
     config = experiment.cell_config(job.task, job.label)
     stages = () if job.label == BASE else experiment.stages(job.label)
-    precision = stages[0].train.precision if stages else "float32"
+    precision = stages[0].train.precision if stages else experiment.train.precision
     provenance = collect(device, precision, experiment.threads, _plugins(job))
     return {
         "experiment": experiment.name, "task": job.task, "method": job.label, "seed": job.seed, "config": config,

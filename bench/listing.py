@@ -14,7 +14,7 @@ from bench.tasks.built_in import TASKS
 
 _PRESETS = Path(__file__).parent / "presets"
 _GROUPS = {"methods": registry.METHODS, "rewards": registry.REWARDS}
-_SETTINGS = ("train", "evaluation", "experiment", "task")
+_SETTINGS = ("train", "evaluation", "runtime", "experiment", "task")
 
 
 def listing(what: str | None = None) -> str:
@@ -26,7 +26,9 @@ def listing(what: str | None = None) -> str:
     """
     if what is None:
         parts = [_plugins("methods"), _plugins("rewards"), _tasks(), _presets()]
-        return "\n\n".join([*parts, "bench list NAME shows one of them; bench list train, evaluation, task: settings"])
+        return "\n\n".join(
+            [*parts, "bench list NAME shows one of them; bench list train, evaluation, runtime, task: settings"]
+        )
     if what in _GROUPS:
         return _plugins(what)
     if what in ("tasks", "presets"):
@@ -124,12 +126,12 @@ def _docstring(cls: type) -> str:
 
 
 def _settings(name: str) -> str:
-    from bench.settings import Evaluation, Experiment, Train
+    from bench.settings import Evaluation, Experiment, Runtime, Train
     from bench.tasks.definitions import Task
 
     blocks: dict[str, tuple[type, str]] = {
-        "train": (Train, "train"), "evaluation": (Evaluation, "evaluation"), "experiment": (Experiment, ""),
-        "task": (Task, "task"),
+        "train": (Train, "train"), "evaluation": (Evaluation, "evaluation"), "runtime": (Runtime, "runtime"),
+        "experiment": (Experiment, ""), "task": (Task, "task"),
     }  # fmt: skip
     return _options(*blocks[name])
 

@@ -18,6 +18,7 @@ from bench.api import BenchError, DataError, NonFiniteError
 from bench.budget import Ledger
 from bench.checkpoint import Checkpoints, Saved
 from bench.curation import curate
+from bench.device import describe
 from bench.evaluate import Evaluator
 from bench.evidence import FOLDER as FAILURE
 from bench.evidence import keep
@@ -29,13 +30,13 @@ from bench.policy import SD3Policy
 from bench.record import CellRecord
 from bench.scorer import Guard, Scorer, blamed, unguarded
 from bench.settings import BASE
-from bench.tasks.world import load_world
+from bench.tasks.world import world_of
 from bench.training import Training
 
 CHECKPOINT_SECONDS = 60.0
 LOG_SHARE = 0.01  # of the budget between two logged steps
+CHECKPOINT_SHARE = 0.05  # of the time that checkpoints may take: those of large models take long
 LOCK_SECONDS = 30.0  # for the worker of a killed run to end
-DEVICE = "cpu"
 
 Post = Callable[[dict[str, Any]], None]
 
@@ -65,6 +66,7 @@ class _Cell:
         self._is_open = False
         self._milestone_fractions = list(self.experiment.evaluation.milestones)
         self._last_checkpoint = time.monotonic()
+        self._pause = CHECKPOINT_SECONDS
         self._last_logged = 0.0
         self._metrics: dict[str, list[float]] = {}
 
@@ -83,9 +85,9 @@ class _Cell:
             return
         self.post("start")
         saved = self._open()
-        world = load_world(self.experiment.world, self.experiment.model)
+        world = world_of(self.experiment)
         scorers = load_scorers({*self.task.scorers, self.task.reward, self.task.select}, self._scoring)
-        policy = SD3Policy.load(world.model, device=DEVICE)
+        policy = SD3Policy.of(self.experiment, world)
         unit = policy.measure_flops().forward
         evaluator = Evaluator(
             world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
@@ -115,7 +117,7 @@ class _Cell:
     def _open(self) -> Saved | None:
         """Begin the record, or go on where the last good checkpoint stands, after a failure too."""
         before = self.record.status()
-        goes_on = self.record.start(cell_header(self.job, DEVICE))
+        goes_on = self.record.start(cell_header(self.job, describe(self.experiment.device)))
         remove_parts(self.job.folder)
         remove_parts(self.checkpoints.folder)
         shutil.rmtree(self.job.folder / FAILURE, ignore_errors=True)
@@ -140,6 +142,7 @@ class _Cell:
         self._last_logged, self._metrics = state["last_logged"], state["metrics"]
 
     def _save(self, training: Training) -> None:
+        start = time.monotonic()
         training.check_untouched()
         self.checkpoints.save(
             training.update,
@@ -151,6 +154,7 @@ class _Cell:
             beside=training.entries,
         )  # fmt: skip
         self._last_checkpoint = time.monotonic()
+        self._pause = max(CHECKPOINT_SECONDS, (self._last_checkpoint - start) / CHECKPOINT_SHARE)
 
     def _updates(self, training: Training, saved: Saved | None) -> Iterator[dict[str, float]]:
         """The updates; what the one that met NaN or infinity was working on is kept."""
@@ -181,7 +185,7 @@ class _Cell:
             with training.stage.averaged():
                 self._judge(policy, evaluator, training.number, final=False)
             self._save(training)
-        elif time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS:
+        elif time.monotonic() - self._last_checkpoint > self._pause:
             self._save(training)
 
     def _log(self, number: int) -> None:
@@ -223,6 +227,8 @@ class _Cell:
             captions=[p.text for p in prompts], guidance=settings.guidance, steps=settings.steps,
         )  # fmt: skip
         policy.save(self.job.folder / "checkpoint" / "model")
+        if stages == 1:  # adapters of the last stage alone do not lead from the base to the result
+            policy.save_lora(self.job.folder / "checkpoint" / "lora")
         self._telemetry("end")
         self.record.append("end", status="done", reason=None, ledger=self.ledger.facts())
         self.checkpoints.clear()

@@ -37,6 +37,8 @@ def _scenes(title: str, primary: str, reward: str | None, categories: list[str] 
     }
 
 
+_BRIGHTNESS = "bench.tasks.rehearsal:Brightness"
+
 TASKS: dict[str, dict[str, dict[str, Any]]] = {
     "scenes": {
         "alignment": _scenes("text-image alignment", "scenes-geneval", "scenes-clip", _GENEVAL),
@@ -44,6 +46,17 @@ TASKS: dict[str, dict[str, dict[str, Any]]] = {
         "text": _scenes("text rendering", "scenes-ocr", "scenes-ocr-net", ["text"]),
         "alignment-gold": _scenes("alignment, exact verifier", "scenes-geneval", "scenes-geneval", _GENEVAL),
         "unselected": _scenes("continued pre-training, nothing selected", "scenes-geneval", None, _GENEVAL),
-    }
+    },
+    "rehearsal": {
+        "rehearsal": {
+            "title": "rehearsal, no evidence",
+            "primary": _BRIGHTNESS,
+            "reward": _BRIGHTNESS,
+            "select": _BRIGHTNESS,
+            "scorers": [_BRIGHTNESS],
+            "candidates": 64,
+            "train_prompts": 64,
+        }
+    },
 }
 WORLDS = tuple(TASKS)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from bench.api import ConfigError, Prompt
+
+if TYPE_CHECKING:
+    from bench.settings import Experiment
 
 SPLITS = ("train", "tune", "report", "held_out")
 
@@ -43,14 +46,23 @@ class World(Protocol):
         """Unit-length embeddings (B, D) float32 of pictures uint8 (B, H, W, 3), for diversity."""
 
 
-def load_world(name: str, model: str | None = None) -> World:
-    """The world of that name, around its own base model or the one given.
+def load_world(name: str, model: str | None = None, resolution: int | None = None) -> World:
+    """The world of that name, around its own base model or the one given, with pictures of `resolution` pixels.
 
     Raises:
-        ConfigError: there is no such world.
+        ConfigError: there is no such world, or it has no such pictures.
     """
-    if name != "scenes":
-        raise ConfigError(f"world {name!r}: expected 'scenes'")
-    from bench.tasks.scenes.world import ScenesWorld
+    if name == "scenes":
+        from bench.tasks.scenes.world import ScenesWorld
 
-    return ScenesWorld(model)
+        return ScenesWorld(model)
+    if name == "rehearsal":
+        from bench.tasks.rehearsal import RehearsalWorld
+
+        return RehearsalWorld(model, resolution)
+    raise ConfigError(f"world {name!r}: expected 'scenes' or 'rehearsal'")
+
+
+def world_of(experiment: Experiment) -> World:
+    """The world of an experiment; raises as `load_world` does."""
+    return load_world(experiment.world, experiment.model, experiment.runtime.resolution)

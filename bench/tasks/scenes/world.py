@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench import architectures
 from bench.api import ConfigError, DataError, Prompt
 from bench.tasks.scenes.render import render
 from bench.tasks.scenes.scene import sample_prompts, sample_scenes
@@ -34,7 +35,8 @@ class ScenesWorld:
 
     def __init__(self, model: str | None = None) -> None:
         self.model = Path(model) if model else ASSETS / "pipeline"
-        if not (self.model / "model_index.json").is_file():
+        elsewhere = model is not None and architectures.is_name(model)
+        if not elsewhere and not (self.model / "model_index.json").is_file():
             raise DataError(
                 f"{self.model}: expected a diffusers pipeline folder. The embedded base comes with the repository; "
                 "`python -m bench pretrain` rebuilds it"

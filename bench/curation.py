@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ from safetensors.torch import save_file
 from bench.dataset import Dataset
 from bench.files import appears_whole
 from bench.policy import SD3Policy
-from bench.provenance import hash_file
 from bench.schema import config_hash
 from bench.scorer import Scorer
 from bench.tasks.definitions import Task
@@ -36,7 +36,7 @@ def curate(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -
     Candidates come from the generator of the pre-training data, flaws included; within each category the `top_share`
     with the highest score is kept. The file's name is a hash of all that it depends on.
     """
-    key = _key(world, task, select)
+    key = _key(world, task, policy, select)
     path = cache_folder() / "curated" / f"{key}.safetensors"
     if path.is_file():
         return _read(path)
@@ -81,17 +81,26 @@ def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _key(world: World, task: Task, select: Scorer | None) -> str:
-    vae = sorted((world.model / "vae").glob("*.safetensors"))
+def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> str:
     parts: dict[str, Any] = {
         "world": [world.name, world.version],
-        "vae": [hash_file(path) for path in vae],
+        "vae": _fingerprint(policy.pipeline.vae),
+        "latent": list(policy.latent_shape),
         "categories": list(task.categories or world.categories),
         "candidates": task.candidates,
         "top_share": task.top_share,
         "select": [select.name, select.reward.version, select.fingerprint] if select else None,
     }
     return config_hash(parts)
+
+
+def _fingerprint(module: torch.nn.Module) -> str:
+    """16 hex digits of a module's weights as they are held, wherever they came from."""
+    whole = hashlib.blake2b(digest_size=8)
+    for name, tensor in module.state_dict().items():
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        whole.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    return whole.hexdigest()
 
 
 def _write(path: Path, dataset: Dataset) -> None:

@@ -53,7 +53,11 @@ DISTRIBUTIONS = ("accelerate", "diffusers", "numpy", "pandas", "peft", "pyarrow"
 
 def hash_file(path: Path) -> str:
     """16 hex digits of a file's BLAKE2b."""
-    return blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    whole = blake2b(digest_size=8)
+    with path.open("rb") as file:  # a checkpoint may be larger than memory
+        while part := file.read(2**24):
+            whole.update(part)
+    return whole.hexdigest()
 
 
 def source_files(root: Path = ROOT) -> list[Path]:

@@ -110,7 +110,7 @@ def named(model: str) -> Architecture:
 
 
 def build(model: str, device: str = "cpu", *, t5: bool = True, seed: int = 0) -> Any:
-    """A StableDiffusion3Pipeline float32 of that model's shape on a device, with random weights, the same for one `seed`.
+    """A StableDiffusion3Pipeline float32 of that shape on a device, with random weights, the same for one `seed`.
 
     Its tokenizers are of the right classes, but know single characters alone. A GPU draws eight billion weights in
     seconds, a CPU in minutes.

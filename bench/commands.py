@@ -143,6 +143,15 @@ def _add_pretrain(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
 
 
+def _add_rehearse(parser: argparse.ArgumentParser) -> None:
+    _add_settings(parser)
+    parser.set_defaults(preset="rehearsal")
+    parser.add_argument(
+        "--parts", default="passes,lora,full,resume", metavar="A,B", help="default: passes,lora,full,resume"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/gpu"), metavar="FOLDER", help="default: results/gpu")
+
+
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
     parser.add_argument(
@@ -244,6 +253,20 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
+def _rehearse(args: argparse.Namespace) -> int:
+    experiment = _experiment(args)
+    from bench.rehearsal.command import main
+
+    return main(experiment, args.parts.split(","), args.out)
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from bench.loading import fetch
+
+    print(fetch(args.model))
+    return 0
+
+
 def _list(args: argparse.Namespace) -> int:
     from bench.listing import listing
 
@@ -306,6 +329,21 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         "Nothing in the folder is changed.\n\nExample:\n  bench replay results/demonstration/alignment/soar/seed0",
     ),
     "plan": ("say what would run, at what cost and for how long, without training", _plan, _add_settings, OVERRIDES),
+    "fetch": (
+        "download a model of the Hugging Face hub, so that --model finds it; nothing else ever downloads one",
+        _fetch,
+        lambda parser: parser.add_argument("model", metavar="ID", help="organisation/name on the hub"),
+        "Where the hub asks for it, accept the licence on the model's page, and set HF_TOKEN to a token of yours.\n\n"
+        "Example:\n  bench fetch stabilityai/stable-diffusion-3.5-medium",
+    ),
+    "rehearse": (
+        "run every method, evaluation and checkpoint with random weights, and measure time, memory and utilisation",
+        _rehearse,
+        _add_rehearse,
+        "Nothing is downloaded. The default is SD3.5-Medium's shape at 512 pixels, for 80 GB.\n\nExamples:\n"
+        "  bench rehearse --parts lora,resume\n"
+        "  bench rehearse --model shrunken --runtime.resolution 64 --runtime.compile false --device cpu --out /tmp/here",
+    ),
     "list": (
         "list methods, rewards, tasks and presets, or show one with its settings",
         _list,

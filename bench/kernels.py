@@ -37,6 +37,8 @@ def compile_blocks(transformer: Any, device: torch.device) -> None:
         raise ConfigError(
             f"runtime.compile: torch.compile does not work here ({first}): install {needed}, or leave it off"
         ) from error
+    # Few kinds of blocks, each with and without gradient and adapters; past the limit torch gives up without a word
+    torch._dynamo.config.recompile_limit = 64
     for block in transformer.transformer_blocks:
         block.compile()
 

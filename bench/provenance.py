@@ -34,6 +34,7 @@ SHOWN_ONLY = frozenset(
         "pretrain",
         "progress.py",
         "provenance.py",
+        "rehearsal",
         "replay.py",
         "report",
         "results.py",

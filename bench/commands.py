@@ -340,9 +340,9 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         "run every method, evaluation and checkpoint with random weights, and measure time, memory and utilisation",
         _rehearse,
         _add_rehearse,
-        "Nothing is downloaded. The default is SD3.5-Medium's shape at 512 pixels, for 80 GB.\n\nExamples:\n"
+        "Nothing is downloaded. The default is SD3.5-Medium's shape at 512 pixels, for a GPU of 80 GB.\n\nExamples:\n"
         "  bench rehearse --parts lora,resume\n"
-        "  bench rehearse --model shrunken --runtime.resolution 64 --runtime.compile false --device cpu --out /tmp/here",
+        "  bench rehearse --model shrunken --runtime.resolution 64 --runtime.compile false --device cpu --out here",
     ),
     "list": (
         "list methods, rewards, tasks and presets, or show one with its settings",

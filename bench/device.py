@@ -59,5 +59,5 @@ def memory_told(what: str, mend: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        first = str(error).split(". ")[0].removeprefix("CUDA out of memory. ")
+        first = str(error).removeprefix("CUDA out of memory. ").split(". ")[0]
         raise MemoryShortError(f"{what} does not fit into the device's memory ({first}): {mend}") from error

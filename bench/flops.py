@@ -1,4 +1,4 @@
-"""FLOPs of the passes that a budget is charged for, counted without arithmetic: on tensors that have no data."""
+"""FLOPs of the passes that a budget is charged for, counted on a copy of the model."""
 
 from __future__ import annotations
 
@@ -26,19 +26,23 @@ class PassFlops:
     decode: float
 
 
-def count(transformer: Any, vae: Any, latent: tuple[int, ...], cond: TextCondition) -> PassFlops:
+def count(
+    transformer: Any, vae: Any, latent: tuple[int, ...], cond: TextCondition, device: str | None = None
+) -> PassFlops:
     """The FLOPs of one sample, with the trained weights as they are set up now.
 
     `latent` is (C, h, w); `cond` one row of text embeddings. What gradient checkpointing computes again is not counted:
-    it saves memory and is no part of a method.
+    it saves memory and is no part of a method. `device`: `cpu` runs the passes, as for models that lie there; `meta`
+    only looks at shapes, as for all others: small models are run in less time, large ones take no memory.
     """
-    denoiser, decoder = _shadow(transformer), _shadow(vae)
+    device = device or ("cpu" if transformer.device.type == "cpu" else "meta")
+    denoiser, decoder = _stand_in(transformer, device), _stand_in(vae, device)
     denoiser.disable_gradient_checkpointing()
-    x, inputs = torch.empty(1, *latent, device="meta"), cond.to("meta")
+    x, inputs = torch.zeros(1, *latent, device=device), cond.to(device)
 
     def velocity(x: Tensor) -> Tensor:
         return denoiser(
-            hidden_states=x, timestep=torch.empty(1, device="meta"), encoder_hidden_states=inputs.embeds,
+            hidden_states=x, timestep=torch.zeros(1, device=device), encoder_hidden_states=inputs.embeds,
             pooled_projections=inputs.pooled, return_dict=False,
         )[0]  # fmt: skip
 
@@ -65,12 +69,12 @@ def _backward(v: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def _shadow(module: Any) -> Any:
-    """A copy of the module, adapters and all, whose weights have shapes but no values."""
+def _stand_in(module: Any, device: str) -> Any:
+    """A float32 copy of the module, adapters and all; on the device `meta` its weights have shapes but no values."""
     memo: dict[int, object] = {}
-    for p in module.parameters():
-        empty = torch.empty_like(p, device="meta", dtype=torch.float32)
-        memo[id(p)] = torch.nn.Parameter(empty, requires_grad=p.requires_grad)
-    for b in module.buffers():
-        memo[id(b)] = torch.empty_like(b, device="meta")
-    return copy.deepcopy(module, memo)
+    if device == "meta":
+        for p in module.parameters():
+            memo[id(p)] = torch.nn.Parameter(torch.empty_like(p, device=device), requires_grad=p.requires_grad)
+        for b in module.buffers():
+            memo[id(b)] = torch.empty_like(b, device=device)
+    return copy.deepcopy(module, memo).float()

@@ -12,12 +12,11 @@ import diffusers
 import torch
 import transformers
 from diffusers import StableDiffusion3Pipeline
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 from safetensors import SafetensorError
@@ -109,6 +108,8 @@ def fetch(model: str, endpoint: str | None = None) -> Path:
     """
     if not architectures.is_hub_id(model):
         raise DataError(f"{model!r}: expected a hub id like organisation/name")
+    if constants.is_offline_mode():
+        raise DataError(f"{model}: HF_HUB_OFFLINE is set, so nothing can be fetched: unset it")
     page = f"https://huggingface.co/{model}"
     try:
         return Path(
@@ -124,8 +125,6 @@ def fetch(model: str, endpoint: str | None = None) -> Path:
             f"{model}: the hub has no such model, or shows it only to some: look at {page}, and set HF_TOKEN to a "
             "token that may read it"
         ) from error
-    except OfflineModeIsEnabled as error:
-        raise DataError(f"{model}: HF_HUB_OFFLINE is set, so nothing can be fetched: unset it") from error
     except (HfHubHTTPError, OSError) as error:
         raise DataError(
             f"{model}: fetching it failed: {error}. Look at the connection and the space left, then give the same "

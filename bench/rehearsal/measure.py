@@ -14,7 +14,7 @@ import torch
 from bench.policy import SD3Policy
 from bench.settings import Train
 
-_SIDE = {"cuda": 8192, "cpu": 512}  # of the matrices whose product is the peak
+_SIDE = {"cuda": 8192, "cpu": 128}  # of the matrices whose product is the peak
 _REPEATS = 10
 _SHOWN = 12  # kernels of a profile
 

@@ -53,10 +53,11 @@ def count(
         backward = _backward(v) if v.requires_grad else 0
         with torch.enable_grad():
             through = _backward(velocity(x.clone().requires_grad_()))
+        reference = forward
         if getattr(denoiser, "_hf_peft_config_loaded", False):
             denoiser.disable_adapters()
-        with FlopCounterMode(display=False) as reference, torch.no_grad():
-            velocity(x)
+            with FlopCounterMode(display=False) as reference, torch.no_grad():
+                velocity(x)
         with FlopCounterMode(display=False) as decode, torch.no_grad():
             decoder.decode(x)
     counts = (forward.get_total_flops(), backward, through, reference.get_total_flops(), decode.get_total_flops())

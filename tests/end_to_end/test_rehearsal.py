@@ -23,6 +23,9 @@ SHRUNKEN = {
     "runtime.frozen_weights": "float32",
     "train.precision": "float32",
     "train.micro_batch": 4,
+    "evaluation.drift_states": 0,
+    "evaluation.diversity_prompts": 0,
+    "evaluation.steps": 2,
     "device": "cpu",
 }
 OPTIONS = [part for name, value in SHRUNKEN.items() for part in (f"--{name}", str(value).lower())]

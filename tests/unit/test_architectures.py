@@ -63,17 +63,17 @@ def test_texts_pictures_and_noise_levels_all_reach_the_velocity() -> None:
         assert (v - other).norm() > 1e-3 * v.norm()
 
 
-def trainable(**train: object) -> SD3Policy:
-    policy = SD3Policy.load("shrunken", weights="random", device="cpu", runtime=Runtime(text_length=24))
+def trainable(pipeline: Path, **train: object) -> SD3Policy:
+    policy = SD3Policy.load(pipeline, device="cpu")
     policy.prepare(Train(**train), 0)
     return policy
 
 
 @pytest.mark.parametrize("adaptation", ["full", "lora"])
-def test_gradient_checkpointing_changes_neither_the_gradient_nor_the_cost(adaptation: str) -> None:
+def test_gradient_checkpointing_changes_neither_the_gradient_nor_the_cost(adaptation: str, tiny_pipeline: Path) -> None:
     found = []
     for again in (False, True):
-        policy = trainable(adaptation=adaptation, gradient_checkpointing=again)
+        policy = trainable(tiny_pipeline, adaptation=adaptation, gradient_checkpointing=again)
         assert policy.transformer.is_gradient_checkpointing == again
         x = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
         policy.velocity(x, torch.tensor([0.3, 0.8]), policy.encode(["a", "b"])).square().mean().backward()
@@ -83,8 +83,8 @@ def test_gradient_checkpointing_changes_neither_the_gradient_nor_the_cost(adapta
     assert found[0][1] == found[1][1]
 
 
-def test_flops_are_counted_alike_by_running_and_by_looking_at_shapes() -> None:
-    policy = trainable(adaptation="lora")
+def test_flops_are_counted_alike_by_running_and_by_looking_at_shapes(tiny_pipeline: Path) -> None:
+    policy = trainable(tiny_pipeline, adaptation="lora")
     arguments = (policy.transformer, policy.pipeline.vae, policy.latent_shape, policy.encode([""]))
     ran, looked = flops.count(*arguments, device="cpu"), flops.count(*arguments, device="meta")
     assert ran == looked == policy.measure_flops()

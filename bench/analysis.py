@@ -144,7 +144,7 @@ class Analysis:
         finals = self._finals
         found = [name for name in self.experiment.scorers if finals.loc[finals["task"] == task, name].notna().any()]
         task_info = self.task_info(task)
-        used = {name for name in (task_info.primary, task_info.reward, task_info.filter) if name}
+        used = {*task_info.used, task_info.primary} - {None}
         used |= {pair for name in used if name in found and (pair := self.info(name).pair)}
 
         def key(name: str) -> tuple[bool, str, bool, str]:

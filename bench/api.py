@@ -30,6 +30,7 @@ __all__ = [
     "Batch",
     "BenchError",
     "BudgetExhausted",
+    "CheckpointMissing",
     "Condition",
     "ConfigError",
     "DataError",
@@ -61,6 +62,10 @@ class PluginError(BenchError):
 
 class DataError(BenchError):
     """Pictures, captions or stored results are missing, damaged or of another kind than expected."""
+
+
+class CheckpointMissing(DataError):
+    """A scorer's published checkpoint is not on this machine; the message says how to get it, and its licence."""
 
 
 class NonFiniteError(BenchError):
@@ -120,7 +125,7 @@ class Condition(Protocol):
 class Batch:
     """Training samples: latents (B, *S) float32, their conditioning after caption dropout, and their global index.
 
-    `index` (B,) int64 counts samples drawn since the start of the stage over all ranks: every random number that
+    `index` (B,) int64 counts samples drawn since the start of the stage over all processes: every random number that
     belongs to a sample is keyed by it.
     """
 
@@ -138,7 +143,8 @@ class Batch:
 class Rollouts:
     """What `collect` gathered. The runner owns it, stores it in checkpoints, and hands it to the next `updates` steps.
 
-    `tensors` are named tensors on the policy's device; `cond` the conditioning of the samples; `metrics` what to log.
+    `tensors` are named tensors on the policy's device, with a row for each row of `cond`, the conditioning of the
+    samples; of several processes each holds its own rows. `metrics` is what to log, the same on every process.
     `updates` is how many optimiser updates this buffer serves; `used` how many it has served.
     """
 
@@ -153,10 +159,17 @@ class Draw(Protocol):
     """Data and random numbers, keyed by the global sample index: never by rank, micro-batch or call order."""
 
     def batches(self) -> Iterator[Batch]:
-        """The micro-batches of the next global batch of clean latents (`batch_size` samples in all)."""
+        """The micro-batches of the next global batch of clean latents.
+
+        They hold `batch_size` samples in all, or this process's share of them where several train together.
+        """
 
     def prompts(self, count: int) -> tuple[list[Prompt], np.ndarray]:
-        """The next `count` different training prompts and their global prompt indices (count,) int64."""
+        """The next `count` different training prompts and their global prompt indices int64.
+
+        Where several processes train together, they share out the `count` prompts, in order; each gets one at least.
+        The index counts prompts since the start of the stage: `index % count` is the place among the `count`.
+        """
 
     def noise(self, index: np.ndarray, name: str = "z1") -> Tensor:
         """Standard normal (B, *S) float32 on the policy's device, one independent draw per (name, index)."""
@@ -221,7 +234,7 @@ class Env(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Samples of one optimiser update, over all micro-batches."""
+        """Samples of one optimiser update, over all micro-batches and processes."""
 
     @property
     def micro_batch(self) -> int:
@@ -234,23 +247,35 @@ class Env(Protocol):
     def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """The task's training reward (B,) float32 of uint8 pictures (B, H, W, 3); higher is better."""
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows (b, ...) of all processes that train together, in order (B, ...).
+
+        A process may bring none, but every one has to call it.
+        """
+
     def backward(self, terms: Mapping[str, tuple[float, Tensor]], count: float) -> None:
         """Accumulate the gradient of named, weighted, per-sample losses {name: (weight, loss (b,))}; free the graph.
 
         The gradient is that of `sum over terms of weight * loss.sum() / count`, so that micro-batches add up to the
-        whole batch: `count` is the normaliser of the whole update (B for SFT, B + lambda N B for SOAR), the same in
-        every call of one `step`. The plain mean of each term over all its entries is logged. A term of weight 0 is
-        logged only.
+        whole batch: `count` is the normaliser of the whole update over all processes (B for SFT, B + lambda N B for
+        SOAR), the same in every call of one `step`. The plain mean of each term over all its entries is logged. A term
+        of weight 0 is logged only.
 
         Raises:
             NonFiniteError: a loss is NaN or infinite.
         """
 
-    def update(self, metrics: Mapping[str, float] | None = None) -> dict[str, float]:
-        """Clip the gradient, take the one optimiser step of this `step`, and return the logged means and `metrics`."""
+    def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
+        """Clip the gradient, take the one optimiser step of this `step`, and return the logged means.
+
+        Those are of the loss terms, and of `metrics`: values per sample (b,), averaged over all samples.
+        """
 
     def skip_update(self, reason: str) -> dict[str, float]:
-        """Record that this `step` had no gradient to apply (all advantages zero, say): counted; limited in a row."""
+        """Record that this `step` had no gradient to apply (all advantages zero, say): counted; limited in a row.
+
+        Where several processes train together, all of them have to call it.
+        """
 
 
 class Method(abc.ABC):
@@ -307,7 +332,9 @@ class Reward(abc.ABC):
 
     `range` holds every score it can give. A batch scores as its singles do, in any order. `gold` says that the score is
     computed exactly from the picture and not learned. `applies` says for which prompts the score has a meaning.
-    `expected_failures` is {check of `bench check`: why the reward fails it and may}.
+    `reads_prompts` says that it depends on the prompt. `examples` are (prompt, metadata) for `bench check`, where the
+    embedded world has no prompt that the reward applies to. `expected_failures` is {check of `bench check`: why the
+    reward fails it and may}.
     """
 
     name: ClassVar[str]
@@ -316,6 +343,8 @@ class Reward(abc.ABC):
     higher_is_better: ClassVar[bool] = True
     gold: ClassVar[bool] = False
     source: ClassVar[str] = ""
+    reads_prompts: ClassVar[bool] = True
+    examples: ClassVar[Sequence[tuple[str, Mapping[str, Any]]]] = ()
     expected_failures: ClassVar[Mapping[str, str]] = {}
 
     def load(self) -> None:  # noqa: B027 - most rewards have nothing to load

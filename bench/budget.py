@@ -7,7 +7,7 @@ converted to it by their measured FLOPs. Evaluation is never charged.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from bench.api import BudgetExhausted, ConfigError
@@ -96,6 +96,16 @@ class Ledger:
     def state_dict(self) -> dict[str, float]:
         """Everything, for a checkpoint."""
         return asdict(self)
+
+    def agree(self, ledgers: Sequence[Mapping[str, float]]) -> None:
+        """Take the mean of what `state_dict` gave on every rank.
+
+        Each rank charges its own passes times the number of ranks, so the mean is the sum of what really ran.
+        """
+        for entry in fields(self):
+            total = sum(ledger[entry.name] for ledger in ledgers)
+            whole = isinstance(getattr(self, entry.name), int)
+            setattr(self, entry.name, total // len(ledgers) if whole else total / len(ledgers))
 
     @classmethod
     def from_state(cls, state: Mapping[str, float]) -> Ledger:

@@ -1,4 +1,4 @@
-"""Checkpoints of one cell: safetensors, a manifest with hashes, no pickle; a damaged one is named and passed over."""
+"""Checkpoints: safetensors, a manifest with hashes, no pickle; a damaged one is named and passed over."""
 
 from __future__ import annotations
 
@@ -62,13 +62,14 @@ class Checkpoints:
         complaints: list[str] = []
         for number in reversed(self._numbers()):
             try:
-                return self._read(number), complaints
+                return self.read(number), complaints
             except (OSError, ValueError, KeyError, TypeError, SafetensorError, DataError) as error:
                 path = self.folder / f"{number:08d}.json"
-                complaints.append(f"checkpoint {path} is damaged and was passed over: {error}")
+                complaints.append(f"{path} is damaged and was passed over: {error}")
         return None, complaints
 
-    def _read(self, number: int) -> Saved:
+    def read(self, number: int) -> Saved:
+        """Checkpoint `number`; raises one of several errors where it is damaged."""
         name = f"{number:08d}"
         manifest = json.loads(inside(self.folder, f"{name}.json").read_bytes().decode("utf-8"))
         body = manifest["body"]

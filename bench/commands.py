@@ -35,7 +35,7 @@ SETTINGS = (
     ("model", "PATH", "checkpoint in the diffusers format instead of the world's own base"),
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
-    ("reward-seconds", "SECONDS", "a call of a reward that takes longer hangs, and is ended (default 600)"),
+    ("reward-seconds", "SECONDS", "a call or load() of a reward that takes longer hangs, and is ended (default 600)"),
     ("tuning-trials", "N", "tuning trials that each method was given; only reported"),
 )
 
@@ -108,7 +108,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name of one of them; "
+        "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name or file of one of them; "
         "train, evaluation, experiment or task for their settings; nothing for an overview",
     )  # fmt: skip
 
@@ -144,6 +144,32 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default 0)")
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="pictures of each prompt (default 4)")
     parser.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help="default: samples.png")
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reward", required=True, metavar="A,B", help="scorers by name or file; see `bench list rewards`"
+    )
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="a folder with pictures")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE",
+        help="a prompt for each picture, sorted by name: .txt, .csv, .tsv or .jsonl; or else a metadata.jsonl or .csv "
+        "(file_name, text) in the folder",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("scores"), metavar="FOLDER", help="default: scores")
+
+
+def _add_prompts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", metavar="KIND", help="geneval (a .jsonl with what to look for) or ocr (a .txt)")
+    parser.add_argument("--count", type=int, required=True, metavar="N", help="how many")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="where to; an existing file is replaced"
+    )
+    parser.add_argument("--split", default="train", metavar="NAME", help="train (default), tune or report")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of their choice and order (default 0)")
+    parser.add_argument(
+        "--without", type=Path, metavar="FILE", help="prompts to leave out, e.g. those of an evaluation"
+    )
 
 
 def _add_curate(parser: argparse.ArgumentParser) -> None:
@@ -216,12 +242,19 @@ def _report_path(args: argparse.Namespace) -> Path:
 def _run(args: argparse.Namespace) -> int:
     experiment, prepared = _with_pictures(_experiment(args))
     from bench import grid, report
+    from bench.launch import Place, Team
     from bench.progress import Display
 
+    place = Place.here()
+    team = Team(place) if place else None
+    if team is not None and not team.leads:
+        grid.follow(experiment, args.results, team)
+        return 0  # the first process tells how the run ended
     with Display() as display:
         failed = grid.run(
-            experiment, args.results, experiment.workers, display, _command(args.given), allow_mixed=args.allow_mixed
-        )
+            experiment, args.results, 1 if team else experiment.workers, display, _command(args.given),
+            allow_mixed=args.allow_mixed, team=team,
+        )  # fmt: skip
     path = _report_path(args)
     folder = args.results / experiment.name
     if prepared is not None:
@@ -322,6 +355,24 @@ def _sample(args: argparse.Namespace) -> int:
     return 0
 
 
+def _score(args: argparse.Namespace) -> int:
+    from bench.score.command import score_folder, summary
+
+    scores = score_folder(args.reward.split(","), args.images, args.out, args.prompts)
+    print(summary(scores, args.out))
+    return 1 if scores.broken else 0
+
+
+def _prompts(args: argparse.Namespace) -> int:
+    from bench.prompts.command import write_prompts
+
+    counts = write_prompts(
+        args.kind, args.count, args.out, split=args.split, seed=args.seed, without=args.without
+    )  # fmt: skip
+    print(f"{args.out}: {', '.join(f'{count} {category}' for category, count in counts.items())}")
+    return 0
+
+
 def _pretrain(args: argparse.Namespace) -> int:
     from bench.pretrain import recipe
 
@@ -377,6 +428,22 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         _sample,
         _add_sample,
         'Example:\n  bench sample results/demonstration/alignment/soar/seed0 --prompt "a red circle"',
+    ),
+    "score": (
+        "judge the pictures of a folder: a table and a ranked contact sheet",
+        _score,
+        _add_score,
+        "Files that are no pictures, or cannot be judged, are listed and never scored; then the exit status is 1.\n\n"
+        "Examples:\n  bench score --reward jpeg --images FOLDER\n"
+        "  bench score --reward clipscore,ocr --images FOLDER --prompts prompts.txt",
+    ),
+    "prompts": (
+        "write prompts in GenEval's format, or that ask for a written text",
+        _prompts,
+        _add_prompts,
+        "The splits have nothing in common, whatever the seed.\n\n"
+        "Examples:\n  bench prompts geneval --count 600 --split report --out geneval.jsonl\n"
+        "  bench prompts ocr --count 1000 --out ocr.txt",
     ),
     "pretrain": ("rebuild the embedded world's models from nothing", _pretrain, _add_pretrain, ""),
     "doctor": ("say whether this machine is fit, and with --tune how to use it best", _doctor, _add_doctor, ""),

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
+from bench.checkpoint import Checkpoints
 from bench.dataset import Dataset
-from bench.files import appears_whole
 from bench.paths import cache_folder
 from bench.policy import SD3Policy
 from bench.provenance import hash_file
@@ -25,30 +21,37 @@ from bench.tasks.world import Candidates, World
 _CHUNK = 256
 
 
-def curate(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> Dataset:
+def curate(
+    world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
+) -> Dataset:
     """The supervised data of a task, encoded to latent moments; from the cache where it was made before.
 
     Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
-    within each category the `top_share` with the highest score is kept. The file's name is a hash of all it needs.
+    within each category the `top_share` with the highest score is kept. The folder in the cache is named by a hash of
+    all that the data depends on. What is damaged there is told to `note` and made again.
     """
-    key = _key(world, task, select)
-    path = cache_folder() / "curated" / f"{key}.safetensors"
-    if path.is_file():
-        return _read(path)
+    cache = Checkpoints(cache_folder() / "curated" / _key(world, task, select))
+    saved, complaints = cache.load()
+    for complaint in complaints:
+        note(f"curated data: {complaint}; it is made again")
+    if saved is not None:
+        return Dataset(saved.tensors["mean"], saved.tensors["std"], **saved.state)
     candidates = world.candidates(task.categories or world.categories, task.candidates)
     scores = _scores(candidates, select)
     kept = top_share(scores, [p.category for p in candidates.prompts], task.top_share)
     parts = [policy.encode_pictures(candidates.images[kept[i : i + _CHUNK]]) for i in range(0, len(kept), _CHUNK)]
-    dataset = Dataset(
-        mean=torch.cat([mean.cpu() for mean, _ in parts]),
-        std=torch.cat([std.cpu() for _, std in parts]),
-        prompts=[candidates.prompts[i].text for i in kept],
-        metadata=[candidates.prompts[i].metadata for i in kept],
-        selected_by=select.name if select else candidates.selected_by or "nothing",
-        scored=candidates.scored + (len(candidates.prompts) if select else 0),
-    )
-    _write(path, dataset)
-    return dataset
+    tensors = {
+        "mean": torch.cat([mean.cpu() for mean, _ in parts]),
+        "std": torch.cat([std.cpu() for _, std in parts]),
+    }
+    state: dict[str, Any] = {
+        "prompts": [candidates.prompts[i].text for i in kept],
+        "metadata": [candidates.prompts[i].metadata for i in kept],
+        "selected_by": select.name if select else candidates.selected_by or "nothing",
+        "scored": candidates.scored + (len(candidates.prompts) if select else 0),
+    }
+    cache.save(0, tensors, state)
+    return Dataset(tensors["mean"], tensors["std"], **state)
 
 
 def top_share(scores: np.ndarray, categories: Sequence[str], share: float) -> np.ndarray:
@@ -87,23 +90,3 @@ def _key(world: World, task: Task, select: Scorer | None) -> str:
         "select": [select.name, select.reward.version, select.fingerprint] if select else None,
     }
     return config_hash(parts)
-
-
-def _write(path: Path, dataset: Dataset) -> None:
-    about = {
-        "rows": json.dumps({"prompts": list(dataset.prompts), "metadata": list(dataset.metadata)}),
-        "selected_by": dataset.selected_by,
-        "scored": str(dataset.scored),
-    }
-    tensors = {"mean": dataset.mean.contiguous(), "std": dataset.std.contiguous()}
-    with appears_whole(path) as temporary:
-        save_file(tensors, temporary, metadata=about)
-
-
-def _read(path: Path) -> Dataset:
-    with safe_open(path, framework="pt") as file:
-        about: Mapping[str, str] = file.metadata()
-        rows = json.loads(about["rows"])
-        mean, std = file.get_tensor("mean"), file.get_tensor("std")
-    assert isinstance(mean, torch.Tensor)
-    return Dataset(mean, std, rows["prompts"], rows["metadata"], about["selected_by"], int(about["scored"]))

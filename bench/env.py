@@ -18,6 +18,7 @@ from bench.budget import Ledger, Limit
 from bench.dataset import Dataset
 from bench.optimise import Optimiser
 from bench.policy import PassFlops, Policy, Reference, guided
+from bench.ranks import ALONE, Ranks
 from bench.scorer import Scorer
 
 
@@ -26,7 +27,7 @@ class SampleDraw:
 
     def __init__(
         self, policy: Policy, ledger: Ledger, limit: Limit, dataset: Dataset | None, prompts: Sequence[Prompt], *,
-        seed: int, batch_size: int, micro_batch: int, caption_dropout: float,
+        seed: int, batch_size: int, micro_batch: int, caption_dropout: float, ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
         self._policy = policy
         self._ledger = ledger
@@ -37,20 +38,22 @@ class SampleDraw:
         self._batch_size = batch_size
         self._micro_batch = micro_batch
         self._caption_dropout = caption_dropout
+        self._ranks = ranks
         self.samples_drawn = 0
         self.prompts_drawn = 0
         self.latest: Batch | None = None
 
     def batches(self) -> Iterator[Batch]:
-        """The micro-batches of the next global batch."""
+        """The micro-batches of this rank's share of the next global batch."""
         if self._dataset is None:
             raise PluginError("this method draws clean data but does not say so: set needs = Needs(data=True)")
         self._limit.reserve(images=self._batch_size)
         index = np.arange(self.samples_drawn, self.samples_drawn + self._batch_size)
         self.samples_drawn += self._batch_size
         self._ledger.samples += self._batch_size
-        for start in range(0, self._batch_size, self._micro_batch):
-            self.latest = self._batch(self._dataset, index[start : start + self._micro_batch])
+        own = index[self._ranks.own(self._batch_size)]
+        for start in range(0, len(own), self._micro_batch):
+            self.latest = self._batch(self._dataset, own[start : start + self._micro_batch])
             yield self.latest
 
     def _batch(self, dataset: Dataset, index: np.ndarray) -> Batch:
@@ -71,9 +74,9 @@ class SampleDraw:
         return int(self._order[position])
 
     def prompts(self, count: int) -> tuple[list[Prompt], np.ndarray]:
-        """The next `count` distinct prompts, in a fresh order each epoch; an incomplete tail is left for no one.
+        """This rank's share of the next `count` distinct prompts, in a fresh order each epoch.
 
-        The order is that of trl's RepeatSampler: whole groups of `count` per epoch, the rest of the epoch dropped.
+        The order is that of trl's RepeatSampler: whole groups of `count` per epoch, the incomplete tail dropped.
         """
         per_epoch = len(self._prompts) // count
         if per_epoch == 0:
@@ -82,9 +85,10 @@ class SampleDraw:
             raise PluginError(f"prompts({count}) after {self.prompts_drawn} prompts: ask for the same number each time")
         epoch, group = divmod(self.prompts_drawn // count, per_epoch)
         order = rng.permutation(self._seed, "prompt_order", epoch, len(self._prompts))
-        index = np.arange(self.prompts_drawn, self.prompts_drawn + count)
+        own = np.arange(count)[self._ranks.own(count)]
+        index = self.prompts_drawn + own
         self.prompts_drawn += count
-        return [self._prompts[i] for i in order[group * count : (group + 1) * count]], index
+        return [self._prompts[i] for i in order[group * count + own]], index
 
     def noise(self, index: np.ndarray, name: str = "z1") -> Tensor:
         """Standard normal (B, *S) float32."""
@@ -103,17 +107,23 @@ class SampleDraw:
 
 
 class MeteredModel:
-    """The policy, every pass of which is charged to the ledger before it runs."""
+    """The policy, every pass of which is charged to the ledger before it runs.
+
+    Of several ranks each charges as if all did the same; the mean over ranks, taken by `TrainingEnv.settle`, is then
+    what all of them have spent. Within a phase the rank with most work decides what still fits: the budget holds, and
+    where shares are unequal a run may end an update earlier than that of one process.
+    """
 
     def __init__(
         self, policy: Policy, reference: Reference | None, ledger: Ledger, limit: Limit, flops: PassFlops,
-        unit: float,
+        unit: float, ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
         self._policy = policy
         self._reference = reference
         self._ledger = ledger
         self._limit = limit
-        self._flops = flops
+        self._ranks = ranks
+        self._flops = flops.times(ranks.size)
         self.unit = unit
         self._owed = 0.0  # FLOPs of backward passes to come
         self.latent_shape = policy.latent_shape
@@ -163,11 +173,11 @@ class MeteredModel:
 
     def decode(self, z0: Tensor) -> np.ndarray:
         """Latents to pictures, charged as VAE decoding."""
-        flops = len(z0) * self._flops.decode
-        self._limit.reserve(cost=flops / self.unit, flops=flops, images=len(z0))
+        flops, images = len(z0) * self._flops.decode, len(z0) * self._ranks.size
+        self._limit.reserve(cost=flops / self.unit, flops=flops, images=images)
         self._ledger.decode_cost += flops / self.unit
         self._ledger.flops += flops
-        self._ledger.images += len(z0)
+        self._ledger.images += images
         return self._policy.decode(z0.detach())
 
     def forget_graphs(self) -> None:
@@ -192,7 +202,7 @@ class TrainingEnv:
 
     def __init__(
         self, draw: SampleDraw, model: MeteredModel, optimiser: Optimiser, reward: Scorer | None, ledger: Ledger,
-        limit: Limit, batch_size: int, micro_batch: int,
+        limit: Limit, batch_size: int, micro_batch: int, ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
         self.draw = draw
         self.model = model
@@ -203,6 +213,7 @@ class TrainingEnv:
         self._reward = reward
         self._ledger = ledger
         self._limit = limit
+        self._ranks = ranks
         self._sums: dict[str, tuple[float, int]] = {}
         self.non_finite: dict[str, Tensor] = {}
         self.updates_in_step = 0
@@ -212,14 +223,25 @@ class TrainingEnv:
         """The task's training reward (B,) float32, charged."""
         if self._reward is None:
             raise PluginError("this method asks for a reward but does not say so: set needs = Needs(reward=True)")
-        flops = len(images) * self._reward.flops
+        calls = len(images) * self._ranks.size
+        flops = calls * self._reward.flops
         cost = flops / self.model.unit
         self._limit.reserve(cost=cost, flops=flops)
         scores = self._reward.training_scores(images, prompts, metadata)
         self._ledger.reward_cost += cost
         self._ledger.flops += flops
-        self._ledger.reward_calls += len(images)
+        self._ledger.reward_calls += calls
+        for part, values in self._reward.parts.items():
+            self._log(f"reward.{part}", torch.from_numpy(values))
         return scores
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks, in order."""
+        return self._ranks.gather(rows)
+
+    def settle(self) -> None:
+        """Agree with the other ranks on what has been spent."""
+        self._ledger.agree(self._ranks.meet("settle", self._ledger.state_dict()))
 
     def backward(self, terms: Mapping[str, tuple[float, Tensor]], count: float) -> None:
         """Accumulate the gradient of the weighted terms."""
@@ -235,22 +257,27 @@ class TrainingEnv:
                     f"loss {name!r}: expected finite values, but {len(bad)} of {len(values)} samples are NaN or "
                     f"infinite (positions {', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''})"
                 )
-            old_sum, old_count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (old_sum + float(values.double().sum()), old_count + len(values))
+            self._log(name, values)
             if weight:
                 term = weight * loss.sum() / count
                 total = term if total is None else total + term
         if total is not None:
             total.backward()
 
-    def update(self, metrics: Mapping[str, float] | None = None) -> dict[str, float]:
+    def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
         """Clip, step, and return the means of everything logged."""
         self.updates_in_step += 1
+        self.settle()
         self._limit.reserve(updates=1)
+        self._ranks.sum_gradients(self.optimiser.parameters)
         norm = self.optimiser.step(self._limit.fraction)
         self._ledger.updates += 1
         self.skipped_in_a_row = 0
-        return self._flush({"gradient_norm": norm, **(metrics or {})})
+        for name, values in (metrics or {}).items():
+            if not isinstance(values, Tensor) or values.ndim != 1:
+                raise PluginError(f"metric {name!r}: expected a tensor with one value per sample (b,), got {values!r}")
+            self._log(name, values.detach())
+        return {**self._flush(), "gradient_norm": norm}
 
     def skip_update(self, reason: str) -> dict[str, float]:
         """No gradient this time; counted."""
@@ -258,7 +285,7 @@ class TrainingEnv:
         self.optimiser.zero_grad()
         self._ledger.skipped_updates += 1
         self.skipped_in_a_row += 1
-        return self._flush({})
+        return self._flush()
 
     def abandon(self) -> None:
         """Drop the gradient of a step that the budget cut short."""
@@ -266,8 +293,18 @@ class TrainingEnv:
         self.model.forget_graphs()
         self._sums = {}
 
-    def _flush(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        logged = {name: total / count for name, (total, count) in self._sums.items()}
+    def _log(self, name: str, values: Tensor) -> None:
+        """Add to the mean that the next update reports."""
+        total, count = self._sums.get(name, (0.0, 0))
+        self._sums[name] = (total + float(values.double().sum()), count + len(values))
+
+    def _flush(self) -> dict[str, float]:
+        """The means over the samples of all ranks, of which one may have logged nothing."""
+        told = self._ranks.meet("log", self._sums)
+        means = {}
+        for name in dict.fromkeys(name for sums in told for name in sums):
+            total, count = map(sum, zip(*(sums[name] for sums in told if name in sums), strict=True))
+            means[name] = total / count
         self._sums = {}
         self.model.forget_graphs()
-        return {**logged, **metrics}
+        return means

@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from bench import flow, rng
 from bench.api import Prompt
 from bench.policy import Frozen, SD3Policy
+from bench.ranks import ALONE, Ranks
 from bench.scorer import Scorer
 from bench.settings import Evaluation
 from bench.tasks.definitions import Task
@@ -27,8 +29,10 @@ NOISE_SEED = 0  # of evaluation; one for all
 PATH_STEPS = 10
 PATH_NOISE = 0.7  # Flow-GRPO's noise level, arXiv 2505.05470
 
+Job = tuple[str, Prompt]  # split and prompt
 Frame = dict[str, Any]
 Tick = Callable[[float], None]
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,17 @@ class Judgement:
 
 
 class Evaluator:
-    """Judges any policy of one task: fixed prompts, fixed noise, fixed states."""
+    """Judges any policy of one task: fixed prompts, fixed noise, fixed states. Several ranks share out the samples."""
 
     def __init__(
         self, world: World, task: Task, settings: Evaluation, scorers: Mapping[str, Scorer], base: SD3Policy,
-        tick: Tick = lambda fraction: None,
+        tick: Tick = lambda fraction: None, ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
         self._world = world
         self._settings = settings
         self._scorers = scorers
         self._tick = tick
+        self._ranks = ranks
         categories = task.categories or world.categories
         self._prompts = world.prompts(settings.split, categories, settings.final_prompts)
         self._held_out = (
@@ -66,7 +71,7 @@ class Evaluator:
         settings = self._settings
         prompts = self._prompts if final else self._prompts[: settings.milestone_prompts]
         jobs = [(settings.split, p) for p in prompts] + ([("held_out", p) for p in self._held_out] if final else [])
-        frame, _ = self._score(policy, jobs, settings.guidance, settings.steps, update)
+        frame = self._score(policy, jobs, settings.guidance, settings.steps, update)
         reported = np.array(frame["split"]) == settings.split
         return Judgement(
             frame=frame,
@@ -80,19 +85,21 @@ class Evaluator:
         settings = self._settings
         jobs = [(settings.split, p) for p in self._prompts[: settings.grid_prompts]]
         frames = [
-            self._score(policy, jobs, guidance, steps, update)[0]
+            self._score(policy, jobs, guidance, steps, update)
             for guidance in settings.grid_guidance
             for steps in settings.grid_steps
         ]
         if not frames:
             return None
-        return {name: np.concatenate([f[name] for f in frames]) for name in frames[0]}
+        return _joined(frames)
 
     def pictures(self, policy: SD3Policy) -> tuple[bytes, list[Prompt], tuple[int, int]]:
         """A PNG with one row of tiles, its prompts, and a tile's (width, height)."""
-        prompts = self._prompts[: self._settings.pictures]
-        jobs = [(self._settings.split, p) for p in prompts]
-        images = self._sample(policy, jobs, self._settings.guidance, self._settings.steps, "z1")
+        settings = self._settings
+        prompts = self._prompts[: settings.pictures]
+        jobs = [(settings.split, p) for p in prompts]
+        sampled = self._share(jobs, lambda part: self._sample(policy, part, settings.guidance, settings.steps, "z1"))
+        images = np.concatenate(sampled)
         buffer = io.BytesIO()
         Image.fromarray(np.concatenate(list(images), axis=1)).save(buffer, format="PNG")
         return buffer.getvalue(), prompts, (images.shape[2], images.shape[1])
@@ -100,9 +107,26 @@ class Evaluator:
     def _applies(self, frame: Frame, name: str) -> bool:
         return bool(np.isfinite(frame[name]).any())
 
-    def _score(
-        self, policy: SD3Policy, jobs: Sequence[tuple[str, Prompt]], guidance: float, steps: int, update: int
-    ) -> tuple[Frame, np.ndarray]:
+    def _share(self, jobs: Sequence[Job], work: Callable[[Sequence[Job]], _Result]) -> list[_Result]:
+        """`work` of every batch of jobs, in order."""
+        size = self._settings.batch_size
+        batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        ticked = 0
+
+        def ticking(batch: Sequence[Job]) -> _Result:
+            nonlocal ticked
+            ticked += self._ranks.size
+            done = work(batch)
+            self._tick(min(1.0, ticked / len(batches)))
+            return done
+
+        return self._ranks.share(batches, ticking)
+
+    def _score(self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, update: int) -> Frame:
+        """Sample and score; the columns of all jobs."""
+        return _joined(self._share(jobs, lambda part: self._scored(policy, part, guidance, steps, update)))
+
+    def _scored(self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, update: int) -> Frame:
         images = self._sample(policy, jobs, guidance, steps, "z1")
         prompts = [p for _, p in jobs]
         texts, metadata = [p.text for p in prompts], [p.metadata for p in prompts]
@@ -116,37 +140,27 @@ class Evaluator:
         }
         for name, scorer in self._scorers.items():
             frame[name] = scorer.where_it_applies(images, texts, metadata)
-        return frame, images
+        return frame
 
-    def _sample(
-        self, policy: SD3Policy, jobs: Sequence[tuple[str, Prompt]], guidance: float, steps: int, noise: str
-    ) -> np.ndarray:
-        images = []
-        for start in range(0, len(jobs), self._settings.batch_size):
-            part = jobs[start : start + self._settings.batch_size]
-            z1 = torch.from_numpy(
-                np.concatenate(
-                    [rng.normal(NOISE_SEED, f"evaluate/{split}/{noise}", [p.index], policy.latent_shape)
-                     for split, p in part]
-                )
-            )  # fmt: skip
-            cond = policy.encode([p.text for _, p in part])
-            images.append(policy.decode(policy.sample(z1.to(policy.device), cond, steps=steps, guidance=guidance)))
-            self._tick((start + len(part)) / len(jobs))
-        return np.concatenate(images)
+    def _sample(self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, noise: str) -> np.ndarray:
+        """Pictures of one batch."""
+        z1 = np.concatenate(
+            [rng.normal(NOISE_SEED, f"evaluate/{split}/{noise}", [p.index], policy.latent_shape) for split, p in jobs]
+        )
+        cond = policy.encode([p.text for _, p in jobs])
+        x = torch.from_numpy(z1).to(policy.device)
+        return policy.decode(policy.sample(x, cond, steps=steps, guidance=guidance))
 
     def _diversity(self, policy: SD3Policy) -> float:
         """Mean pairwise cosine distance of image embeddings among samples of one prompt, over prompts."""
         settings = self._settings
         jobs = [(settings.split, p) for p in self._prompts[: settings.diversity_prompts]]
-        embeddings = np.stack(
-            [
-                self._world.embed(self._sample(policy, jobs, settings.guidance, settings.steps, f"diversity/{k}"))
-                for k in range(settings.diversity_samples)
-            ],
-            axis=1,
-        )
-        return mean_pairwise_distance(embeddings)
+
+        def embedded(k: int, part: Sequence[Job]) -> np.ndarray:
+            return self._world.embed(self._sample(policy, part, settings.guidance, settings.steps, f"diversity/{k}"))
+
+        samples = [np.concatenate(self._share(jobs, partial(embedded, k))) for k in range(settings.diversity_samples)]
+        return mean_pairwise_distance(np.stack(samples, axis=1))
 
     @torch.no_grad()
     def _fixed_states(self, base: SD3Policy, categories: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
@@ -200,6 +214,11 @@ def mean_pairwise_distance(embeddings: np.ndarray) -> float:
     samples = embeddings.shape[1]
     off_diagonal = similarity.sum((1, 2)) - np.trace(similarity, axis1=1, axis2=2)
     return float((1 - off_diagonal / (samples * (samples - 1))).mean())
+
+
+def _joined(frames: Sequence[Frame]) -> Frame:
+    """The rows of several frames with the same columns."""
+    return {name: np.concatenate([frame[name] for frame in frames]) for name in frames[0]}
 
 
 def _summary(frame: Frame, name: str, rows: np.ndarray) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from pydantic import TypeAdapter
 from bench import registry
 from bench.api import ConfigError, PluginError
 from bench.data.settings import Data
-from bench.settings import BASE, Chain, Evaluation, Experiment, Stage, Train
+from bench.reward_names import is_sum, parts_of
+from bench.settings import BASE, Chain, Evaluation, Experiment, Stage, Train, configured
 from bench.strict import Problems, Text, read_text, read_yaml, unique, validate
 from bench.suggest import hint
 from bench.tasks.built_in import TASKS, WORLDS
@@ -245,8 +246,18 @@ class _Resolver:
         known = registry.names(registry.REWARDS)
         scorers = values.get("scorers", ())
         listed = read_text(tuple[str, ...], scorers) if isinstance(scorers, Text) else scorers
-        asked = [*(listed if isinstance(listed, list) else ()), values.get("reward"), values.get("select")]
-        for name in dict.fromkeys(name for name in asked if isinstance(name, str) and name != "null"):
+        judges = [name for name in (listed if isinstance(listed, list) else ()) if isinstance(name, str)]
+        for name in filter(is_sum, judges):
+            self.problems.add(
+                f"task {task}", f"scorers: {name!r} is a weighted sum, which judges nothing: list its parts"
+            )
+        asked = [name for name in judges if not is_sum(name)]
+        for spec in (values.get("reward"), values.get("select")):
+            try:
+                asked += parts_of(spec) if isinstance(spec, str) and spec != "null" else ()
+            except ConfigError as error:
+                self.problems.add(f"task {task}", str(error))
+        for name in dict.fromkeys(asked):
             if registry.is_foreign(name):
                 self._check_foreign_scorer(task, name)
             elif name not in known:
@@ -292,8 +303,8 @@ class _Resolver:
         if len(self.problems.messages) > before or config is None or special is None:
             return None
         try:
-            method(config)
-        except ConfigError as error:
+            configured(method, config)
+        except (ConfigError, PluginError) as error:
             self.problems.add("", str(error))
             return None
         train = dataclasses.replace(train, **{field: getattr(special, field) for field in exceptions})

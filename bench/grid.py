@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench import registry
 from bench.files import remove_parts
 from bench.identity import left_to_do
 from bench.job import CellJob
+from bench.launch import Place, Team
 from bench.lock import held
 from bench.record import read_experiment_header, write_experiment_header
 from bench.schema import ExperimentHeader, ScorerInfo, TaskInfo, config_hash
 from bench.settings import BASE, Experiment
-from bench.workers import Display, run_all
+from bench.workers import Display, alone, run_all
 
 # Which gold scorer a proxy stands for.
 _PAIRS = {
@@ -39,9 +44,11 @@ def jobs(experiment: Experiment, results: Path) -> list[CellJob]:
 
 def run(
     experiment: Experiment, results: Path, workers: int, display: Display, command: str = "", *,
-    allow_mixed: bool = False,
+    allow_mixed: bool = False, team: Team | None = None,
 ) -> int:  # fmt: skip
     """Run what is not done yet; returns the number of failed cells. `command` is what asked for it, for the report.
+
+    With a `team`, whose first process this is, all its processes train each cell together.
 
     Raises:
         DataError: another process holds the results folder, it cannot be written, or it belongs to another
@@ -60,9 +67,37 @@ def run(
             print(f"all cells are recorded in {folder}: nothing to run; another --name runs them afresh")
         for job in todo:
             display.handle({"cell": job.name, "event": "queue"})
+        place = alone if team is None else lambda job: team.begin(job.name)
         bases = [job for job in todo if job.label == BASE]
-        failed = run_all(bases, workers, display)
-        return failed + run_all([job for job in todo if job.label != BASE], workers, display)
+        failed = run_all(bases, workers, display, place)
+        failed += run_all([job for job in todo if job.label != BASE], workers, display, place)
+        if team is not None:
+            team.end()
+        return failed
+
+
+def follow(experiment: Experiment, results: Path, team: Team) -> None:
+    """Train the cells that the first process of a team begins together with it; writes nothing."""
+    known = {job.name: job for job in jobs(experiment, results)}
+    with _sigterm_interrupts():
+        for name, place in team.cells():
+            run_all([known[name]], 1, _OnlyFailures(place), partial(_at, place))
+
+
+def _at(place: Place, job: CellJob) -> Place:
+    return place
+
+
+class _OnlyFailures:
+    """The display of a process that follows."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def handle(self, event: dict[str, Any]) -> None:
+        """Tell what failed here."""
+        if event["event"] == "end" and event["status"] == "failed":
+            print(f"process {self._place.rank}: {event['cell']}: {event['message']}", file=sys.stderr)
 
 
 def header(experiment: Experiment, folder: Path, command: str = "") -> ExperimentHeader:
@@ -111,8 +146,13 @@ def _scorer_info(experiment: Experiment, name: str) -> ScorerInfo:
     margins = [task.margins[name] for task in experiment.tasks if name in task.margins]
     return ScorerInfo(
         gold=reward.gold, margin=margins[0] if margins else None, pair=_PAIRS.get(name),
-        higher_is_better=reward.higher_is_better, range=reward.range, version=reward.version,
+        higher_is_better=reward.higher_is_better, version=reward.version,
+        range=(_finite(reward.range[0]), _finite(reward.range[1])),
     )  # fmt: skip
+
+
+def _finite(bound: float) -> float | None:
+    return float(bound) if math.isfinite(bound) else None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from bench.api import DataError
 from bench.job import CellJob
 from bench.provenance import collect, source_hashes
 from bench.record import RECORD, CellRecord, Status
+from bench.reward_names import parts_of
 from bench.schema import Cell, config_hash, dump
 from bench.settings import BASE
 
@@ -24,7 +25,7 @@ def cell_header(job: CellJob, device: str) -> dict[str, Any]:
     config = experiment.cell_config(job.task, job.label)
     stages = () if job.label == BASE else experiment.stages(job.label)
     precision = stages[0].train.precision if stages else "float32"
-    provenance = collect(device, precision, experiment.threads, _plugins(job))
+    provenance = collect(device, precision, experiment.threads, _plugins(job), _base(job))
     return {
         "experiment": experiment.name, "task": job.task, "method": job.label, "seed": job.seed, "config": config,
         "config_hash": config_hash(config), "provenance": dump(provenance),
@@ -37,7 +38,8 @@ def left_to_do(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) -> l
     With `allow_mixed`, finished cells of other code stay beside the new ones, and unfinished ones begin afresh.
 
     Raises:
-        DataError: a record is damaged or of a newer schema; a cell was recorded with other settings, or by other code.
+        DataError: a record is damaged or of a newer schema; a cell was recorded with other settings, by other code,
+            or from another base.
     """
     held = {path.parent: CellRecord(path.parent) for path in sorted(folder.glob(f"*/*/seed*/{RECORD}"))}
     by_folder = {job.folder: job for job in jobs}
@@ -50,7 +52,8 @@ def left_to_do(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) -> l
         cell = _cell(record)
         if job is not None:
             _refuse_other_settings(job, cell)
-        changed = _changed(cell.provenance.sources, _sources(_plugins(job) if job else ()), whole=job is not None)
+        now = _sources(_plugins(job) if job else (), _base(jobs[0]))
+        changed = _changed(cell.provenance.sources, now, whole=job is not None)
         if changed:
             others[place] = changed
             if allow_mixed:
@@ -61,9 +64,9 @@ def left_to_do(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) -> l
         place, changed = next(iter(others.items()))
         names = ", ".join(changed[:_SHOWN]) + (f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else "")
         raise DataError(
-            f"{len(others)} cells in {folder} were made by other code than the present ({place} differs in {names}): "
-            "numbers of different code do not compare. Give this run another --name, restore that code, or say "
-            "--allow-mixed"
+            f"{len(others)} cells in {folder} were made by other code, or from another base, than the present ({place} "
+            f"differs in {names}): their numbers do not compare. Give this run another --name, restore what was "
+            "changed, or say --allow-mixed"
         )
     return todo
 
@@ -99,13 +102,18 @@ def _plugins(job: CellJob) -> tuple[Path, ...]:
     """Files of methods and rewards that are the user's own."""
     stages = () if job.label == BASE else job.experiment.stages(job.label)
     task = job.experiment.task(job.task)
-    rewards = {*task.scorers, task.reward, task.select} - {None}
+    rewards = {*task.scorers, *parts_of(task.reward), *parts_of(task.select)}
     classes: list[type] = [registry.load_method(stage.source) for stage in stages]
-    classes += [registry.load_reward(name) for name in sorted(filter(None, rewards))]
+    classes += [registry.load_reward(name) for name in sorted(rewards)]
     files = (registry.own_file(cls) for cls in classes)
     return tuple(sorted({file for file in files if file is not None}))
 
 
+def _base(job: CellJob) -> Path | None:
+    """The folder of a base of the user's own; the world's own is among the sources."""
+    return Path(job.experiment.model) if job.experiment.model else None
+
+
 @cache
-def _sources(plugins: tuple[Path, ...]) -> dict[str, str]:
-    return source_hashes(plugins)
+def _sources(plugins: tuple[Path, ...], base: Path | None) -> dict[str, str]:
+    return source_hashes(plugins, base)

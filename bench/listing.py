@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import registry
 from bench.catalogue import entries
 from bench.suggest import hint
 from bench.tasks.built_in import TASKS
+
+if TYPE_CHECKING:
+    from bench.api import Method, Reward
 
 _PRESETS = Path(__file__).parent / "presets"
 _GROUPS = {"methods": registry.METHODS, "rewards": registry.REWARDS}
@@ -77,10 +81,8 @@ def _presets() -> str:
 
 def _one(name: str) -> str:
     """All about one method, reward, task, preset or block of settings."""
-    if name in registry.names(registry.METHODS):
-        return _method(name)
-    if name in registry.names(registry.REWARDS):
-        return _reward(name)
+    if registry.is_foreign(name) or name in (*registry.names(registry.METHODS), *registry.names(registry.REWARDS)):
+        return _plugin(registry.load_plugin(name))
     for tasks in TASKS.values():
         if name in tasks:
             return _table(f"task {name}", ((field, str(value)) for field, value in tasks[name].items()))
@@ -88,8 +90,6 @@ def _one(name: str) -> str:
         return (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8").rstrip()
     if name in _SETTINGS:
         return _settings(name)
-    if registry.is_foreign(name):
-        return _method(name)
     from bench.api import ConfigError
 
     known = [
@@ -99,20 +99,25 @@ def _one(name: str) -> str:
     raise ConfigError(f"nothing is named {name!r}{hint(name, known)}")
 
 
-def _method(spec: str) -> str:
-    cls = registry.load_method(spec)
+def _plugin(cls: type[Method] | type[Reward]) -> str:
+    from bench.api import Method
+
+    return _method(cls) if issubclass(cls, Method) else _reward(cls)
+
+
+def _method(cls: type[Method]) -> str:
     needs = [name for name, needed in vars(cls.needs).items() if needed]
     head = [f"method {cls.name}", textwrap.indent(_docstring(cls), "  ")]
     facts = [("paper", cls.paper or "none given"), ("needs", ", ".join(needs) or "nothing")]
     return "\n\n".join(["\n".join(head), _table("facts", facts), _options(cls.Config, cls.name)])
 
 
-def _reward(spec: str) -> str:
-    cls = registry.load_reward(spec)
+def _reward(cls: type[Reward]) -> str:
     low, high = cls.range
+    bounds = "no bounds" if math.isinf(low) and math.isinf(high) else f"{low:g} to {high:g}"
     facts = [
         ("kind", "gold: computed exactly from the picture" if cls.gold else "proxy: learned"),
-        ("range", f"{low:g} to {high:g}, {'higher' if cls.higher_is_better else 'lower'} is better"),
+        ("range", f"{bounds}, {'higher' if cls.higher_is_better else 'lower'} is better"),
         ("version", cls.version),
         ("source", cls.source or "none given"),
     ]

@@ -89,17 +89,17 @@ def estimate(experiment: Experiment, results: Path) -> Plan:
         ConfigError, PluginError: a method or reward cannot be set up.
     """
     from bench import grid
-    from bench.record import CellRecord
+    from bench.record import cell_status
 
     jobs = grid.jobs(experiment, results)
-    done = sum(CellRecord(job.folder).status() == "done" for job in jobs)
+    done = sum(cell_status(job.folder) == "done" for job in jobs)
     stages: dict[str, tuple[StagePlan, ...]] = {}
     rate, measured = DOCUMENTED_RATE, False
     try:
         rate, stages = _measure(experiment)
         measured = True
     except DataError as error:
-        print(f"no base model to measure with, so only cells are counted: {error}")
+        print(f"nothing can be measured here, so only cells are counted: {error}")
     return Plan(
         cells=len(jobs),
         done=done,
@@ -129,10 +129,11 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     from bench.runner import load_scorers
     from bench.stage import Stage
     from bench.tasks.world import load_world
+    from bench.weighted_sum import examples
 
     task = dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
     world = load_world(experiment.world, experiment.model, experiment.data)
-    scorers = load_scorers({task.reward, task.select} - {None})
+    scorers = load_scorers({task.reward, task.select}, standard=lambda: examples(world, task))
     plans = []
     for settings, budget in zip(experiment.stages(label), experiment.budgets(label), strict=True):
         policy, ledger = SD3Policy.load(world.model), Ledger()

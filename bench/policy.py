@@ -10,7 +10,7 @@ import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,6 +79,10 @@ class PassFlops:
     backward_through: float
     reference: float
     decode: float
+
+    def times(self, factor: int) -> PassFlops:
+        """Those of so many samples."""
+        return PassFlops(*(factor * flops for flops in astuple(self)))
 
 
 class VelocityField(Protocol):

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
-from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
 
+from bench.api import DataError
 from bench.schema import Provenance
 
-__all__ = ["SHOWN_ONLY", "collect", "commit_and_dirty", "hash_file", "hash_sources", "source_files", "source_hashes"]
+__all__ = [
+    "SHOWN_ONLY",
+    "base_files",
+    "collect",
+    "commit_and_dirty",
+    "hash_file",
+    "hash_sources",
+    "source_files",
+    "source_hashes",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("bench", "methods", "rewards")
@@ -39,6 +50,7 @@ SHOWN_ONLY = frozenset(
         "results.py",
         "sample.py",
         "scaffold.py",
+        "score",
         "shadow.py",
         "stats.py",
         "suggest.py",
@@ -53,7 +65,8 @@ DISTRIBUTIONS = ("accelerate", "diffusers", "numpy", "pandas", "peft", "pyarrow"
 
 def hash_file(path: Path) -> str:
     """16 hex digits of a file's BLAKE2b."""
-    return blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def source_files(root: Path = ROOT) -> list[Path]:
@@ -81,12 +94,29 @@ def commit_and_dirty(root: Path = ROOT) -> tuple[str | None, bool | None]:
     return (None, None) if commit is None or changed is None else (commit, bool(changed))
 
 
-def collect(device: str, dtype: str, threads: int, plugins: Iterable[Path] = (), root: Path = ROOT) -> Provenance:
-    """Provenance of a run now. `plugins`: files of the user's own; only their names are kept.
+def base_files(model: Path) -> list[Path]:
+    """The files of a diffusers pipeline folder that a number can depend on: its index, and all of the parts it names.
+
+    Where the index is damaged, which loading the base tells, the index alone. Raises DataError where there is none.
+    """
+    index = model / "model_index.json"
+    if not index.is_file():
+        raise DataError(f"{model}: expected a diffusers pipeline folder, but it has no model_index.json: restore it")
+    try:
+        parts = [name for name, value in json.loads(index.read_bytes()).items() if isinstance(value, list)]
+    except (ValueError, AttributeError):
+        parts = []
+    return [index, *sorted(path for name in parts for path in (model / name).glob("[!.]*") if path.is_file())]
+
+
+def collect(
+    device: str, dtype: str, threads: int, plugins: Iterable[Path] = (), base: Path | None = None, root: Path = ROOT
+) -> Provenance:
+    """Provenance of a run now; `plugins` and `base` as in `source_hashes`.
 
     Packages that are not installed have the version `absent`.
     """
-    sources = source_hashes(plugins, root)
+    sources = source_hashes(plugins, base, root)
     commit, dirty = commit_and_dirty(root)
     return Provenance(
         commit=commit,
@@ -101,15 +131,21 @@ def collect(device: str, dtype: str, threads: int, plugins: Iterable[Path] = (),
     )
 
 
-def source_hashes(plugins: Iterable[Path] = (), root: Path = ROOT) -> dict[str, str]:
-    """The hash of every source file that matters to numbers, by name; those of the user's own as `plugin/<name>`."""
+def source_hashes(plugins: Iterable[Path] = (), base: Path | None = None, root: Path = ROOT) -> dict[str, str]:
+    """The hash of every file that matters to numbers, by name; the world's own base is among the package's files.
+
+    Of the user's own: `plugins` are files, kept as `plugin/<name>`; `base` is a pipeline folder, kept as `base/<file>`.
+    """
     sources = {path.as_posix(): hash_file(root / path) for path in source_files(root)}
-    return sources | {f"plugin/{path.name}": hash_file(path) for path in plugins}
+    sources |= {f"plugin/{path.name}": hash_file(path) for path in plugins}
+    if base is not None:
+        sources |= {f"base/{path.relative_to(base).as_posix()}": hash_file(path) for path in base_files(base)}
+    return sources
 
 
 def hash_sources(sources: Mapping[str, str]) -> str:
     """16 hex digits that name all of `source_hashes`."""
-    whole = blake2b(digest_size=8)
+    whole = hashlib.blake2b(digest_size=8)
     for name, digest in sorted(sources.items()):
         whole.update(f"{name} {digest}\n".encode())
     return whole.hexdigest()

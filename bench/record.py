@@ -42,7 +42,7 @@ from bench.schema import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellRecord", "Status", "read_experiment_header", "read_lines", "write_experiment_header"]
+__all__ = ["CellRecord", "Status", "cell_status", "read_experiment_header", "read_lines", "write_experiment_header"]
 
 RECORD, TELEMETRY, EXPERIMENT = "record.jsonl", "telemetry.jsonl", "experiment.json"
 Status = Literal["new", "unfinished", "done", "failed"]
@@ -53,15 +53,26 @@ def read_lines(path: Path) -> tuple[list[str], bool]:
 
     Raises DataError for what is no file (a device may never end), and for bytes that are no UTF-8.
     """
-    if not path.exists():
-        return [], False
-    if not path.is_file():
+    if path.exists() and not path.is_file():
         raise DataError(f"{path}: expected a file, but it is something else: remove it")
-    whole, _, rest = path.read_bytes().rpartition(b"\n")
+    try:
+        whole, _, rest = path.read_bytes().rpartition(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return [], False
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         return ([] if not whole else whole.decode().split("\n")), bool(rest)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error}): the file is damaged") from error
+
+
+def cell_status(folder: Path) -> Status:
+    """`new` (no record), `unfinished` (interrupted or running), `done` or `failed`.
+
+    Only reads, so that it may be asked while a run goes on. Raises DataError where a line is not an event.
+    """
+    return _status(_read_events(inside(folder, RECORD)))
 
 
 def read_experiment_header(folder: Path) -> ExperimentHeader:
@@ -69,7 +80,11 @@ def read_experiment_header(folder: Path) -> ExperimentHeader:
     path = inside(folder, EXPERIMENT)
     if not path.is_file():
         raise DataError(f"{folder} holds no {EXPERIMENT}: it is not a results folder")
-    return parse_header(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}): the file is damaged") from error
+    return parse_header(text, str(path))
 
 
 def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
@@ -101,15 +116,11 @@ class CellRecord:
 
     def events(self) -> list[Event]:
         """All events so far, in order. Raises DataError where a line is not an event."""
-        path = self.folder / RECORD
-        return [parse_event(line, f"{path}:{number}") for number, line in enumerate(read_lines(path)[0], 1)]
+        return _read_events(self.folder / RECORD)
 
     def status(self) -> Status:
-        """`new` (no record), `unfinished` (interrupted or running), `done` or `failed`."""
-        events = self.events()
-        if not events:
-            return "new"
-        return events[-1].status if isinstance(events[-1], End) else "unfinished"
+        """As `cell_status` has it."""
+        return _status(self.events())
 
     def start(self, header: Cell | Mapping[str, Any]) -> bool:
         """Write the first line, or check that an existing record may be continued under this header: True if so.
@@ -176,7 +187,8 @@ class CellRecord:
         infinite = [column for column in scorers if not (frame[column].isna() | frame[column].abs().le(3e38)).all()]
         if infinite:
             raise NonFiniteError(f"scores {name!r}: infinite values of {', '.join(infinite)}")
-        write_whole(self.folder / name, frame.to_parquet(None, index=False, compression="zstd"))
+        data = frame.to_parquet(None, index=False, compression="zstd", write_page_checksum=True)
+        write_whole(self.folder / name, data)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Store a file of the cell (`pictures.png`) so that it appears whole or not at all."""
@@ -216,6 +228,16 @@ class CellRecord:
         if read_lines(path)[1]:
             data = path.read_bytes()
             write_whole(path, data[: data.rfind(b"\n") + 1])
+
+
+def _read_events(path: Path) -> list[Event]:
+    return [parse_event(line, f"{path}:{number}") for number, line in enumerate(read_lines(path)[0], 1)]
+
+
+def _status(events: list[Event]) -> Status:
+    if not events:
+        return "new"
+    return events[-1].status if isinstance(events[-1], End) else "unfinished"
 
 
 def _line(event: BaseModel) -> bytes:

@@ -14,7 +14,6 @@ import math
 import re
 import sys
 import tomllib
-import traceback
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib.machinery import PathFinder
@@ -287,6 +286,7 @@ def _declared(group: str) -> dict[str, str]:
 
 def _import(name: str, origin: str) -> ModuleType:
     from bench.api import PluginError
+    from bench.blame import blame
 
     try:
         return importlib.import_module(name)
@@ -296,6 +296,7 @@ def _import(name: str, origin: str) -> ModuleType:
 
 def _import_file(group: str, path: str) -> ModuleType:
     from bench.api import ConfigError, PluginError
+    from bench.blame import blame
 
     file = Path(path).resolve()
     if not file.is_file():
@@ -313,16 +314,6 @@ def _import_file(group: str, path: str) -> ModuleType:
         del sys.modules[name]
         raise PluginError(f"{_KIND[group]} {path!r} cannot be imported: {blame(error)}") from error
     return module
-
-
-def blame(error: BaseException) -> str:
-    """The error in one line, with the place that raised it."""
-    message = f"{type(error).__name__}: {error}"
-    if isinstance(error, SyntaxError):
-        return message
-    frames = traceback.extract_tb(error.__traceback__)
-    outside = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__]
-    return f"{message} ({outside[-1].filename}:{outside[-1].lineno})" if outside else message
 
 
 def _only_class(module: ModuleType, spec: str, origin: str, base: type[T]) -> type[T]:

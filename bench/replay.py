@@ -30,6 +30,7 @@ from bench.settings import Experiment
 from bench.stage import Stage
 from bench.tasks.world import load_world
 from bench.training import Training
+from bench.weighted_sum import examples
 
 
 def replay(folder: Path) -> int:
@@ -61,7 +62,7 @@ def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[
     task = experiment.task(job.task)
     policy = SD3Policy.load(world.model, device=DEVICE)
     ledger = Ledger.from_state(saved.state["ledger"]) if saved else Ledger()
-    scorers = load_scorers({task.reward, task.select})
+    scorers = load_scorers({task.reward, task.select}, standard=lambda: examples(world, task))
     training = Training(job, world, policy, scorers, ledger, policy.measure_flops().forward, checkpoints)
     try:
         for metrics in training.updates(saved):

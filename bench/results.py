@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow import ArrowException
 
 from bench.api import DataError
 from bench.paths import inside
@@ -22,15 +23,18 @@ from bench.schema import (
     LedgerEntry,
     Milestone,
     Pictures,
+    Scorers,
     Step,
     Telemetry,
     parse_event,
     parse_telemetry,
 )
 
-__all__ = ["KEYS", "CellResult", "Experiment", "list_experiments", "load_experiment"]
+__all__ = ["KEYS", "CellResult", "Experiment", "damaged", "list_experiments", "load_experiment", "named_file"]
 
 KEYS = ["task", "method", "seed"]
+# What pandas and pyarrow raise on bytes that are no parquet, on pages that fail their checksum, on names that are none.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArrowException)
 LEDGER = tuple(LedgerEntry.model_fields)
 
 
@@ -47,6 +51,7 @@ class CellResult:
     pictures: Pictures | None
     end: End | None
     torn: bool
+    scorers: Scorers | None = None
 
     @property
     def status(self) -> str:
@@ -140,6 +145,7 @@ def _read_cell(folder: Path) -> CellResult | None:
         pictures=_last(events, Pictures),
         end=_last(events, End),
         torn=torn,
+        scorers=_last(events, Scorers),
     )
 
 
@@ -213,12 +219,30 @@ def _milestone_rows(cell: CellResult) -> Iterator[dict[str, Any]]:
         }
 
 
+def named_file(cell: CellResult, name: str) -> Path:
+    """A file that the record of a cell names; raises DataError where there is none, or where it lies elsewhere."""
+    path = inside(cell.folder, name)
+    if not path.is_file():
+        raise DataError(f"{path} is missing, but the record names it: restore it or run the cell again")
+    return path
+
+
+def damaged(path: Path, kind: str, error: Exception) -> DataError:
+    """What to tell of a file of a cell that cannot be read as what it should be."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(
+        f"{path} is damaged: expected {kind}, but reading it failed ({reason}). Restore it, or remove {path.parent} "
+        "and run the cell again"
+    )
+
+
 def _score_rows(files: list[tuple[CellResult, str]]) -> Iterator[pd.DataFrame]:
     for cell, name in files:
-        path = inside(cell.folder, name)
-        if not path.is_file():
-            raise DataError(f"{path} is missing, but the record names it: restore it or run the cell again")
-        frame = pd.read_parquet(path)
+        path = named_file(cell, name)
+        try:
+            frame = pd.read_parquet(path, page_checksum_verification=True)
+        except _UNREADABLE as error:
+            raise damaged(path, "a score file", error) from error
         missing = [column for column in SCORE_COLUMNS if column not in frame]
         if missing:
             raise DataError(f"{path} lacks {', '.join(missing)}: it is not a score file of schema 1")

@@ -7,14 +7,15 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from bench import registry
-from bench.api import BenchError, DataError, NonFiniteError
+from bench.api import BenchError, ConfigError, DataError, NonFiniteError
+from bench.blame import blamed
 from bench.budget import Ledger
 from bench.checkpoint import Checkpoints, Saved
 from bench.curation import curate
@@ -26,11 +27,16 @@ from bench.identity import cell_header
 from bench.job import CellJob
 from bench.lock import held
 from bench.policy import SD3Policy
+from bench.ranks import ALONE, Ranks
 from bench.record import CellRecord
-from bench.scorer import Guard, Scorer, blamed, unguarded
+from bench.reward_names import parts_of
+from bench.roles import record_scorers
+from bench.schema import config_hash
+from bench.scorer import Guard, Scorer, unguarded
 from bench.settings import BASE
-from bench.tasks.world import load_world
+from bench.tasks.world import Candidates, World, load_world
 from bench.training import Training
+from bench.weighted_sum import examples, sums
 
 CHECKPOINT_SECONDS = 60.0
 LOG_SHARE = 0.01  # of the budget between two logged steps
@@ -40,11 +46,15 @@ DEVICE = "cpu"
 Post = Callable[[dict[str, Any]], None]
 
 
-def run_cell(job: CellJob, post: Post) -> None:
-    """Run one cell, or what is left of it; a failure is a record too, and is raised again."""
+def run_cell(job: CellJob, post: Post, ranks: Ranks = ALONE) -> None:
+    """Run one cell, or what is left of it; a failure is a record too, and is raised again.
+
+    Of several ranks the first writes record, checkpoints and scores; the others need to read its results folder.
+    """
     torch.set_num_threads(job.experiment.threads)
-    with held(job.folder / "checkpoint" / "cell.lock", wait=LOCK_SECONDS):
-        cell = _Cell(job, post)
+    lock = held(job.folder / "checkpoint" / "cell.lock", wait=LOCK_SECONDS) if ranks.is_first else nullcontext()
+    with lock:
+        cell = _Cell(job, post, ranks)
         try:
             cell.run()
         except BenchError as error:
@@ -53,8 +63,9 @@ def run_cell(job: CellJob, post: Post) -> None:
 
 
 class _Cell:
-    def __init__(self, job: CellJob, post: Post) -> None:
+    def __init__(self, job: CellJob, post: Post, ranks: Ranks) -> None:
         self.job = job
+        self.ranks = ranks
         self.experiment = job.experiment
         self.task = job.experiment.task(job.task)
         self.post = lambda event, **fields: post({"cell": job.name, "event": event, **fields})
@@ -79,41 +90,77 @@ class _Cell:
         return self.training.fraction if self.training else 0.0
 
     def run(self) -> None:
-        if self.record.status() == "done":
+        self._refuse_different_settings()
+        if self.ranks.meet("done", self.record.status() == "done")[0]:
             return
         self.post("start")
-        saved = self._open()
+        with self.ranks.joint():
+            saved = self._open()
+            world, scorers, policy, evaluator = self._set_up(goes_on=saved is not None)
+            if self.job.label == BASE:
+                self._curate(world, scorers, policy)
+        if self.job.label != BASE:
+            unit, folder = policy.measure_flops().forward, self.checkpoints.folder
+            self.training = Training(
+                self.job, world, policy, scorers, self.ledger, unit, folder, self.ranks, self._note
+            )
+            for metrics in self._updates(self.training, saved):
+                with self.ranks.joint():
+                    self._after_update(metrics, self.training, policy, evaluator)
+        with self.ranks.joint():
+            self._finish(policy, evaluator)
+
+    def _set_up(self, *, goes_on: bool) -> tuple[World, dict[str, Scorer], SD3Policy, Evaluator]:
+        """Load what the cell needs."""
         world = load_world(self.experiment.world, self.experiment.model, self.experiment.data)
-        scorers = load_scorers({*self.task.scorers, self.task.reward, self.task.select}, self._scoring)
+        trains_on = None if self.job.label == BASE else self.task.reward
+        names = {*self.task.scorers, trains_on, self.task.select}
+        scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task))
+        if self.ranks.is_first:
+            record_scorers(self.record, self.task, scorers, goes_on=goes_on)
         policy = SD3Policy.load(world.model, device=DEVICE)
-        unit = policy.measure_flops().forward
         evaluator = Evaluator(
             world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
             tick=lambda part: self.post("evaluate", fraction=self.fraction, update=self.update, part=part),
+            ranks=self.ranks,
         )  # fmt: skip
-        if self.job.label == BASE:
-            if self.task.select:
-                curate(world, self.task, policy, scorers[self.task.select])
-        else:
-            folder = self.checkpoints.folder
-            self.training = Training(self.job, world, policy, scorers, self.ledger, unit, folder)
-            for metrics in self._updates(self.training, saved):
-                self._after_update(metrics, self.training, policy, evaluator)
-        self._finish(policy, evaluator)
+        return world, scorers, policy, evaluator
+
+    def _curate(self, world: World, scorers: dict[str, Scorer], policy: SD3Policy) -> None:
+        """Encode the supervised data while there is one cell only, so that those that train find it in the cache."""
+        select = self.task.select
+        if select:
+            self.ranks.in_turn(lambda: curate(world, self.task, policy, scorers[select], self._note))
+
+    def _refuse_different_settings(self) -> None:
+        config = self.experiment.cell_config(self.job.task, self.job.label)
+        if len(set(self.ranks.meet("settings", config_hash(config)))) > 1:
+            raise ConfigError("the processes were started with different settings: give all of them the same command")
 
     def fail(self, reason: str) -> None:
         """End the record with what went wrong."""
         try:
-            if self._is_open:
+            if self._is_open and self.ranks.is_first:
                 self.record.append("end", status="failed", reason=reason, ledger=self.ledger.facts())
         except DataError as another:
             reason += f"; and its record could not be ended: {another}"
         self.post("end", status="failed", message=reason, fraction=self.fraction, update=self.update)
 
+    def _note(self, message: str) -> None:
+        self.post("note", message=message)
+
     # Record and checkpoint
 
     def _open(self) -> Saved | None:
         """Begin the record, or go on where the last good checkpoint stands, after a failure too."""
+        saved = self._open_record() if self.ranks.is_first else None
+        update = self.ranks.meet("checkpoint", saved.state["update"] if saved else None)[0]
+        if update is not None:
+            saved = saved or self.checkpoints.read(update)
+            self._restore(saved.state)
+        return saved
+
+    def _open_record(self) -> Saved | None:
         before = self.record.status()
         goes_on = self.record.start(cell_header(self.job, DEVICE))
         remove_parts(self.job.folder)
@@ -123,33 +170,39 @@ class _Cell:
             self.checkpoints.clear()
         saved, complaints = self.checkpoints.load()
         for complaint in complaints:
-            self.post("note", message=complaint)
-        if saved is not None:
-            self._restore(saved.state)
+            self._note(complaint)
         self.record.truncate(1 if saved is None else saved.state["events"])
         self._is_open = True
         if before != "new":
             where = f"goes on from update {saved.state['update']}" if saved else "starts afresh"
-            self.post("note", message=f"{'failed' if before == 'failed' else 'was interrupted'} before; {where}")
+            self._note(f"{'failed' if before == 'failed' else 'was interrupted'} before; {where}")
         return saved
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Take the counters from a checkpoint."""
+        if state["processes"] != self.ranks.size:
+            self.post(
+                "note", message=f"was begun by {state['processes']} processes and goes on with {self.ranks.size}: the "
+                "same samples, added up in another order",
+            )  # fmt: skip
         self.ledger = Ledger.from_state(state["ledger"])
         self._milestone_fractions = state["milestones"]
         self._last_logged, self._metrics = state["last_logged"], state["metrics"]
 
     def _save(self, training: Training) -> None:
         training.check_untouched()
-        self.checkpoints.save(
-            training.update,
-            training.tensors(),
-            {
-                **training.state_dict(), "ledger": self.ledger.state_dict(), "milestones": self._milestone_fractions,
-                "last_logged": self._last_logged, "metrics": self._metrics, "events": len(self.record.events()),
-            },
-            beside=training.entries,
-        )  # fmt: skip
+        tensors, state = training.tensors(), training.state_dict()
+        if self.ranks.is_first:
+            self.checkpoints.save(
+                training.update,
+                tensors,
+                {
+                    **state, "ledger": self.ledger.state_dict(), "milestones": self._milestone_fractions,
+                    "last_logged": self._last_logged, "metrics": self._metrics, "events": len(self.record.events()),
+                    "processes": self.ranks.size,
+                },
+                beside=training.entries,
+            )  # fmt: skip
         self._last_checkpoint = time.monotonic()
 
     def _updates(self, training: Training, saved: Saved | None) -> Iterator[dict[str, float]]:
@@ -157,7 +210,7 @@ class _Cell:
         try:
             yield from training.updates(saved)
         except NonFiniteError as error:
-            if training.stage is None:
+            if training.stage is None or not self.ranks.is_first:
                 raise
             kept = keep(self.job.folder, training.stage, training.number, training.update, str(error))
             raise NonFiniteError(
@@ -181,13 +234,14 @@ class _Cell:
             with training.stage.averaged():
                 self._judge(policy, evaluator, training.number, final=False)
             self._save(training)
-        elif time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS:
+        elif self.ranks.meet("time", time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS)[0]:
             self._save(training)
 
     def _log(self, number: int) -> None:
-        means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
-        self.record.append("step", stage=number, update=self.update, ledger=self.ledger.facts(), metrics=means)
-        self._telemetry("step")
+        if self.ranks.is_first:
+            means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
+            self.record.append("step", stage=number, update=self.update, ledger=self.ledger.facts(), metrics=means)
+            self._telemetry("step")
         self._metrics, self._last_logged = {}, self.fraction
 
     # Evaluation
@@ -195,6 +249,8 @@ class _Cell:
     def _judge(self, policy: SD3Policy, evaluator: Evaluator, number: int, *, final: bool) -> None:
         settings = self.experiment.evaluation
         judgement = evaluator.judge(policy, self.update, final=final)
+        if not self.ranks.is_first:
+            return
         file = f"scores-{self.update:06d}.parquet"
         self.record.write_scores(file, judgement.frame)
         self.record.append(
@@ -212,10 +268,13 @@ class _Cell:
             self._log(stages - 1)
         self._judge(policy, evaluator, stages - 1, final=True)
         frame = evaluator.grid(policy, self.update)
+        png, prompts, tile = evaluator.pictures(policy)
+        if not self.ranks.is_first:
+            self.post("end", status="done", update=self.update, fraction=1.0)
+            return
         if frame is not None:
             self.record.write_scores("grid.parquet", frame)
             self.record.append("grid", file="grid.parquet")
-        png, prompts, tile = evaluator.pictures(policy)
         self.record.write_bytes("pictures.png", png)
         settings = self.experiment.evaluation
         self.record.append(
@@ -231,9 +290,9 @@ class _Cell:
     # Telemetry
 
     @contextmanager
-    def _scoring(self, reward: str) -> Iterator[None]:
+    def _scoring(self, reward: str, part: str) -> Iterator[None]:
         """Tells the watchdog when a reward begins and ends; one that hangs cannot tell by itself."""
-        self.post("score", reward=reward)
+        self.post("score", reward=reward, part=part)
         try:
             yield
         finally:
@@ -248,12 +307,18 @@ class _Cell:
         )  # fmt: skip
 
 
-def load_scorers(names: set[str | None], guard: Guard = unguarded) -> dict[str, Scorer]:
-    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds every call."""
+def load_scorers(
+    names: set[str | None], guard: Guard = unguarded, standard: Callable[[], Candidates] | None = None
+) -> dict[str, Scorer]:
+    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds load() and calls.
+
+    A weighted sum comes beside its parts; `standard` gives the pictures by which sums are standardised.
+    """
     scorers = {}
-    for name in sorted(n for n in names if n):
-        reward = registry.load_reward(name)()
-        with blamed(f"reward {name!r}: load()"):
+    for name in sorted({part for spec in names for part in parts_of(spec)}):
+        cls = registry.load_reward(name)
+        with guard(cls.name, "load()"), blamed(f"reward {cls.name!r} in load()", cls):
+            reward = cls()
             reward.load()
         scorers[name] = Scorer(reward, guard=guard)
-    return scorers
+    return scorers | sums(filter(None, names), scorers, standard)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bench.api import DataError, NonFiniteError
+from bench.reward_names import parts_of
 
 __all__ = [
     "BASE",
@@ -31,6 +32,8 @@ __all__ = [
     "Provenance",
     "ScoreSummary",
     "ScorerInfo",
+    "ScorerUse",
+    "Scorers",
     "Step",
     "TaskInfo",
     "Telemetry",
@@ -86,7 +89,10 @@ class LedgerEntry(_Strict):
 
 
 class Provenance(_Strict):
-    """What made the numbers; `bench.provenance.collect` fills it. commit is null outside a git checkout."""
+    """What made the numbers; `bench.provenance.collect` fills it. commit is null outside a git checkout.
+
+    sources: hashes of files by name, those of the user's own as `plugin/<file>` and `base/<file>`.
+    """
 
     commit: str | None
     dirty: bool | None
@@ -111,6 +117,25 @@ class Cell(_Strict):
     config: dict[str, Any]
     config_hash: str
     provenance: Provenance
+
+
+class ScorerUse(_Strict):
+    """One scorer in a cell: `checkpoint` is the hash of its weights (empty: it has none), `roles` what it did.
+
+    standard: mean and deviation by which it was standardised within a weighted sum.
+    """
+
+    version: str
+    checkpoint: str = ""
+    roles: tuple[Literal["training", "filter", "evaluation"], ...]
+    standard: tuple[Finite, Finite] | None = None
+
+
+class Scorers(_Strict):
+    """Second line of a record: the scorers of the cell by name, those within weighted sums included."""
+
+    kind: Literal["scorers"] = "scorers"
+    scorers: dict[str, ScorerUse]
 
 
 class Step(_Strict):
@@ -179,7 +204,7 @@ class End(_Strict):
     ledger: LedgerEntry
 
 
-Event = Cell | Step | Milestone | Grid | Pictures | End
+Event = Cell | Scorers | Step | Milestone | Grid | Pictures | End
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
@@ -202,14 +227,14 @@ class ScorerInfo(_Strict):
     """How to read one scorer. Written before the runs, so that margins cannot follow the results.
 
     margin: differences within +-margin are a tie; null states none, and then nothing can be called a tie.
-    pair: the gold scorer that a proxy stands for (or null). title: a few words for tables.
+    pair: the gold scorer that a proxy stands for (or null). range: null is no bound. title: a few words for tables.
     """
 
     gold: bool
     margin: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     pair: str | None = None
     higher_is_better: bool = True
-    range: tuple[float, float] = (0.0, 1.0)
+    range: tuple[Finite | None, Finite | None] = (0.0, 1.0)
     version: str = "1"
     title: str = ""
 
@@ -227,6 +252,11 @@ class TaskInfo(_Strict):
     margins: dict[str, Finite] = {}
     scorers: tuple[str, ...] = ()
     title: str = ""
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The scorers that train or select, those within weighted sums included: none of them is held out."""
+        return frozenset((*parts_of(self.reward), *parts_of(self.filter)))
 
 
 class ExperimentHeader(_Strict):

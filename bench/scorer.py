@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.api import BenchError, NonFiniteError, PluginError, Reward
-from bench.registry import blame
+from bench.api import NonFiniteError, PluginError, Reward
+from bench.blame import blamed
 
-Guard = Callable[[str], AbstractContextManager[None]]
+Guard = Callable[[str, str], AbstractContextManager[None]]
 
 
-def unguarded(reward: str) -> AbstractContextManager[None]:
-    """Surrounds the calls of a reward by nothing."""
+def unguarded(reward: str, part: str) -> AbstractContextManager[None]:
+    """Surrounds what a reward does by nothing. `part` says what it does: `load()` or `one call`."""
     return nullcontext()
 
 
@@ -39,6 +39,11 @@ class Scorer:
         """What the scores depend on besides the version: the reward's own hash of its weights, where it has some."""
         return str(getattr(self.reward, "fingerprint", ""))
 
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """The scores (B,) of each part in the last call, where the reward is a sum of several."""
+        return dict(getattr(self.reward, "latest", {}))
+
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Checked scores (B,) float32 as the reward gives them.
 
@@ -46,7 +51,7 @@ class Scorer:
             PluginError: the reward raises, or gives a wrong shape, no numbers, or a value outside the declared range.
             NonFiniteError: it gives NaN or infinity.
         """
-        with self._guard(self.name), blamed(f"reward {self.name!r} on {len(images)} pictures"):
+        with self._guard(self.name, "one call"), self._blamed(f"on {len(images)} pictures"):
             given = np.asarray(self.reward(images, list(prompts), list(metadata)))
         if given.shape != (len(images),) or given.dtype.kind not in "fiub":
             raise PluginError(
@@ -81,10 +86,14 @@ class Scorer:
     ) -> np.ndarray:
         """Scores (B,) float32, NaN for the prompts that the reward cannot judge."""
         scores = np.full(len(images), np.nan, np.float32)
-        chosen = [i for i, m in enumerate(metadata) if self.reward.applies(m)]
+        with self._blamed("in applies()"):
+            chosen = [i for i, m in enumerate(metadata) if self.reward.applies(m)]
         if chosen:
             scores[chosen] = self(images[chosen], [prompts[i] for i in chosen], [metadata[i] for i in chosen])
         return scores
+
+    def _blamed(self, part: str) -> AbstractContextManager[None]:
+        return blamed(f"reward {self.name!r} {part}", type(self.reward))
 
     def measure(self, image: np.ndarray, prompt: str, metadata: Mapping[str, object]) -> None:
         """Count the FLOPs of scoring one picture uint8 (H, W, 3); a scorer without a network has none."""
@@ -92,14 +101,3 @@ class Scorer:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self(image[None], [prompt], [metadata])
         self.flops = float(counter.get_total_flops())
-
-
-@contextmanager
-def blamed(what: str) -> Iterator[None]:
-    """Turns whatever a plugin raises into a PluginError that names the plugin and the place."""
-    try:
-        yield
-    except BenchError:
-        raise
-    except Exception as error:  # a plugin may raise anything at all; told as its own mistake, with the place
-        raise PluginError(f"{what} raised {blame(error)}: mend it, then give the same command again") from error

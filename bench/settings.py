@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from bench import registry
 from bench.api import ConfigError, Method, Option
+from bench.blame import blamed
 from bench.budget import Budget
 from bench.data.settings import Data
 from bench.schema import config_hash
@@ -114,6 +115,12 @@ class Stage:
         problems = Problems()
         config = validate(method.Config, self.config, self.name, problems)
         problems.raise_if_any(f"settings of method {self.name}")
+        return configured(method, config)
+
+
+def configured(method: type[Method], config: Any) -> Method:
+    """The method with these settings; raises ConfigError where it refuses them, PluginError where it fails."""
+    with blamed(f"method {method.name!r} in __init__()", method):
         return method(config)
 
 
@@ -177,7 +184,7 @@ class Experiment:
     threads: Annotated[int, Option("threads of each worker", ge=1)] = 1
     reward_seconds: Annotated[
         float | None,
-        Option("a call of a reward that takes longer hangs, and its worker is ended; null: no limit", gt=0),
+        Option("a call or load() of a reward that takes longer hangs, and its worker is ended; null: none", gt=0),
     ] = 600.0
 
     def task(self, name: str) -> Task:

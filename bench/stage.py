@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from bench.api import ConfigError, Method, PluginError, Rollouts
+from bench.blame import blamed
 from bench.budget import Budget, Ledger, Limit
 from bench.checkpoint import load_tensors, write_tensors
 from bench.curation import curate
 from bench.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.optimise import Optimiser
 from bench.policy import SD3Policy, TextCondition
+from bench.ranks import ALONE, Ranks
 from bench.scorer import Scorer
 from bench.settings import Stage as StageSettings
 from bench.tasks.definitions import Task
 from bench.tasks.world import World
+
+T = TypeVar("T")
 
 STAGE_SEED = 1_000_003  # apart for each stage of a chain, so that the second sees fresh noise
 
@@ -28,21 +32,24 @@ STAGE_SEED = 1_000_003  # apart for each stage of a chain, so that the second se
 class Stage:
     """Advances a method phase by phase: `collect` where the buffer is empty, then `step`."""
 
-    def __init__(self, method: Method, env: TrainingEnv, limit: Limit, policy: SD3Policy) -> None:
+    def __init__(self, method: Method, env: TrainingEnv, limit: Limit, policy: SD3Policy, ranks: Ranks = ALONE) -> None:
         self.method = method
         self.env = env
         self.limit = limit
         self.policy = policy
+        self._ranks = ranks
 
     @classmethod
     def enter(
         cls, settings: StageSettings, budget: Budget, spent: float, policy: SD3Policy, world: World, task: Task,
         scorers: dict[str, Scorer], ledger: Ledger, unit: float, *, seed: int, number: int, entry: Path,
+        ranks: Ranks = ALONE, note: Callable[[str], object] = print,
     ) -> Stage:  # fmt: skip
         """Set up a stage on the policy as it is now, which becomes the reference.
 
         `spent` is what the stages before were given, in the budget's unit; what they left over is not carried on.
         `unit` is the FLOPs of one forward pass of the base. `entry` keeps the weights at entry, for a later resume.
+        `note` is told what had to be mended on the way.
         """
         method = settings.build()
         train = settings.train
@@ -51,7 +58,7 @@ class Stage:
                 f"method {method.name!r} needs a reward, but task {task.name!r} names none: set task.reward"
             )
         if number:
-            _enter_with(policy, entry)
+            _enter_with(policy, entry, ranks)
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
         policy.precision = train.precision
         optimiser = Optimiser(policy.prepare(train, seed + STAGE_SEED * number), train)
@@ -59,22 +66,23 @@ class Stage:
             reference = policy.frozen_copy()
         dataset = None
         if method.needs.data:
-            dataset = curate(world, task, policy, scorers[task.select] if task.select else None)
+            select = scorers[task.select] if task.select else None
+            dataset = ranks.in_turn(lambda: curate(world, task, policy, select, note))
             ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
         categories = task.categories or world.categories
         prompts = world.prompts("train", categories, task.train_prompts) if method.needs.reward else []
         limit = Limit(budget, ledger, spent)
         draw = SampleDraw(
             policy, ledger, limit, dataset, prompts, seed=seed + STAGE_SEED * number, batch_size=train.batch_size,
-            micro_batch=train.micro_batch, caption_dropout=train.caption_dropout,
+            micro_batch=train.micro_batch, caption_dropout=train.caption_dropout, ranks=ranks,
         )  # fmt: skip
-        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit)
+        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks)
         reward = scorers[task.reward] if method.needs.reward and task.reward else None
         if reward is not None:
             example = world.candidates(categories, 1)
             reward.measure(example.images[0], example.prompts[0].text, example.prompts[0].metadata)
-        env = TrainingEnv(draw, model, optimiser, reward, ledger, limit, train.batch_size, train.micro_batch)
-        return cls(method, env, limit, policy)
+        env = TrainingEnv(draw, model, optimiser, reward, ledger, limit, train.batch_size, train.micro_batch, ranks)
+        return cls(method, env, limit, policy, ranks)
 
     @property
     def skipped_in_a_row(self) -> int:
@@ -93,14 +101,19 @@ class Stage:
             if not self.limit.fits("collect", "step"):
                 return None
             self.limit.begin()
-            self.env.rollouts = self.method.collect(self.env)
+            with self._blamed("collect"):
+                self.env.rollouts = self._given("collect", self.method.collect(self.env), Rollouts)
+            self.env.settle()
             self.limit.finish("collect")
             metrics |= self.env.rollouts.metrics
         if not self.limit.fits("step"):
             return None
         self.limit.begin()
         self.env.updates_in_step = 0
-        metrics |= self.method.step(self.env)
+        with self._blamed("step"):
+            logged = self._given("step", self.method.step(self.env), dict)
+            metrics |= {str(name): float(value) for name, value in logged.items()}
+        self.env.settle()
         self.limit.finish("step")
         if self.env.updates_in_step != 1:
             raise PluginError(
@@ -110,6 +123,18 @@ class Stage:
         if self.env.rollouts is not None:
             self.env.rollouts.used += 1
         return metrics
+
+    def _blamed(self, part: str) -> AbstractContextManager[None]:
+        return blamed(f"method {self.method.name!r} in {part}()", type(self.method))
+
+    def _given(self, part: str, value: Any, kind: type[T]) -> T:
+        """What the method returned, if it is of this kind."""
+        if not isinstance(value, kind):
+            raise PluginError(
+                f"method {self.method.name!r}: expected {part}() to return a {kind.__name__}, got {value!r}: mend what "
+                "it returns"
+            )
+        return value
 
     def _is_used_up(self) -> bool:
         return self.env.rollouts is None or self.env.rollouts.used >= self.env.rollouts.updates
@@ -139,27 +164,31 @@ class Stage:
     # State
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, moments and rollouts by name."""
+        """Weights, moments and the rollouts of all ranks by name."""
         out = {f"optimiser.{name}": t for name, t in self.env.optimiser.tensors().items()}
         if self.env.rollouts is not None:
             cond = self.env.rollouts.cond
             assert isinstance(cond, TextCondition)
-            out |= {"rollout_cond.embeds": cond.embeds, "rollout_cond.pooled": cond.pooled}
-            out |= {f"rollout.{name}": t for name, t in self.env.rollouts.tensors.items()}
+            rows = {"rollout_cond.embeds": cond.embeds, "rollout_cond.pooled": cond.pooled}
+            rows |= {f"rollout.{name}": t for name, t in self.env.rollouts.tensors.items()}
+            out |= {name: self._ranks.gather(t) for name, t in rows.items()}
         return out
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and the method's own state, JSON-able."""
         rollouts = self.env.rollouts
+        with self._blamed("state_dict"):
+            own = self._given("state_dict", self.method.state_dict(), dict)
         return {
             "optimiser": self.env.optimiser.state_dict(),
             "limit": self.limit.state_dict(),
             "samples_drawn": self.env.draw.samples_drawn,
             "prompts_drawn": self.env.draw.prompts_drawn,
             "skipped_in_a_row": self.env.skipped_in_a_row,
-            "method": self.method.state_dict(),
+            "method": own,
             "rollouts": None if rollouts is None else
             {"updates": rollouts.updates, "used": rollouts.used, "metrics": rollouts.metrics},
+            "rollout_rows": None if rollouts is None else self._ranks.meet("rows", len(rollouts.cond)),
         }  # fmt: skip
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -171,19 +200,29 @@ class Stage:
         self.env.draw.samples_drawn = state["samples_drawn"]
         self.env.draw.prompts_drawn = state["prompts_drawn"]
         self.env.skipped_in_a_row = state["skipped_in_a_row"]
-        self.method.load_state_dict(state["method"])
+        with self._blamed("load_state_dict"):
+            self.method.load_state_dict(state["method"])
         if state["rollouts"] is not None:
-            cond = TextCondition(named["rollout_cond.embeds"], named["rollout_cond.pooled"])
-            self.env.rollouts = Rollouts(_under(named, "rollout."), cond, **state["rollouts"])
+            own = self._own_rows(state["rollout_rows"])
+            cond = TextCondition(named["rollout_cond.embeds"], named["rollout_cond.pooled"])[own]
+            rows = {name: t[own] for name, t in _under(named, "rollout.").items()}
+            self.env.rollouts = Rollouts(rows, cond, **state["rollouts"])
+
+    def _own_rows(self, rows: list[int]) -> slice:
+        """Which of the rollouts of all ranks are this one's; shared out anew where their number has changed."""
+        if len(rows) != self._ranks.size:
+            return self._ranks.own(sum(rows))
+        start = sum(rows[: self._ranks.rank])
+        return slice(start, start + rows[self._ranks.rank])
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _enter_with(policy: SD3Policy, entry: Path) -> None:
+def _enter_with(policy: SD3Policy, entry: Path, ranks: Ranks) -> None:
     """Take the weights at stage entry from `entry`, or keep them there for a resume."""
-    if entry.is_file():
+    if ranks.meet("entry", entry.is_file())[0]:
         policy.transformer.load_state_dict(load_tensors(entry))
-    else:
+    elif ranks.is_first:
         write_tensors(entry, {name: t for name, t in policy.transformer.state_dict().items() if torch.is_tensor(t)})

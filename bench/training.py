@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from bench.budget import Budget, Ledger
 from bench.checkpoint import Saved
 from bench.job import CellJob
 from bench.policy import SD3Policy
+from bench.ranks import ALONE, Ranks
 from bench.scorer import Scorer
 from bench.settings import Stage as StageSettings
 from bench.stage import Stage
@@ -21,6 +22,12 @@ from bench.tasks.world import World
 from bench.untouched import Untouched
 
 MAX_SKIPPED_IN_A_ROW = 50
+# Measured on the embedded base; tests/invariance/test_updates.py has it for the tests' pipeline.
+ROUNDED = (
+    "method {!r} compares log-probabilities, and train.precision is bfloat16: at guidance 3 rounding adds about 6e-5 "
+    "to a KL, whatever its size, and turns the gradient by some 5 %, more at larger guidance. Read a small KL as "
+    "noise, or set --train.precision float32"
+)
 
 
 class Training:
@@ -34,7 +41,7 @@ class Training:
 
     def __init__(
         self, job: CellJob, world: World, policy: SD3Policy, scorers: dict[str, Scorer], ledger: Ledger, unit: float,
-        folder: Path,
+        folder: Path, ranks: Ranks = ALONE, note: Callable[[str], object] = print,
     ) -> None:  # fmt: skip
         self._job = job
         self._world = world
@@ -43,6 +50,8 @@ class Training:
         self._ledger = ledger
         self._unit = unit
         self._folder = folder
+        self._ranks = ranks
+        self._note = note
         self._untouched: Untouched | None = None
         self.stage: Stage | None = None
         self.update = 0
@@ -81,12 +90,15 @@ class Training:
     def _enter(self, settings: StageSettings, budget: Budget, before: float, saved: Saved | None) -> Stage:
         task = self._job.experiment.task(self._job.task)
         entry = self._folder / _entry(self.number)
-        if saved is None:  # what an interrupted run left there was checked by nothing
+        if saved is None and self._ranks.is_first:  # what an interrupted run left there was checked by nothing
             entry.unlink(missing_ok=True)
-        stage = Stage.enter(
-            settings, budget, before, self._policy, self._world, task, self._scorers, self._ledger, self._unit,
-            seed=self._job.seed, number=self.number, entry=entry,
-        )  # fmt: skip
+        with self._ranks.joint():
+            stage = Stage.enter(
+                settings, budget, before, self._policy, self._world, task, self._scorers, self._ledger, self._unit,
+                seed=self._job.seed, number=self.number, entry=entry, ranks=self._ranks, note=self._note,
+            )  # fmt: skip
+        if stage.method.needs.log_prob and settings.train.precision == "bfloat16":
+            self._note(ROUNDED.format(stage.method.name))
         if saved is not None:
             stage.load(saved.tensors, saved.state["inside"])
         self._untouched = Untouched(stage.frozen())
@@ -122,9 +134,17 @@ class Training:
     def _timed(self, stage: Stage) -> dict[str, float] | None:
         start = time.perf_counter()
         try:
-            return stage.advance()
-        finally:
-            self._ledger.seconds += time.perf_counter() - start
+            with self._ranks.joint():
+                metrics = stage.advance()
+        except BudgetExhausted:
+            self._spend(stage, time.perf_counter() - start)
+            raise
+        self._spend(stage, time.perf_counter() - start)
+        return metrics
+
+    def _spend(self, stage: Stage, seconds: float) -> None:
+        self._ledger.seconds += seconds
+        stage.env.settle()
 
     def check_untouched(self) -> None:
         """Make sure that the method has changed no weights but those it trains.

@@ -15,20 +15,20 @@ LONGEST_TICK = 2.0  # seconds; a parent that was stopped itself must not count t
 
 
 class Watchdog:
-    """Takes the worker's events and the passing time; `limit` seconds for one call of a reward, None for no limit."""
+    """Takes the worker's events and the passing time; `limit` seconds for load() or one call of a reward, if any."""
 
     def __init__(self, limit: float | None) -> None:
         self.peak_mib: float | None = None
         self.phase = "starting"
         self._limit = limit
-        self._reward: str | None = None
+        self._reward: tuple[str, str] | None = None
         self._seconds = 0.0
 
     def sees(self, event: Mapping[str, Any]) -> bool:
         """Take one event; whether it was meant for the watchdog alone."""
         kind = event["event"]
         if kind == "score":
-            self._reward, self._seconds = event["reward"], 0.0
+            self._reward, self._seconds = (event["reward"], event["part"]), 0.0
         elif kind == "scored":
             self._reward = None
         elif kind in ("step", "evaluate"):
@@ -46,8 +46,9 @@ class Watchdog:
         """What is wrong where a reward has been at work for too long."""
         if self._limit is None or self._reward is None or self._seconds < self._limit:
             return None
+        reward, part = self._reward
         return (
-            f"reward {self._reward!r} hangs: one call has not ended after {self._seconds:.0f} s, expected at most "
+            f"reward {reward!r} hangs: {part} has not ended after {self._seconds:.0f} s, expected at most "
             f"{self._limit:g} s, so its worker was ended. Mend the reward, or raise the limit by --reward-seconds"
         )
 

@@ -8,13 +8,14 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from typing import Any, Protocol
 
 from bench.api import BenchError
 from bench.job import CellJob
+from bench.launch import Place
 from bench.record import CellRecord
 from bench.settings import BASE, Experiment
 from bench.watchdog import Watchdog
@@ -29,8 +30,18 @@ class Display(Protocol):
         """Take one event: {"cell": name, "event": kind, ...}."""
 
 
-def run_all(todo: Sequence[CellJob], workers: int, display: Display) -> int:
-    """Run these cells, at most `workers` at once, each in a process of its own; returns how many failed."""
+def alone(job: CellJob) -> Place | None:
+    """The place of a worker that trains its cell by itself."""
+    return None
+
+
+def run_all(
+    todo: Sequence[CellJob], workers: int, display: Display, place: Callable[[CellJob], Place | None] = alone
+) -> int:
+    """Run these cells, at most `workers` at once, each in a process of its own; returns how many failed.
+
+    `place` says, when a cell begins, where its worker stands among those of other processes that train it too.
+    """
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["bench.runner", "diffusers.pipelines.stable_diffusion_3"])
     waiting, failed = list(reversed(todo)), 0
@@ -39,7 +50,8 @@ def run_all(todo: Sequence[CellJob], workers: int, display: Display) -> int:
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                worker = _Worker(waiting.pop(), context)
+                job = waiting.pop()
+                worker = _Worker(job, context, place(job))
                 running[worker.receiver] = worker
             ready = wait(list(running), timeout=TICK)
             now = time.monotonic()
@@ -59,11 +71,12 @@ def run_all(todo: Sequence[CellJob], workers: int, display: Display) -> int:
 
 
 class _Worker:
-    def __init__(self, job: CellJob, context: ForkServerContext) -> None:
+    def __init__(self, job: CellJob, context: ForkServerContext, place: Place | None) -> None:
         self.job = job
+        self.writes = place is None or place.rank == 0
         self.watchdog = Watchdog(job.experiment.reward_seconds)
         self.receiver, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(job, sender), name=job.name)
+        self.process = context.Process(target=_work, args=(job, sender, place), name=job.name)
         self.process.start()
         sender.close()
         self._reason: str | None = None
@@ -98,7 +111,8 @@ class _Worker:
             return int(code != 0)
         reason = self._reason or (self._by_signal(-code) if code < 0 else self._without_a_word(code))
         try:
-            _record_failure(self.job, reason)
+            if self.writes:
+                _record_failure(self.job, reason)
         except BenchError as error:
             reason += f"; and its record could not be ended: {error}"
         display.handle({"cell": self.job.name, "event": "end", "status": "failed", "message": reason})
@@ -145,12 +159,13 @@ def _record_failure(job: CellJob, reason: str) -> None:
 # In the worker
 
 
-def _work(job: CellJob, sender: Connection) -> None:
-    """A worker process: one cell."""
+def _work(job: CellJob, sender: Connection, place: Place | None) -> None:
+    """A worker process: one cell, or this process's part of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from bench.ranks import ALONE, Together
     from bench.runner import run_cell
 
     has_told = False
@@ -164,7 +179,9 @@ def _work(job: CellJob, sender: Connection) -> None:
             os._exit(1)
 
     try:
-        run_cell(job, post)
+        ranks = ALONE if place is None else Together(place)
+        run_cell(job, post, ranks)
+        ranks.leave()
     except BenchError as error:
         if not has_told:  # the cell could not even be opened, so its record is left alone
             post({"cell": job.name, "event": "end", "status": "failed", "message": str(error)})
@@ -174,7 +191,7 @@ def _work(job: CellJob, sender: Connection) -> None:
         reason = f"unexpected error: {trace.strip().splitlines()[-1]}"
         try:
             record = CellRecord(job.folder)
-            if record.status() == "unfinished":
+            if record.status() == "unfinished" and (place is None or place.rank == 0):
                 record.end_failed(reason)
         finally:  # told even where it cannot be recorded
             post({"cell": job.name, "event": "end", "status": "failed", "message": f"{reason}\n{trace}"})

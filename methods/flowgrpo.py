@@ -26,6 +26,9 @@ class FlowGRPO(Method):
 
     Source: Flow-GRPO, arXiv 2505.05470, algorithm 1; the window from its reference code. Deviations from that code: the
     KL keeps |d| (`flow.gaussian_kl`), the last step adds no noise, advantages use the group's deviation (the paper).
+
+    Precision: in bfloat16 rounding adds to the KL, about 6e-5 at guidance 3 on the embedded base, as much as a policy
+    near its reference has; no ratio leaves the clip range, but one in twenty does at guidance 4.5.
     """
 
     name: ClassVar[str] = "flowgrpo"
@@ -70,7 +73,10 @@ class FlowGRPO(Method):
 
     @torch.no_grad()
     def collect(self, env: Env) -> Rollouts:
-        """Sample `num_generations` pictures of each of `num_groups` prompts, score them, and form advantages."""
+        """Sample `num_generations` pictures of each of `num_groups` prompts, score them, and form advantages.
+
+        `order` numbers the samples that are kept over all processes: it says which update a sample belongs to.
+        """
         c, model = self.config, env.model
         prompts, prompt_index = env.draw.prompts(c.num_groups)
         index, group = self.members(prompt_index)
@@ -83,20 +89,22 @@ class FlowGRPO(Method):
         tensors = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
         images = model.decode(tensors.pop("z0"))
         rewards = env.score(images, [prompts[g].text for g in group], [prompts[g].metadata for g in group])
-        r = torch.from_numpy(rewards).to(model.device).reshape(c.num_groups, c.num_generations)
+        r = env.gather(torch.from_numpy(rewards).to(model.device).reshape(len(prompts), c.num_generations))
         advantage = flow.group_advantages(r, c.advantage_eps, c.scale_rewards)
-        tensors["advantage"] = advantage.clamp(-c.advantage_clip, c.advantage_clip).flatten()
-
         flat = r.amax(1) == r.amin(1)
         kept = (~flat if c.drop_zero_groups else torch.ones_like(flat)).repeat_interleave(c.num_generations)
-        tensors = {key: value[kept] for key, value in tensors.items()}
+
+        own = torch.from_numpy(index % len(kept)).to(model.device)
+        tensors["advantage"] = advantage.clamp(-c.advantage_clip, c.advantage_clip).flatten()[own]
+        tensors["order"] = (kept.cumsum(0) - 1)[own]
+        tensors = {key: value[kept[own]] for key, value in tensors.items()}
         metrics = {
             "reward_mean": float(r.mean()),
             "reward_std": float(r.std(correction=0)),
             "reward_group_std": float(r.std(1, correction=0).mean()),
             "frac_reward_zero_std": float(flat.float().mean()),
         }
-        return Rollouts(tensors, cond[kept.nonzero().flatten()], c.updates * c.num_iterations, metrics)
+        return Rollouts(tensors, cond[kept[own].nonzero().flatten()], c.updates * c.num_iterations, metrics)
 
     def members(self, prompt_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Global rollout index and position of the prompt (groups * num_generations,), a prompt's group adjacent.
@@ -141,13 +149,14 @@ class FlowGRPO(Method):
         c, rollouts = self.config, env.rollouts
         if rollouts is None:
             raise PluginError("flowgrpo.step was called before collect: there are no rollouts to learn from")
-        part = torch.arange(len(rollouts.cond))[rollouts.used % c.updates :: c.updates]
-        if len(part) == 0:
+        part = (rollouts.tensors["order"] % c.updates == rollouts.used % c.updates).nonzero().flatten()
+        count = len(env.gather(part)) * c.window
+        if count == 0:
             return env.skip_update("every group's rewards are all equal, so there is no advantage to learn from")
         sigmas = env.model.sigmas(c.sampling_steps).to(env.model.device)
         clip = c.epsilon if c.loss_type == "grpo" else math.inf
         log: dict[str, list[Tensor]] = defaultdict(list)
-        for rows in part.split(env.micro_batch):
+        for rows in part.split(env.micro_batch) if len(part) else ():
             batch, cond = {key: value[rows] for key, value in rollouts.tensors.items()}, rollouts.cond[rows]
             for k in range(c.window):
                 x, i = batch["x"][:, k], batch["step"][:, k]
@@ -163,5 +172,5 @@ class FlowGRPO(Method):
                     log["norm_ratio"].append(v.detach().flatten(1).norm(dim=1) / v_ref.flatten(1).norm(dim=1))
                 log["ratio"].append(log_ratio.detach().exp())
                 log["clip_fraction"].append((log["ratio"][-1] - 1).abs().gt(c.epsilon).float())
-                env.backward(terms, count=len(part) * c.window)
-        return env.update({key: float(torch.cat(values).mean()) for key, values in log.items()})
+                env.backward(terms, count)
+        return env.update({key: torch.cat(values) for key, values in log.items()})

@@ -98,6 +98,7 @@ class ScenesAesthetic(Reward):
     higher_is_better = True
     gold = True
     source = "Hasler & Suesstrunk 2003; Peli 1990; Immerkaer 1996; Krotkov 1987"
+    reads_prompts = False
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 in (0, 10) of uint8 (B, H, W, 3), H and W at least 3.

@@ -213,7 +213,7 @@ class SmallestRL(Method):
             log_ratio = flow.log_prob(part["x_next"], mean, std) - part["log_prob"]
             env.backward({"policy": (1.0, flow.ppo_loss(log_ratio, part["advantage"], 0.1))}, count=4)
             ratios.append(log_ratio.detach().exp())
-        return env.update({"ratio": float(torch.cat(ratios).mean())})
+        return env.update({"ratio": torch.cat(ratios)})
 
 
 class OtherNoiseLevel(SmallestRL):

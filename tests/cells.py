@@ -14,9 +14,9 @@ from bench.tasks.world import World, load_world
 GOLD = ["scenes-geneval", "scenes-ocr", "scenes-aesthetic"]
 
 
-def experiment(pipeline: Path, **overrides: Any) -> Experiment:
-    """The smoke preset on the tiny pipeline, with gold scorers in every role: no proxy is needed."""
-    settings = {
+def settings(pipeline: Path, **overrides: Any) -> dict[str, Any]:
+    """What changes the smoke preset to the tiny pipeline, with gold scorers in every role: no proxy is needed."""
+    return {
         "model": str(pipeline),
         "task.scorers": GOLD,
         "task.reward": "scenes-aesthetic",
@@ -33,8 +33,19 @@ def experiment(pipeline: Path, **overrides: Any) -> Experiment:
         "evaluation.drift_states": 4,
         "train.batch_size": 8,
         "budget": "400",
+        **overrides,
     }
-    return load("smoke", {**settings, **overrides})
+
+
+def experiment(pipeline: Path, **overrides: Any) -> Experiment:
+    """The experiment of these settings."""
+    return load("smoke", settings(pipeline, **overrides))
+
+
+def options(pipeline: Path, **overrides: Any) -> list[str]:
+    """The same on the command line."""
+    values = settings(pipeline, **overrides).items()
+    return [f"--{name}={','.join(map(str, v)) if isinstance(v, list) else v}" for name, v in values]
 
 
 def scorers(e: Experiment) -> dict[str, Scorer]:

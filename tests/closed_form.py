@@ -117,6 +117,9 @@ class ClosedFormEnv:
         assert self.reward is not None
         return self.reward(images).astype(np.float32)
 
+    def gather(self, rows: Tensor) -> Tensor:
+        return rows
+
     def backward(self, terms: Mapping[str, tuple[float, Tensor]], count: float) -> None:
         total = torch.zeros(())
         for name, (weight, loss) in terms.items():
@@ -126,19 +129,19 @@ class ClosedFormEnv:
         total.backward()
         self.backward_samples += len(loss)
 
-    def update(self, metrics: Mapping[str, float] | None = None) -> dict[str, float]:
+    def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
         self.optimiser.step()
-        return self._flush(metrics or {})
+        return {**self._flush(), **{name: float(values.mean()) for name, values in (metrics or {}).items()}}
 
     def skip_update(self, reason: str) -> dict[str, float]:
         self.skipped += 1
-        return self._flush({})
+        return self._flush()
 
-    def _flush(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def _flush(self) -> dict[str, float]:
         self.optimiser.zero_grad()
         logged = {name: float(torch.cat(values).mean()) for name, values in self.logged.items()}
         self.logged = {}
-        return {**logged, **metrics}
+        return logged
 
 
 def train(method: Method, env: ClosedFormEnv, updates: int) -> list[dict[str, float]]:

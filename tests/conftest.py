@@ -25,5 +25,15 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Encoded data of tests stays out of the user's cache."""
+    """Encoded data of tests stays out of the user's cache, and no published checkpoint of the user's is read."""
     os.environ["BENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["BENCH_WEIGHTS"] = str(tmp_path_factory.mktemp("published") / "weights")
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(own_cache: None) -> Path:
+    """`$BENCH_WEIGHTS`, filled with tiny checkpoints of the published scorers; what they were made from lies beside."""
+    from tests.tiny_checkpoints import write_all
+
+    weights = Path(os.environ["BENCH_WEIGHTS"])
+    return write_all(weights, weights.parent / "originals")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from bench import registry
-from bench.api import ConfigError, Method, Reward
+from bench.api import CheckpointMissing, ConfigError, Method, Reward
 from bench.conformance.check import Check, Outcome, Status
 
 if TYPE_CHECKING:
@@ -37,9 +37,21 @@ def main(names: Sequence[str], *, everything: bool = False, listed: bool = False
     from bench.tasks.world import load_world
 
     laboratory = Laboratory(load_world("scenes"))
-    failed = [plugin.name for plugin in plugins if not _conforms(plugin, laboratory)]
+    failed, absent = [], []
+    for plugin in plugins:
+        try:
+            failed += [] if _conforms(plugin, laboratory) else [plugin.name]
+        except CheckpointMissing as error:
+            if not everything:
+                raise
+            print(f"  not checked: {error}\n", flush=True)
+            absent.append(plugin.name)
     if len(plugins) > 1:
-        print(f"{len(plugins) - len(failed)} of {len(plugins)} conform{'; not ' if failed else ''}{', '.join(failed)}")
+        count = len(plugins) - len(failed) - len(absent)
+        told = [
+            f"{word} {', '.join(names)}" for word, names in (("not", failed), ("no checkpoint here:", absent)) if names
+        ]
+        print("; ".join([f"{count} of {len(plugins)} conform", *told]))
     return 1 if failed else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
@@ -130,7 +131,13 @@ class RewardSubject:
 
     @cached_property
     def pictures(self) -> Candidates:
-        """Eight pictures uint8 (8, H, W, 3) with prompts to which the reward applies; fewer where there are no more."""
+        """Eight pictures uint8 (8, H, W, 3) with prompts to which the reward applies; fewer where there are no more.
+
+        Where it applies to none of the world's, with the examples that it declares.
+        """
         some = self.laboratory.world.candidates(self.laboratory.world.categories, 128)
+        if self.reward.examples and not any(self.reward.applies(prompt.metadata) for prompt in some.prompts):
+            texts = itertools.islice(itertools.cycle(self.reward.examples), 8)
+            return Candidates(some.images[:8], [Prompt(i, text, dict(about)) for i, (text, about) in enumerate(texts)])
         rows = [i for i, prompt in enumerate(some.prompts) if self.reward.applies(prompt.metadata)][:8]
         return Candidates(some.images[rows], [some.prompts[i] for i in rows])

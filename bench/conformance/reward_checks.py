@@ -13,7 +13,8 @@ from bench.trl import reward_function
 
 SUITE = Suite[RewardSubject]()
 
-TOLERANCE = 1e-5  # of the declared range: a network rounds otherwise in a batch of another size
+# Of the declared range, or of the largest score where there are no bounds: a network rounds otherwise in other batches
+TOLERANCE = 1e-5
 
 
 @SUITE.check("batch-equals-singles", "a score that depends on its neighbours ranks methods by how they were batched")
@@ -103,9 +104,10 @@ def _scores(subject: RewardSubject, images: np.ndarray, prompts: Sequence[Prompt
 
 
 def _require_equal(subject: RewardSubject, scores: np.ndarray, others: np.ndarray, what: str) -> None:
-    low, high = subject.reward.range
-    tolerance = TOLERANCE * (high - low) if np.isfinite(high - low) else TOLERANCE
     if scores.shape != others.shape:
         raise Mismatch(f"{what}, as many", f"shapes {scores.shape} and {others.shape}")
+    low, high = subject.reward.range
+    width = high - low if np.isfinite(high - low) else max(1.0, float(np.nanmax(np.abs(scores), initial=0.0)))
+    tolerance = TOLERANCE * width
     if not np.allclose(scores, others, rtol=0, atol=tolerance, equal_nan=True):
         raise Mismatch(f"{what}, to {tolerance:.1g}", f"a difference of {np.abs(scores - others).max():.2g}")

@@ -17,6 +17,7 @@ from bench.data.rows import KINDS, Fault, Source
 from bench.data.selection import Selection
 from bench.data.settings import Data, Found
 from bench.data.sources import open_source
+from bench.prompts.quoted import quoted_text
 from bench.tasks.splits import SPLITS, text_bucket
 
 # Tenths of all captions; the hash of a caption decides.
@@ -122,8 +123,9 @@ def split_of(caption: str) -> str:
 
 
 def as_prompt(index: int, picture: Picture) -> Prompt:
-    """A picture's caption as a prompt; its tag is its category."""
-    return Prompt(index, picture.caption, {} if picture.tag is None else {"tag": picture.tag})
+    """A picture's caption as a prompt; its tag is its category, and a text that it quotes is what should be read."""
+    metadata = {"tag": picture.tag, "text": quoted_text(picture.caption)}
+    return Prompt(index, picture.caption, {name: value for name, value in metadata.items() if value is not None})
 
 
 def table(prepared: Prepared) -> str:

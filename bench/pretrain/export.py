@@ -13,7 +13,8 @@ from transformers import CLIPImageProcessor
 
 from bench.pretrain import aesthetic, clip, encode, ocr, transformer, vae
 from bench.pretrain.tokenizer import build_tokenizer, save_tokenizer
-from bench.tasks.scenes.proxies import AESTHETIC_FOLDER, ASSETS, CLIP_FOLDER, OCR_FOLDER
+from bench.tasks.scenes.manifest import ASSETS, write_manifest
+from bench.tasks.scenes.proxies import AESTHETIC_FOLDER, CLIP_FOLDER, OCR_FOLDER
 
 __all__ = ["ASSETS", "LIMIT", "assemble", "export", "text_pipeline"]
 
@@ -75,7 +76,7 @@ def _save_scorers(folder: Path, target: Path) -> None:
 
 
 def export(folder: Path, assets: Path = ASSETS) -> None:
-    """Write pipeline and scorers of the work folder to `assets`; an old version stays until the new one is whole.
+    """Write pipeline, scorers and their hashes to `assets`; an old version stays until the new one is whole.
 
     Raises: ValueError if the result is larger than what the repository may hold.
     """
@@ -83,6 +84,7 @@ def export(folder: Path, assets: Path = ASSETS) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     _save_pipeline(load_pipeline(folder), fresh / "pipeline")
     _save_scorers(folder, fresh)
+    write_manifest(fresh)
     size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
     if size > LIMIT:
         raise ValueError(f"{fresh}: {size} bytes, but the assets may have at most {LIMIT}: make a network smaller")

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.files import told
 from bench.paths import inside
 from bench.report.document import render
 from bench.report.figures import Figure
@@ -24,19 +25,21 @@ def build(results: Path, report: Path) -> None:
     """Write `report` and results/<experiment>/figures: the same bytes for the same results and library versions.
 
     A figure whose data, picture and drawing code are unchanged is not drawn again. Raises DataError for damaged
-    results, and where there are none.
+    results, where there are none, and where report or figures cannot be written.
     """
     document = render(results, report)
     wanted: dict[Path, set[str]] = {}
     for folder, figure in document.figures:
         wanted.setdefault(folder, set()).update({f"{figure.name}.png", f"{figure.name}.json"})
-        _write_figure(folder, figure)
+        with told(folder):
+            _write_figure(folder, figure)
     for folder, names in wanted.items():
         for path in folder.iterdir():
             if path.suffix in (".png", ".json") and path.name not in names:
                 path.unlink()
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(document.text, encoding="utf-8")
+    with told(report):
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(document.text, encoding="utf-8")
 
 
 def check(results: Path, report: Path) -> list[str]:
@@ -84,7 +87,7 @@ def _stored(path: Path) -> dict[str, Any]:
     """A figure's facts, empty where there are none that can be read: then it is drawn again, or differs."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):  # neither JSON nor UTF-8
         return {}
     return held if isinstance(held, dict) else {}
 

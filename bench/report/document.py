@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.analysis import Analysis
 from bench.api import DataError
-from bench.report import reproduce, tables, world
+from bench.report import judges, reproduce, tables, world
 from bench.report.claims import claims_table
 from bench.report.figures import Figure, experiment_figures, headline_scorers
 from bench.report.markdown import code, digits, escape, interval_text, link
@@ -113,6 +113,7 @@ class _Page:
             "## Limits",
             "\n".join(f"- {limit}" for limit in LIMITS),
             "## How each number is made again",
+            *filter(None, [judges.judges_table(self.analysis)]),
             reproduce.reproduction(self.analysis),
             self._hashes(),
         ]
@@ -125,6 +126,7 @@ class _Page:
             parts += [f"#### {name}, {escape(task)}{self.label}", tables.summary_table(self.analysis, task)]
             parts += [tables.filter_note(self.analysis, task), self._details(task), *self._image(f"curves-{task}")]
         parts += ["Failed and unfinished cells:", reproduce.failures_table(self.analysis)]
+        parts += [judges.judges_table(self.analysis)]
         return [part for part in [*parts, reproduce.reproduction(self.analysis), self._hashes()] if part]
 
     def opening(self) -> list[str]:

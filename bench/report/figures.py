@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.analysis import UNITS, Analysis, Run
 from bench.api import DataError
-from bench.paths import inside
 from bench.plots import (
     draw_budget_curves,
     draw_differences,
@@ -24,7 +24,7 @@ from bench.plots import (
 )
 from bench.report.gains import paths
 from bench.report.markdown import printable
-from bench.results import CellResult
+from bench.results import CellResult, damaged, named_file
 from bench.schema import BASE, canonical_json
 
 __all__ = ["Figure", "curves", "differences", "experiment_figures", "guidance_grid", "proxy_against_gold", "samples"]
@@ -62,7 +62,7 @@ def rounded(value: Any) -> Any:
 def kind(analysis: Analysis, task: str, scorer: str) -> str:
     """`gold` or `proxy`, and whether the task trains on it or selects data by it."""
     info = analysis.task_info(task)
-    used = ", used in training" if scorer in (info.reward, info.filter) else ""
+    used = ", used in training" if scorer in info.used else ""
     return ("gold" if analysis.info(scorer).gold else "proxy") + used
 
 
@@ -231,9 +231,7 @@ def samples(analysis: Analysis, task: str) -> Figure | None:
     odd = [method for method in columns if rows[method].prompt_indices != first.prompt_indices]
     if odd:
         raise DataError(f"{task}: the pictures of {', '.join(odd)} show other prompts than those of {columns[0]}")
-    files = {method: inside(cells[method].folder, rows[method].file) for method in columns}
-    pngs = {method: path.read_bytes() for method, path in files.items()}
-    tiles = {m: split_tiles(pngs[m], first.tile, len(first.captions), str(files[m])) for m in columns}
+    tiles = {m: _tiles(named_file(cells[m], rows[m].file), first.tile, len(first.captions)) for m in columns}
     data = {
         "columns": columns,
         "captions": [printable(caption) for caption in first.captions],
@@ -246,6 +244,13 @@ def samples(analysis: Analysis, task: str) -> Figure | None:
         "the same prompt and the same initial noise in every row. Columns: the base and each method's first seed."
     )
     return Figure(f"samples-{task}", f"Samples, {task}", caption, data, lambda: draw_sample_grid(data, tiles))
+
+
+def _tiles(path: Path, tile: tuple[int, int], count: int) -> list[np.ndarray]:
+    try:
+        return split_tiles(path.read_bytes(), tile, count, str(path))
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on bytes that are no whole picture
+        raise damaged(path, "a PNG", error) from error
 
 
 def _trained(analysis: Analysis, task: str) -> list[str]:

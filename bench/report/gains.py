@@ -48,7 +48,7 @@ def pairs(analysis: Analysis, task: str) -> list[tuple[str, str]]:
     """(proxy, gold) pairs of a task of which one member trains or selects; all pairs where none does."""
     scorers, info = analysis.scorers(task), analysis.task_info(task)
     found = [(name, pair) for name in scorers if (pair := analysis.info(name).pair) in scorers and pair]
-    used = [pair for pair in found if {info.reward, info.filter} & set(pair)]
+    used = [pair for pair in found if info.used & set(pair)]
     return used or found
 
 

@@ -88,7 +88,8 @@ def digits(info: ScorerInfo, margin: float | None) -> int:
     """Decimals that show a tenth of the margin, or of a hundredth of the range where no margin was stated."""
     if margin is not None:
         return max(1, math.floor(-math.log10(margin)) + 1)
-    return 3 if info.range[1] - info.range[0] <= 2 else 2
+    low, high = info.range
+    return 3 if low is not None and high is not None and high - low <= 2 else 2
 
 
 def interval_text(interval: Interval, decimals: int, sign: bool = False) -> str:

@@ -30,7 +30,7 @@ def read_choice(results: Path) -> Choice:
     if not path.is_file():
         return Choice()
     try:
-        return Choice.model_validate_json(path.read_text(encoding="utf-8"))
+        return Choice.model_validate_json(path.read_bytes())
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise DataError(f"{path}: {problems}") from error

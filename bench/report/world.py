@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,8 @@ def _band_warning(path: Path) -> str:
     if not path.is_file():
         return ""
     accuracy = _read(path).get("accuracy_by_guidance", {})
-    best = max((float(row["overall"]) for row in accuracy.values()), default=None)
+    with _of_its_shape(path):
+        best = max((float(row["overall"]) for row in accuracy.values()), default=None)
     if best is None or BAND[0] <= best <= BAND[1]:
         return ""
     return (
@@ -88,20 +91,33 @@ def coverage_section(results: Path) -> str:
     if not path.is_file():
         return "results/statistics/coverage.json is absent: run `python -m bench.coverage`."
     found = _read(path)
-    names = list(found["coverage"])
-    counts = sorted({int(count) for name in names for count in found["coverage"][name]})
-    rows = [
-        [escape(name), *(f"{100 * found['coverage'][name][str(count)]:.1f} %" for count in counts)] for name in names
-    ]
-    head = [f"Coverage of the {100 * found['level']:g} % interval", *(f"{count} seeds" for count in counts)]
-    note = f"{found['repeats']} simulated experiments each, {found['prompts']} prompts (`python -m bench.coverage`)."
+    with _of_its_shape(path):
+        names = list(found["coverage"])
+        counts = sorted({int(count) for name in names for count in found["coverage"][name]})
+        rows = [
+            [escape(name), *(f"{100 * found['coverage'][name][str(count)]:.1f} %" for count in counts)]
+            for name in names
+        ]
+        head = [f"Coverage of the {100 * found['level']:g} % interval", *(f"{count} seeds" for count in counts)]
+        note = (
+            f"{found['repeats']} simulated experiments each, {found['prompts']} prompts (`python -m bench.coverage`)."
+        )
     return f"{table(head, rows)}\n\n{note}"
+
+
+@contextmanager
+def _of_its_shape(path: Path) -> Iterator[None]:
+    """Turns what a file lacks into one message."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}): restore it, or make it again") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:  # neither JSON nor UTF-8
         raise DataError(f"{path} is not JSON ({error}): make it again") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: expected an object, got a {type(found).__name__}")

@@ -24,8 +24,10 @@ class Task:
     scorers: Annotated[tuple[str, ...], Option("all scorers that judge, gold and proxy", min_length=1)]
     title: Annotated[str, Option("a few words for tables")] = ""
     categories: Annotated[tuple[str, ...] | None, Option("prompt categories; null: all of the world's")] = None
-    reward: Annotated[str | None, Option("scorer that RL methods train on; null: the task has none")] = None
-    select: Annotated[str | None, Option("scorer that ranks the candidates; null: all of them are kept")] = None
+    reward: Annotated[str | None, Option("scorer that RL methods train on, or a sum like 0.7*a+0.3*b; null: none")] = (
+        None
+    )
+    select: Annotated[str | None, Option("scorer or sum that ranks the candidates; null: all of them are kept")] = None
     top_share: Annotated[float, Option("share of the candidates kept, within each category", gt=0, le=1)] = 0.25
     candidates: Annotated[int, Option("fresh candidates that the supervised data is chosen from", ge=1)] = 16384
     train_prompts: Annotated[int, Option("training prompts of RL methods", ge=1)] = 4096

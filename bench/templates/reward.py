@@ -28,6 +28,7 @@ class MyPlugin(Reward):
     higher_is_better: ClassVar[bool] = True
     gold: ClassVar[bool] = True  # computed exactly from the picture; False for a learned scorer
     source: ClassVar[str] = "Smith 1978"
+    reads_prompts: ClassVar[bool] = False  # True, the default, where the score depends on the prompt
 
     # Heavy imports and weights go into `load(self)`, called once before the first score.
     # `applies(cls, metadata)` says for which prompts the score has a meaning; by default for all.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import registry
 from bench.cli import main
 
 SQUEEZED = '''
@@ -37,6 +38,35 @@ def test_a_failure_says_what_was_expected_what_came_and_why(tmp_path: Path, caps
     assert failed[2].strip().startswith("why it matters: a squeezed array")
     assert "6 passed, 1 failed" in out
     assert out.rstrip().endswith("1 of 2 conform; not squeezed")
+
+
+MISSING = '''
+from bench.api import CheckpointMissing, Reward
+
+class Absent(Reward):
+    """Its weights are not here."""
+    name = "absent"
+
+    def load(self):
+        raise CheckpointMissing("nobody/nothing: expected weights; to get it: make it")
+
+    def __call__(self, images, prompts, metadata):
+        return images[:, 0, 0, 0] / 255
+'''
+
+
+def test_all_leaves_out_what_has_no_checkpoint_here_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "absent.py").write_text(MISSING)
+    everything = {registry.METHODS: (), registry.REWARDS: (str(tmp_path / "absent.py"), "scenes-ocr")}
+    monkeypatch.setattr(registry, "names", everything.__getitem__)
+    assert main(["check", "--all"]) == 0
+    out = capsys.readouterr().out
+    assert "  not checked: nobody/nothing: expected weights; to get it: make it" in out
+    assert out.rstrip().endswith("1 of 2 conform; no checkpoint here: absent")
+    assert main(["check", str(tmp_path / "absent.py")]) == 2
+    assert "to get it: make it" in capsys.readouterr().err
 
 
 def test_the_list_has_every_check_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bench import registry
@@ -30,7 +32,8 @@ def laboratory() -> Laboratory:
 
 
 @pytest.mark.parametrize("name", registry.names(registry.REWARDS))
-def test_every_reward_conforms(name: str) -> None:
+def test_every_reward_conforms(name: str, tiny_weights: Path) -> None:
+    """The published scorers with tiny checkpoints of their format."""
     assert_conforms(name)
 
 

@@ -135,3 +135,42 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tiny_pipeline, tmp_path, 
     assert any("damaged" in (ev.get("message") or "") for ev in events)
     assert facts(cell) == facts(tmp_path / "whole" / e.name / e.tasks[0].name / "sft" / "seed0")
     shutil.rmtree(tmp_path / "parts")
+
+
+SOMETIMES = '''
+import numpy as np
+from bench.api import Reward
+
+class Sometimes(Reward):
+    """Brightness, but the same for all pictures of every second prompt, by its length."""
+    name = "sometimes"
+
+    def __call__(self, images, prompts, metadata):
+        return [float(image.mean()) / 255 if len(p) % 2 else 0.5 for image, p in zip(images, prompts)]
+'''
+
+
+def test_steps_without_a_gradient_are_counted_beside_the_updates(tiny_pipeline, tmp_path):
+    (tmp_path / "sometimes.py").write_text(SOMETIMES)
+    group = {"flowgrpo.num_groups": 1, "flowgrpo.num_generations": 2, "flowgrpo.sampling_steps": 3}
+    reward = {"task.reward": str(tmp_path / "sometimes.py")}
+    e = experiment(tiny_pipeline, methods=["flowgrpo"], budget="4updates", **group, **reward)
+    steps = [event for event in run(e, tmp_path, "flowgrpo") if event["event"] == "step"]
+    ledger = CellRecord(tmp_path / e.name / "alignment" / "flowgrpo" / "seed0").events()[-1].ledger
+    assert ledger.updates == 4 and ledger.skipped_updates == len(steps) - 4 > 0
+
+
+def test_log_probabilities_in_bfloat16_are_cautioned_against_once(tiny_pipeline, tmp_path):
+    small = {
+        "flowgrpo.num_groups": 1,
+        "flowgrpo.num_generations": 2,
+        "flowgrpo.sampling_steps": 3,
+        "budget": "1updates",
+    }
+    e = experiment(tiny_pipeline, methods=["sft", "flowgrpo"], **small, **{"train.precision": "bfloat16"})
+    notes = {
+        label: [event["message"] for event in run(e, tmp_path, label) if event["event"] == "note"]
+        for label in ("sft", "flowgrpo")
+    }
+    assert notes["sft"] == [] and len(notes["flowgrpo"]) == 1
+    assert "train.precision is bfloat16: at guidance 3 rounding adds about 6e-5 to a KL" in notes["flowgrpo"][0]

@@ -17,6 +17,7 @@ from bench.cli import main
 from bench.lock import held
 from bench.record import CellRecord
 from bench.schema import End
+from bench.training import MAX_SKIPPED_IN_A_ROW
 
 TINY = """
 extends: smoke
@@ -292,6 +293,7 @@ METHODS = {
     "meddling": ("env.model._policy.pipeline.vae.decoder.conv_in.weight.data[0, 0, 0, 0] += 1", "env.update()"),
     "idle": ("pass", "{}"),
     "faulty": ("1 / 0", "env.update()"),
+    "breaking": ("env.rollouts = 3", "env.update()"),  # the harness fails over it, after step() has ended
     "leaving": ("raise SystemExit(0)", "env.update()"),
 }
 REWARD = '''
@@ -305,9 +307,14 @@ class Broken(Reward):
 
     def __call__(self, images, prompts, metadata):
         {body}
+
+    def load(self):
+        {load}
 '''
 # A reward's first call is to measure its cost, on one picture.
+LOADS = {"stuck": "time.sleep(600)"}
 REWARDS = {
+    "stuck": "return np.zeros(len(images))",
     "raising": "return np.zeros(len(images)) + {}['missing']",
     "hanging": "time.sleep(600)",
     "square": "return np.zeros((len(images), 2))",
@@ -321,10 +328,12 @@ CELLS = [
     ("alignment/steep", ["gradient norm nan: the loss is finite but its gradient is not", "bench replay"]),
     ("alignment/meddling", ["method 'meddling' changed 1 frozen tensors, 'vae.decoder.conv_in.weight' among them"]),
     ("alignment/idle", ["has to make exactly one optimiser update", "but it made 0"]),
-    ("alignment/faulty", ["unexpected error: ZeroDivisionError: division by zero"]),
+    ("alignment/faulty", ["method 'faulty' in step() raised ZeroDivisionError: division by zero", "faulty.py:13)"]),
+    ("alignment/breaking", ["unexpected error: AttributeError: 'int' object has no attribute 'used'"]),
     ("alignment/leaving", ["ended with status 0 before its cell did", "look for a call of exit()"]),
     ("raising/flowgrpo", ["reward 'raising' on 1 pictures raised KeyError: 'missing'", "raising.py:11"]),
     ("hanging/flowgrpo", ["reward 'hanging' hangs: one call has not ended after", "--reward-seconds"]),
+    ("stuck/flowgrpo", ["reward 'stuck' hangs: load() has not ended after", "--reward-seconds"]),
     ("square/flowgrpo", ["reward 'square': expected 1 scores for 1 pictures, got float64 of shape (1, 2)"]),
     ("undefined/flowgrpo", ["reward 'undefined': expected finite scores, but 1 of 1 are NaN or infinite"]),
     ("greedy/flowgrpo", ["was ended by SIGKILL; it held", "MiB at its peak", "--train.micro_batch 4 (now 8)"]),
@@ -342,7 +351,7 @@ def failed(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     assert main(command(folder, tiny_pipeline, "--methods", methods)) == 1
     settings = ["tasks:"]
     for name, body in REWARDS.items():
-        (folder / f"{name}.py").write_text(REWARD.format(name=name, body=body))
+        (folder / f"{name}.py").write_text(REWARD.format(name=name, body=body, load=LOADS.get(name, "pass")))
         settings.append(f"  - {{name: {name}, primary: scenes-geneval, scorers: [scenes-geneval]}}")
     settings += [f"{name}: {{reward: {folder}/{name}.py}}" for name in REWARDS]
     (folder / "rewards.yaml").write_text("\n".join(settings))
@@ -358,6 +367,11 @@ def test_a_failed_cell(cell: str, messages: list[str], failed: Path) -> None:
     assert isinstance(end, End) and end.status == "failed" and end.reason is not None
     for message in messages:
         assert message in end.reason
+
+
+def test_steps_without_a_gradient_are_counted_up_to_the_limit(failed: Path) -> None:
+    ledger = CellRecord(failed / "results/tiny/flat/flowgrpo/seed0").events()[-1].ledger  # type: ignore[union-attr]
+    assert (ledger.skipped_updates, ledger.updates) == (MAX_SKIPPED_IN_A_ROW + 1, 0)
 
 
 def test_the_other_cells_went_on(failed: Path) -> None:

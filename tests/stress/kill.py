@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -123,22 +124,27 @@ def kill_cell(job: CellJob, kind: str, number: int) -> None:
     from bench import runner
 
     runner.CHECKPOINT_SECONDS = 0.0
-    seen = 0
-
-    def count(this: str) -> None:
-        nonlocal seen
-        seen += this == kind
-        if seen == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    replace = Path.replace
+    post, replace = killed_at(kind, number), Path.replace
 
     def counted_replace(self: Path, target: Path) -> Path:
-        count("rename")
+        post({"event": "rename"})
         return replace(self, target)
 
     Path.replace = counted_replace  # type: ignore[method-assign, assignment]
-    runner.run_cell(job, lambda event: count(event["event"]))
+    runner.run_cell(job, post)
+
+
+def killed_at(kind: str, number: int) -> Callable[[dict[str, Any]], None]:
+    """Takes the events of a cell; ends this process by SIGKILL at the `number`-th of a kind."""
+    seen = 0
+
+    def post(event: dict[str, Any]) -> None:
+        nonlocal seen
+        seen += event["event"] == kind
+        if seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return post
 
 
 def _strike(run: subprocess.Popen[bytes], choice: random.Random) -> str:

@@ -13,6 +13,7 @@ import pytest
 from bench import cli, commands
 from bench.api import ConfigError
 from bench.cli import main
+from bench.scaffold import TEMPLATES
 
 TOY = '''
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ def test_without_a_command_it_says_how(capsys: pytest.CaptureFixture[str]) -> No
         ("experiment", ["--budget", "20kimages (required)"]),
         ("task", ["--task.top_share", "> 0, <= 1"]),
         ("TOY", ["A toy that does nothing.", "--toy.points", "points per sample (default 2, >= 1)"]),
+        (str(TEMPLATES / "reward.py"), ["reward my_plugin", "gold: computed exactly from the picture", "Smith 1978"]),
     ],
 )
 def test_list_shows(what: str, parts: list[str], toy: str, capsys: pytest.CaptureFixture[str]) -> None:

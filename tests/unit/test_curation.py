@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.curation import cache_folder, curate, top_share
 from bench.policy import SD3Policy
-from tests.cells import experiment, scorers, world
+from tests.cells import experiment, run, scorers, world
 
 
 def test_the_top_share_is_taken_within_each_category():
@@ -41,7 +41,7 @@ def made(tiny_pipeline, tmp_path, monkeypatch):
     e = experiment(tiny_pipeline)
     task, ready = e.tasks[0], scorers(e)
     policy = SD3Policy.load(tiny_pipeline)
-    return lambda: curate(world(tiny_pipeline), task, policy, ready[task.select])
+    return lambda note=None: curate(world(tiny_pipeline), task, policy, ready[task.select], note)
 
 
 def test_the_cache_gives_back_what_was_made(made):
@@ -51,6 +51,42 @@ def test_the_cache_gives_back_what_was_made(made):
     assert (list(first.prompts), list(first.metadata)) == (list(second.prompts), list(second.metadata))
     assert (first.selected_by, first.scored) == (second.selected_by, second.scored) == ("scenes-geneval", 64)
     assert len(list((cache_folder() / "curated").iterdir())) == 1
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize("name", ["00000000.safetensors", "00000000.json"])
+def test_a_damaged_cache_is_told_once_and_made_again(made, damage, name):
+    first = made()
+    (path,) = (cache_folder() / "curated").glob(f"*/{name}")
+    before = path.read_bytes()
+    damage(path)
+    notes = []
+    again = made(notes.append)
+    assert len(notes) == 1 and notes[0].startswith(f"curated data: {path.parent}") and "made again" in notes[0]
+    assert torch.equal(first.mean, again.mean) and torch.equal(first.std, again.std)
+    assert (list(first.prompts), list(first.metadata)) == (list(again.prompts), list(again.metadata))
+    assert path.read_bytes() == before
+    made(notes.append)
+    assert len(notes) == 1
+
+
+def test_a_cell_tells_of_a_damaged_cache(made, tiny_pipeline, tmp_path):
+    made()
+    (path,) = (cache_folder() / "curated").glob("*/*.safetensors")
+    cut(path)
+    events = run(experiment(tiny_pipeline, budget="1updates"), tmp_path / "results", "sft")
+    assert [event["message"][:13] for event in events if event["event"] == "note"] == ["curated data:"]
+    assert events[-1]["status"] == "done"
 
 
 def test_selection_by_the_exact_scorer_keeps_right_captions_first(made):

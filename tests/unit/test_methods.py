@@ -197,6 +197,7 @@ def test_groups_without_advantage_are_dropped_and_the_rest_is_kept_in_order() ->
     assert len(dropped.cond) == 6
     assert torch.equal(dropped.cond.label, whole.cond.label[6:])  # type: ignore[attr-defined]
     assert not torch.equal(dropped.cond.label, whole.cond.label[:6])  # type: ignore[attr-defined]
+    assert dropped.tensors.pop("order").tolist() == [0, 1, 2, 3, 4, 5], "numbered anew"
     for key, value in dropped.tensors.items():
         assert torch.equal(value, whole.tensors[key][6:]), key
 

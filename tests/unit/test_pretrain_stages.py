@@ -16,6 +16,7 @@ from bench.pretrain.data import Pictures, to_images, to_tensor
 from bench.pretrain.loop import Loop, Plan, Step, averaged_weights, checkpoint_state, keyed_generator
 from bench.pretrain.muon import Muon, orthogonalise, split_parameters
 from bench.pretrain.tokenizer import build_tokenizer
+from bench.tasks.scenes.manifest import check_manifest
 from bench.tasks.scenes.proxies import OCR_CLASSES, AestheticHead, Clip, load_ocr
 
 TINY = Plan(samples=16, batch=8, lr=1e-3, warmup=1)
@@ -63,6 +64,7 @@ def test_export_is_a_pipeline_that_samples(work):
 
 def test_export_holds_the_scorers_in_the_format_that_the_rewards_read(work):
     assets = work / "assets"
+    check_manifest(assets / "clip")
     towers = clip.load(work, clip.Towers(build_tokenizer()))
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     scorer = Clip(assets / "clip")

@@ -82,7 +82,10 @@ def test_nothing_unpickles_or_evaluates() -> None:
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         assert not {name.split(".")[0] for name in names} & PICKLES, place
     for place, function, call in calls():
-        assert function not in ("eval", "exec", "compile", "__import__", "os.system", "torch.load"), place
+        assert function not in ("eval", "exec", "compile", "__import__", "os.system"), place
+        # The one-off conversion of published pickles alone, by the reader that builds tensors and calls nothing
+        if function == "torch.load":
+            assert place.startswith("rewards/convert.py") and keywords(call).get("weights_only") is True, place
         assert not function.endswith(("read_pickle", "to_pickle", "unsafe_load")), place
         assert not keywords(call).get("shell") and not keywords(call).get("allow_pickle"), place
         if function.startswith("yaml.load"):

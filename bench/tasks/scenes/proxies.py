@@ -27,9 +27,9 @@ from transformers import CLIPModel, CLIPTokenizer, ResNetForImageClassification
 from transformers.utils import logging
 
 from bench.api import DataError
+from bench.tasks.scenes.manifest import ASSETS, check_manifest
 from bench.tasks.scenes.vocab import GLYPHS
 
-ASSETS = Path(__file__).parent / "assets"
 CLIP_FOLDER, AESTHETIC_FOLDER, OCR_FOLDER = "clip", "aesthetic", "ocr"
 OCR_SLOTS = 3
 OCR_CLASSES = ("", *GLYPHS)  # the blank first
@@ -51,7 +51,7 @@ def fingerprint(*folders: Path) -> str:
     """A hash of every file of the folders: what a learned score depends on besides its code.
 
     Raises:
-        DataError: a folder is missing.
+        DataError: a folder is missing, or one of the shipped ones is damaged.
     """
     digest = hashlib.blake2b(digest_size=8)
     for folder in folders:
@@ -66,6 +66,8 @@ def _there(folder: Path) -> Path:
             f"{folder}: expected a learned scorer, but there is no config.json. The embedded world's scorers come with "
             "the repository; `python -m bench pretrain` rebuilds them"
         )
+    if folder.parent == ASSETS:
+        check_manifest(folder)
     return folder
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.api import ConfigError, DataError, Prompt
+from bench.tasks.scenes.manifest import ASSETS, check_manifest
 from bench.tasks.scenes.render import render
 from bench.tasks.scenes.scene import sample_prompts, sample_scenes
 from bench.tasks.scenes.vocab import CATEGORIES, HELD_OUT_CATEGORIES
@@ -18,7 +19,6 @@ from bench.tasks.world import Candidates
 if TYPE_CHECKING:
     from bench.tasks.scenes.proxies import Clip
 
-ASSETS = Path(__file__).parent / "assets"
 WRONG_CAPTIONS = 0.1  # share in candidates, as in the pre-training data
 _CHUNK = 512
 # A caption's hash decides which split may use it, so no text is in two of them.
@@ -37,6 +37,8 @@ def base_model(model: str | None) -> Path:
             f"{folder}: expected a diffusers pipeline folder. The embedded base comes with the repository; "
             "`python -m bench pretrain` rebuilds it"
         )
+    if model is None:
+        check_manifest(folder)
     return folder
 
 

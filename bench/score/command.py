@@ -1,0 +1,141 @@
+"""Scores the pictures of a folder: a table, a ranked contact sheet for each scorer, and what the scorers were."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.api import ConfigError, DataError, Prompt
+from bench.files import write_whole
+from bench.runner import load_scorers
+from bench.score.listing import Entry, list_pictures, read_picture
+from bench.score.sheet import draw_sheet
+from bench.scorer import Scorer
+
+TABLE, ABOUT = "scores.csv", "scores.json"
+_CHUNK = 16  # pictures read and judged at once
+_NO_PROMPT = Prompt(0, "", {})
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every entry of a folder with its scores: by scorer (N,) float32, NaN where it was not judged."""
+
+    entries: Sequence[Entry]
+    by_scorer: dict[str, np.ndarray]
+
+    @property
+    def broken(self) -> list[Entry]:
+        """The entries that were not judged, each with its problem."""
+        return [entry for entry in self.entries if entry.problem]
+
+
+def score_folder(rewards: Sequence[str], folder: Path, out: Path, prompts: Path | None = None) -> Scores:
+    """Judge the pictures of a folder, and write scores.csv, scores.json and a sheet for each scorer into `out`.
+
+    Raises:
+        ConfigError: no such reward; one that reads prompts, and there are none.
+        DataError: the folder or its prompts cannot be read; no picture of it can; a reward applies to no prompt.
+    """
+    entries = list_pictures(folder, prompts)
+    loaded = load_scorers(set(rewards))
+    scorers = [loaded[name] for name in dict.fromkeys(rewards)]
+    _refuse_without_prompts(scorers, entries, folder)
+    scores = _judge(folder, entries, scorers)
+    for name, values in scores.by_scorer.items():
+        if np.isnan(values).all():
+            reasons = ", such as: ".join(f"{entry.name}: {entry.problem}" for entry in scores.broken[:1])
+            raise DataError(f"{folder}: {name} could judge none of its {len(entries)} files; {reasons}")
+    _write_table(scores, out)
+    write_whole(out / ABOUT, (json.dumps(_about(scorers), indent=2) + "\n").encode())
+    for scorer in scorers:
+        higher, path = scorer.reward.higher_is_better, out / f"{scorer.name}.png"
+        draw_sheet(folder, entries, scores.by_scorer[scorer.name], scorer.name, higher, path)
+    return scores
+
+
+def summary(scores: Scores, out: Path) -> str:
+    """What was found, for the terminal."""
+    judged = len(scores.entries) - len(scores.broken)
+    lines = [f"{judged} of {len(scores.entries)} pictures judged" + (", not these:" if scores.broken else "")]
+    lines += [f"  {entry.name}: {entry.problem}" for entry in scores.broken]
+    for name, values in scores.by_scorer.items():
+        found = values[~np.isnan(values)]
+        best, worst = (scores.entries[int(place)].name for place in (np.nanargmax(values), np.nanargmin(values)))
+        lines.append(
+            f"{name}: {len(found)} pictures, mean {found.mean():.4g}, "
+            f"from {found.min():.4g} ({worst}) to {found.max():.4g} ({best})"
+        )
+    return "\n".join([*lines, f"table   {out / TABLE}", *(f"sheet   {out / name}.png" for name in scores.by_scorer)])
+
+
+def _write_table(scores: Scores, out: Path) -> None:
+    """One row for each file, in the order of the folder; an empty score means that it was not judged."""
+    columns: dict[str, Any] = {
+        "file": [entry.name for entry in scores.entries],
+        "prompt": [entry.prompt.text if entry.prompt else "" for entry in scores.entries],
+        **scores.by_scorer,
+        "problem": [entry.problem for entry in scores.entries],
+    }
+    write_whole(out / TABLE, pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode())
+
+
+def _judge(folder: Path, entries: Sequence[Entry], scorers: Sequence[Scorer]) -> Scores:
+    found = {scorer.name: np.full(len(entries), np.nan, np.float32) for scorer in scorers}
+    looked: list[Entry] = []
+    for start in range(0, len(entries), _CHUNK):
+        readable: list[tuple[int, np.ndarray]] = []
+        for place, entry in enumerate(entries[start : start + _CHUNK], start):
+            try:
+                if not entry.problem:
+                    readable.append((place, read_picture(folder / entry.name)))
+                looked.append(entry)
+            except DataError as error:
+                looked.append(dataclasses.replace(entry, problem=str(error)))
+        for _, group in groupby(sorted(readable, key=_shape), key=_shape):
+            places, pictures = map(list, zip(*group, strict=True))
+            given = [entries[place].prompt or _NO_PROMPT for place in places]
+            texts, metadata = [prompt.text for prompt in given], [prompt.metadata for prompt in given]
+            for scorer in scorers:
+                found[scorer.name][places] = scorer.where_it_applies(np.stack(pictures), texts, metadata)
+    return Scores(looked, found)
+
+
+def _shape(pair: tuple[int, np.ndarray]) -> tuple[int, ...]:
+    return pair[1].shape
+
+
+def _refuse_without_prompts(scorers: Sequence[Scorer], entries: Sequence[Entry], folder: Path) -> None:
+    """Say before anything is scored what a scorer lacks."""
+    given = [entry.prompt for entry in entries if entry.prompt is not None]
+    readers = [scorer.name for scorer in scorers if scorer.reward.reads_prompts]
+    if readers and not given:
+        raise ConfigError(
+            f"{', '.join(readers)}: expected prompts, by which a picture is judged here: give --prompts FILE with a "
+            f"line for each picture, or put a metadata.jsonl (file_name, text) into {folder}"
+        )
+    for scorer in scorers:
+        if given and not any(scorer.reward.applies(prompt.metadata) for prompt in given):
+            raise DataError(
+                f"{scorer.name} applies to none of the {len(given)} prompts, such as {given[0].text!r}: give prompts "
+                f"of its kind (`bench list {scorer.name}`)"
+            )
+
+
+def _about(scorers: Sequence[Scorer]) -> dict[str, dict[str, object]]:
+    """What the scores depend on: version and checkpoint of each scorer, and that it judged only."""
+    return {
+        scorer.name: {
+            "version": scorer.reward.version, "checkpoint": scorer.fingerprint, "role": "evaluation",
+            "higher_is_better": scorer.reward.higher_is_better, "source": scorer.reward.source,
+        }
+        for scorer in scorers
+    }  # fmt: skip

@@ -1,0 +1,90 @@
+"""The pictures of a folder with their prompts, and what is wrong with those that cannot be judged."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.api import DataError, Prompt
+from bench.data.pictures import open_picture
+from bench.data.settings import Data
+from bench.paths import inside
+from bench.prompts import read_prompts
+
+METADATA = ("metadata.jsonl", "metadata.csv")  # Hugging Face's ImageFolder: file_name, text
+MAX_PIXELS = Data.max_pixels
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture: its name in the folder, its prompt where there are prompts, and why it cannot be judged, if so."""
+
+    name: str
+    prompt: Prompt | None = None
+    problem: str = ""
+
+
+def list_pictures(folder: Path, prompts: Path | None = None) -> list[Entry]:
+    """Every file of a folder as a picture; hidden files, the metadata and the file of prompts are none.
+
+    With a file of prompts, its lines belong to the pictures sorted by name, numbers in names by their value. Without
+    one, the rows of the folder's metadata name their pictures; without that, there are no prompts.
+
+    Raises:
+        DataError: no such folder, no files in it, prompts that cannot be read or are not as many as the pictures.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder with pictures, but there is none of that name")
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    beside = next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    files = [path for path in files if path.name not in METADATA and not (prompts and path.samefile(prompts))]
+    names = sorted((path.name for path in files), key=_by_numbers)
+    if prompts is None and beside is not None:
+        return _named(folder, names, read_prompts(beside), beside.name)
+    if not names:
+        raise DataError(f"{folder} holds no files: expected pictures in it")
+    if prompts is None:
+        return [Entry(name) for name in names]
+    lines = read_prompts(prompts)
+    if len(lines) != len(names):
+        raise DataError(
+            f"{prompts}: expected a prompt for each of the {len(names)} files in {folder}, sorted by name, got "
+            f"{len(lines)} prompts: mend the file, or name the pictures in a metadata.jsonl (file_name, text)"
+        )
+    return [Entry(name, prompt) for name, prompt in zip(names, lines, strict=True)]
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Pixels uint8 (H, W, 3) of one picture, upright as its camera says; what is transparent is laid on white.
+
+    Raises:
+        DataError: it cannot be used, for one of the reasons in `bench.data.rows.KINDS`.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}") from error
+    picture, _ = open_picture(data, MAX_PIXELS)
+    return np.asarray(picture)
+
+
+def _named(folder: Path, names: list[str], rows: list[Prompt], source: str) -> list[Entry]:
+    """The rows of the metadata in their order, then the files that it does not name."""
+    entries = []
+    for row in rows:
+        metadata = dict(row.metadata)
+        name = metadata.pop("file_name", None)
+        if not isinstance(name, str):
+            raise DataError(f"{folder / source}: expected a file_name in every row, got none for {row.text!r}")
+        there = inside(folder, name).is_file()
+        prompt = Prompt(row.index, row.text, metadata)
+        entries.append(Entry(name, prompt, "" if there else f"named in {source}, but there is no such file"))
+    listed = {entry.name for entry in entries}
+    return entries + [Entry(name, None, f"not named in {source}") for name in names if name not in listed]
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,101 @@
+"""GenEval on real pictures: are the objects that the prompt names there, as often, in the colours and places named?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bench.api import DataError, Reward
+from bench.prompts.vocabulary import CLASSES, COLORS, POSITIONS
+from rewards._weights import Published, fingerprint, located
+from rewards.clipscore import OPENAI_CLIP
+
+if TYPE_CHECKING:
+    from rewards._geneval_eyes import ColorNamer, ObjectDetector
+
+_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+DETECTOR = Published(
+    home="facebook/mask2former-swin-small-coco-instance",
+    files=_FILES,
+    licence="as its model card says; the code of its authors is under MIT",
+    get=f"`hf download facebook/mask2former-swin-small-coco-instance {' '.join(_FILES)}`",
+)
+
+
+class GenEval(Reward):
+    """1 if detector and colour classifier find what the prompt claims, else 0.
+
+    The claim is the metadata in GenEval's format: `tag`, `include`, `exclude`. The benchmark's overall score is the
+    mean of the six tags' means, not the mean over pictures.
+
+    Source: GenEval, arXiv 2310.11513, and `evaluation/evaluate_images.py` of its repository, with its thresholds (see
+    `rewards/_geneval_rules.py`). Deviations: the detector is the same network, Mask2Former with a small Swin, on the
+    same data, but with the weights of its authors instead of OpenMMLab's retraining, on pictures that Pillow resizes to
+    multiples of 32, instead of OpenCV and padding; the CLIP, OpenAI's ViT-L/14, runs in float32 instead of mixed
+    precision.
+    """
+
+    name: ClassVar[str] = "geneval"
+    version: ClassVar[str] = "1-mask2former-swin-small"
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    source: ClassVar[str] = f"arXiv 2310.11513; detector {DETECTOR.home} in the place of OpenMMLab's"
+    examples: ClassVar[Sequence[tuple[str, Mapping[str, Any]]]] = (
+        ("a photo of a bench", {"tag": "single_object", "include": [{"class": "bench", "count": 1}]}),
+        ("a photo of a red apple", {"tag": "colors", "include": [{"class": "apple", "count": 1, "color": "red"}]}),
+    )
+
+    def __init__(self) -> None:
+        self._eyes: tuple[ObjectDetector, ColorNamer] | None = None
+        self.fingerprint = ""
+
+    @classmethod
+    def applies(cls, metadata: Mapping[str, Any]) -> bool:
+        """Whether the prompt's claim is one of GenEval's classes, colours and positions."""
+        parts = [*(metadata.get("include") or ()), *(metadata.get("exclude") or ())]
+        return bool(metadata.get("include")) and all(
+            part["class"] in CLASSES
+            and part.get("color", COLORS[0]) in COLORS
+            and (part.get("position") or POSITIONS)[0] in POSITIONS
+            for part in parts
+        )
+
+    def load(self) -> None:
+        """Read detector and CLIP.
+
+        Raises:
+            CheckpointMissing: one of them is not on this machine.
+            DataError: one has other tensors than its network.
+        """
+        from rewards._geneval_eyes import ColorNamer, ObjectDetector
+
+        folders = {checkpoint: located(checkpoint) for checkpoint in (DETECTOR, OPENAI_CLIP)}
+        self.fingerprint = fingerprint(
+            *(folder / name for checkpoint, folder in folders.items() for name in checkpoint.files)
+        )
+        self._eyes = ObjectDetector(folders[DETECTOR]), ColorNamer(folders[OPENAI_CLIP])
+
+    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Scores (B,) float32, 0 or 1, of uint8 (B, H, W, 3).
+
+        Raises:
+            DataError: a prompt claims nothing that GenEval knows.
+        """
+        from rewards._geneval_rules import counted, holds
+
+        if self._eyes is None:
+            self.load()
+        assert self._eyes is not None
+        detector, namer = self._eyes
+        scores = np.zeros(len(images), np.float32)
+        for row, (image, prompt, claim) in enumerate(zip(images, prompts, metadata, strict=True)):
+            if not self.applies(claim):
+                raise DataError(
+                    f"geneval: expected metadata in GenEval's format (tag, include, exclude) with its classes and "
+                    f"colours, got {dict(claim)} for {prompt!r}: ask applies() first"
+                )
+            objects = counted(detector(image), str(claim.get("tag", "")))
+            scores[row] = holds(objects, claim, partial(namer, image))
+        return scores

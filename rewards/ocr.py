@@ -1,0 +1,117 @@
+"""How well a picture spells the text that its prompt quotes, as an optical character reader reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bench.api import ConfigError, DataError, Reward
+from bench.prompts.quoted import quoted_text
+from bench.tasks.scenes.verify import edit_distance
+
+# As PaddleOCR reads by default, and Flow-GRPO with it; RapidOCR's own defaults enlarge every picture to 736 pixels.
+_LONGEST_SIDE = 960
+
+
+def spelling(read: str, wanted: str) -> float:
+    """1 - min(edit distance, length) / length of the wanted text, in [0, 1]; 1 where the read text contains it.
+
+    Spaces and case do not count, in either text.
+
+    Raises:
+        DataError: the wanted text is empty.
+
+    Source: Flow-GRPO, arXiv 2505.05470, section 5.1, and `flow_grpo/ocr.py` of its repository.
+    """
+    read, wanted = (text.replace(" ", "").lower() for text in (read, wanted))
+    if not wanted:
+        raise DataError("the prompt quotes an empty text: expected one to compare with what the picture spells")
+    distance = 0 if wanted in read else min(edit_distance(read, wanted), len(wanted))
+    return 1.0 - distance / len(wanted)
+
+
+class OCR(Reward):
+    """1 - min(edit distance, length) / length between what RapidOCR reads and the text that the prompt quotes.
+
+    Spaces and case do not count, and neither does what is read around the text: all lines are joined, in the reader's
+    order. The text is the metadata's `text`, or else what stands between the first two double quotes of the prompt.
+
+    Source: Flow-GRPO, arXiv 2505.05470, section 5.1. Deviation: its code reads with PaddleOCR's English models, this
+    with RapidOCR's PP-OCRv6 (small), which come with its package; a picture that cannot be read is an error here, and
+    scores 0 there.
+    """
+
+    name: ClassVar[str] = "ocr"
+    version: ClassVar[str] = "1-ppocrv6-small"
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    source: ClassVar[str] = "arXiv 2505.05470, section 5.1; RapidOCR's PP-OCRv6 in the place of PaddleOCR"
+
+    def __init__(self) -> None:
+        self._engine: Any = None
+        self.fingerprint = ""
+
+    @classmethod
+    def applies(cls, metadata: Mapping[str, Any]) -> bool:
+        """Whether the prompt quotes a text, which whoever read the prompts put into its metadata."""
+        return bool(str(metadata.get("text") or "").strip())
+
+    def load(self) -> None:
+        """Read the models that come with RapidOCR.
+
+        Raises:
+            ConfigError: the package is not installed.
+            DataError: it came without these models.
+        """
+        try:
+            import rapidocr
+        except ImportError as error:
+            raise ConfigError(
+                f"reward 'ocr' reads with the packages rapidocr and onnxruntime ({error}): install them with "
+                "`pip install -e '.[ocr]'`"
+            ) from error
+        import torch
+
+        from rewards._weights import fingerprint
+
+        folder = Path(rapidocr.__file__).parent / "models"
+        models = {part: folder / f"PP-OCRv6_{part.lower()}_small.onnx" for part in ("Det", "Rec")}
+        for path in models.values():
+            if not path.is_file():  # RapidOCR would download another one
+                raise DataError(f"{path}: expected a model that comes with rapidocr 3.10: install rapidocr>=3.10,<4")
+        self.fingerprint = fingerprint(*models.values())
+        self._engine = rapidocr.RapidOCR(
+            params={
+                **{f"{part}.model_path": str(path) for part, path in models.items()},
+                "EngineConfig.onnxruntime.intra_op_num_threads": torch.get_num_threads(),
+                "Global.log_level": "error",
+                "Global.use_cls": False,  # upside-down text is not looked for
+                "Det.limit_type": "max",
+                "Det.limit_side_len": _LONGEST_SIDE,
+            }
+        )
+
+    def read(self, image: np.ndarray) -> str:
+        """All that a picture uint8 (H, W, 3) spells."""
+        if self._engine is None:
+            self.load()
+        lines = self._engine(np.ascontiguousarray(image[..., ::-1])).txts  # it wants blue first
+        return "".join(lines or ())
+
+    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Scores (B,) float32 in [0, 1] of uint8 (B, H, W, 3).
+
+        Raises:
+            DataError: a prompt quotes no text.
+        """
+        scores = []
+        for image, prompt, about in zip(images, prompts, metadata, strict=True):
+            wanted = about.get("text") or quoted_text(prompt)
+            if wanted is None:
+                raise DataError(
+                    f'ocr: expected a prompt with a text in double quotes ("..."), got {prompt!r}: ask applies() first'
+                )
+            scores.append(spelling(self.read(image), wanted))
+        return np.array(scores, np.float32)

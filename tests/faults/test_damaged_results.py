@@ -1,0 +1,100 @@
+"""A results folder with a damaged file: the report names it and says how to mend it, and no number of it passes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.api import DataError
+from bench.cli import main
+from bench.results import load_experiment
+from tests.synthetic_results import World, write_world
+
+SMALL = World(tasks=("alignment",), methods=("sft",), seeds=1, prompts=8, milestone_prompts=4, grid=((3.0,), (5,)))
+CELL = "synthetic/alignment/sft/seed0"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder without damage."""
+    return write_world(tmp_path_factory.mktemp("whole"), SMALL).parent
+
+
+def emptied(data: bytes) -> bytes:
+    return b""
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:60] + bytes([data[60] ^ 1]) + data[61:]
+
+
+def no_text(data: bytes) -> bytes:
+    return data[:-5] + b"\xff" + data[-5:]
+
+
+def another(data: bytes) -> bytes:
+    return b"{}"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        (f"{CELL}/scores-000625.parquet", emptied, "is damaged: expected a score file"),
+        (f"{CELL}/scores-000312.parquet", cut, "is damaged: expected a score file"),
+        (f"{CELL}/scores-000625.parquet", flipped, "is damaged: expected a score file"),
+        (f"{CELL}/grid.parquet", cut, "is damaged: expected a score file"),
+        (f"{CELL}/grid.parquet", flipped, "is damaged: expected a score file"),
+        (f"{CELL}/pictures.png", emptied, "is damaged: expected a PNG"),
+        (f"{CELL}/pictures.png", cut, "is damaged: expected a PNG"),
+        (f"{CELL}/pictures.png", another, "is damaged: expected a PNG"),
+        ("synthetic/experiment.json", no_text, "not UTF-8 text"),
+        ("report.json", no_text, "report.json: "),
+        ("statistics/coverage.json", another, "is damaged (KeyError: 'coverage'): restore it, or make it again"),
+        ("statistics/coverage.json", no_text, "is not JSON"),
+        ("pretrain/base.json", no_text, "is not JSON"),
+    ],
+)
+def test_the_report_names_it(
+    file: str, damage: Callable[[bytes], bytes], message: str, whole: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    results = tmp_path / "results"
+    shutil.copytree(whole, results)
+    path = results / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(damage(path.read_bytes() if path.exists() else b'{"main": null}'))
+    assert main(["report", "--results", str(results)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bench: ") and error.count("\n") == 1
+    assert path.name in error and message in error
+    if path.parent.name == "seed0":
+        assert f"Restore it, or remove {path.parent} and run the cell again" in error
+
+
+def test_a_report_that_cannot_be_written_is_told(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--results", str(whole), "--report", "/dev/null/REPORT.md"]) == 2
+    assert "cannot write /dev/null/REPORT.md: " in capsys.readouterr().err
+
+
+def test_no_flipped_byte_of_the_scores_gives_other_scores(whole: Path, tmp_path: Path) -> None:
+    """One byte in 37 of the pages; the footer after them describes the file. Some bytes are of no consequence."""
+    shutil.copytree(whole / "synthetic", tmp_path / "synthetic")
+    path = tmp_path / CELL / "scores-000625.parquet"
+    data, expected = path.read_bytes(), load_experiment(tmp_path / "synthetic").samples
+    end = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    told, positions = 0, range(4, end, 37)
+    for position in positions:
+        path.write_bytes(data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
+        try:
+            pd.testing.assert_frame_equal(load_experiment(tmp_path / "synthetic").samples, expected)
+        except DataError:
+            told += 1
+    assert told > len(positions) / 2

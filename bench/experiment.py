@@ -228,17 +228,21 @@ class _Resolver:
         return tasks
 
     def _rewarded(self, task: Block, world: str) -> Block:
-        """A task under the setting `reward`: what trains, what selects where something does, one more judge.
+        """A task under the setting `reward`: what trains, what selects where something does, and judges (its parts).
 
-        It is the headline too on the user's own pictures; a task of the embedded world keeps its gold scorer there.
+        The first part is the headline too on the user's own pictures; a task of the embedded world keeps its gold scorer there.
         """
         reward = self.raw.get("reward")
         if reward is None:
             return task
-        others = [name for name in task.get("scorers", ()) if name != reward]
-        changed = {"reward": reward, "scorers": [reward, *others]}
+        try:
+            parts = parts_of(str(reward))
+        except ConfigError:  # told by the check of the scorers
+            parts = (str(reward),)
+        others = [name for name in task.get("scorers", ()) if name not in parts]
+        changed = {"reward": reward, "scorers": [*parts, *others]}
         changed |= {"select": reward} if task.get("select") else {}
-        changed |= {"primary": reward} if world == "images" else {}
+        changed |= {"primary": parts[0]} if world == "images" else {}
         return task | changed
 
     def _check_scorers(self, task: str, values: Block) -> None:

@@ -299,6 +299,9 @@ def test_one_reward_for_every_task(toy: str) -> None:
     pictures = load("images", {"methods": [toy], "data.path": "somewhere", "reward": "scenes-clip"}).tasks[0]
     assert (pictures.reward, pictures.select, pictures.primary) == ("scenes-clip", None, "scenes-clip")
     assert pictures.scorers == ("scenes-clip", "scenes-aesthetic")
+    both = load("smoke", {"methods": [toy], "reward": Text("0.7*scenes-ocr+0.3*scenes-clip")}).tasks[0]
+    assert both.reward == both.select == "0.7*scenes-ocr+0.3*scenes-clip"
+    assert both.scorers[:2] == ("scenes-ocr", "scenes-clip") and "+" not in "".join(both.scorers)
 
 
 def test_pictures_choose_their_world(toy: str) -> None:

@@ -1,4 +1,5 @@
-"""The command line: run, replay, report, plan, list, new, check, curate, sample, score, prompts, pretrain, doctor.
+"""The command line: run, replay, report, plan, fetch, rehearse, list, new, check, curate, sample, score, prompts,
+pretrain, doctor.
 
 Exit status: 0 all is well; 1 cells failed, or a check found differences; 2 the input was wrong (one message says how);
 130 interrupted. What a command needs is imported when it runs, so that `--help` and `list` stay quick.
@@ -14,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bench import __version__
-from bench.commands import COMMANDS, EXAMPLES, Command
+from bench.commands import COMMANDS, Command
+from bench.options import EXAMPLES
 from bench.suggest import hint, nearest
 
 

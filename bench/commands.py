@@ -1,4 +1,4 @@
-"""What each command of the command line takes and does: its options, its help, and the function behind it.
+"""What each command of the command line does; `bench.options` says what it takes.
 
 What a command needs is imported when it runs, so that `--help` and `list` stay quick.
 """
@@ -13,191 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import options
+
 Command = Callable[[argparse.Namespace], int]
-
-# Options of `run` and `plan` that are settings at the top level: name, what to write, help.
-SETTINGS = (
-    ("methods", "A,B", "methods by name or file (path/to/file.py); a+b runs b after a, on half the budget each"),
-    ("tasks", "A,B", "tasks by name; see `bench list tasks`"),
-    ("seeds", "N|A,B", "number of seeds, or a list of them ([4] is the one seed 4)"),
-    ("budget", "AMOUNT", "of every method: 200k (forward-equivalents), 1e15flops, 10min, 500updates, 20kimages"),
-    ("split", "SHARE", "share of the budget that the first stage of a chain gets (default 0.5)"),
-    ("name", "NAME", "folder of the results; another comparison needs another name (default: the preset's)"),
-    ("label", "TEXT", "words for the title of every table, e.g. demonstration"),
-    ("baseline", "METHOD", "method that differences are taken to (default: sft where it runs, else base)"),
-    (
-        "data",
-        "FOLDER",
-        "train on pictures of your own: a folder with metadata.jsonl or .csv, and more (bench list data)",
-    ),
-    ("reward", "NAME", "scorer that trains, and selects data where a task does, instead of the tasks' own"),
-    ("allow-broken", "SHARE", "share of the rows of --data that may be broken (default 0.01)"),
-    ("model", "PATH", "checkpoint in the diffusers format instead of the world's own base"),
-    ("workers", "N", "cells that run at once (default 2)"),
-    ("threads", "N", "threads of each worker (default 1)"),
-    ("reward-seconds", "SECONDS", "a call or load() of a reward that takes longer hangs, and is ended (default 600)"),
-    ("tuning-trials", "N", "tuning trials that each method was given; only reported"),
-)
-
-# Options that stand at the top level for what lies within a block.
-_WITHIN = {"data": "data.path", "allow_broken": "data.allow_broken"}
-
-OVERRIDES = """Any other setting has a dotted option, as in the presets:
-  --train.batch_size 16            training of every method        bench list train
-  --soar.num_points 3              a method's own setting          bench list soar
-  --soar.train.learning_rate 1e-5  training of one method
-  --evaluation.steps 10            evaluation                      bench list evaluation
-  --task.candidates 2048           every task; or --alignment.candidates for one"""
-
-EXAMPLES = """Examples:
-  python -m bench run                                        the default: SFT, SOAR and Flow-GRPO, about 8 minutes
-  python -m bench run --methods sft,soar --budget 60k --seeds 3 --name longer
-  python -m bench run --methods sft,my_method.py --name mine a method of your own
-  python -m bench plan --preset scenes                       what would run, and for how long
-  python -m bench list soar                                  what a method is, and its settings
-  python -m bench report --check                             do REPORT.md and the results agree?"""
-
-CHECKING = """Each check exists because real code failed so. A failure says what was expected, what came, and why.
-Plugins are named as in `run`: by registered name, package.module:Class, or path/to/file.py.
-
-A plugin declares in its class what is known and meant:
-  small = {"num_points": 1}                          settings that make a step cheap and let all fields act
-  inert = {"clip": "acts from the second epoch on"}   a field that changes nothing under these settings
-  expected_failures = {"resume": "the sampler is external"}
-
-In a test: from bench.conformance import assert_conforms; assert_conforms(MyMethod)
-
-Examples:
-  bench check sft                 one method
-  bench check my_method.py        a method or a reward of your own
-  bench check --all               everything that is registered
-  bench check --list              every check with its reason
-
-Exit status: 0 all passed, or failed as declared; 1 a check failed; 2 there is no such plugin."""
-
-
-# Options
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--preset", metavar="NAME",
-        help="smoke, quick (default), scenes, plateau, images (default with --data), or a .yaml file",
-    )  # fmt: skip
-    parser.add_argument(
-        "--config", action="append", default=[], type=Path, metavar="FILE", help="a .yaml file laid over the preset"
-    )
-    for name, metavar, help_ in SETTINGS:
-        parser.add_argument(f"--{name}", metavar=metavar, help=help_)
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    _add_settings(parser)
-    parser.add_argument("--report", type=Path, metavar="FILE", help="default: REPORT.md beside the results folder")
-    parser.add_argument(
-        "--allow-mixed", action="store_true", help="go on in a results folder whose cells were made by other code"
-    )
-
-
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="default: REPORT.md beside the results folder")
-    parser.add_argument("--check", action="store_true", help="write nothing; say where report and results differ")
-
-
-def _add_list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name or file of one of them; "
-        "train, evaluation, experiment or task for their settings; nothing for an overview",
-    )  # fmt: skip
-
-
-def _add_new(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="of the method or reward; letters, digits, '-' and '_'")
-    parser.add_argument("--reward", action="store_true", help="a reward instead of a method")
-    parser.add_argument(
-        "--package", action="store_true", help="an installable package with its entry point and a test of its own"
-    )
-    parser.add_argument("--into", type=Path, default=Path(), metavar="FOLDER", help="default: the current folder")
-
-
-def _add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", metavar="NAME", help="methods or rewards, by name or file")
-    parser.add_argument("--all", action="store_true", help="everything that is registered")
-    parser.add_argument("--list", action="store_true", help="every check with its reason; runs nothing")
-
-
-def _add_sample(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint", nargs="?", type=Path, metavar="FOLDER",
-        help="a cell of the results (results/demonstration/alignment/soar/seed0) or a checkpoint; nothing: the base",
-    )  # fmt: skip
-    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="a prompt; may be repeated")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with a prompt in each line")
-    parser.add_argument("--world", default="scenes", metavar="NAME", help="gives base and prompts (default: scenes)")
-    parser.add_argument(
-        "--model", type=Path, metavar="PATH", help="the base of the run, where it is not the world's own"
-    )
-    parser.add_argument("--guidance", type=float, default=3.0, metavar="W", help="guidance scale (default 3)")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default 20)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default 0)")
-    parser.add_argument("--samples", type=int, default=4, metavar="N", help="pictures of each prompt (default 4)")
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help="default: samples.png")
-
-
-def _add_score(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--reward", required=True, metavar="A,B", help="scorers by name or file; see `bench list rewards`"
-    )
-    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="a folder with pictures")
-    parser.add_argument(
-        "--prompts", type=Path, metavar="FILE",
-        help="a prompt for each picture, sorted by name: .txt, .csv, .tsv or .jsonl; or else a metadata.jsonl or .csv "
-        "(file_name, text) in the folder",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("scores"), metavar="FOLDER", help="default: scores")
-
-
-def _add_prompts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", metavar="KIND", help="geneval (a .jsonl with what to look for) or ocr (a .txt)")
-    parser.add_argument("--count", type=int, required=True, metavar="N", help="how many")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="where to; an existing file is replaced"
-    )
-    parser.add_argument("--split", default="train", metavar="NAME", help="train (default), tune or report")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of their choice and order (default 0)")
-    parser.add_argument(
-        "--without", type=Path, metavar="FILE", help="prompts to leave out, e.g. those of an evaluation"
-    )
-
-
-def _add_curate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="pictures with captions, as for `run`")
-    parser.add_argument("--reward", required=True, metavar="NAME", help="scorer, by name or file")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--min", type=float, metavar="SCORE", help="keep the pictures of at least this score")
-    which.add_argument("--top", type=float, metavar="SHARE", help="keep this share with the highest scores, as in 0.1")
-    parser.add_argument("--model", metavar="PATH", help="its size and its captions' length count (default: embedded)")
-    parser.add_argument("--allow-broken", metavar="SHARE", help="share of the rows that may be broken (default 0.01)")
-
-
-def _add_pretrain(parser: argparse.ArgumentParser) -> None:
-    from bench.pretrain.recipe import add_arguments
-
-    add_arguments(parser)
-
-
-def _add_doctor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
-    parser.add_argument(
-        "--tune", type=Path, nargs="?", const=Path("machine.yaml"), metavar="FILE",
-        help="measure, and write workers, threads, precision and chunk sizes into FILE (default machine.yaml); "
-        "`run --config FILE` reads it, a run never chooses by itself",
-    )  # fmt: skip
-
-
-# Commands
 
 
 def _experiment(args: argparse.Namespace) -> Any:
@@ -206,10 +24,10 @@ def _experiment(args: argparse.Namespace) -> Any:
 
     overrides: dict[str, Any] = {}
     problems = list(args.unknown)
-    for name, _, _ in SETTINGS:
+    for name, _, _ in options.SETTINGS:
         field = name.replace("-", "_")
         if getattr(args, field) is not None:
-            overrides[_WITHIN.get(field, field)] = Text(getattr(args, field))
+            overrides[options.WITHIN.get(field, field)] = Text(getattr(args, field))
     for path, value in args.dotted:
         if value is None:
             problems.append(f"--{path}: a value is missing")
@@ -223,7 +41,7 @@ def _experiment(args: argparse.Namespace) -> Any:
     return load(preset, overrides, args.config, problems)
 
 
-def _with_pictures(experiment: Any) -> tuple[Any, Any]:
+def _with_pictures(experiment: Any, *, is_first: bool = True) -> tuple[Any, Any]:
     """The experiment with what was found in the user's pictures, which is printed, and the pictures; others as is."""
     if experiment.world != "images":
         return experiment, None
@@ -231,7 +49,8 @@ def _with_pictures(experiment: Any) -> tuple[Any, Any]:
     from bench.tasks.scenes.world import base_model
 
     prepared = prepare(needed(experiment.data), base_model(experiment.model))
-    print(f"{table(prepared)}\n")
+    if is_first:
+        print(f"{table(prepared)}\n")
     return dataclasses.replace(experiment, data=prepared.settings), prepared
 
 
@@ -240,13 +59,14 @@ def _report_path(args: argparse.Namespace) -> Path:
 
 
 def _run(args: argparse.Namespace) -> int:
-    experiment, prepared = _with_pictures(_experiment(args))
-    from bench import grid, report
     from bench.launch import Place, Team
-    from bench.progress import Display
 
     place = Place.here()
     team = Team(place) if place else None
+    experiment, prepared = _with_pictures(_experiment(args), is_first=team is None or team.leads)
+    from bench import grid, report
+    from bench.progress import Display
+
     if team is not None and not team.leads:
         grid.follow(experiment, args.results, team)
         return 0  # the first process tells how the run ended
@@ -310,6 +130,20 @@ def _plan(args: argparse.Namespace) -> int:
     from bench.plan import estimate, render
 
     print(render(experiment, estimate(experiment, args.results)))
+    return 0
+
+
+def _rehearse(args: argparse.Namespace) -> int:
+    experiment = _experiment(args)
+    from bench.rehearsal.command import main
+
+    return main(experiment, args.parts.split(","), args.out)
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from bench.loading import fetch
+
+    print(fetch(args.model))
     return 0
 
 
@@ -391,34 +225,55 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
     "run": (
         "run a comparison, write the report, print the table",
         _run,
-        _add_run,
-        f"{OVERRIDES}\n\nFinished cells are not run again; an interrupted run goes on where it stopped.\n\n{EXAMPLES}",
+        options.add_run,
+        f"{options.OVERRIDES}\n\nFinished cells are not run again; an interrupted run goes on where it stopped.\n\n"
+        f"{options.EXAMPLES}",
     ),
-    "report": ("write the report and all figures from the results alone", _report, _add_report, ""),
+    "report": ("write the report and all figures from the results alone", _report, options.add_report, ""),
     "replay": (
         "run the update of a failed cell that met NaN or infinity again, and say what it finds",
         _replay,
         lambda parser: parser.add_argument("cell", type=Path, metavar="CELL_FOLDER", help="a cell of the results"),
         "Nothing in the folder is changed.\n\nExample:\n  bench replay results/demonstration/alignment/soar/seed0",
     ),
-    "plan": ("say what would run, at what cost and for how long, without training", _plan, _add_settings, OVERRIDES),
+    "plan": (
+        "say what would run, at what cost and for how long, without training",
+        _plan,
+        options.add_settings,
+        options.OVERRIDES,
+    ),
+    "fetch": (
+        "download a model of the Hugging Face hub, so that --model finds it; nothing else ever downloads one",
+        _fetch,
+        lambda parser: parser.add_argument("model", metavar="ID", help="organisation/name on the hub"),
+        "Where the hub asks for it, accept the licence on the model's page, and set HF_TOKEN to a token of yours.\n\n"
+        "Example:\n  bench fetch stabilityai/stable-diffusion-3.5-medium",
+    ),
+    "rehearse": (
+        "run every method, evaluation and checkpoint with random weights, and measure time, memory and utilisation",
+        _rehearse,
+        options.add_rehearse,
+        "Nothing is downloaded. The default is SD3.5-Medium's shape at 512 pixels, for a GPU of 80 GB.\n\nExamples:\n"
+        "  bench rehearse --parts lora,resume\n"
+        "  bench rehearse --model shrunken --runtime.resolution 64 --runtime.compile false --device cpu --out here",
+    ),
     "list": (
         "list methods, rewards, tasks and presets, or show one with its settings",
         _list,
-        _add_list,
+        options.add_list,
         "Examples:\n  bench list\n  bench list soar\n  bench list alignment\n  bench list quick\n  bench list train",
     ),
     "new": (
         "write a new method or reward that works, to be changed",
         _new,
-        _add_new,
+        options.add_new,
         "Examples:\n  bench new min_snr\n  bench new sharpness --reward\n  bench new min_snr --package --into ..",
     ),
-    "check": ("run the conformance checks of methods and rewards", _check, _add_check, CHECKING),
+    "check": ("run the conformance checks of methods and rewards", _check, options.add_check, options.CHECKING),
     "curate": (
         "score the user's own pictures, and select the best of them to train on",
         _curate,
-        _add_curate,
+        options.add_curate,
         "Scores and selection are written beside the data; `run --data SELECTION.json` trains on it.\n\n"
         "Examples:\n  bench curate --data pictures --reward aesthetic\n"
         "  bench curate --data pictures --reward aesthetic --min 6.8",
@@ -426,13 +281,13 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
     "sample": (
         "draw a grid of pictures from a checkpoint or from the base",
         _sample,
-        _add_sample,
+        options.add_sample,
         'Example:\n  bench sample results/demonstration/alignment/soar/seed0 --prompt "a red circle"',
     ),
     "score": (
         "judge the pictures of a folder: a table and a ranked contact sheet",
         _score,
-        _add_score,
+        options.add_score,
         "Files that are no pictures, or cannot be judged, are listed and never scored; then the exit status is 1.\n\n"
         "Examples:\n  bench score --reward jpeg --images FOLDER\n"
         "  bench score --reward clipscore,ocr --images FOLDER --prompts prompts.txt",
@@ -440,11 +295,11 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
     "prompts": (
         "write prompts in GenEval's format, or that ask for a written text",
         _prompts,
-        _add_prompts,
+        options.add_prompts,
         "The splits have nothing in common, whatever the seed.\n\n"
         "Examples:\n  bench prompts geneval --count 600 --split report --out geneval.jsonl\n"
         "  bench prompts ocr --count 1000 --out ocr.txt",
     ),
-    "pretrain": ("rebuild the embedded world's models from nothing", _pretrain, _add_pretrain, ""),
-    "doctor": ("say whether this machine is fit, and with --tune how to use it best", _doctor, _add_doctor, ""),
+    "pretrain": ("rebuild the embedded world's models from nothing", _pretrain, options.add_pretrain, ""),
+    "doctor": ("say whether this machine is fit, and with --tune how to use it best", _doctor, options.add_doctor, ""),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from bench.checkpoint import Checkpoints
 from bench.dataset import Dataset
 from bench.paths import cache_folder
 from bench.policy import SD3Policy
-from bench.provenance import hash_file
 from bench.schema import config_hash
 from bench.scorer import Scorer
 from bench.tasks.definitions import Task
@@ -30,7 +30,7 @@ def curate(
     within each category the `top_share` with the highest score is kept. The folder in the cache is named by a hash of
     all that the data depends on. What is damaged there is told to `note` and made again.
     """
-    cache = Checkpoints(cache_folder() / "curated" / _key(world, task, select))
+    cache = Checkpoints(cache_folder() / "curated" / _key(world, task, policy, select))
     saved, complaints = cache.load()
     for complaint in complaints:
         note(f"curated data: {complaint}; it is made again")
@@ -79,14 +79,23 @@ def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _key(world: World, task: Task, select: Scorer | None) -> str:
-    vae = sorted((world.model / "vae").glob("*.safetensors"))
+def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> str:
     parts: dict[str, Any] = {
         "world": [world.name, world.version],
-        "vae": [hash_file(path) for path in vae],
+        "vae": _fingerprint(policy.pipeline.vae),
+        "latent": list(policy.latent_shape),
         "categories": list(task.categories or world.categories),
         "candidates": task.candidates,
         "top_share": task.top_share,
         "select": [select.name, select.reward.version, select.fingerprint] if select else None,
     }
     return config_hash(parts)
+
+
+def _fingerprint(module: torch.nn.Module) -> str:
+    """16 hex digits of a module's weights as they are held, wherever they came from."""
+    whole = hashlib.blake2b(digest_size=8)
+    for name, tensor in module.state_dict().items():
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        whole.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    return whole.hexdigest()

@@ -16,6 +16,7 @@ from bench import flow, rng
 from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, Prompt, Rollouts
 from bench.budget import Ledger, Limit
 from bench.dataset import Dataset
+from bench.device import memory_told
 from bench.optimise import Optimiser
 from bench.policy import PassFlops, Policy, Reference, guided
 from bench.ranks import ALONE, Ranks
@@ -262,7 +263,10 @@ class TrainingEnv:
                 term = weight * loss.sum() / count
                 total = term if total is None else total + term
         if total is not None:
-            total.backward()
+            with memory_told(
+                "the backward pass", "lower --train.micro_batch, or say --train.gradient_checkpointing true"
+            ):
+                total.backward()
 
     def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
         """Clip, step, and return the means of everything logged."""
@@ -270,7 +274,8 @@ class TrainingEnv:
         self.settle()
         self._limit.reserve(updates=1)
         self._ranks.sum_gradients(self.optimiser.parameters)
-        norm = self.optimiser.step(self._limit.fraction)
+        with memory_told("the optimiser's state", "say --train.adaptation lora"):
+            norm = self.optimiser.step(self._limit.fraction)
         self._ledger.updates += 1
         self.skipped_in_a_row = 0
         for name, values in (metrics or {}).items():

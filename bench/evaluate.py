@@ -62,6 +62,7 @@ class Evaluator:
         self._held_out = (
             world.prompts("held_out", categories, settings.held_out_prompts) if settings.held_out_prompts else []
         )
+        base.texts.prepare([p.text for p in (*self._prompts, *self._held_out)])
         self._base: Frozen = base.frozen_copy()
         if settings.drift_states:
             self._states, self._state_sigma, self._state_texts = self._fixed_states(base, categories)

@@ -18,11 +18,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from bench import registry
+from bench import architectures, registry
 from bench.api import ConfigError, PluginError
 from bench.data.settings import Data
 from bench.reward_names import is_sum, parts_of
-from bench.settings import BASE, Chain, Evaluation, Experiment, Stage, Train, configured
+from bench.settings import BASE, Chain, Evaluation, Experiment, Runtime, Stage, Train, configured
 from bench.strict import Problems, Text, read_text, read_yaml, unique, validate
 from bench.suggest import hint
 from bench.tasks.built_in import TASKS, WORLDS
@@ -33,7 +33,7 @@ __all__ = ["BASE", "PRESETS", "Chain", "Evaluation", "Experiment", "Stage", "Tas
 PRESETS = Path(__file__).parent / "presets"
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
 _RESERVED = ("extends", "task", "reward")
-_OWN_CHECKS = ("tasks", "methods", "train", "evaluation", "data")
+_OWN_CHECKS = ("tasks", "methods", "runtime", "train", "evaluation", "data")
 
 Block = dict[str, Any]
 
@@ -135,9 +135,8 @@ class _Resolver:
         world = self.raw.get("world", "images" if self.raw.get("data") is not None else "scenes")
         if world not in WORLDS:
             self.problems.add("world", f"no such world: {world!r}{hint(str(world), WORLDS)}")
-        model = self.raw.get("model")
-        if isinstance(model, str) and model != "null" and not (Path(model) / "model_index.json").is_file():
-            self.problems.add("model", f"{model} is no checkpoint folder in the diffusers format (no model_index.json)")
+        self._check_model(self.raw.get("model"), str(self.raw.get("weights", "stored")))
+        runtime = validate(Runtime, self._block("runtime"), "runtime", self.problems)
         train = validate(Train, self._block("train"), "train", self.problems)
         evaluation = validate(Evaluation, self._block("evaluation"), "evaluation", self.problems)
         tasks = self._tasks(str(world))
@@ -148,12 +147,24 @@ class _Resolver:
         values |= {"world": world, "seeds": self._seeds()}
         values["baseline"] = self._baseline([chain.label for chain in chains])
         values |= {"tasks": [_plain(task) for task in tasks], "methods": [_plain(chain) for chain in chains]}
-        blocks = {"train": train, "evaluation": evaluation, "data": data}
+        blocks = {"runtime": runtime, "train": train, "evaluation": evaluation, "data": data}
         values |= {name: _plain(block) for name, block in blocks.items() if block}
         experiment = validate(Experiment, values, "", self.problems, elsewhere=_OWN_CHECKS)
         if experiment is not None:
             self._check(experiment)
         return None if self.problems.messages else experiment
+
+    def _check_model(self, model: Any, weights: str) -> None:
+        """Whether there may be such a model; whether one of the hub was fetched is told when it is loaded."""
+        if weights == "random":
+            if model not in architectures.BY_NAME:
+                known = hint(str(model), architectures.BY_NAME)
+                self.problems.add("model", f"{model!r} is no architecture that random weights are known for{known}")
+            return
+        if not isinstance(model, str) or model == "null" or (Path(model) / "model_index.json").is_file():
+            return
+        if Path(model).exists() or not architectures.is_hub_id(model):
+            self.problems.add("model", f"{model} is no checkpoint folder in the diffusers format (no model_index.json)")
 
     def _block(self, name: str) -> Block:
         """A mapping of the settings, empty where there is none."""
@@ -171,7 +182,10 @@ class _Resolver:
             return None
         if world != "images":
             self.problems.add("data", f"given, but world {world!r} has no use for it: leave out one of the two")
-        return validate(Data, self._block("data"), "data", self.problems)
+        # One size of pictures, in training and in sampling
+        side = self._block("runtime").get("resolution")
+        block = {"resolution": side} | self._block("data") if side else self._block("data")
+        return validate(Data, block, "data", self.problems)
 
     def _list(self, name: str) -> Sequence[Any]:
         value = self.raw.get(name)
@@ -230,7 +244,7 @@ class _Resolver:
     def _rewarded(self, task: Block, world: str) -> Block:
         """A task under the setting `reward`: what trains, what selects where something does, and judges (its parts).
 
-        The first part is the headline too on the user's own pictures; a task of the embedded world keeps its gold scorer there.
+        On the user's own pictures the first part is the headline too; a task of the embedded world keeps its own.
         """
         reward = self.raw.get("reward")
         if reward is None:
@@ -238,7 +252,7 @@ class _Resolver:
         try:
             parts = parts_of(str(reward))
         except ConfigError:  # told by the check of the scorers
-            parts = (str(reward),)
+            return task | {"reward": reward}
         others = [name for name in task.get("scorers", ()) if name not in parts]
         changed = {"reward": reward, "scorers": [*parts, *others]}
         changed |= {"select": reward} if task.get("select") else {}
@@ -342,6 +356,7 @@ class _Resolver:
 
     def _check(self, experiment: Experiment) -> None:
         """What no single field can tell."""
+        self._check_bfloat16(experiment)
         for chain in experiment.methods:
             shares = experiment.split
             if isinstance(shares, tuple) and len(chain.stages) not in (1, len(shares)):
@@ -350,3 +365,16 @@ class _Resolver:
             for task in experiment.tasks:
                 if needs_reward and task.reward is None:
                     self.problems.add(f"task {task.name}", f"has no reward to train on, and {chain.label!r} needs one")
+
+    def _check_bfloat16(self, experiment: Experiment) -> None:
+        """Weights held in bfloat16 cannot take small updates, and float32 passes cannot use them."""
+        trains = [experiment.train, *(stage.train for chain in experiment.methods for stage in chain.stages)]
+        if experiment.runtime.denoiser_weights == "float32":
+            return
+        if any(train.adaptation == "full" for train in trains[1:]):
+            self.problems.add(
+                "runtime.denoiser_weights", "bfloat16 is for LoRA alone: weights that are trained wholly stay float32; "
+                "set train.adaptation to lora, or this to float32",
+            )  # fmt: skip
+        if any(train.precision == "float32" for train in trains):
+            self.problems.add("runtime.denoiser_weights", "bfloat16 needs train.precision bfloat16 for every method")

@@ -110,6 +110,7 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
         "label",
         "question",
         "workers",
+        "device",
         "reward_seconds",
         "tasks",
         "methods",

@@ -24,7 +24,7 @@ def cell_header(job: CellJob, device: str) -> dict[str, Any]:
     experiment = job.experiment
     config = experiment.cell_config(job.task, job.label)
     stages = () if job.label == BASE else experiment.stages(job.label)
-    precision = stages[0].train.precision if stages else "float32"
+    precision = stages[0].train.precision if stages else experiment.train.precision
     provenance = collect(device, precision, experiment.threads, _plugins(job), _base(job))
     return {
         "experiment": experiment.name, "task": job.task, "method": job.label, "seed": job.seed, "config": config,
@@ -110,8 +110,15 @@ def _plugins(job: CellJob) -> tuple[Path, ...]:
 
 
 def _base(job: CellJob) -> Path | None:
-    """The folder of a base of the user's own; the world's own is among the sources."""
-    return Path(job.experiment.model) if job.experiment.model else None
+    """The folder of a base of the user's own; the world's own is among the sources, and random weights have none."""
+    experiment = job.experiment
+    if experiment.model is None or experiment.weights == "random":
+        return None
+    if Path(experiment.model).is_dir():
+        return Path(experiment.model)
+    from bench.loading import locate
+
+    return locate(experiment.model)
 
 
 @cache

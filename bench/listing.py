@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PRESETS = Path(__file__).parent / "presets"
 _GROUPS = {"methods": registry.METHODS, "rewards": registry.REWARDS}
-_SETTINGS = ("train", "evaluation", "experiment", "task", "data")
+_SETTINGS = ("train", "evaluation", "runtime", "experiment", "task", "data")
 
 
 def listing(what: str | None = None) -> str:
@@ -30,7 +30,9 @@ def listing(what: str | None = None) -> str:
     """
     if what is None:
         parts = [_plugins("methods"), _plugins("rewards"), _tasks(), _presets()]
-        return "\n\n".join([*parts, "bench list NAME shows one of them; bench list train, evaluation, task: settings"])
+        return "\n\n".join(
+            [*parts, "bench list NAME shows one of them; bench list train, evaluation, runtime, task: settings"]
+        )
     if what in _GROUPS:
         return _plugins(what)
     if what in ("tasks", "presets"):
@@ -130,12 +132,12 @@ def _docstring(cls: type) -> str:
 
 def _settings(name: str) -> str:
     from bench.data.settings import Data
-    from bench.settings import Evaluation, Experiment, Train
+    from bench.settings import Evaluation, Experiment, Runtime, Train
     from bench.tasks.definitions import Task
 
     blocks: dict[str, tuple[type, str]] = {
-        "train": (Train, "train"), "evaluation": (Evaluation, "evaluation"), "experiment": (Experiment, ""),
-        "task": (Task, "task"), "data": (Data, "data"),
+        "train": (Train, "train"), "evaluation": (Evaluation, "evaluation"), "runtime": (Runtime, "runtime"),
+        "experiment": (Experiment, ""), "task": (Task, "task"), "data": (Data, "data"),
     }  # fmt: skip
     return _options(*blocks[name])
 

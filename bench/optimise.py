@@ -94,7 +94,8 @@ class Optimiser:
         for i, p in enumerate(self.parameters):
             p.copy_(tensors[f"weight.{i}"])
             if f"exp_avg.{i}" in tensors:
-                names = ("step", "exp_avg", "exp_avg_sq")
+                names = ("exp_avg", "exp_avg_sq")
                 self._adamw.state[p] = {name: tensors[f"{name}.{i}"].clone() for name in names}
+                self._adamw.state[p]["step"] = tensors[f"step.{i}"].cpu().clone()  # where AdamW counts
             if self._average is not None:
                 self._average[i].copy_(tensors[f"average.{i}"])

@@ -113,12 +113,12 @@ def estimate(experiment: Experiment, results: Path) -> Plan:
 
 def _measure(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, ...]]]:
     from bench.policy import SD3Policy
-    from bench.tasks.world import load_world
+    from bench.tasks.world import world_of
     from bench.throughput import forward_rate, threads
 
-    world = load_world(experiment.world, experiment.model, experiment.data)
+    world = world_of(experiment)
     with threads(experiment.threads):
-        rate = forward_rate(SD3Policy.load(world.model), experiment.evaluation.batch_size)
+        rate = forward_rate(SD3Policy.of(experiment, world), experiment.evaluation.batch_size)
         stages = {chain.label: _try_out(experiment, chain.label) for chain in experiment.methods if chain.label != BASE}
     return rate, stages
 
@@ -128,15 +128,15 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     from bench.policy import SD3Policy
     from bench.runner import load_scorers
     from bench.stage import Stage
-    from bench.tasks.world import load_world
+    from bench.tasks.world import world_of
     from bench.weighted_sum import examples
 
     task = dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
-    world = load_world(experiment.world, experiment.model, experiment.data)
+    world = world_of(experiment)
     scorers = load_scorers({task.reward, task.select}, standard=lambda: examples(world, task))
     plans = []
     for settings, budget in zip(experiment.stages(label), experiment.budgets(label), strict=True):
-        policy, ledger = SD3Policy.load(world.model), Ledger()
+        policy, ledger = SD3Policy.of(experiment, world), Ledger()
         unit = policy.measure_flops().forward
         with tempfile.TemporaryDirectory() as folder:
             stage = Stage.enter(

@@ -10,79 +10,28 @@ import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import diffusers
 import numpy as np
 import torch
-import transformers
-from diffusers import StableDiffusion3Pipeline
 from diffusers.models.transformers import SD3Transformer2DModel
-from peft import LoraConfig
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from bench import flow
-from bench.api import Condition, ConfigError, DataError
+from bench import adapters, autoencoder, flops, flow, kernels
+from bench.api import Condition, ConfigError
+from bench.conditioning import TextCondition, TextEncoding
+from bench.device import memory_told, resolve
 from bench.files import appears_whole
-from bench.settings import Train
+from bench.flops import PassFlops
+from bench.loading import load_pipeline
+from bench.settings import Experiment, Runtime, Train
+from bench.tasks.world import World
 
-# Loading the parts of a pipeline takes no time worth a bar, and the missing torchvision is our choice.
-diffusers.utils.logging.disable_progress_bar()
-diffusers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-transformers.utils.logging.set_verbosity_error()
+__all__ = ["Frozen", "PassFlops", "Policy", "Reference", "SD3Policy", "TextCondition", "VelocityField", "guided"]
 
-# Texts are always encoded in batches of this size: matrix products of another shape may round differently, and a
-# resumed run, which meets its texts in another grouping, has to see the same bits.
-TEXT_BATCH = 32
-
-
-# What diffusers, transformers and safetensors raise on files that are missing, cut short or of another shape.
-_BROKEN_BASE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
-
-
-@dataclass(frozen=True)
-class TextCondition:
-    """Text embeddings (B, L, D) and pooled embeddings (B, P), float32, as SD3's transformer takes them."""
-
-    embeds: Tensor
-    pooled: Tensor
-
-    def __len__(self) -> int:
-        return len(self.embeds)
-
-    def __getitem__(self, index: Any) -> TextCondition:
-        return TextCondition(self.embeds[index], self.pooled[index])
-
-    @staticmethod
-    def cat(parts: Sequence[TextCondition]) -> TextCondition:
-        """One batch of several."""
-        return TextCondition(torch.cat([p.embeds for p in parts]), torch.cat([p.pooled for p in parts]))
-
-    def expand(self, count: int) -> TextCondition:
-        """A single row repeated `count` times, without copying."""
-        return TextCondition(self.embeds.expand(count, -1, -1), self.pooled.expand(count, -1))
-
-
-@dataclass(frozen=True)
-class PassFlops:
-    """Measured FLOPs of one sample: denoiser forward, its backward to all trained weights, the same where gradient goes
-    on into the state, the reference's forward (without adapters), VAE decoding."""
-
-    forward: float
-    backward: float
-    backward_through: float
-    reference: float
-    decode: float
-
-    def times(self, factor: int) -> PassFlops:
-        """Those of so many samples."""
-        return PassFlops(*(factor * flops for flops in astuple(self)))
+_LESS = "say --train.gradient_checkpointing true, or lower --train.micro_batch or --evaluation.batch_size"
 
 
 class VelocityField(Protocol):
@@ -132,84 +81,61 @@ class SD3Policy:
         latent_shape: (C, h, w) of one clean latent.
         shift: the scheduler's shift of the noise schedule.
         transformer: the part that is trained; everything else stays frozen.
+        precision: of the transformer's passes, float32 or bfloat16.
+        texts: encodes texts, and keeps what it found.
     """
 
-    def __init__(self, pipeline: Any, *, precision: str = "float32", text_length: int = 256) -> None:
+    def __init__(self, pipeline: Any, runtime: Runtime, device: torch.device, *, precision: str = "float32") -> None:
         self.pipeline = pipeline  # a StableDiffusion3Pipeline, whose parts type checkers cannot see
         self.transformer: SD3Transformer2DModel = pipeline.transformer
-        self.device = torch.device(self.transformer.device)
+        self.device = device
         self.precision = precision
-        config = self.transformer.config
-        self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        self.shift = float(self.pipeline.scheduler.config.shift)
-        self._text_length = text_length if self.pipeline.text_encoder_3 is not None else 0
-        self._texts: dict[str, TextCondition] = {}
+        self.latent_shape = autoencoder.latent_shape(pipeline, runtime.resolution)
+        self.shift = float(pipeline.scheduler.config.shift)
+        self.texts = TextEncoding(pipeline, device, runtime.text_length, parked=runtime.park_encoders)
+        self._runtime = runtime
         self._lora = False
-        parts = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
-        for module in (getattr(pipeline, part) for part in parts):
-            if module is not None:
-                module.requires_grad_(False).eval()
-        self.transformer.requires_grad_(False).eval()
+        self._adapter: adapters.Adapter | None = None
         # Weights mapped from a file lie as the file has them; other alignments take other kernels, which round
         # differently, and a copy of the model would not be the model to the last bit.
         for parameter in self.transformer.parameters():
             parameter.data = parameter.data.clone()
+        if runtime.compile:
+            kernels.compile_blocks(self.transformer, device)
 
     @classmethod
-    def load(cls, path: str | Path, *, precision: str = "float32", device: str = "cpu") -> SD3Policy:
-        """Load a StableDiffusion3Pipeline folder, or the hub id of a downloaded one, with float32 weights.
+    def load(
+        cls, path: str | Path, *, precision: str = "float32", runtime: Runtime | None = None, device: str = "auto",
+        weights: str = "stored",
+    ) -> SD3Policy:  # fmt: skip
+        """Load a StableDiffusion3Pipeline folder, or the hub id of a fetched one; or its shape with random `weights`.
 
         Raises:
-            DataError: there is no such pipeline.
+            ConfigError: there is no such device or architecture, or no picture of that size.
+            DataError: there is no such pipeline, or it is damaged.
+            MemoryShortError: it does not fit onto the device.
         """
-        folder = Path(path)
-        index = folder / "model_index.json"
-        if folder.exists() and not index.is_file():
-            raise DataError(f"{folder}: expected a diffusers pipeline folder, but it has no model_index.json")
-        _refuse_empty_tokenizers(folder)
-        without_t5 = folder.exists() and not (folder / "text_encoder_3").is_dir()
-        absent = {"text_encoder_3": None, "tokenizer_3": None} if without_t5 else {}
-        try:
-            # Safetensors only: a pickle runs whatever it holds
-            pipeline = StableDiffusion3Pipeline.from_pretrained(
-                str(path), dtype=torch.float32, use_safetensors=True, local_files_only=True, **absent
-            )
-        except _BROKEN_BASE as error:
-            raise DataError(
-                f"{path}: expected a complete StableDiffusion3Pipeline folder with safetensors weights; loading it "
-                f"failed: {error}. Restore or download it again, or give another one by --model"
-            ) from error
-        return cls(pipeline.to(device), precision=precision)
+        runtime, where = runtime or Runtime(), resolve(device)
+        with memory_told(f"the model {path}", "say --runtime.frozen_weights bfloat16, or --runtime.park_encoders true"):
+            return cls(load_pipeline(path, runtime, where, weights), runtime, where, precision=precision)
+
+    @classmethod
+    def of(cls, experiment: Experiment, world: World) -> SD3Policy:
+        """The base model of an experiment; raises as `load` does."""
+        return cls.load(
+            world.model, precision=experiment.train.precision, runtime=experiment.runtime, device=experiment.device,
+            weights=experiment.weights,
+        )  # fmt: skip
 
     # Conditioning
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextCondition:
         """Prompts to conditioning by the pipeline's own `encode_prompt`; each text is encoded once and kept.
 
         Raises:
             DataError: a prompt is longer than the text encoders read; nothing is truncated silently.
         """
-        missing = sorted({p for p in prompts if p not in self._texts})
-        for start in range(0, len(missing), TEXT_BATCH):
-            chunk = missing[start : start + TEXT_BATCH]
-            self._refuse_truncation(chunk)
-            embeds, _, pooled, _ = self.pipeline.encode_prompt(
-                chunk + [""] * (TEXT_BATCH - len(chunk)), None, None, device=self.device,
-                do_classifier_free_guidance=False, max_sequence_length=self._text_length,
-            )  # fmt: skip
-            for text, e, p in zip(chunk, embeds.float(), pooled.float(), strict=False):
-                self._texts[text] = TextCondition(e[None], p[None])
-        return TextCondition.cat([self._texts[p] for p in prompts])
-
-    def _refuse_truncation(self, prompts: Sequence[str]) -> None:
-        tokenizer = self.pipeline.tokenizer
-        limit = self.pipeline.tokenizer_max_length
-        if self._text_length:  # T5 reads on where CLIP stops, as in SD3
-            return
-        for text, ids in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True):
-            if len(ids) > limit:
-                raise DataError(f"prompt {text!r}: {len(ids)} tokens, but the text encoders read {limit}: shorten it")
+        return self.texts(prompts)
 
     def null(self, cond: TextCondition) -> TextCondition:
         """The empty prompt's conditioning, as many rows as `cond` has."""
@@ -226,7 +152,8 @@ class SD3Policy:
         return guided(self.velocity, self.null, x, sigma, cond, scale)
 
     def _run(self, transformer: SD3Transformer2DModel, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with memory_told(f"a pass of {len(x)} samples", _LESS), kernels.attention(self._runtime.attention), half:
             out = transformer(
                 hidden_states=x, timestep=sigma * 1000.0, encoder_hidden_states=cond.embeds,
                 pooled_projections=cond.pooled, return_dict=False,
@@ -248,56 +175,40 @@ class SD3Policy:
 
     # Pictures
 
-    @torch.no_grad()
-    def decode(self, z0: Tensor, chunk: int = 64) -> np.ndarray:
+    def decode(self, z0: Tensor) -> np.ndarray:
         """Latents (B, *S) to pictures uint8 (B, H, W, 3)."""
-        vae = self.pipeline.vae
-        shift = vae.config.shift_factor or 0.0
-        pictures = []
-        for part in z0.split(chunk):
-            x = vae.decode(part / vae.config.scaling_factor + shift, return_dict=False)[0]
-            x = ((x.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-            pictures.append(x.permute(0, 2, 3, 1).cpu().numpy())
-        return np.concatenate(pictures)
+        return autoencoder.decode(self.pipeline.vae, z0)
 
-    @torch.no_grad()
-    def encode_pictures(self, images: np.ndarray, chunk: int = 64) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (B, *S) float32 of the scaled latents of pictures uint8 (B, H, W, 3)."""
-        vae = self.pipeline.vae
-        shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor
-        means, stds = [], []
-        for start in range(0, len(images), chunk):
-            # Contiguous, because another memory layout rounds differently further on
-            x = torch.from_numpy(images[start : start + chunk]).to(self.device).permute(0, 3, 1, 2).contiguous()
-            posterior = vae.encode(x.float() / 127.5 - 1).latent_dist
-            means.append((posterior.mean - shift) * scale)
-            stds.append(posterior.std * scale)
-        return torch.cat(means), torch.cat(stds)
+    def encode_pictures(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (B, *S) float32 of the scaled latents of pictures uint8 (B, H, W, 3).
+
+        Raises:
+            DataError: the pictures are of another size than the model's.
+        """
+        return autoencoder.encode(self.pipeline.vae, images, self.latent_shape)
 
     # Training
 
     def prepare(self, train: Train, seed: int) -> list[torch.nn.Parameter]:
         """Make the transformer trainable, wholly or by fresh LoRA adapters, and return what the optimiser gets."""
         self.transformer.train()
+        if train.gradient_checkpointing:
+            self.transformer.enable_gradient_checkpointing()
+        else:
+            self.transformer.disable_gradient_checkpointing()
         if train.adaptation == "lora":
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                self.transformer.add_adapter(
-                    LoraConfig(
-                        r=train.lora_rank, lora_alpha=train.lora_alpha, target_modules=list(train.lora_targets),
-                        init_lora_weights="gaussian",
-                    )
-                )  # fmt: skip
+            adapters.add(self.transformer, train, seed)
             self._lora = True
         else:
             self.transformer.requires_grad_(True)
+        self._adapter = None
         return [p for p in self.transformer.parameters() if p.requires_grad]
 
     def merge(self) -> None:
-        """End a stage: fold LoRA adapters into the weights, and freeze."""
+        """End a stage: fold LoRA adapters into the weights, which are float32 from then on, and freeze."""
         if self._lora:
-            self.transformer.fuse_lora()
-            self.transformer.unload_lora()
+            self._adapter = adapters.taken(self.transformer)
+            adapters.fold(self.transformer)
             self._lora = False
         self.transformer.requires_grad_(False).eval()
 
@@ -309,11 +220,21 @@ class SD3Policy:
             except SafetensorError as error:  # how it reports the operating system's refusals
                 raise OSError(str(error)) from error
 
+    def save_lora(self, folder: Path) -> bool:
+        """Write the adapters that the last `merge` folded, for `load_lora_weights` of diffusers; False without any."""
+        if self._adapter is None:
+            return False
+        adapters.save(self._adapter, folder)
+        return True
+
     def frozen_copy(self) -> Frozen:
         """The model as it is now, frozen: the reference of a stage, or the base that drift is measured from."""
         if self._lora:
             return Frozen(self, None)
-        return Frozen(self, copy.deepcopy(self.transformer).requires_grad_(False).eval())
+        frozen = copy.deepcopy(self.transformer).requires_grad_(False).eval()
+        if self._runtime.compile:  # a copy is not compiled
+            kernels.compile_blocks(frozen, self.device)
+        return Frozen(self, frozen)
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
@@ -335,43 +256,8 @@ class SD3Policy:
         }
 
     def measure_flops(self) -> PassFlops:
-        """Count the FLOPs of one sample's passes by running them, with the trained weights as they are set up now."""
-        x = torch.zeros(1, *self.latent_shape, device=self.device)
-        sigma, cond = torch.full((1,), 0.5, device=self.device), self.encode([""])
-        # The fused attention kernels of the CPU are not in torch's table of FLOPs; the plain one is.
-        with sdpa_kernel(SDPBackend.MATH):
-            with FlopCounterMode(display=False) as forward, torch.enable_grad():
-                v = self.velocity(x, sigma, cond)
-            backward = _backward_flops(v) if v.requires_grad else 0
-            with torch.enable_grad():
-                through = _backward_flops(self.velocity(x.clone().requires_grad_(), sigma, cond))
-            self.transformer.zero_grad(set_to_none=True)
-            with FlopCounterMode(display=False) as reference:
-                Frozen(self, None if self._lora else self.transformer).velocity(x, sigma, cond)
-            with FlopCounterMode(display=False) as decode:
-                self.decode(x)
-        counts = (forward.get_total_flops(), backward, through, reference.get_total_flops(), decode.get_total_flops())
-        return PassFlops(*map(float, counts))
-
-
-def _backward_flops(v: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
-        v.sum().backward()
-    return counter.get_total_flops()
-
-
-def _refuse_empty_tokenizers(folder: Path) -> None:
-    """A tokenizer without its vocabulary loads without a word, and knows no words.
-
-    Raises:
-        DataError: a tokenizer beside a text encoder of this local folder has no vocabulary.
-    """
-    for encoder in folder.glob("text_encoder*"):
-        tokenizer = folder / encoder.name.replace("text_encoder", "tokenizer")
-        if not any((tokenizer / name).is_file() for name in ("vocab.json", "tokenizer.json", "spiece.model")):
-            raise DataError(
-                f"{tokenizer}: expected a tokenizer's vocabulary for {encoder}, but there is none: restore it"
-            )
+        """The FLOPs of one sample's passes, with the trained weights as they are set up now."""
+        return flops.count(self.transformer, self.pipeline.vae, self.latent_shape, self.encode([""]))
 
 
 class Frozen:

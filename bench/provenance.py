@@ -45,6 +45,7 @@ SHOWN_ONLY = frozenset(
         "pretrain",
         "progress.py",
         "provenance.py",
+        "rehearsal",
         "replay.py",
         "report",
         "results.py",
@@ -134,11 +135,14 @@ def collect(
 def source_hashes(plugins: Iterable[Path] = (), base: Path | None = None, root: Path = ROOT) -> dict[str, str]:
     """The hash of every file that matters to numbers, by name; the world's own base is among the package's files.
 
-    Of the user's own: `plugins` are files, kept as `plugin/<name>`; `base` is a pipeline folder, kept as `base/<file>`.
+    Of the user's own: `plugins` are files, kept as `plugin/<name>`; `base` is a pipeline folder, kept as `base/<file>`;
+    of a fetched model the hub's revision tells all, kept as `base/revision`.
     """
     sources = {path.as_posix(): hash_file(root / path) for path in source_files(root)}
     sources |= {f"plugin/{path.name}": hash_file(path) for path in plugins}
-    if base is not None:
+    if base is not None and base.parent.name == "snapshots":  # of the hub's cache, named by its revision
+        sources["base/revision"] = base.name
+    elif base is not None:
         sources |= {f"base/{path.relative_to(base).as_posix()}": hash_file(path) for path in base_files(base)}
     return sources
 

@@ -19,16 +19,17 @@ from bench import evidence
 from bench.api import DataError, NonFiniteError
 from bench.budget import Ledger
 from bench.checkpoint import Checkpoints, Saved, load_tensors
+from bench.device import describe
 from bench.identity import cell_header
 from bench.job import CellJob
 from bench.paths import inside
 from bench.policy import SD3Policy
 from bench.record import RECORD, read_experiment_header, read_lines
-from bench.runner import DEVICE, load_scorers
+from bench.runner import load_scorers
 from bench.schema import Cell, parse_event
 from bench.settings import Experiment
 from bench.stage import Stage
-from bench.tasks.world import load_world
+from bench.tasks.world import world_of
 from bench.training import Training
 from bench.weighted_sum import examples
 
@@ -42,13 +43,15 @@ def replay(folder: Path) -> int:
     cell, about = _cell(folder), evidence.read(folder)
     job = _job(folder, cell)
     print(f"{job.name}: update {about['update']} failed: {about['reason']}")
-    if cell_header(job, DEVICE)["provenance"]["sources_hash"] != cell.provenance.sources_hash:
+    if cell_header(job, describe(job.experiment.device))["provenance"]["sources_hash"] != cell.provenance.sources_hash:
         print("the code has changed since, so the updates before may not be the same")
     torch.set_num_threads(job.experiment.threads)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "checkpoint"
         if (folder / "checkpoint").is_dir():
-            shutil.copytree(folder / "checkpoint", copy, symlinks=True, ignore=shutil.ignore_patterns("model", ".*"))
+            shutil.copytree(
+                folder / "checkpoint", copy, symlinks=True, ignore=shutil.ignore_patterns("model", "lora", ".*")
+            )
         copy.mkdir(exist_ok=True)
         saved, complaints = Checkpoints(copy).load()
         begin = f"the checkpoint of update {saved.state['update']}" if saved else "the beginning"
@@ -58,9 +61,8 @@ def replay(folder: Path) -> int:
 
 def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[str, Any], folder: Path) -> int:
     experiment = job.experiment
-    world = load_world(experiment.world, experiment.model, experiment.data)
-    task = experiment.task(job.task)
-    policy = SD3Policy.load(world.model, device=DEVICE)
+    world, task = world_of(experiment), experiment.task(job.task)
+    policy = SD3Policy.of(experiment, world)
     ledger = Ledger.from_state(saved.state["ledger"]) if saved else Ledger()
     scorers = load_scorers({task.reward, task.select}, standard=lambda: examples(world, task))
     training = Training(job, world, policy, scorers, ledger, policy.measure_flops().forward, checkpoints)

@@ -19,6 +19,7 @@ from bench.blame import blamed
 from bench.budget import Ledger
 from bench.checkpoint import Checkpoints, Saved
 from bench.curation import curate
+from bench.device import describe
 from bench.evaluate import Evaluator
 from bench.evidence import FOLDER as FAILURE
 from bench.evidence import keep
@@ -34,14 +35,14 @@ from bench.roles import record_scorers
 from bench.schema import config_hash
 from bench.scorer import Guard, Scorer, unguarded
 from bench.settings import BASE
-from bench.tasks.world import Candidates, World, load_world
+from bench.tasks.world import Candidates, World, world_of
 from bench.training import Training
 from bench.weighted_sum import examples, sums
 
 CHECKPOINT_SECONDS = 60.0
 LOG_SHARE = 0.01  # of the budget between two logged steps
+CHECKPOINT_SHARE = 0.05  # of the time that checkpoints may take: those of large models take long
 LOCK_SECONDS = 30.0  # for the worker of a killed run to end
-DEVICE = "cpu"
 
 Post = Callable[[dict[str, Any]], None]
 
@@ -76,6 +77,7 @@ class _Cell:
         self._is_open = False
         self._milestone_fractions = list(self.experiment.evaluation.milestones)
         self._last_checkpoint = time.monotonic()
+        self._pause = CHECKPOINT_SECONDS
         self._last_logged = 0.0
         self._metrics: dict[str, list[float]] = {}
 
@@ -112,13 +114,13 @@ class _Cell:
 
     def _set_up(self, *, goes_on: bool) -> tuple[World, dict[str, Scorer], SD3Policy, Evaluator]:
         """Load what the cell needs."""
-        world = load_world(self.experiment.world, self.experiment.model, self.experiment.data)
+        world = world_of(self.experiment)
         trains_on = None if self.job.label == BASE else self.task.reward
         names = {*self.task.scorers, trains_on, self.task.select}
         scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task))
         if self.ranks.is_first:
             record_scorers(self.record, self.task, scorers, goes_on=goes_on)
-        policy = SD3Policy.load(world.model, device=DEVICE)
+        policy = SD3Policy.of(self.experiment, world)
         evaluator = Evaluator(
             world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
             tick=lambda part: self.post("evaluate", fraction=self.fraction, update=self.update, part=part),
@@ -162,7 +164,7 @@ class _Cell:
 
     def _open_record(self) -> Saved | None:
         before = self.record.status()
-        goes_on = self.record.start(cell_header(self.job, DEVICE))
+        goes_on = self.record.start(cell_header(self.job, describe(self.experiment.device)))
         remove_parts(self.job.folder)
         remove_parts(self.checkpoints.folder)
         shutil.rmtree(self.job.folder / FAILURE, ignore_errors=True)
@@ -190,6 +192,7 @@ class _Cell:
         self._last_logged, self._metrics = state["last_logged"], state["metrics"]
 
     def _save(self, training: Training) -> None:
+        start = time.monotonic()
         training.check_untouched()
         tensors, state = training.tensors(), training.state_dict()
         if self.ranks.is_first:
@@ -204,6 +207,7 @@ class _Cell:
                 beside=training.entries,
             )  # fmt: skip
         self._last_checkpoint = time.monotonic()
+        self._pause = max(CHECKPOINT_SECONDS, (self._last_checkpoint - start) / CHECKPOINT_SHARE)
 
     def _updates(self, training: Training, saved: Saved | None) -> Iterator[dict[str, float]]:
         """The updates; what the one that met NaN or infinity was working on is kept."""
@@ -234,7 +238,7 @@ class _Cell:
             with training.stage.averaged():
                 self._judge(policy, evaluator, training.number, final=False)
             self._save(training)
-        elif self.ranks.meet("time", time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS)[0]:
+        elif self.ranks.meet("time", time.monotonic() - self._last_checkpoint > self._pause)[0]:
             self._save(training)
 
     def _log(self, number: int) -> None:
@@ -282,6 +286,8 @@ class _Cell:
             captions=[p.text for p in prompts], guidance=settings.guidance, steps=settings.steps,
         )  # fmt: skip
         policy.save(self.job.folder / "checkpoint" / "model")
+        if stages == 1:  # adapters of the last stage alone do not lead from the base to the result
+            policy.save_lora(self.job.folder / "checkpoint" / "lora")
         self._telemetry("end")
         self.record.append("end", status="done", reason=None, ledger=self.ledger.facts())
         self.checkpoints.clear()

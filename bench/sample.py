@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,10 @@ from bench import rng
 from bench.api import ConfigError, DataError
 from bench.paths import inside
 from bench.policy import SD3Policy
+from bench.record import RECORD, read_lines
+from bench.schema import Cell, parse_event
+from bench.settings import Runtime
+from bench.strict import Problems, validate
 from bench.tasks.world import World, load_world
 
 _GAP = 4  # pixels between tiles
@@ -78,7 +83,8 @@ def load_checkpoint(world: World, checkpoint: Path | None) -> SD3Policy:
             "folder (checkpoints are not committed: run the experiment to make them)"
         )
     _refuse_ways_out(folder)
-    policy = SD3Policy.load(world.model)
+    runtime, kind = _as_trained(checkpoint)
+    policy = SD3Policy.load(world.model, runtime=runtime, weights=kind)
     try:
         weights = type(policy.transformer).from_pretrained(folder, use_safetensors=True).state_dict()
     except (OSError, ValueError) as error:
@@ -88,6 +94,24 @@ def load_checkpoint(world: World, checkpoint: Path | None) -> SD3Policy:
     except RuntimeError as error:
         raise DataError(f"{folder}: these weights do not fit the base in {world.model}: {error}") from error
     return policy
+
+
+def _as_trained(checkpoint: Path) -> tuple[Runtime, str]:
+    """How the base of a cell was loaded, picture size and text length with it; the defaults for what is no cell.
+
+    The result's weights are float32, and compiling takes longer than a few pictures.
+    """
+    lines, _ = read_lines(inside(checkpoint, RECORD))
+    first = parse_event(lines[0], f"{checkpoint / RECORD}:1") if lines else None
+    if not isinstance(first, Cell):
+        return Runtime(), "stored"
+    problems = Problems()
+    runtime = validate(Runtime, first.config.get("runtime", {}), "runtime", problems)
+    problems.raise_if_any(f"{checkpoint / RECORD}")
+    assert runtime is not None
+    return dataclasses.replace(runtime, denoiser_weights="float32", compile=False), first.config.get(
+        "weights", "stored"
+    )
 
 
 def _refuse_ways_out(folder: Path) -> None:

@@ -46,6 +46,9 @@ class Train:
     precision: Annotated[Literal["float32", "bfloat16"], Option("of the denoiser's passes; weights stay float32")] = (
         "float32"
     )
+    gradient_checkpointing: Annotated[
+        bool, Option("compute activations again in the backward pass: less memory, the same gradient, not charged")
+    ] = False
     adaptation: Annotated[Literal["full", "lora"], Option("train all weights, or low-rank updates")] = "full"
     lora_rank: Annotated[int, Option("rank of the updates", ge=1)] = 32
     lora_alpha: Annotated[int, Option("their scale is alpha / rank", ge=1)] = 64
@@ -59,6 +62,29 @@ class Train:
         "attn.add_v_proj",
         "attn.to_add_out",
     )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Runtime:
+    """How the model is loaded and run: the same for every method, in training and in evaluation."""
+
+    resolution: Annotated[int | None, Option("side of the pictures in pixels; null: the model's own", ge=8)] = None
+    t5: Annotated[bool, Option("load the T5 text encoder where the model has one")] = True
+    text_length: Annotated[
+        int | None, Option("tokens that T5 reads, of every text; null: 256, or 0 where there is no T5", ge=0)
+    ] = None
+    denoiser_weights: Annotated[
+        Literal["float32", "bfloat16"],
+        Option("how the denoiser's weights are held; bfloat16 only where all methods train LoRA adapters"),
+    ] = "float32"
+    frozen_weights: Annotated[
+        Literal["float32", "bfloat16", "float16"], Option("how the weights of VAE and text encoders are held")
+    ] = "float32"
+    park_encoders: Annotated[bool, Option("keep the text encoders in main memory while none of them is needed")] = False
+    attention: Annotated[
+        Literal["auto", "math", "flash", "efficient", "cudnn"], Option("torch's kernel of the denoiser's attention")
+    ] = "auto"
+    compile: Annotated[bool, Option("compile the blocks of the denoiser by torch.compile")] = False
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -169,14 +195,23 @@ class Experiment:
     label: Annotated[str, Option("stands in the title of every table, e.g. demonstration")] = ""
     question: Annotated[str, Option("what the experiment asks, in one sentence")] = ""
     world: Annotated[str, Option("where tasks and data come from")] = "scenes"
-    model: Annotated[str | None, Option("checkpoint folder in the diffusers format; null: the world's own")] = None
+    model: Annotated[
+        str | None, Option("folder in the diffusers format, or hub id of a fetched one; null: the world's own")
+    ] = None
     data: Annotated[Data | None, Option("the user's own pictures, for the world `images`")] = None
+    weights: Annotated[
+        Literal["stored", "random"], Option("the model's own; or random ones in its architecture, for a rehearsal")
+    ] = "stored"
+    device: Annotated[
+        str, Option("auto (CUDA where there is one), cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    ] = "auto"
     split: Annotated[
         Share | tuple[Share, ...],
         Option("share of the budget of a chain's first stage, the others share the rest; or a list of shares"),
         AfterValidator(_split),
     ] = 0.5
     baseline: Annotated[str, Option("method that differences are taken to; base is the model before training")] = BASE
+    runtime: Annotated[Runtime, Option("how the model is loaded and run")] = Runtime()
     train: Annotated[Train, Option("training, for all methods")] = Train()
     evaluation: Annotated[Evaluation, Option("evaluation, for all methods")] = Evaluation()
     tuning_trials: Annotated[int, Option("tuning trials that each method was given; reported", ge=0)] = 0
@@ -224,9 +259,10 @@ class Experiment:
 
     @property
     def config_hash(self) -> str:
-        """16 hex digits that name what the numbers depend on: all but names, labels, workers and memory settings."""
+        """16 hex digits that name what the numbers depend on: all but names, labels, workers and devices."""
         values = self.resolved()
-        for name in ("name", "label", "question", "workers", "reward_seconds", "tuning_trials", "baseline", "data"):
+        told = ("name", "label", "question", "tuning_trials", "baseline")
+        for name in (*told, "workers", "device", "reward_seconds", "data"):
             del values[name]
         return config_hash(values | self._pictures())
 
@@ -238,12 +274,16 @@ class Experiment:
         values: dict[str, Any] = {
             "world": self.world,
             "model": self.model,
+            "weights": self.weights,
+            "runtime": _plain(self.runtime),
             "threads": self.threads,
             "task": _plain(self.task(task)),
             "evaluation": _plain(self.evaluation),
             **self._pictures(),
         }
-        if label != BASE:
+        if label == BASE:
+            values["precision"] = self.train.precision
+        else:
             values["stages"] = [_plain(stage) for stage in self.stages(label)]
             values["budgets"] = [str(budget) for budget in self.budgets(label)]
         return values

@@ -77,6 +77,7 @@ class Stage:
             micro_batch=train.micro_batch, caption_dropout=train.caption_dropout, ranks=ranks,
         )  # fmt: skip
         model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks)
+        policy.texts.prepare([*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""])
         reward = scorers[task.reward] if method.needs.reward and task.reward else None
         if reward is not None:
             example = world.candidates(categories, 1)
@@ -223,6 +224,7 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _enter_with(policy: SD3Policy, entry: Path, ranks: Ranks) -> None:
     """Take the weights at stage entry from `entry`, or keep them there for a resume."""
     if ranks.meet("entry", entry.is_file())[0]:
+        policy.transformer.float()  # as a stage leaves them, however the base's are held
         policy.transformer.load_state_dict(load_tensors(entry))
     elif ranks.is_first:
         write_tensors(entry, {name: t for name, t in policy.transformer.state_dict().items() if torch.is_tensor(t)})

@@ -146,12 +146,12 @@ def _less_memory(job: CellJob, phase: str) -> str:
 
 
 def _record_failure(job: CellJob, reason: str) -> None:
+    from bench.device import describe
     from bench.identity import cell_header
-    from bench.runner import DEVICE
 
     record = CellRecord(job.folder)
     if record.status() == "new":
-        record.start(cell_header(job, DEVICE))
+        record.start(cell_header(job, describe(job.experiment.device)))
     if record.status() == "unfinished":
         record.end_failed(reason)
 

@@ -37,6 +37,8 @@ def _scenes(title: str, primary: str, reward: str | None, categories: list[str] 
     }
 
 
+_BRIGHTNESS = "bench.tasks.rehearsal:Brightness"
+
 TASKS: dict[str, dict[str, dict[str, Any]]] = {
     "scenes": {
         "alignment": _scenes("text-image alignment", "scenes-geneval", "scenes-clip", _GENEVAL),
@@ -57,6 +59,17 @@ TASKS: dict[str, dict[str, dict[str, Any]]] = {
             "scorers": ["scenes-aesthetic"],
             "margins": {"scenes-aesthetic": 0.1},
         },
+    },
+    "rehearsal": {
+        "rehearsal": {
+            "title": "rehearsal, no evidence",
+            "primary": _BRIGHTNESS,
+            "reward": _BRIGHTNESS,
+            "select": _BRIGHTNESS,
+            "scorers": [_BRIGHTNESS],
+            "candidates": 64,
+            "train_prompts": 64,
+        }
     },
 }
 WORLDS = tuple(TASKS)

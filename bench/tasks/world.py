@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from bench.api import ConfigError, Prompt
 from bench.data.settings import Data
+
+if TYPE_CHECKING:
+    from bench.settings import Experiment
 
 
 class Pictures(Protocol):
@@ -56,11 +59,13 @@ class World(Protocol):
         """Unit-length embeddings (B, D) float32 of pictures uint8 (B, H, W, 3), for diversity."""
 
 
-def load_world(name: str, model: str | None = None, data: Data | None = None) -> World:
-    """The world of that name, around its own base model or the one given; `data` are the pictures of `images`.
+def load_world(name: str, model: str | None = None, data: Data | None = None, resolution: int | None = None) -> World:
+    """The world of that name, around its own base model or the one given.
+
+    `data` are the pictures of `images`, `resolution` the pixels of those of `rehearsal`.
 
     Raises:
-        ConfigError: there is no such world, or it has no pictures.
+        ConfigError: there is no such world, or it has no such pictures.
     """
     if name == "scenes":
         from bench.tasks.scenes.world import ScenesWorld
@@ -70,4 +75,13 @@ def load_world(name: str, model: str | None = None, data: Data | None = None) ->
         from bench.tasks.images import ImagesWorld
 
         return ImagesWorld(data, model)
-    raise ConfigError(f"world {name!r}: expected 'scenes' or 'images'")
+    if name == "rehearsal":
+        from bench.tasks.rehearsal import RehearsalWorld
+
+        return RehearsalWorld(model, resolution)
+    raise ConfigError(f"world {name!r}: expected 'scenes', 'images' or 'rehearsal'")
+
+
+def world_of(experiment: Experiment) -> World:
+    """The world of an experiment; raises as `load_world` does."""
+    return load_world(experiment.world, experiment.model, experiment.data, experiment.runtime.resolution)

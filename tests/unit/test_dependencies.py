@@ -85,7 +85,15 @@ def test_rewards_import_the_contract_the_maths_and_their_world(name: str) -> Non
 @pytest.mark.parametrize(
     "name",
     [name for name in MODULES if name.startswith(("bench.stats", "bench.plots", "bench.report", "bench.record"))]
-    + ["bench.api", "bench.cli", "bench.commands", "bench.listing", "bench.catalogue", "bench.experiment"]
+    + [
+        "bench.api",
+        "bench.cli",
+        "bench.commands",
+        "bench.options",
+        "bench.listing",
+        "bench.catalogue",
+        "bench.experiment",
+    ]
     + ["bench.progress"]
     + ["bench.conformance", "bench.conformance.command", "bench.conformance.check"],
 )

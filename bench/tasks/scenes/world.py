@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench import architectures
 from bench.api import ConfigError, DataError, Prompt
 from bench.tasks.scenes.manifest import ASSETS, check_manifest
 from bench.tasks.scenes.render import render
@@ -26,19 +27,28 @@ _BUCKETS = {"report": range(0, 3), "tune": range(3, 4), "train": range(4, 10)}
 
 
 def base_model(model: str | None) -> Path:
-    """The pipeline folder of that path, or the embedded base.
+    """The pipeline folder of that path, or where a hub model was fetched to, or the embedded base.
+
+    The name of one of `architectures.BY_NAME`, which has random weights and no folder, is given back as it is.
 
     Raises:
         DataError: there is none.
     """
+    if model is not None and (Path(model) / "model_index.json").is_file():
+        return Path(model)
+    if model in architectures.BY_NAME:
+        return Path(model)
+    if model is not None and architectures.is_hub_id(model):
+        from bench.loading import locate
+
+        return locate(model)
     folder = Path(model) if model else ASSETS / "pipeline"
     if not (folder / "model_index.json").is_file():
         raise DataError(
             f"{folder}: expected a diffusers pipeline folder. The embedded base comes with the repository; "
             "`python -m bench pretrain` rebuilds it"
         )
-    if model is None:
-        check_manifest(folder)
+    check_manifest(folder)
     return folder
 
 

@@ -1,0 +1,197 @@
+"""What each command of the command line takes: its options, and the texts of its help."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+# Options of `run` and `plan` that are settings at the top level: name, what to write, help.
+SETTINGS = (
+    ("methods", "A,B", "methods by name or file (path/to/file.py); a+b runs b after a, on half the budget each"),
+    ("tasks", "A,B", "tasks by name; see `bench list tasks`"),
+    ("seeds", "N|A,B", "number of seeds, or a list of them ([4] is the one seed 4)"),
+    ("budget", "AMOUNT", "of every method: 200k (forward-equivalents), 1e15flops, 10min, 500updates, 20kimages"),
+    ("split", "SHARE", "share of the budget that the first stage of a chain gets (default 0.5)"),
+    ("name", "NAME", "folder of the results; another comparison needs another name (default: the preset's)"),
+    ("label", "TEXT", "words for the title of every table, e.g. demonstration"),
+    ("baseline", "METHOD", "method that differences are taken to (default: sft where it runs, else base)"),
+    (
+        "data",
+        "FOLDER",
+        "train on pictures of your own: a folder with metadata.jsonl or .csv, and more (bench list data)",
+    ),
+    ("reward", "NAME", "scorer that trains, and selects data where a task does, instead of the tasks' own"),
+    ("allow-broken", "SHARE", "share of the rows of --data that may be broken (default 0.01)"),
+    ("model", "PATH|ID", "folder in the diffusers format, or hub id of a fetched model, not the world's own base"),
+    ("weights", "stored|random", "random: a rehearsal in the model's architecture, without the model"),
+    ("device", "DEVICE", "auto (default: CUDA where there is one), cpu, cuda or cuda:N"),
+    ("workers", "N", "cells that run at once (default 2)"),
+    ("threads", "N", "threads of each worker (default 1)"),
+    ("reward-seconds", "SECONDS", "a call or load() of a reward that takes longer hangs, and is ended (default 600)"),
+    ("tuning-trials", "N", "tuning trials that each method was given; only reported"),
+)
+
+# Options that stand at the top level for what lies within a block.
+WITHIN = {"data": "data.path", "allow_broken": "data.allow_broken"}
+
+OVERRIDES = """Any other setting has a dotted option, as in the presets:
+  --train.batch_size 16            training of every method        bench list train
+  --runtime.resolution 512         how the model is loaded         bench list runtime
+  --soar.num_points 3              a method's own setting          bench list soar
+  --soar.train.learning_rate 1e-5  training of one method
+  --evaluation.steps 10            evaluation                      bench list evaluation
+  --task.candidates 2048           every task; or --alignment.candidates for one"""
+
+EXAMPLES = """Examples:
+  python -m bench run                                        the default: SFT, SOAR and Flow-GRPO, about 8 minutes
+  python -m bench run --methods sft,soar --budget 60k --seeds 3 --name longer
+  python -m bench run --methods sft,my_method.py --name mine a method of your own
+  python -m bench plan --preset scenes                       what would run, and for how long
+  python -m bench list soar                                  what a method is, and its settings
+  python -m bench report --check                             do REPORT.md and the results agree?"""
+
+CHECKING = """Each check exists because real code failed so. A failure says what was expected, what came, and why.
+Plugins are named as in `run`: by registered name, package.module:Class, or path/to/file.py.
+
+A plugin declares in its class what is known and meant:
+  small = {"num_points": 1}                          settings that make a step cheap and let all fields act
+  inert = {"clip": "acts from the second epoch on"}   a field that changes nothing under these settings
+  expected_failures = {"resume": "the sampler is external"}
+
+In a test: from bench.conformance import assert_conforms; assert_conforms(MyMethod)
+
+Examples:
+  bench check sft                 one method
+  bench check my_method.py        a method or a reward of your own
+  bench check --all               everything that is registered
+  bench check --list              every check with its reason
+
+Exit status: 0 all passed, or failed as declared; 1 a check failed; 2 there is no such plugin."""
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preset", metavar="NAME",
+        help="smoke, quick (default), scenes, plateau, images (default with --data), sd35-medium, sd35-medium-lora, or "
+        "a .yaml file",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", action="append", default=[], type=Path, metavar="FILE", help="a .yaml file laid over the preset"
+    )
+    for name, metavar, help_ in SETTINGS:
+        parser.add_argument(f"--{name}", metavar=metavar, help=help_)
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument("--report", type=Path, metavar="FILE", help="default: REPORT.md beside the results folder")
+    parser.add_argument(
+        "--allow-mixed", action="store_true", help="go on in a results folder whose cells were made by other code"
+    )
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="default: REPORT.md beside the results folder")
+    parser.add_argument("--check", action="store_true", help="write nothing; say where report and results differ")
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name or file of one of them; "
+        "train, evaluation, runtime, experiment, task or data for their settings; nothing for an overview",
+    )  # fmt: skip
+
+
+def add_new(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="of the method or reward; letters, digits, '-' and '_'")
+    parser.add_argument("--reward", action="store_true", help="a reward instead of a method")
+    parser.add_argument(
+        "--package", action="store_true", help="an installable package with its entry point and a test of its own"
+    )
+    parser.add_argument("--into", type=Path, default=Path(), metavar="FOLDER", help="default: the current folder")
+
+
+def add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="methods or rewards, by name or file")
+    parser.add_argument("--all", action="store_true", help="everything that is registered")
+    parser.add_argument("--list", action="store_true", help="every check with its reason; runs nothing")
+
+
+def add_sample(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", nargs="?", type=Path, metavar="FOLDER",
+        help="a cell of the results (results/demonstration/alignment/soar/seed0) or a checkpoint; nothing: the base",
+    )  # fmt: skip
+    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="a prompt; may be repeated")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with a prompt in each line")
+    parser.add_argument("--world", default="scenes", metavar="NAME", help="gives base and prompts (default: scenes)")
+    parser.add_argument(
+        "--model", type=Path, metavar="PATH", help="the base of the run, where it is not the world's own"
+    )
+    parser.add_argument("--guidance", type=float, default=3.0, metavar="W", help="guidance scale (default 3)")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default 20)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default 0)")
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="pictures of each prompt (default 4)")
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help="default: samples.png")
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reward", required=True, metavar="A,B", help="scorers by name or file; see `bench list rewards`"
+    )
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="a folder with pictures")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE",
+        help="a prompt for each picture, sorted by name: .txt, .csv, .tsv or .jsonl; or else a metadata.jsonl or .csv "
+        "(file_name, text) in the folder",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("scores"), metavar="FOLDER", help="default: scores")
+
+
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", metavar="KIND", help="geneval (a .jsonl with what to look for) or ocr (a .txt)")
+    parser.add_argument("--count", type=int, required=True, metavar="N", help="how many")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="where to; an existing file is replaced"
+    )
+    parser.add_argument("--split", default="train", metavar="NAME", help="train (default), tune or report")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of their choice and order (default 0)")
+    parser.add_argument(
+        "--without", type=Path, metavar="FILE", help="prompts to leave out, e.g. those of an evaluation"
+    )
+
+
+def add_curate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="pictures with captions, as for `run`")
+    parser.add_argument("--reward", required=True, metavar="NAME", help="scorer, by name or file")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--min", type=float, metavar="SCORE", help="keep the pictures of at least this score")
+    which.add_argument("--top", type=float, metavar="SHARE", help="keep this share with the highest scores, as in 0.1")
+    parser.add_argument("--model", metavar="PATH", help="its size and its captions' length count (default: embedded)")
+    parser.add_argument("--allow-broken", metavar="SHARE", help="share of the rows that may be broken (default 0.01)")
+
+
+def add_pretrain(parser: argparse.ArgumentParser) -> None:
+    from bench.pretrain.recipe import add_arguments
+
+    add_arguments(parser)
+
+
+def add_rehearse(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
+    parser.set_defaults(preset="rehearsal")
+    parser.add_argument(
+        "--parts", default="passes,lora,full,resume", metavar="A,B", help="default: passes,lora,full,resume"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/gpu"), metavar="FOLDER", help="default: results/gpu")
+
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+    parser.add_argument(
+        "--tune", type=Path, nargs="?", const=Path("machine.yaml"), metavar="FILE",
+        help="measure, and write workers, threads, precision and chunk sizes into FILE (default machine.yaml); "
+        "`run --config FILE` reads it, a run never chooses by itself",
+    )  # fmt: skip

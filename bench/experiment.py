@@ -140,7 +140,7 @@ class _Resolver:
         train = validate(Train, self._block("train"), "train", self.problems)
         evaluation = validate(Evaluation, self._block("evaluation"), "evaluation", self.problems)
         tasks = self._tasks(str(world))
-        data = self._data(str(world))
+        data = self._data(str(world), runtime or Runtime())
         chains = self._chains(train or Train())
         self._unknown_blocks(str(world))
         values = {name: self.raw[name] for name in FIELDS if name in self.raw and name not in _OWN_CHECKS}
@@ -176,16 +176,17 @@ class _Resolver:
             return {}
         return dict(block)
 
-    def _data(self, world: str) -> Data | None:
-        """The user's pictures; only the world `images` has a use for them."""
+    def _data(self, world: str, runtime: Runtime) -> Data | None:
+        """The user's pictures, of the size and with the captions that the model is run with."""
         if self.raw.get("data") is None:
             return None
         if world != "images":
             self.problems.add("data", f"given, but world {world!r} has no use for it: leave out one of the two")
-        # One size of pictures, in training and in sampling
-        side = self._block("runtime").get("resolution")
-        block = {"resolution": side} | self._block("data") if side else self._block("data")
-        return validate(Data, block, "data", self.problems)
+        shared = {"resolution": runtime.resolution, "text_length": runtime.text_length if runtime.t5 else 0}
+        block = self._block("data")
+        for name in shared.keys() & block.keys():
+            self.problems.add(f"data.{name}", f"the same in training and sampling: set runtime.{name} instead")
+        return validate(Data, shared | block, "data", self.problems)
 
     def _list(self, name: str) -> Sequence[Any]:
         value = self.raw.get(name)
@@ -344,6 +345,8 @@ class _Resolver:
         methods = registry.names(registry.METHODS)
         known = {*FIELDS, *_RESERVED, *TASKS.get(world, {}), *methods, *self.used}
         for name, value in self.raw.items():
+            if value is None and any(name in tasks for tasks in TASKS.values()):
+                continue  # a block of the preset below, taken back for another world
             labelled = isinstance(value, Mapping) and "method" in value
             if name not in known and not labelled:
                 self.problems.add(name, f"no such setting, task or method{hint(name, sorted(known))}")

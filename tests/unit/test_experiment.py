@@ -304,6 +304,18 @@ def test_one_reward_for_every_task(toy: str) -> None:
     assert both.scorers[:2] == ("scenes-ocr", "scenes-clip") and "+" not in "".join(both.scorers)
 
 
+def test_pictures_are_prepared_as_the_model_is_run(toy: str) -> None:
+    given = {"methods": [toy], "data.path": "somewhere"}
+    shapes = {"runtime.resolution": Text("32"), "runtime.text_length": 64}
+    data = load("images", {**given, **shapes}).data
+    assert data is not None and (data.resolution, data.text_length) == (32, 64)
+    assert load("images", {**given, "runtime.t5": Text("false")}).data.text_length == 0
+    with pytest.raises(
+        ConfigError, match=r"data\.resolution: the same in training .*: set runtime\.resolution instead"
+    ):
+        load("images", {**given, "data.resolution": 32})
+
+
 def test_pictures_choose_their_world(toy: str) -> None:
     given = {"methods": [toy], "data.path": Text("somewhere"), "tasks": ["pictures"]}
     experiment = load("smoke", given)

@@ -66,7 +66,7 @@ def test_texts_pictures_and_noise_levels_all_reach_the_velocity() -> None:
 
 
 def trainable(pipeline: Path, **train: object) -> SD3Policy:
-    policy = SD3Policy.load(pipeline, device="cpu")
+    policy = SD3Policy.load(pipeline, device="cpu", runtime=Runtime(attention="math"))
     policy.prepare(Train(**train), 0)
     return policy
 

@@ -51,6 +51,7 @@ EXAMPLES = """Examples:
   python -m bench report --check                             do REPORT.md and the results agree?"""
 
 CHECKING = """Each check exists because real code failed so. A failure says what was expected, what came, and why.
+Micro-batches, ledger, frozen parts and resume are looked at again with LoRA.
 Plugins are named as in `run`: by registered name, package.module:Class, or path/to/file.py.
 
 A plugin declares in its class what is known and meant:

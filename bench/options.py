@@ -50,8 +50,8 @@ EXAMPLES = """Examples:
   python -m bench list soar                                  what a method is, and its settings
   python -m bench report --check                             do REPORT.md and the results agree?"""
 
-PLANNING = """A model that is here is measured for a few updates. For one that is not, or with --gpu, the same is computed from its
-shapes, and memory by part beside it: nothing is downloaded, and no GPU is needed."""
+PLANNING = """A model that is here is measured for a few updates. For one that is not, or with --gpu, the same is
+computed from its shapes, and memory by part and disk beside it: nothing is downloaded, and no GPU is needed."""
 
 CHECKING = """Each check exists because real code failed so. A failure says what was expected, what came, and why.
 Plugins are named as in `run`: by registered name, package.module:Class, or path/to/file.py.

@@ -1,7 +1,7 @@
 """How much memory the passes of a transformer hold at once, found by running them on tensors that have no values.
 
-torch's fake tensors go through the same operations, gradient graph and autocast as real ones; every storage is counted
-from its creation until it is freed. Left out: what kernels take for themselves, fragmentation, and what compiling saves.
+torch's fake tensors go through the same operations, gradient graph and autocast as real ones; every storage counts
+from its creation until it is freed. Left out: what kernels take for themselves, fragmentation, what compiling saves.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ class Scales:
         batch = min(batch, train.batch_size) if gradient else batch
         what = Pass(self._shapes.latent, self._shapes.text_length, batch, gradient)
         alike = dataclasses.replace(
-            train, learning_rate=1.0, weight_decay=0.0, ema_half_life=0.0, warmup_updates=0, batch_size=1, micro_batch=1,
-            gradient_checkpointing=train.gradient_checkpointing and gradient,
+            train, learning_rate=1.0, weight_decay=0.0, ema_half_life=0.0, warmup_updates=0, batch_size=1,
+            micro_batch=1, gradient_checkpointing=train.gradient_checkpointing and gradient,
         )  # fmt: skip
         key = f"{alike} {what}"
         if key not in self._known:

@@ -54,6 +54,7 @@ PLANNING = """A model that is here is measured for a few updates. For one that i
 computed from its shapes, and memory by part and disk beside it: nothing is downloaded, and no GPU is needed."""
 
 CHECKING = """Each check exists because real code failed so. A failure says what was expected, what came, and why.
+Micro-batches, ledger, frozen parts and resume are looked at again with LoRA.
 Plugins are named as in `run`: by registered name, package.module:Class, or path/to/file.py.
 
 A plugin declares in its class what is known and meant:

@@ -21,8 +21,8 @@ def render(experiment: Experiment, plan: Plan) -> str:
     where = "measured now on this machine" if plan.measured else "documented, not measured here"
     if plan.stages:
         lines.append(
-            f"\nabout {_duration(seconds)} with {experiment.workers} workers, if each has a core of its own and nothing "
-            f"is done yet\n({plan.rate:,.0f} forward passes/s a worker, {where})"
+            f"\nabout {_duration(seconds)} with {experiment.workers} workers, if each has a core of its own and "
+            f"nothing is done yet\n({plan.rate:,.0f} forward passes/s a worker, {where})"
         )
     return "\n".join(lines)
 
@@ -61,18 +61,19 @@ def render_forecast(found: Forecast, cards: list[Card], utilisation: float) -> s
     lines += _methods(plan)
     lines.append(f"(a cell on one {first.title}, evaluation and start included)")
     lines += _memory(found)
-    lines += _sizes("main memory of a worker", found.host)
-    lines += _sizes("disk", found.disk, f"{sum(found.disk.values()) / 2**30:,.0f}")
+    lines += _sizes("main memory of a worker, at most", found.host)
+    disk = {**found.disk, "in all": sum(found.disk.values())}
+    lines += _sizes("disk, at most", disk)
     if found.fetched:
-        lines.append(f"\nto be fetched once: about {_gib(found.fetched)} GiB, weights of 16 bits")
+        lines.append(f"\nto be fetched once: about {_size(found.fetched)}, weights of 16 bits")
     lines += _cards(found, cards, utilisation)
     return "\n".join([*lines, "", *_NOT_COUNTED])
 
 
 _NOT_COUNTED = (
-    "Computed from shapes, nothing was measured: FLOPs over the card's dense peak times a utilisation that is assumed;",
-    "what gradient checkpointing computes again is in the time, not in the cost. Left out: passes of reward models and",
-    "their memory, curation, kernels' workspaces, what torch.compile saves, loading, pictures of the evaluation decoded.",
+    "Computed from shapes; nothing was measured. Hours are FLOPs over the card's peak times an assumed utilisation;",
+    "what gradient checkpointing computes again is in the hours, not in the cost. Left out: reward models, their",
+    "passes and memory; curation; decoding in evaluation; kernels' workspaces; what torch.compile saves.",
 )
 
 
@@ -81,10 +82,10 @@ def _memory(found: Forecast) -> list[str]:
     columns = [(label, stage) for label, stages in found.stages.items() for stage in stages]
     widths = [max(10, len(_name(*column)) + 2) for column in columns]
     head = "".join(f"{_name(*column):>{width}}" for column, width in zip(columns, widths, strict=True))
-    lines = ["", f"{'memory of the card, GiB':<28}{head}"]
+    lines = ["", f"{'memory of the card':<28}{head}"]
 
     def row(name: str, values: list[float | None]) -> str:
-        cells = ["-" if value is None else _gib(value) for value in values]
+        cells = ["-" if value is None else _size(value) for value in values]
         return f"{name:<28}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
     memories = [stage.memory for _, stage in columns]
@@ -106,22 +107,19 @@ def _name(label: str, stage: StageForecast) -> str:
     return label if "+" not in label else f"{label}: {stage.settings.name}"
 
 
-def _sizes(title: str, parts: dict[str, float], whole: str = "") -> list[str]:
-    lines = ["", f"{title + ', GiB':<38}{whole:>10}"]
-    return lines + [f"  {name:<36}{_gib(value):>10}" for name, value in parts.items() if value]
+def _sizes(title: str, parts: dict[str, float]) -> list[str]:
+    return ["", title, *(f"  {name:<32}{_size(value):>11}" for name, value in parts.items() if value)]
 
 
 def _cards(found: Forecast, cards: list[Card], utilisation: float) -> list[str]:
-    lines = [
-        "",
-        f"{'card':<14}{'GiB':>6}{'peak':>8}  {'all cells':>10}  at {utilisation:g} of its peak (TFLOP/s, dense), one card",
-    ]
+    lines = ["", f"One card at {utilisation:g} of its dense peak (TFLOP/s), all cells one after another"]
+    lines.append(f"{'card':<12}{'GiB':>5}{'peak':>7}{'all cells':>11}")
     for card in cards:
         plan = found.on(card, utilisation)
         peak = card.peak(found.experiment.train.precision) / 1e12
         fits = _fits(found, card)
-        lines.append(f"{card.title:<14}{card.gib:>6g}{peak:>8,.0f}  {_duration(found.seconds(plan)):>10}  {fits[0]}")
-        lines += [f"{'':<42}{line}" for line in fits[1:]] if len(cards) > 1 else [f"  {line}" for line in fits[1:]]
+        lines.append(f"{card.title:<12}{card.gib:>5g}{peak:>7,.0f}{_duration(found.seconds(plan)):>11}  {fits[0]}")
+        lines += [f"{'':<14}{line}" for line in fits[1:]]
     return lines
 
 
@@ -132,19 +130,21 @@ def _fits(found: Forecast, card: Card) -> list[str]:
         for stage in stages:
             memory = stage.memory
             if memory.most > card.usable:
-                need = f"{_name(label, stage)} needs {_gib(memory.most)} GiB ({memory.fullest})"
+                need = f"{_name(label, stage)} needs {_size(memory.most)} ({memory.fullest})"
                 short.append((need, memory.mends(stage.settings.train)[:3]))
     if not short:
-        return [f"fits: at most {_gib(found.most)} of {_gib(card.usable)} GiB"]
-    lines = [f"does not fit: {_gib(card.usable)} GiB are usable"]
+        return [f"fits: at most {_size(found.most)} of {_size(card.usable)}"]
+    lines = [f"does not fit: {_size(card.usable)} are usable"]
     for need, mends in short:
         lines += [need, *(f"  try {mend}" for mend in mends)]
     return lines
 
 
-def _gib(size: float) -> str:
-    gib = size / 2**30
-    return f"{gib:,.0f}" if gib >= 100 else f"{gib:.1f}" if gib >= 0.1 else f"{gib:.2g}"
+def _size(size: float) -> str:
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= 0.1 * scale:
+            return f"{size / scale:,.1f} {unit}"
+    return f"{size / 2**10:,.0f} KiB"
 
 
 def _duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bench.forecast.spending import Spending, spending
 from bench.loading import ENCODERS
 from bench.plan import Plan, StagePlan, counted
 from bench.settings import BASE, Experiment, Stage
+from bench.tasks.definitions import Task
 
 UTILISATION = 0.4  # of the peak; well-run training of transformers of this size reaches 0.3 to 0.5
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -102,27 +104,25 @@ def forecast(experiment: Experiment, results: Path) -> Forecast:
     )
 
 
-def _pictures(experiment: Experiment) -> int:
-    """Pictures that supervised methods train on, at most, over all tasks."""
-    there = experiment.data.found.training if experiment.data and experiment.data.found else None
-    return sum(
-        int(task.top_share * (task.candidates if there is None else min(there, task.candidates)))
-        for task in experiment.tasks
-    )
+def _pictures(experiment: Experiment, task: Task) -> int:
+    """Pictures that supervised methods train on in a task, at most."""
+    there = task.candidates
+    if experiment.data is not None and experiment.data.found is not None:
+        there = min(there, experiment.data.found.training)
+    return math.ceil(task.top_share * there)
 
 
 def _host(experiment: Experiment, shapes: Shapes) -> Parts:
-    """Bytes of main memory that one worker needs, at most."""
+    """Bytes of main memory that one worker needs, at most: tasks with fewer pictures and prompts need less."""
     tasks, evaluation = experiment.tasks, experiment.evaluation
-    texts = max(
-        int(task.candidates * task.top_share) + task.train_prompts for task in tasks
-    ) + evaluation.final_prompts + evaluation.held_out_prompts  # fmt: skip
-    pictures = max(int(task.candidates * task.top_share) for task in tasks)
+    pictures = max(_pictures(experiment, task) for task in tasks)
+    texts = pictures + max(task.train_prompts for task in tasks)
+    texts += evaluation.final_prompts + evaluation.held_out_prompts
     held = _BYTES[experiment.runtime.frozen_weights]
     return {
         "while the model is loaded": 4 * shapes.numbers_of("transformer", "vae", *ENCODERS),
-        "embeddings of its texts": texts * shapes.text_numbers * held,
-        "latents of its pictures": pictures * _latent_bytes(shapes),
+        f"embeddings of {texts:,} texts": texts * shapes.text_numbers * held,
+        f"latents of {pictures:,} pictures": pictures * _latent_bytes(shapes),
         "parked text encoders": shapes.bytes_of(*ENCODERS) if experiment.runtime.park_encoders else 0,
     }
 
@@ -137,11 +137,11 @@ def _disk(experiment: Experiment, shapes: Shapes, stages: dict[str, tuple[StageF
     lora = sum(4 * f[0].trained for f in stages.values() if len(f) == 1 and f[0].settings.train.adaptation == "lora")
     pictures = shapes.latent[1] * shapes.latent[2] * 64 * 3 * experiment.evaluation.pictures
     return {
-        f"checkpoints of {experiment.workers} cells at work": (KEEP + 1) * max(sizes) * experiment.workers,
-        f"final models of {cells * len(stages)} cells": 4 * whole * cells * len(stages),
-        "the base's own cells": shapes.bytes_of("transformer") * len(experiment.tasks),
+        f"checkpoints, cells at work: {experiment.workers}": (KEEP + 1) * max(sizes) * experiment.workers,
+        f"final models, cells: {cells * len(stages)}": 4 * whole * cells * len(stages),
+        "the base's own": shapes.bytes_of("transformer") * len(experiment.tasks),
         "final adapters": lora * cells,
-        "cached latents": _pictures(experiment) * _latent_bytes(shapes),
+        "cached latents": sum(_pictures(experiment, task) for task in experiment.tasks) * _latent_bytes(shapes),
         "sheets of pictures, at most": pictures * (cells * len(stages) + len(experiment.tasks)),
     }
 

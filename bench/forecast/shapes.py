@@ -91,9 +91,9 @@ class Shapes:
         return sum(t.nbytes for m in modules if m is not None for t in (*m.parameters(), *m.buffers()))
 
     def numbers_of(self, *parts: str) -> int:
-        """How many weights some parts have."""
+        """How many weights and numbers in tables (that of the positions) the files of some parts hold."""
         modules = [getattr(self.pipeline, name) for name in parts]
-        return sum(t.numel() for m in modules if m is not None for t in m.parameters())
+        return sum(t.numel() for m in modules if m is not None for t in m.state_dict().values())
 
     def trained(self, train: Train) -> tuple[int, PassFlops]:
         """How many weights a stage trains, and the FLOPs of one sample's passes meanwhile."""

@@ -71,15 +71,14 @@ def test_passes_hold_the_memory_that_torch_allocates(train: Train) -> None:
     policy.prepare(train, 0)
     assert run(policy, what) == computed
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run(policy, what)  # its zeroed gradients are new, so they count here
+        run(policy, what)
     assert profiler.profiler is not None
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     live = most = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         live += event.nbytes()
         most = max(most, live)
-    fresh = 0  # gradients that replace those of the first run: as many bytes, freed one by one
-    assert computed.most == pytest.approx(most - fresh, rel=0.03)
+    assert computed.most == pytest.approx(most, rel=0.03)
 
 
 def test_more_blocks_of_a_kind_add_the_same_each() -> None:
@@ -91,7 +90,6 @@ def test_more_blocks_of_a_kind_add_the_same_each() -> None:
     whole = of_blocks(config, 4, 4, vae, train, Runtime(), what)
     assert extended.forward == pytest.approx(whole.forward, rel=1e-3)
     assert extended.backward == pytest.approx(whole.backward, rel=0.02)
-    assert what.batch * whole.most > 0
 
 
 @pytest.mark.parametrize("adaptation", ["full", "lora"])

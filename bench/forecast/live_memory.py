@@ -99,7 +99,8 @@ def peaks(config: dict[str, Any], vae: Any, train: Train, runtime: Runtime, what
     """
     double = len(config.get("dual_attention_layers") or ())
     plain = config["num_layers"] - double
-    few = (min(double, 2), min(plain, 1))
+    # enough that the fullest moment is the same as with all: in the larger kind of block, not in the last, smaller one
+    few = (min(double, 2), min(plain, 1 if double > 1 else 3))
     base = of_blocks(config, *few, vae, train, runtime, what)
     total = base
     for kind, count in enumerate((double, plain)):

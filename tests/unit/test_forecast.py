@@ -83,12 +83,12 @@ def test_passes_hold_the_memory_that_torch_allocates(train: Train) -> None:
 
 
 def test_more_blocks_of_a_kind_add_the_same_each() -> None:
-    config = {**architectures.named("shrunken").transformer, "num_layers": 3, "dual_attention_layers": ()}
+    config = {**architectures.named("shrunken").transformer, "num_layers": 5, "dual_attention_layers": ()}
     vae = Shapes.of(shrunken()).pipeline.vae
     what = Pass(LATENT, LENGTH, BATCH, gradient=True)
     train = Train(gradient_checkpointing=True)
     extended = peaks(config, vae, train, Runtime(), what)
-    whole = of_blocks(config, 0, 3, vae, train, Runtime(), what)
+    whole = of_blocks(config, 0, 5, vae, train, Runtime(), what)
     assert extended.forward == pytest.approx(whole.forward, rel=1e-3)
     assert extended.backward == pytest.approx(whole.backward, rel=0.02)
 

@@ -39,7 +39,9 @@ def shrunken(**overrides: object) -> Experiment:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Forecast:
-    return forecast(shrunken(budget="100updates"), tmp_path_factory.mktemp("results"))
+    # one kind of training, so that its passes are weighed once
+    planned = shrunken(budget="100updates", methods=["sft", "flowgrpo"], **{"flowgrpo.train.adaptation": "full"})
+    return forecast(planned, tmp_path_factory.mktemp("results"))
 
 
 @pytest.mark.parametrize("held", ["float32", "bfloat16"])
@@ -56,13 +58,12 @@ def test_weights_weigh_what_the_loaded_ones_do(held: str) -> None:
 
 
 TRAINED = [
-    Train(),
     Train(precision="bfloat16", gradient_checkpointing=True),
     Train(precision="bfloat16", adaptation="lora", lora_rank=4),
 ]
 
 
-@pytest.mark.parametrize("train", TRAINED, ids=["full", "checkpointing", "lora"])
+@pytest.mark.parametrize("train", TRAINED, ids=["checkpointing", "lora"])
 def test_passes_hold_the_memory_that_torch_allocates(train: Train) -> None:
     config = dict(architectures.named("shrunken").transformer)
     what = Pass(LATENT, LENGTH, BATCH, gradient=True, cuda=False)
@@ -78,23 +79,22 @@ def test_passes_hold_the_memory_that_torch_allocates(train: Train) -> None:
     for event in sorted(events, key=lambda e: e.start_ns()):
         live += event.nbytes()
         most = max(most, live)
-    assert computed.most == pytest.approx(most, rel=0.03)
+    assert computed.most == pytest.approx(most, rel=0.02)
 
 
 def test_more_blocks_of_a_kind_add_the_same_each() -> None:
-    config = {**architectures.named("shrunken").transformer, "num_layers": 8, "dual_attention_layers": (0, 1, 2, 3)}
+    config = {**architectures.named("shrunken").transformer, "num_layers": 5, "dual_attention_layers": ()}
     vae = Shapes.of(shrunken()).pipeline.vae
     what = Pass(LATENT, LENGTH, BATCH, gradient=True)
-    train = Train(precision="bfloat16")
+    train = Train(gradient_checkpointing=True)
     extended = peaks(config, vae, train, Runtime(), what)
-    whole = of_blocks(config, 4, 4, vae, train, Runtime(), what)
+    whole = of_blocks(config, 0, 5, vae, train, Runtime(), what)
     assert extended.forward == pytest.approx(whole.forward, rel=1e-3)
     assert extended.backward == pytest.approx(whole.backward, rel=0.02)
 
 
-@pytest.mark.parametrize("adaptation", ["full", "lora"])
-def test_flops_and_trained_weights_are_the_models_own(adaptation: str, tiny_pipeline: Path) -> None:
-    train = Train(adaptation=adaptation)  # type: ignore[arg-type]
+def test_flops_and_trained_weights_are_the_models_own(tiny_pipeline: Path) -> None:
+    train = Train(adaptation="lora")
     policy = SD3Policy.load(tiny_pipeline, device="cpu")
     parameters = policy.prepare(train, 0)
     count, passes = Shapes.of(experiment(tiny_pipeline)).trained(train)
@@ -108,14 +108,15 @@ def test_flops_and_trained_weights_are_the_models_own(adaptation: str, tiny_pipe
     assert sum(moments) == 8 * count
 
 
-@pytest.mark.parametrize("method", ["sft", "soar", "flowgrpo"])
-def test_methods_spend_what_a_trial_of_them_spends(method: str, tiny_pipeline: Path) -> None:
-    planned = experiment(tiny_pipeline, methods=[method])
-    (measured,) = _try_out(planned, method)
-    shapes, settings = Shapes.of(planned), planned.stages(method)[0]
-    computed = spending(settings, shapes, shapes.trained(settings.train)[1])
-    for unit in ("cost", "flops", "updates", "images"):
-        assert computed.by_update[unit] == pytest.approx(measured.by_update[unit], rel=1e-9), unit
+def test_methods_spend_what_a_trial_of_them_spends(tiny_pipeline: Path) -> None:
+    planned = experiment(tiny_pipeline, methods=["soar", "flowgrpo"])
+    shapes = Shapes.of(planned)
+    passes = shapes.trained(planned.train)[1]
+    for label in ("soar", "flowgrpo"):
+        (measured,) = _try_out(planned, label)
+        computed = spending(planned.stages(label)[0], shapes, passes)
+        for unit in ("cost", "flops", "updates", "images"):
+            assert computed.by_update[unit] == pytest.approx(measured.by_update[unit], rel=1e-9), (label, unit)
 
 
 def test_rollouts_weigh_what_the_method_keeps(found: Forecast) -> None:

@@ -42,12 +42,17 @@ def _chunk(side: int) -> int:
     return max(1, min(CHUNK, PIXELS // side**2))
 
 
+def pictures_at_once(vae: Any, latent: tuple[int, ...]) -> int:
+    """Pictures that one pass decodes at most, from the shape (C, h, w) of a latent."""
+    return _chunk(latent[-1] * _scale(vae))
+
+
 @torch.no_grad()
 def decode(vae: Any, z0: Tensor) -> np.ndarray:
     """Scaled latents (B, C, h, w) to pictures uint8 (B, H, W, 3)."""
     shift = vae.config.shift_factor or 0.0
     pictures = []
-    for part in z0.split(_chunk(z0.shape[-1] * _scale(vae))):
+    for part in z0.split(pictures_at_once(vae, z0.shape[1:])):
         with memory_told(f"decoding {len(part)} pictures", _LESS):
             x = vae.decode((part / vae.config.scaling_factor + shift).to(vae.dtype), return_dict=False)[0]
         x = ((x.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)

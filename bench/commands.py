@@ -159,10 +159,29 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    experiment, _ = _with_pictures(_experiment(args))
-    from bench.plan import estimate, render
+    experiment = _experiment(args)
+    from bench.forecast.shapes import is_here
+
+    if args.gpu is not None or experiment.weights == "random" or not is_here(experiment.model):
+        return _forecast(experiment, args)
+    experiment, _ = _with_pictures(experiment)
+    from bench.plan import estimate
+    from bench.plan_text import render
 
     print(render(experiment, estimate(experiment, args.results)))
+    return 0
+
+
+def _forecast(experiment: Any, args: argparse.Namespace) -> int:
+    from bench.forecast.cards import CARDS, card
+    from bench.forecast.forecast import forecast
+    from bench.forecast.shapes import is_here
+    from bench.plan_text import render_forecast
+
+    cards = [card(name) for name in args.gpu.split(",")] if args.gpu else list(CARDS.values())
+    if experiment.data is not None and is_here(experiment.model):
+        experiment, _ = _with_pictures(experiment)
+    print(render_forecast(forecast(experiment, args.results), cards, args.utilisation))
     return 0
 
 
@@ -279,8 +298,8 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
     "plan": (
         "say what would run, at what cost and for how long, without training",
         _plan,
-        options.add_settings,
-        options.OVERRIDES,
+        options.add_plan,
+        f"{options.PLANNING}\n\n{options.OVERRIDES}",
     ),
     "fetch": (
         "download a model of the Hugging Face hub, so that --model finds it; nothing else ever downloads one",

@@ -140,7 +140,7 @@ class _Resolver:
         train = validate(Train, self._block("train"), "train", self.problems)
         evaluation = validate(Evaluation, self._block("evaluation"), "evaluation", self.problems)
         tasks = self._tasks(str(world))
-        data = self._data(str(world))
+        data = self._data(str(world), runtime or Runtime())
         chains = self._chains(train or Train())
         self._unknown_blocks(str(world))
         values = {name: self.raw[name] for name in FIELDS if name in self.raw and name not in _OWN_CHECKS}
@@ -176,16 +176,17 @@ class _Resolver:
             return {}
         return dict(block)
 
-    def _data(self, world: str) -> Data | None:
-        """The user's pictures; only the world `images` has a use for them."""
+    def _data(self, world: str, runtime: Runtime) -> Data | None:
+        """The user's pictures, of the size and with the captions that the model is run with."""
         if self.raw.get("data") is None:
             return None
         if world != "images":
             self.problems.add("data", f"given, but world {world!r} has no use for it: leave out one of the two")
-        # One size of pictures, in training and in sampling
-        side = self._block("runtime").get("resolution")
-        block = {"resolution": side} | self._block("data") if side else self._block("data")
-        return validate(Data, block, "data", self.problems)
+        shared = {"resolution": runtime.resolution, "text_length": runtime.text_length if runtime.t5 else 0}
+        block = self._block("data")
+        for name in shared.keys() & block.keys():
+            self.problems.add(f"data.{name}", f"the same in training and sampling: set runtime.{name} instead")
+        return validate(Data, shared | block, "data", self.problems)
 
     def _list(self, name: str) -> Sequence[Any]:
         value = self.raw.get(name)
@@ -242,17 +243,21 @@ class _Resolver:
         return tasks
 
     def _rewarded(self, task: Block, world: str) -> Block:
-        """A task under the setting `reward`: what trains, what selects where something does, one more judge.
+        """A task under the setting `reward`: what trains, what selects where something does, and judges (its parts).
 
-        It is the headline too on the user's own pictures; a task of the embedded world keeps its gold scorer there.
+        On the user's own pictures the first part is the headline too; a task of the embedded world keeps its own.
         """
         reward = self.raw.get("reward")
         if reward is None:
             return task
-        others = [name for name in task.get("scorers", ()) if name != reward]
-        changed = {"reward": reward, "scorers": [reward, *others]}
+        try:
+            parts = parts_of(str(reward))
+        except ConfigError:  # told by the check of the scorers
+            return task | {"reward": reward}
+        others = [name for name in task.get("scorers", ()) if name not in parts]
+        changed = {"reward": reward, "scorers": [*parts, *others]}
         changed |= {"select": reward} if task.get("select") else {}
-        changed |= {"primary": reward} if world == "images" else {}
+        changed |= {"primary": parts[0]} if world == "images" else {}
         return task | changed
 
     def _check_scorers(self, task: str, values: Block) -> None:
@@ -340,6 +345,8 @@ class _Resolver:
         methods = registry.names(registry.METHODS)
         known = {*FIELDS, *_RESERVED, *TASKS.get(world, {}), *methods, *self.used}
         for name, value in self.raw.items():
+            if value is None and any(name in tasks for tasks in TASKS.values()):
+                continue  # a block of the preset below, taken back for another world
             labelled = isinstance(value, Mapping) and "method" in value
             if name not in known and not labelled:
                 self.problems.add(name, f"no such setting, task or method{hint(name, sorted(known))}")

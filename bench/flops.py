@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import kernels
 from bench.conditioning import TextCondition
 
 
@@ -42,6 +43,7 @@ def count(
     device = device or ("cpu" if transformer.device.type == "cpu" else "meta")
     denoiser, decoder = _stand_in(transformer, device), _stand_in(vae, device)
     denoiser.disable_gradient_checkpointing()
+    kernels.choose_attention(denoiser, "auto")
     x, inputs = torch.zeros(1, *latent, device=device), cond.to(device)
 
     def velocity(x: Tensor) -> Tensor:

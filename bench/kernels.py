@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.api import ConfigError
@@ -18,9 +18,22 @@ _BACKENDS = {
 }
 
 
-def attention(name: str) -> AbstractContextManager[None]:
-    """Attention inside takes this kernel and no other; `auto` leaves the choice to torch."""
-    return nullcontext() if name == "auto" else sdpa_kernel(_BACKENDS[name])
+class _Pinned(JointAttnProcessor2_0):
+    """The attention of SD3's blocks by one kernel and no other, in gradient checkpointing's second pass too."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._backend = _BACKENDS[name]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the plain processor."""
+        with sdpa_kernel(self._backend):
+            return super().__call__(*args, **kwargs)
+
+
+def choose_attention(transformer: Any, name: str) -> None:
+    """Let the denoiser's attention take this kernel of torch's and no other; `auto` leaves the choice to torch."""
+    transformer.set_attn_processor(JointAttnProcessor2_0() if name == "auto" else _Pinned(name))
 
 
 def compile_blocks(transformer: Any, device: torch.device) -> None:
@@ -40,7 +53,9 @@ def compile_blocks(transformer: Any, device: torch.device) -> None:
     # Few kinds of blocks, each with and without gradient and adapters; past the limit torch gives up without a word
     torch._dynamo.config.recompile_limit = 64
     for block in transformer.transformer_blocks:
-        block.compile()
+        # Each batch size has a graph of its own: a dynamic one beside it could be taken by one of the two passes of
+        # gradient checkpointing and not by the other
+        block.compile(dynamic=False)
 
 
 def _probe(x: torch.Tensor) -> torch.Tensor:

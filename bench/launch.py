@@ -1,4 +1,4 @@
-"""Where a process stands among those that torchrun, or `accelerate launch`, has started.
+"""Where a process stands among those that torchrun has started.
 
 Under such a launcher every process is a `bench run` of its own with a worker of its own for each cell; the workers of
 one cell train it together (`bench.ranks`). The first process decides which cell is next and writes everything down, the

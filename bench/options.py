@@ -51,7 +51,11 @@ EXAMPLES = """Examples:
   python -m bench list soar                                  what a method is, and its settings
   python -m bench report --check                             do REPORT.md and the results agree?"""
 
+PLANNING = """A model that is here is measured for a few updates. For one that is not, or with --gpu, the same is
+computed from its shapes, and memory by part and disk beside it: nothing is downloaded, and no GPU is needed."""
+
 CHECKING = """Each check exists because real code failed so. A failure says what was expected, what came, and why.
+Micro-batches, ledger, frozen parts and resume are looked at again with LoRA.
 Plugins are named as in `run`: by registered name, package.module:Class, or path/to/file.py.
 
 A plugin declares in its class what is known and meant:
@@ -103,6 +107,24 @@ def add_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="what runs, again and again until it ends (Ctrl-C: enough)"
     )
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument(
+        "--gpu", metavar="A,B", help="hours and memory on these cards, computed: h100, a100, rtx4090, ..."
+    )
+    parser.add_argument(
+        "--utilisation", type=_share, default=0.4, metavar="SHARE",
+        help="of a card's peak that passes reach, with --gpu (default 0.4)",
+    )  # fmt: skip
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 1, got {text}")
+    return value
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:

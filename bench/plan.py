@@ -82,33 +82,36 @@ def evaluation_passes(settings: Evaluation, *, base: bool = False) -> int:
     return total + (before_end + 1) * settings.drift_states * 4
 
 
+def counted(experiment: Experiment, results: Path) -> Plan:
+    """The cells, and those that are done; no method is measured."""
+    from bench import grid
+    from bench.record import cell_status
+
+    jobs = grid.jobs(experiment, results)
+    return Plan(
+        cells=len(jobs),
+        done=sum(cell_status(job.folder) == "done" for job in jobs),
+        stages={},
+        evaluation_passes=evaluation_passes(experiment.evaluation),
+        base_passes=evaluation_passes(experiment.evaluation, base=True),
+        rate=DOCUMENTED_RATE,
+        measured=False,
+    )
+
+
 def estimate(experiment: Experiment, results: Path) -> Plan:
     """Measure each method for a few updates, and put the whole together.
 
     Raises:
         ConfigError, PluginError: a method or reward cannot be set up.
     """
-    from bench import grid
-    from bench.record import cell_status
-
-    jobs = grid.jobs(experiment, results)
-    done = sum(cell_status(job.folder) == "done" for job in jobs)
-    stages: dict[str, tuple[StagePlan, ...]] = {}
-    rate, measured = DOCUMENTED_RATE, False
+    plan = counted(experiment, results)
     try:
         rate, stages = _measure(experiment)
-        measured = True
     except DataError as error:
         print(f"nothing can be measured here, so only cells are counted: {error}")
-    return Plan(
-        cells=len(jobs),
-        done=done,
-        stages=stages,
-        evaluation_passes=evaluation_passes(experiment.evaluation),
-        base_passes=evaluation_passes(experiment.evaluation, base=True),
-        rate=rate,
-        measured=measured,
-    )
+        return plan
+    return dataclasses.replace(plan, rate=rate, stages=stages, measured=True)
 
 
 def _measure(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, ...]]]:
@@ -143,12 +146,12 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
                 settings, _TRIAL, 0.0, policy, world, task, scorers, ledger, unit,
                 seed=0, number=0, entry=Path(folder) / "entry.safetensors",
             )  # fmt: skip
-            plans.append(StagePlan(settings.name, budget, _by_update(stage, ledger)))
+            plans.append(StagePlan(settings.name, budget, by_update(stage, ledger)))
     return tuple(plans)
 
 
-def _by_update(stage: TrialStage, ledger: Ledger) -> dict[str, float]:
-    """What one update spends in every unit, rollouts shared out over the updates that they serve."""
+def by_update(stage: TrialStage, ledger: Ledger) -> dict[str, float]:
+    """What one update of a fresh stage spends in every unit, rollouts shared out over the updates that they serve."""
     start, steps = time.perf_counter(), 0
     while True:
         try:
@@ -164,39 +167,3 @@ def _by_update(stage: TrialStage, ledger: Ledger) -> dict[str, float]:
             break
     seconds = time.perf_counter() - start
     return {unit: (seconds if unit == "seconds" else ledger.spent(unit)) / steps for unit in UNITS}
-
-
-def render(experiment: Experiment, plan: Plan) -> str:
-    """The plan in words and a table."""
-    tasks, seeds = [task.name for task in experiment.tasks], len(experiment.seeds)
-    lines = [
-        f"{experiment.name}: {len(tasks)} tasks ({', '.join(tasks)}) x {len(experiment.methods)} methods x {seeds} "
-        f"seeds, and the base once a task: {plan.cells} cells, {plan.done} of them done",
-        f"budget of every method: {Budget.parse(experiment.budget)}; evaluation, never charged: "
-        f"{plan.evaluation_passes:,} passes a cell",
-    ]
-    if plan.stages:
-        lines += ["", f"{'method':<24}{'updates':>9}{'cost':>12}{'FLOPs':>11}{'pictures':>10}{'a cell':>9}"]
-    for label, stages in plan.stages.items():
-        for stage in stages:
-            few = "  fewer than 50 updates" if stage.updates < 50 else ""
-            name = label if len(stages) == 1 else f"{label}: {stage.name}"
-            lines.append(
-                f"{name:<24}{stage.updates:>9,}{stage.total('cost'):>12,.0f}{stage.total('flops'):>11.2e}"
-                f"{stage.total('images'):>10,.0f}{_minutes(plan.cell_seconds(label)):>9}{few}"
-            )
-    seconds = sum(plan.cell_seconds(label) for label in plan.stages) * len(tasks) * seeds
-    seconds = (seconds + plan.cell_seconds(BASE) * len(tasks)) / experiment.workers
-    where = "measured now on this machine" if plan.measured else "documented, not measured here"
-    if plan.stages:
-        lines.append(
-            f"\nabout {_minutes(seconds)} with {experiment.workers} workers, if each has a core of its own and nothing "
-            f"is done yet\n({plan.rate:,.0f} forward passes/s a worker, {where})"
-        )
-    return "\n".join(lines)
-
-
-def _minutes(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -100,6 +100,7 @@ class SD3Policy:
         # differently, and a copy of the model would not be the model to the last bit.
         for parameter in self.transformer.parameters():
             parameter.data = parameter.data.clone()
+        kernels.choose_attention(self.transformer, runtime.attention)
         if runtime.compile:
             kernels.compile_blocks(self.transformer, device)
 
@@ -153,7 +154,7 @@ class SD3Policy:
 
     def _run(self, transformer: SD3Transformer2DModel, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        with memory_told(f"a pass of {len(x)} samples", _LESS), kernels.attention(self._runtime.attention), half:
+        with memory_told(f"a pass of {len(x)} samples", _LESS), half:
             out = transformer(
                 hidden_states=x, timestep=sigma * 1000.0, encoder_hidden_states=cond.embeds,
                 pooled_projections=cond.pooled, return_dict=False,

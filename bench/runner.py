@@ -39,7 +39,7 @@ from bench.tasks.world import Candidates, World, world_of
 from bench.training import Training
 from bench.weighted_sum import examples, sums
 
-CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints, at least; 0: one after every update
 LOG_SHARE = 0.01  # of the budget between two logged steps
 CHECKPOINT_SHARE = 0.05  # of the time that checkpoints may take: those of large models take long
 LOCK_SECONDS = 30.0  # for the worker of a killed run to end
@@ -207,7 +207,8 @@ class _Cell:
                 beside=training.entries,
             )  # fmt: skip
         self._last_checkpoint = time.monotonic()
-        self._pause = max(CHECKPOINT_SECONDS, (self._last_checkpoint - start) / CHECKPOINT_SHARE)
+        took = self._last_checkpoint - start
+        self._pause = max(CHECKPOINT_SECONDS, took / CHECKPOINT_SHARE) if CHECKPOINT_SECONDS else 0.0
 
     def _updates(self, training: Training, saved: Saved | None) -> Iterator[dict[str, float]]:
         """The updates; what the one that met NaN or infinity was working on is kept."""

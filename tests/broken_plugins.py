@@ -128,6 +128,18 @@ class TrainsFrozenParts(SFT):
         return super().step(env)
 
 
+class TrainsUnderAdapters(SFT):
+    """frozen-parts, with adapters alone: a weight that only training of all weights may change."""
+
+    name: ClassVar[str] = "trains-under-adapters"
+
+    def step(self, env: Env) -> dict[str, float]:
+        model: Any = env.model
+        with torch.no_grad():
+            model._policy.transformer.proj_out.weight.add_(1e-3)
+        return super().step(env)
+
+
 class ForgetsOnLoad(SFT):
     """state-round-trip: the counter is stored, and not taken back."""
 

@@ -20,6 +20,8 @@ class Mismatch(Exception):
 
     def __init__(self, expected: str, came: str) -> None:
         super().__init__(f"expected {expected}; came {came}")
+        self.expected = expected
+        self.came = came
 
 
 class NotApplicable(Exception):

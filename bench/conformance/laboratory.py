@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property, wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.api import Method, Prompt, Reward
 from bench.budget import Budget, Ledger
+from bench.conformance.check import Mismatch
 from bench.policy import PassFlops, SD3Policy
 from bench.runner import load_scorers
 from bench.scorer import Scorer
@@ -24,6 +25,7 @@ from bench.tasks.definitions import Task
 from bench.tasks.world import Candidates, World
 
 BATCH = 4
+LORA_RANK = 2
 UPDATES = 3  # more than one, because a KL term has no gradient and a ratio no clipping before the first
 _REWARD = "scenes-aesthetic-head"  # has a network, which the ledger must charge, and gives no two pictures one score
 _TASK = Task(
@@ -33,14 +35,17 @@ _TASK = Task(
 
 
 class _Base(SD3Policy):
-    """Counts its FLOPs once: every stage here trains all weights, and counting takes longer than a step."""
+    """Counts its FLOPs once with adapters and once without: counting takes longer than a step."""
 
-    _passes: PassFlops | None = None
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._passes: dict[bool, PassFlops] = {}
 
     def measure_flops(self) -> PassFlops:
         """As `SD3Policy` does; from the second call on what the first one found."""
-        self._passes = self._passes or super().measure_flops()
-        return self._passes
+        if self._lora not in self._passes:
+            self._passes[self._lora] = super().measure_flops()
+        return self._passes[self._lora]
 
 
 class _Remembering:
@@ -98,9 +103,10 @@ class Laboratory:
         """
         source = f"{method.__module__}:{method.__qualname__}"
         settings = StageSettings(name=method.name, source=source, config=dict(options), train=train)
-        for module, state in self._initial:
-            module.load_state_dict(state)
+        initial = self._initial
         self.policy.merge()
+        for module, state in initial:
+            module.load_state_dict(state)
         return Stage.enter(
             settings, Budget(1e12, "cost"), 0.0, self.policy, self.world, _TASK, self._scorers, Ledger(),
             self.policy.measure_flops().forward,
@@ -111,14 +117,34 @@ class Laboratory:
 class MethodSubject:
     """A method under examination."""
 
-    def __init__(self, method: type[Method], laboratory: Laboratory) -> None:
+    def __init__(
+        self, method: type[Method], laboratory: Laboratory, adaptations: tuple[str, ...] = ("full", "lora")
+    ) -> None:
         self.method = method
         self.laboratory = laboratory
+        self.adaptations = adaptations
 
     def stage(self, options: Mapping[str, Any] | None = None, **train: Any) -> Stage:
-        """The method with its `small` settings, changed by `options`, in batches of `BATCH`."""
-        settings = Train(**{"batch_size": BATCH, "micro_batch": BATCH, **train})
+        """The method with its `small` settings, changed by `options`, by the first of the adaptations."""
+        shared = {"batch_size": BATCH, "micro_batch": BATCH, "adaptation": self.adaptations[0], "lora_rank": LORA_RANK}
+        settings = Train(**{**shared, **train})
         return self.laboratory.stage(self.method, {**self.method.small, **(options or {})}, settings)
+
+
+def for_each_adaptation(check: Callable[[MethodSubject], None]) -> Callable[[MethodSubject], None]:
+    """A check on training of all weights, and again on low-rank adapters."""
+
+    @wraps(check)
+    def each(subject: MethodSubject) -> None:
+        for adaptation in subject.adaptations:
+            try:
+                check(MethodSubject(subject.method, subject.laboratory, (adaptation,)))
+            except Mismatch as mismatch:
+                if adaptation == "full":
+                    raise
+                raise Mismatch(f"with --train.adaptation {adaptation}, {mismatch.expected}", mismatch.came) from None
+
+    return each
 
 
 class RewardSubject:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.api import ConfigError, Needs
 from bench.conformance.check import Mismatch, NotApplicable, Suite
-from bench.conformance.laboratory import BATCH, UPDATES, MethodSubject
+from bench.conformance.laboratory import BATCH, UPDATES, MethodSubject, for_each_adaptation
 from bench.conformance.observe import counted, gradients, moved_random_states
 from bench.stage import Stage
 from bench.strict import Problems, field_types, validate
@@ -100,6 +100,7 @@ def _replay(subject: MethodSubject, precision: str, bound: float) -> None:
 
 
 @SUITE.check("micro-batches", "a loss normalised by the micro-batch changes with the memory of the machine")
+@for_each_adaptation
 def micro_batches(subject: MethodSubject) -> None:
     """Micro-batches of 1, 2 and 4 give the same gradient, from the same rollouts where there are any."""
     whole = subject.stage(clip_norm=1e9)
@@ -185,6 +186,7 @@ def global_random_state(subject: MethodSubject) -> None:
 
 
 @SUITE.check("ledger", "a pass that is not charged is a head start that no table shows")
+@for_each_adaptation
 def ledger(subject: MethodSubject) -> None:
     """FLOPs, pictures and updates in the ledger equal an independent count of what ran."""
     stage = subject.stage()
@@ -201,22 +203,25 @@ def ledger(subject: MethodSubject) -> None:
 
 
 @SUITE.check("frozen-parts", "a VAE, a text encoder or a reference that drifts moves the goal for every later step")
+@for_each_adaptation
 def frozen_parts(subject: MethodSubject) -> None:
-    """VAE, text encoders and reference are bit-identical after a few updates."""
+    """VAE, text encoders, the weights under adapters, and the reference are bit-identical after a few updates."""
     stage = subject.stage()
-    parts = subject.laboratory.frozen_parts
-    before = {name: _bytes(part) for name, part in parts.items()}
+    parts = {name: list(part.state_dict().values()) for name, part in subject.laboratory.frozen_parts.items()}
+    weights = subject.laboratory.policy.transformer.parameters()
+    parts["the weights under the adapters"] = [weight for weight in weights if not weight.requires_grad]
+    before = {name: _bytes(tensors) for name, tensors in parts.items()}
     reference = _reference(stage)
     _advance(stage, UPDATES)
-    changed = [name for name, part in parts.items() if _bytes(part) != before[name]]
+    changed = [name for name, tensors in parts.items() if _bytes(tensors) != before[name]]
     if _reference(stage) != reference:
         changed.append("reference")
     if changed:
         raise Mismatch("frozen parts as they were loaded", f"other weights in {', '.join(changed)}")
 
 
-def _bytes(module: torch.nn.Module) -> list[bytes]:
-    return [t.cpu().numpy().tobytes() for t in module.state_dict().values()]
+def _bytes(tensors: list[Tensor]) -> list[bytes]:
+    return [t.detach().cpu().numpy().tobytes() for t in tensors]
 
 
 def _reference(stage: Stage) -> bytes | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.checkpoint import Checkpoints
 from bench.conformance.check import Mismatch, Suite
-from bench.conformance.laboratory import MethodSubject
+from bench.conformance.laboratory import MethodSubject, for_each_adaptation
 from bench.stage import Stage
 
 SUITE = Suite[MethodSubject]()
@@ -39,6 +39,7 @@ def state_round_trip(subject: MethodSubject) -> None:
 
 
 @SUITE.check("resume", "a run that was interrupted has to be the run that was not, or its record means nothing")
+@for_each_adaptation
 def resume(subject: MethodSubject) -> None:
     """Weights, moments, metrics and ledger after an interruption equal those of the uninterrupted run bit for bit."""
     with tempfile.TemporaryDirectory() as folder:

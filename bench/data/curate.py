@@ -22,6 +22,7 @@ from bench.data.preparation import Prepared, as_prompt, prepare, table
 from bench.data.selection import Selection, columns_of, write_selection
 from bench.data.settings import Data
 from bench.files import write_whole
+from bench.reward_names import is_sum
 from bench.runner import load_scorers
 from bench.schema import config_hash
 from bench.scorer import Scorer
@@ -67,6 +68,8 @@ def curate(settings: Data, reward: str, model: str | None, rule: Rule | None) ->
         ConfigError: the rule fits neither the scorer nor itself.
         DataError: the pictures cannot be used, what lies beside them cannot be written, or nothing is kept.
     """
+    if is_sum(reward):
+        raise ConfigError(f"--reward {reward}: pictures are selected by one scorer at a time; give one of its parts")
     prepared = prepare(settings, base_model(model))
     if prepared.selection is not None:
         raise ConfigError(f"--data {settings.path} is a selection already: give what it was selected from")

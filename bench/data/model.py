@@ -12,7 +12,7 @@ from bench.data.rows import Fault
 from bench.provenance import hash_file
 from bench.schema import config_hash
 
-T5_TOKENS = 256  # as the policy encodes
+T5_TOKENS = 256  # as the policy encodes, where nothing else is asked for
 _CHUNK = 512
 
 
@@ -39,16 +39,17 @@ class Captions:
     CLIP's tokenizer decides where the model has no T5. Where it has one, T5 reads on where CLIP stops, as in SD3.
     """
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, text_length: int | None = None) -> None:
+        """`text_length` is the tokens that T5 reads (`T5_TOKENS` for None); 0 leaves it out."""
         from transformers import AutoTokenizer
 
-        has_t5 = (model / "text_encoder_3").is_dir()
+        has_t5 = text_length != 0 and (model / "text_encoder_3").is_dir()
         folder = model / ("tokenizer_3" if has_t5 else "tokenizer")
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise DataError(f"{folder}: expected a tokenizer; loading it failed: {error}. Restore it") from error
-        self._limit = T5_TOKENS if has_t5 else int(self._tokenizer.model_max_length)
+        self._limit = (text_length or T5_TOKENS) if has_t5 else int(self._tokenizer.model_max_length)
         self.fingerprint = config_hash(
             {"limit": self._limit, "files": [hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()]}
         )

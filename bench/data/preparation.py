@@ -75,7 +75,7 @@ def prepare(settings: Data, model: Path) -> Prepared:
     """
     opened = open_source(settings)
     side = settings.resolution or resolution(model)
-    inspected = inspect(opened.source, opened.settings, Captions(model), side)
+    inspected = inspect(opened.source, opened.settings, Captions(model, settings.text_length), side)
     selection = opened.selection
     chosen = _chosen(inspected, selection)
     training = tuple(

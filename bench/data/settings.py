@@ -57,6 +57,7 @@ class Data:
     pictures: Annotated[str | None, Option("folder of the pictures that a file names; null: the file's own")] = None
     subset: Annotated[str, Option("split of a saved dataset or of the hub's")] = "train"
     resolution: Annotated[int | None, Option("pixels of a side; null: the model's own", ge=8)] = None
+    text_length: Annotated[int | None, Option("tokens that T5 reads; null: 256; 0: there is no T5", ge=0)] = None
     max_pixels: Annotated[int, Option("a picture of more is left out unread", ge=1, le=_LARGEST)] = 89_478_485
     allow_broken: Annotated[float, Option("share of the rows that may be broken; more stops the run", ge=0, le=1)] = (
         0.01

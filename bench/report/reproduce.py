@@ -141,8 +141,7 @@ def _pictures(data: Any) -> list[str]:
     chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored}" if found.selected_by else ""
     return [
         f"- pictures: {escape(found.form)}, fingerprint {code(found.fingerprint)}: {found.rows} rows, {found.kept} "
-        f"used, left out: {escape(left_out)}; {found.training} to train on{escape(chosen)}, {found.resolution} pixels "
-        "wide"
+        f"used, left out: {escape(left_out)}; {found.training} to train on{escape(chosen)}, {found.resolution} pixels"
     ]
 
 

@@ -38,9 +38,9 @@ def laboratory(tiny_pipeline: Path) -> Laboratory:
 
 
 def examine(method: type[Method], laboratory: Laboratory, *, closed_form: bool = False) -> dict[str, Outcome]:
-    """The outcomes by check; the closed-form task, which takes as long as all others, only where asked for."""
+    """The outcomes by check, on all weights; the closed-form task, which takes as long as others, where asked for."""
     checks = [check for check in METHOD_CHECKS if closed_form or check.name != "closed-form"]
-    outcomes = run(checks, MethodSubject(method, laboratory), method.needs, method.expected_failures)
+    outcomes = run(checks, MethodSubject(method, laboratory, ("full",)), method.needs, method.expected_failures)
     return {outcome.check.name: outcome for outcome in outcomes}
 
 
@@ -57,6 +57,15 @@ def test_a_method_broken_in_one_way_fails_that_check(
     failed = {name for name, outcome in outcomes.items() if outcome.status == "failed"}
     assert failed == {check, *implied}, {name: outcomes[name].detail for name in failed}
     assert "expected" in outcomes[check].detail and "came" in outcomes[check].detail
+
+
+def test_what_only_adapters_break_is_told(laboratory: Laboratory) -> None:
+    assert only("frozen-parts", broken.TrainsUnderAdapters, laboratory).detail == (
+        "expected with --train.adaptation lora, frozen parts as they were loaded; came other weights in the weights "
+        "under the adapters"
+    )
+    assert examine(broken.TrainsUnderAdapters, laboratory)["frozen-parts"].status == "passed"
+    assert only("resume", broken.HiddenCounter, laboratory).detail.startswith("expected the uninterrupted run")
 
 
 def test_every_check_is_failed_by_some_broken_method() -> None:

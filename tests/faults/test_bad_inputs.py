@@ -221,7 +221,7 @@ PREPARED = [
     (newer_header, [], ["experiment.json: schema 99 is newer than this bench reads (1): update bench"]),
     (newer_record, [], ["record.jsonl:1: schema 99 is newer than this bench reads (1): update bench"]),
     (other_code, [], ["1 cells in", "made by other code", "differs in bench/flow.py", "--name", "--allow-mixed"]),
-    (not_json, [], ["record.jsonl:4: not JSON", "the file is damaged"]),
+    (not_json, [], ["record.jsonl:5: not JSON", "the file is damaged"]),
     (not_text, [], ["record.jsonl: not UTF-8 text", "the file is damaged"]),
     (without_header, [], ["record.jsonl does not begin with a cell event: remove that folder"]),
     (nothing, ["--train.learning_rate", "1e-3"], ["was recorded with other settings", "another --name"]),

@@ -191,6 +191,7 @@ def test_a_run_does_not_begin(
         (["curate", "--data", "x"], ["the following arguments are required: --reward"]),
         (["curate", "--data", "x", "--reward", "y", "--top", "2"], ["--top 2: expected a share above 0, at most 1"]),
         (["curate", "--data", "x", "--reward", "y", "--min", "1", "--top", "1"], ["not allowed with argument"]),
+        (["curate", "--data", "x", "--reward", "1*y+2*z"], ["selected by one scorer at a time; give one of its parts"]),
         (["curate", "--data", "x", "--reward", "y", "--train.x", "1"], ["expected --data.SETTING VALUE"]),
     ],
 )

@@ -130,7 +130,7 @@ def test_a_base_that_is_damaged_fails_every_cell_and_the_report_says_so(
     weights.write_bytes(weights.read_bytes()[:-100])
     assert main(command(tmp_path, tiny_pipeline, "--model", str(base))) == 1
     out, error = capsys.readouterr()
-    assert "2 cells failed" in error and "Restore or download it again" in out
+    assert "2 cells failed" in error and "Restore or fetch it again" in out
     cells = load_experiment(tmp_path / "results" / "tiny").cells
     assert list(cells["status"]) == ["failed", "failed"]
     assert "expected a complete StableDiffusion3Pipeline folder" in (tmp_path / "REPORT.md").read_text()

@@ -51,18 +51,43 @@ def test_a_cell_killed_in_every_phase_ends_as_if_untouched(tiny_pipeline: Path, 
     assert updates == sorted(updates) and updates[-1] == last.ledger.updates, "the last point lies after training"
 
 
+SILENT = '''
+import time
+from pathlib import Path
+import numpy as np
+from bench.api import Reward
+
+class Silent(Reward):
+    """Brightness; says nothing for as long as the file `held` is there, once a step of SFT is recorded."""
+    name = "silent"
+
+    def __call__(self, images, prompts, metadata):
+        folder = Path({folder!r})
+        record = folder / "parts/killed/alignment/sft/seed0/record.jsonl"
+        while (folder / "held").exists() and record.exists() and b'"step"' in record.read_bytes():
+            (folder / "silent").touch()
+            time.sleep(0.1)
+        return images.astype(np.float32).mean((1, 2, 3)) / 255
+'''
+
+
 def test_a_run_whose_parent_is_killed_leaves_no_worker_and_goes_on(
     tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = tmp_path / "killed.yaml"
-    settings.write_text(f"{SETTINGS}model: {tiny_pipeline}\n".replace("[sft, soar+flowgrpo]", "[sft]"))
+    """While its worker is deep in foreign code, and would notice nothing by itself."""
+    settings, reward, held = tmp_path / "killed.yaml", tmp_path / "silent.py", tmp_path / "held"
+    reward.write_text(SILENT.format(folder=str(tmp_path)))
+    text = f"{SETTINGS}model: {tiny_pipeline}\n".replace("[sft, soar+flowgrpo]", "[sft]")
+    settings.write_text(text.replace("scenes-ocr, scenes-aesthetic", str(reward)))
+    held.touch()
     parent = start(settings, tmp_path / "parts", tmp_path / "output.txt")
-    record = tmp_path / "parts" / "killed" / "alignment" / "sft" / "seed0" / "record.jsonl"
-    assert wait_for(lambda: record.exists() and b'"step"' in record.read_bytes(), 300), "it never made a step"
+    assert wait_for((tmp_path / "silent").exists, 300), "it never came to an evaluation"
     assert workers(parent.pid)
     parent.kill()
     parent.wait()
-    assert wait_for(lambda: not session(parent.pid), 30), "a worker lives on without its parent"
+    alone = wait_for(lambda: not session(parent.pid), 30)
+    held.unlink()
+    assert alone, "a worker lives on without its parent"
     run_again = ["run", "--preset", str(settings), "--workers", "1", "--results"]
     assert main([*run_again, str(tmp_path / "parts")]) == 0
     out = capsys.readouterr().out

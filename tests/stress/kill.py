@@ -135,12 +135,12 @@ def kill_cell(job: CellJob, kind: str, number: int) -> None:
 
 
 def killed_at(kind: str, number: int) -> Callable[[dict[str, Any]], None]:
-    """Takes the events of a cell; ends this process by SIGKILL at the `number`-th of a kind."""
+    """Takes the events of a cell; ends this process by SIGKILL at the `number`-th of a kind, loading apart."""
     seen = 0
 
     def post(event: dict[str, Any]) -> None:
         nonlocal seen
-        seen += event["event"] == kind
+        seen += event["event"] == kind and event.get("part") != "load()"
         if seen == number:
             os.kill(os.getpid(), signal.SIGKILL)
 

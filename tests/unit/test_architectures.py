@@ -31,6 +31,8 @@ def millions(module: torch.nn.Module) -> float:
 def test_the_numbers_make_the_published_models(model: str) -> None:
     pipeline = architectures.build(model, "meta")
     assert millions(pipeline.transformer) == pytest.approx(PUBLISHED[model], abs=0.1)
+    side = 384 if "3.5-medium" in model else 192
+    assert pipeline.transformer.pos_embed.pos_embed.shape[1] == side**2
     for name, count in ENCODERS.items():
         assert millions(getattr(pipeline, name)) == pytest.approx(count, abs=0.01)
 
@@ -64,7 +66,7 @@ def test_texts_pictures_and_noise_levels_all_reach_the_velocity() -> None:
 
 
 def trainable(pipeline: Path, **train: object) -> SD3Policy:
-    policy = SD3Policy.load(pipeline, device="cpu")
+    policy = SD3Policy.load(pipeline, device="cpu", runtime=Runtime(attention="math"))
     policy.prepare(Train(**train), 0)
     return policy
 

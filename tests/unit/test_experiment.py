@@ -290,3 +290,35 @@ def test_a_reward_in_a_file_is_looked_at_before_anything_runs(toy: str) -> None:
     reward.write_text("import no_such_module\n")
     said = problems(toy, task__reward=str(reward))
     assert f"task alignment: reward '{reward}' cannot be imported: ModuleNotFoundError" in said
+
+
+def test_one_reward_for_every_task(toy: str) -> None:
+    task = load("smoke", {"methods": [toy], "reward": Text("scenes-ocr")}).tasks[0]
+    assert (task.reward, task.select, task.primary) == ("scenes-ocr", "scenes-ocr", "scenes-geneval")
+    assert task.scorers[0] == "scenes-ocr" and len(set(task.scorers)) == len(task.scorers)
+    pictures = load("images", {"methods": [toy], "data.path": "somewhere", "reward": "scenes-clip"}).tasks[0]
+    assert (pictures.reward, pictures.select, pictures.primary) == ("scenes-clip", None, "scenes-clip")
+    assert pictures.scorers == ("scenes-clip", "scenes-aesthetic")
+    both = load("smoke", {"methods": [toy], "reward": Text("0.7*scenes-ocr+0.3*scenes-clip")}).tasks[0]
+    assert both.reward == both.select == "0.7*scenes-ocr+0.3*scenes-clip"
+    assert both.scorers[:2] == ("scenes-ocr", "scenes-clip") and "+" not in "".join(both.scorers)
+
+
+def test_pictures_are_prepared_as_the_model_is_run(toy: str) -> None:
+    given = {"methods": [toy], "data.path": "somewhere"}
+    shapes = {"runtime.resolution": Text("32"), "runtime.text_length": 64}
+    data = load("images", {**given, **shapes}).data
+    assert data is not None and (data.resolution, data.text_length) == (32, 64)
+    assert load("images", {**given, "runtime.t5": Text("false")}).data.text_length == 0
+    with pytest.raises(
+        ConfigError, match=r"data\.resolution: the same in training .*: set runtime\.resolution instead"
+    ):
+        load("images", {**given, "data.resolution": 32})
+
+
+def test_pictures_choose_their_world(toy: str) -> None:
+    given = {"methods": [toy], "data.path": Text("somewhere"), "tasks": ["pictures"]}
+    experiment = load("smoke", given)
+    assert experiment.world == "images" and experiment.data is not None and experiment.data.path == "somewhere"
+    with pytest.raises(ConfigError, match="data: given, but world 'scenes' has no use for it"):
+        load("smoke", {**given, "world": "scenes", "tasks": ["alignment"]})

@@ -13,7 +13,8 @@ from bench.grid import jobs
 from bench.identity import cell_header
 from bench.job import CellJob
 from bench.lock import held
-from bench.plan import estimate, render
+from bench.plan import estimate
+from bench.plan_text import render
 from bench.record import CellRecord, cell_status
 from bench.settings import Experiment
 from tests.cells import experiment

@@ -92,18 +92,23 @@ def test_nothing_unpickles_or_evaluates() -> None:
             assert ast.unparse(call).endswith("Loader=_Loader)"), place
 
 
-def test_no_code_comes_with_a_model_and_no_model_from_the_network() -> None:
-    loads = 0
+def test_no_code_comes_with_a_model_and_no_model_from_the_network_but_by_fetch() -> None:
+    loads, downloads = 0, []
     for place, function, call in calls():
         words = keywords(call)
         assert not {"trust_remote_code", "custom_pipeline"} & set(words), place
-        assert not re.search(r"hf_hub_download|snapshot_download|urlopen|urlretrieve|requests\.", function), place
+        assert not re.search(r"hf_hub_download|urlopen|urlretrieve|requests\.", function), place
+        if function.endswith("snapshot_download") and words.get("local_files_only") is not True:
+            downloads.append(place)
         if function.endswith("from_pretrained"):
             loads += 1
             assert words.get("use_safetensors") is True or "Tokenizer" in function, place
             # A checkpoint's folder is there for sure, its config.json was seen; everything else says so
             assert words.get("local_files_only") is True or place.startswith("bench/sample.py"), place
     assert loads >= 6
+    assert [place.split(":")[0] for place in downloads] == ["bench/loading.py"]
+    fetching = [place.split(":")[0] for place, function, _ in calls() if function.split(".")[-1] == "fetch"]
+    assert fetching == ["bench/commands.py"]  # the command of that name
 
 
 def test_a_settings_file_constructs_nothing(tmp_path: Path) -> None:

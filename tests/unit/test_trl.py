@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,3 +59,55 @@ def test_what_is_no_text_or_no_picture_for_each_prompt_is_refused() -> None:
         call(Darkness(), [[{"role": "user", "content": "a"}]] * 3, PICTURES)
     with pytest.raises(DataError, match="and 2 completions"):
         call(Darkness(), ["a", "b", "c"], PICTURES[:2])
+
+
+LENGTH = 6
+
+
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: number for number, word in enumerate(["<pad>", "<eos>", "<unk>", "a", "red", "circle", "text"])}
+    bare = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    bare.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+
+
+def test_a_step_of_trls_own_trainer_calls_it_and_logs_what_it_gave(tmp_path: Path) -> None:
+    """GRPOTrainer with a language model of 1,000 weights, whose completions are drawn: each token is a grey level.
+
+    Its generations are texts, so pictures have to be made of them in a reward function of its own; what it passes on
+    and what it does with the scores is trl's.
+    """
+    from datasets import Dataset
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl import GRPOConfig, GRPOTrainer
+
+    reward, given = Darkness(), []
+    function = reward_function(reward)
+
+    def darkness(prompts: list[str], completions: list[str], completion_ids: Any, **columns: Any) -> list[Any]:
+        pictures = [np.full((2, 2, 3), 20 * sum(ids) % 256, np.uint8) for ids in completion_ids]
+        scores = function(prompts=prompts, completions=pictures, completion_ids=completion_ids, **columns)
+        given.append((pictures, scores))
+        return scores
+
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=7, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+    arguments = GRPOConfig(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=2, logging_steps=1,
+        max_completion_length=LENGTH, report_to=[], save_strategy="no", use_cpu=True, bf16=False, disable_tqdm=True,
+    )  # fmt: skip
+    rows = [{"prompt": "a red circle", "tag": "colors", "count": 2}, {"prompt": "a text", "tag": "text", "count": None}]
+    trainer = GRPOTrainer(model, darkness, arguments, Dataset.from_list(rows), processing_class=tokenizer())
+    trainer.train()
+
+    (pictures, scores) = given[0]
+    assert len(given) == 1 and len(scores) == 4 and scores.count(None) == 2
+    assert reward.metadata == [{"tag": "colors", "count": 2}] * 2
+    expected = [picture.mean() / 255 - 1 for picture, score in zip(pictures, scores, strict=True) if score is not None]
+    assert [score for score in scores if score is not None] == pytest.approx(expected)
+    logged = trainer.state.log_history[0]
+    assert logged["rewards/darkness/mean"] == pytest.approx(np.mean(expected), abs=1e-6)

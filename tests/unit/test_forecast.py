@@ -1,0 +1,163 @@
+"""What `bench plan` computes for a model that is not here, held against the same measured on small ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from bench import architectures
+from bench.api import ConfigError, DataError
+from bench.budget import Budget
+from bench.experiment import load
+from bench.forecast.cards import Card, card
+from bench.forecast.forecast import Forecast, forecast
+from bench.forecast.live_memory import Pass, of_blocks, peaks, run
+from bench.forecast.shapes import Shapes, is_here
+from bench.forecast.spending import spending
+from bench.loading import ENCODERS
+from bench.optimise import Optimiser
+from bench.plan import _try_out
+from bench.plan_text import render_forecast
+from bench.policy import SD3Policy
+from bench.settings import Experiment, Runtime, Train
+from tests.cells import experiment
+
+LATENT, LENGTH, BATCH = (16, 8, 8), 101, 4
+SMALL = {
+    "model": "shrunken", "runtime.resolution": 64, "runtime.text_length": 24, "train.batch_size": 8,
+    "flowgrpo.num_groups": 2, "flowgrpo.num_generations": 4,
+}  # fmt: skip
+
+
+def shrunken(**overrides: object) -> Experiment:
+    return load("rehearsal", {**SMALL, **overrides})
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Forecast:
+    return forecast(shrunken(budget="100updates"), tmp_path_factory.mktemp("results"))
+
+
+@pytest.mark.parametrize("held", ["float32", "bfloat16"])
+def test_weights_weigh_what_the_loaded_ones_do(held: str) -> None:
+    runtime = Runtime(resolution=64, text_length=24, denoiser_weights=held, frozen_weights=held)  # type: ignore[arg-type]
+    policy = SD3Policy.load("shrunken", weights="random", device="cpu", runtime=runtime)
+    shapes = Shapes.of(dataclasses.replace(shrunken(), runtime=runtime))
+    for part in ("transformer", "vae", *ENCODERS):
+        module = getattr(policy.pipeline, part)
+        assert shapes.bytes_of(part) == sum(t.nbytes for t in (*module.parameters(), *module.buffers())), part
+    assert shapes.latent == policy.latent_shape
+    cond = policy.encode(["a star"])
+    assert shapes.text_numbers == cond.embeds.numel() + cond.pooled.numel()
+
+
+TRAINED = [
+    Train(),
+    Train(precision="bfloat16", gradient_checkpointing=True),
+    Train(precision="bfloat16", adaptation="lora", lora_rank=4),
+]
+
+
+@pytest.mark.parametrize("train", TRAINED, ids=["full", "checkpointing", "lora"])
+def test_passes_hold_the_memory_that_torch_allocates(train: Train) -> None:
+    config = dict(architectures.named("shrunken").transformer)
+    what = Pass(LATENT, LENGTH, BATCH, gradient=True, cuda=False)
+    policy = SD3Policy.load("shrunken", weights="random", device="cpu", precision=train.precision)
+    computed = of_blocks(config, 2, 1, policy.pipeline.vae, train, Runtime(), what)
+    policy.prepare(train, 0)
+    assert run(policy, what) == computed
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run(policy, what)
+    assert profiler.profiler is not None
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        most = max(most, live)
+    assert computed.most == pytest.approx(most, rel=0.03)
+
+
+def test_more_blocks_of_a_kind_add_the_same_each() -> None:
+    config = {**architectures.named("shrunken").transformer, "num_layers": 8, "dual_attention_layers": (0, 1, 2, 3)}
+    vae = Shapes.of(shrunken()).pipeline.vae
+    what = Pass(LATENT, LENGTH, BATCH, gradient=True)
+    train = Train(precision="bfloat16")
+    extended = peaks(config, vae, train, Runtime(), what)
+    whole = of_blocks(config, 4, 4, vae, train, Runtime(), what)
+    assert extended.forward == pytest.approx(whole.forward, rel=1e-3)
+    assert extended.backward == pytest.approx(whole.backward, rel=0.02)
+
+
+@pytest.mark.parametrize("adaptation", ["full", "lora"])
+def test_flops_and_trained_weights_are_the_models_own(adaptation: str, tiny_pipeline: Path) -> None:
+    train = Train(adaptation=adaptation)  # type: ignore[arg-type]
+    policy = SD3Policy.load(tiny_pipeline, device="cpu")
+    parameters = policy.prepare(train, 0)
+    count, passes = Shapes.of(experiment(tiny_pipeline)).trained(train)
+    assert passes == policy.measure_flops()
+    assert count == sum(p.numel() for p in parameters)
+    optimiser = Optimiser(parameters, train)
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    optimiser.step(0.0)
+    moments = [t.nbytes for name, t in optimiser.tensors().items() if name.startswith("exp_avg")]
+    assert sum(moments) == 8 * count
+
+
+@pytest.mark.parametrize("method", ["sft", "soar", "flowgrpo"])
+def test_methods_spend_what_a_trial_of_them_spends(method: str, tiny_pipeline: Path) -> None:
+    planned = experiment(tiny_pipeline, methods=[method])
+    (measured,) = _try_out(planned, method)
+    shapes, settings = Shapes.of(planned), planned.stages(method)[0]
+    computed = spending(settings, shapes, shapes.trained(settings.train)[1])
+    for unit in ("cost", "flops", "updates", "images"):
+        assert computed.by_update[unit] == pytest.approx(measured.by_update[unit], rel=1e-9), unit
+
+
+def test_rollouts_weigh_what_the_method_keeps(found: Forecast) -> None:
+    (stage,) = found.stages["flowgrpo"]
+    c = stage.settings.config
+    pictures, window = c["num_groups"] * c["num_generations"], c["window"]
+    latents = 2 * pictures * window * 16 * 8 * 8 * 4
+    small = pictures * (window * (4 + 8) + 4 + 8)  # log-probabilities and steps; advantages and order
+    texts = pictures * ((77 + 24) * 48 + 40) * 4
+    assert stage.spending.rollouts == latents + small + texts
+
+
+def test_checkpointing_takes_time_and_costs_nothing(found: Forecast) -> None:
+    (sft,) = found.stages["sft"]
+    passes = sft.passes
+    assert sft.settings.train.gradient_checkpointing
+    assert sft.spending.by_update["flops"] == pytest.approx(8 * (passes.forward + passes.backward))
+    assert sft.spending.computed == pytest.approx(8 * (2 * passes.forward + passes.backward))
+
+
+def test_hours_are_flops_over_the_share_of_the_peak(found: Forecast) -> None:
+    slow = Card("slow", 80, 1e-3, 1e-4)  # 1e9 FLOP/s in bfloat16
+    (sft,) = found.on(slow, 0.5).stages["sft"]
+    (stage,) = found.stages["sft"]
+    assert (sft.updates, sft.budget) == (100, Budget(100, "updates"))
+    assert sft.total("seconds") == pytest.approx(100 * stage.spending.computed / 5e8)
+    assert found.on(slow, 0.25).stages["sft"][0].total("seconds") == pytest.approx(2 * sft.total("seconds"))
+
+
+def test_what_does_not_fit_is_told_with_what_helps(found: Forecast) -> None:
+    large, small = card("H100"), Card("small", 2 * found.most / 2**30 / 3, 100, 50)
+    text = render_forecast(found, [large, small], 0.4)
+    fits = next(line for line in text.splitlines() if line.startswith("H100 SXM"))
+    assert "fits: at most" in fits and "does not" not in fits
+    short = text[text.index("\nsmall") :]
+    assert "does not fit" in short and "try " in short
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_one_sentence_where_nothing_can_be_known() -> None:
+    assert not is_here("stabilityai/stable-diffusion-3.5-medium")
+    with pytest.raises(ConfigError, match=r"--gpu h10: expected one of the cards .*did you mean"):
+        card("h10")
+    with pytest.raises(DataError, match="bench fetch nobody/nothing"):
+        Shapes.of(dataclasses.replace(shrunken(), weights="stored", model="nobody/nothing"))

@@ -155,9 +155,8 @@ class Analysis:
 
     def primary(self, task: str) -> str:
         """The headline's scorer: as configured, else the gold one that the reward stands for, else the first."""
-        info, scorers = self.task_info(task), self.scorers(task)
-        pair = self.info(info.reward).pair if info.reward in scorers and info.reward else None
-        return next((name for name in (info.primary, pair, info.reward) if name in scorers), scorers[0])
+        scorers = self.scorers(task)
+        return self.experiment.header.primary(task, scorers) or scorers[0]
 
     def categories(self, task: str, scorer: str) -> tuple[str, ...]:
         """Prompt categories that a scorer applies to, sorted."""

@@ -43,6 +43,24 @@ class Budget:
         unit, factor = _SUFFIXES[match["suffix"]]
         return cls(float(match["number"]) * _SCALES[match["scale"]] * factor, unit)
 
+    @classmethod
+    def stored(cls, text: str) -> Budget:
+        """The inverse of `str`, as resolved settings hold it: `16000 cost`.
+
+        Raises:
+            ConfigError: the text is none of these.
+        """
+        amount, _, unit = str(text).partition(" ")
+        try:
+            budget = cls(float(amount), unit)
+        except ValueError:
+            budget = cls(0.0, unit)
+        if budget.amount > 0 and unit in UNITS:
+            return budget
+        raise ConfigError(
+            f"stored budget {text!r}: expected an amount and one of {', '.join(UNITS)}, as in '16000 cost'"
+        )
+
     def share(self, part: float) -> Budget:
         """The budget of one stage that gets `part` (0, 1] of the whole."""
         return Budget(self.amount * part, self.unit)

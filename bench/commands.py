@@ -62,21 +62,28 @@ def _run(args: argparse.Namespace) -> int:
     from bench.launch import Place, Team
 
     place = Place.here()
+    asked = _experiment(args)
+    from bench.track import Tracked, tracker_of
+
+    tracker = tracker_of(asked, args.results)  # first of all: pictures may take an hour to prepare
+    if args.detach:
+        return _detach(args, asked.name, under_launcher=place is not None)
     team = Team(place) if place else None
-    experiment, prepared = _with_pictures(_experiment(args), is_first=team is None or team.leads)
+    experiment, prepared = _with_pictures(asked, is_first=team is None or team.leads)
     from bench import grid, report
     from bench.progress import Display
 
     if team is not None and not team.leads:
         grid.follow(experiment, args.results, team)
         return 0  # the first process tells how the run ended
+    folder = args.results / experiment.name
     with Display() as display:
         failed = grid.run(
-            experiment, args.results, 1 if team else experiment.workers, display, _command(args.given),
+            experiment, args.results, 1 if team else experiment.workers,
+            Tracked(display, tracker, folder) if tracker else display, _command(args.given),
             allow_mixed=args.allow_mixed, team=team,
         )  # fmt: skip
     path = _report_path(args)
-    folder = args.results / experiment.name
     if prepared is not None:
         from bench.data.inspection import copy_lists
 
@@ -86,6 +93,8 @@ def _run(args: argparse.Namespace) -> int:
     print(f"\nreport       {path}")
     for picture in sorted((folder / "figures").glob("samples*.png")):
         print(f"sample grid  {picture}")
+    if tracker:
+        print(f"curves       {tracker.hint}")
     if failed:
         print(f"\n{failed} cells failed; their records say why, and the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
@@ -97,11 +106,35 @@ def _command(given: Sequence[str]) -> str:
     rest = iter(given)
     for argument in rest:
         name = argument.split("=", 1)[0]
-        if name not in ("--results", "--report", "--workers"):
+        if name not in ("--results", "--report", "--workers", "--track"):
             kept.append(argument)
         elif "=" not in argument:
             next(rest)
     return shlex.join(["python", "-m", "bench", *kept])
+
+
+def _detach(args: argparse.Namespace, name: str, *, under_launcher: bool) -> int:
+    from bench.api import ConfigError
+    from bench.detach import detach
+
+    if under_launcher:
+        raise ConfigError("--detach starts one process of its own: start the launcher itself in the background instead")
+    pid, log = detach([argument for argument in args.given if argument != "--detach"], args.results / name)
+    where = "" if args.results == Path("results") else f" --results {shlex.quote(str(args.results))}"
+    print(f"process  {pid}; `kill {pid}` stops it, and the same command goes on")
+    print(f"log      {log}")
+    print(f"watch    python -m bench status{where} --name {name} --watch")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from bench.status.command import show
+
+    try:
+        show(args.results, args.name, watch=args.watch)
+    except KeyboardInterrupt:  # enough was seen; the run goes on
+        print()
+    return 0
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -247,6 +280,13 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         options.add_run,
         f"{options.OVERRIDES}\n\nFinished cells are not run again; an interrupted run goes on where it stopped.\n\n"
         f"{options.EXAMPLES}",
+    ),
+    "status": (
+        "say what runs, how far it is and how long it will take",
+        _status,
+        options.add_status,
+        "Only reads, while a run goes on or after it.\n\n"
+        "Examples:\n  bench run --preset scenes --detach\n  bench status --name scenes --watch",
     ),
     "report": ("write the report and all figures from the results alone", _report, options.add_report, ""),
     "replay": (

@@ -57,11 +57,13 @@ def run(
             checkpoints.
     """
     folder = results / experiment.name
-    with held(folder / "run.lock") as stale, _sigterm_interrupts():
+    every = jobs(experiment, results)
+    about = {"cells": [job.name for job in every], "workers": workers}
+    with held(folder / "run.lock", about=about) as stale, _sigterm_interrupts():
         if stale:
             print(f"the run of {stale} ended without a word; what it left unfinished goes on")
         remove_parts(folder)
-        todo = left_to_do(jobs(experiment, results), folder, allow_mixed=allow_mixed)
+        todo = left_to_do(every, folder, allow_mixed=allow_mixed)
         write_experiment_header(folder, header(experiment, folder, command if todo else ""))
         if not todo:
             print(f"all cells are recorded in {folder}: nothing to run; another --name runs them afresh")
@@ -111,6 +113,7 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
         "question",
         "workers",
         "device",
+        "track",
         "reward_seconds",
         "tasks",
         "methods",

@@ -7,24 +7,64 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 from bench.api import DataError
 from bench.files import told
 from bench.paths import inside
 
 _RETRY_SECONDS = 0.1
+_CLOCK_SECONDS = 60.0  # by which the clock may have been set since
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who says in a lock file that it holds the lock, since when, and what else it says (`about`)."""
+
+    pid: int
+    host: str
+    since: str
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+    @property
+    def began(self) -> datetime:
+        """When it took the lock."""
+        return _time(self.since)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine."""
+        return self.host == socket.gethostname()
+
+    @property
+    def lives(self) -> bool:
+        """Whether that process still lives; one of another machine, where nobody can look, counts as alive."""
+        if not self.is_here:
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        started = _started(self.pid)
+        return started is None or started <= self.began.timestamp() + _CLOCK_SECONDS
 
 
 @contextmanager
-def held(path: Path, wait: float = 0.0) -> Iterator[str]:
+def held(path: Path, wait: float = 0.0, about: Mapping[str, Any] | None = None) -> Iterator[str]:
     """Hold the lock file `path`; gives who held it and ended without letting go, or an empty text.
 
-    `wait` is how many seconds to wait for a holder that is about to end.
+    `wait` is how many seconds to wait for a holder that is about to end; `about` (JSON-able) is what `holder` tells.
 
     Raises:
         DataError: somebody else holds it, and since when; or it cannot be written.
@@ -36,11 +76,28 @@ def held(path: Path, wait: float = 0.0) -> Iterator[str]:
         _acquire(file, path, wait)
         stale = _who(file)
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        _write(file, path, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "about": dict(about or {})}
+        _write(file, path, json.dumps(me))
         try:
-            yield stale
+            yield str(stale or "")
         finally:
             _write(file, path, "")
+
+
+def holder(path: Path) -> Holder | None:
+    """Who says that it holds the lock; None where nobody does. Only reads, and takes no lock.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    lock = inside(path.parent, path.name)
+    try:
+        with lock.open(encoding="utf-8") as file:
+            return _who(file)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _acquire(file: TextIOWrapper, path: Path, wait: float) -> None:
@@ -58,14 +115,33 @@ def _acquire(file: TextIOWrapper, path: Path, wait: float) -> None:
         time.sleep(_RETRY_SECONDS)
 
 
-def _who(file: TextIOWrapper) -> str:
-    """What the holder wrote about itself; empty where it let go in order, or is just about to write."""
+def _who(file: TextIOWrapper) -> Holder | None:
+    """What the holder wrote about itself; None where it let go in order, or is just about to write."""
     file.seek(0)
     try:
         who = json.load(file)
-        return f"process {who['pid']} on {who['host']} since {who['since']}"
+        _time(who["since"])
+        return Holder(int(who["pid"]), str(who["host"]), who["since"], dict(who.get("about", {})))
     except (ValueError, KeyError, TypeError):
-        return ""
+        return None
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _started(pid: int) -> float | None:
+    """When a process began, in seconds since the epoch; None where the system does not tell (or not like Linux).
+
+    A number is given again to another process, after a restart of the machine at the latest.
+    """
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        boot = next(line for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines() if "btime" in line)
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+    return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _write(file: TextIOWrapper, path: Path, text: str) -> None:

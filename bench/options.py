@@ -27,6 +27,7 @@ SETTINGS = (
     ("device", "DEVICE", "auto (default: CUDA where there is one), cpu, cuda or cuda:N"),
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
+    ("track", "TRACKER", "tensorboard or trackio: write curves for it, in tracking/ beside the results"),
     ("reward-seconds", "SECONDS", "a call or load() of a reward that takes longer hangs, and is ended (default 600)"),
     ("tuning-trials", "N", "tuning trials that each method was given; only reported"),
 )
@@ -92,6 +93,19 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="default: REPORT.md beside the results folder")
     parser.add_argument(
         "--allow-mixed", action="store_true", help="go on in a results folder whose cells were made by other code"
+    )
+    parser.add_argument(
+        "--detach", action="store_true", help="run without this terminal, and write to a log beside the results"
+    )
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+    parser.add_argument(
+        "--name", metavar="NAME", help="one experiment, with all its cells; default: all that there are"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="what runs, again and again until it ends (Ctrl-C: enough)"
     )
 
 

@@ -1,13 +1,14 @@
 """One live display over all cells of a run; plain lines, one per event of note, where there is no terminal.
 
 Events are dicts: `cell` (task/method/seed), `event` (one of `EVENTS`), and what is known of `update`, `fraction`
-(0 to 1, of the budget), `loss`, `score`, `part` (0 to 1, of an evaluation), `message` and `status` (done, failed).
+(0 to 1, of the budget), `cost` (spent so far), `loss`, `score`, `part` (0 to 1, of an evaluation), `message` and
+`status` (done, failed).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -30,6 +30,7 @@ class CellState:
     phase: str = "waiting"
     update: int = 0
     fraction: float = 0.0
+    cost: float | None = None
     loss: float | None = None
     score: float | None = None
     since: float | None = None
@@ -85,7 +86,7 @@ class Display:
     def _take(self, cell: CellState, event: Mapping[str, Any]) -> None:
         """The event's facts into the cell's state."""
         kind = event["event"]
-        for name in ("update", "fraction", "loss", "score"):
+        for name in ("update", "fraction", "cost", "loss", "score"):
             if event.get(name) is not None:
                 setattr(cell, name, event[name])
         if kind == "start":
@@ -94,7 +95,7 @@ class Display:
             cell.phase = "training"
         elif kind == "evaluate":
             part = event.get("part")
-            cell.phase = "evaluating" if part is None else f"evaluating {part:.0%}"
+            cell.phase = "judging" if part is None else f"judging {part:.0%}"
         elif kind == "end":
             cell.phase = event["status"]
         if kind == "step" and cell.since is None:
@@ -106,17 +107,19 @@ class Display:
         if kind == "start":
             text = "starts"
         elif kind == "milestone":
-            text = f"{cell.fraction:4.0%} of the budget, update {cell.update}{_pair('loss', cell.loss)}"
-            text += _pair("score", cell.score)
+            left = cell.seconds_left(self._clock())
+            text = f"{cell.fraction:4.0%} of the budget, update {cell.update}{_pair('cost', amount(cell.cost))}"
+            text += f"{_pair('loss', number(cell.loss))}{_pair('score', number(cell.score))}"
+            text += f"; about {clock_text(left)} left" if left and cell.fraction < 1 else ""
         elif kind == "note":
             text = str(message)
         elif kind == "end" and event["status"] == "failed":
             text = f"failed: {message}"
         elif kind == "end":
-            text = f"done after {cell.update} updates{_pair('score', cell.score)}{self._left()}"
+            text = f"done after {cell.update} updates{_pair('score', number(cell.score))}{self._left()}"
         else:
             return
-        elapsed = _clock_text(self._clock() - self._begin)
+        elapsed = clock_text(self._clock() - self._begin)
         style = "red" if event.get("status") == "failed" else None
         self.console.print(Text(f"{elapsed:>7}  {cell.name:<32} {text}"), style=style)
 
@@ -125,7 +128,7 @@ class Display:
         return (
             ""
             if not seconds
-            else f"; {self._count('done')} of {len(self.cells)} cells, about {_clock_text(seconds)} left"
+            else f"; {self._count('done')} of {len(self.cells)} cells, about {clock_text(seconds)} left"
         )
 
     def _count(self, phase: str) -> int:
@@ -142,38 +145,50 @@ class Display:
     def _render(self) -> Group:
         """The live display: a row for each cell at work, and a line for the rest."""
         now = self._clock()
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for title, justify in (
-            ("cell", "left"), ("", "left"), ("update", "right"), ("budget", "left"), ("left", "right"),
-            ("loss", "right"), ("score", "right"), ("time left", "right"),
-        ):  # fmt: skip
-            table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-        for cell in self.cells.values():
-            if cell.phase in ("waiting", "done", "failed"):
-                continue
-            left = cell.seconds_left(now)
-            bar = ProgressBar(total=1.0, completed=cell.fraction, width=20)
-            table.add_row(
-                escape(cell.name), cell.phase, str(cell.update), bar,
-                f"{1 - cell.fraction:.0%}", _number(cell.loss), _number(cell.score),
-                "" if left is None else _clock_text(left),
-            )  # fmt: skip
+        at_work = [cell for cell in self.cells.values() if cell.phase not in ("waiting", "done", "failed")]
+        table = cell_table((cell, cell.seconds_left(now)) for cell in at_work)
         parts = [f"{self._count(phase)} {phase}" for phase in ("done", "failed", "waiting") if self._count(phase)]
         seconds = self.seconds_left()
-        parts.append(f"{_clock_text(now - self._begin)} elapsed")
-        parts += [f"about {_clock_text(seconds)} left"] if seconds else []
+        parts.append(f"{clock_text(now - self._begin)} elapsed")
+        parts += [f"about {clock_text(seconds)} left"] if seconds else []
         return Group(table, Text(f"{len(self.cells)} cells: {', '.join(parts)}", style="dim"))
 
 
-def _number(value: float | None) -> str:
+def cell_table(cells: Iterable[tuple[CellState, float | None]]) -> Table:
+    """A row for each cell with its seconds left, if they are known; in 80 columns, where long names take two lines."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("cell", overflow="fold")
+    table.add_column("", no_wrap=True)
+    for title in ("update", "budget", "cost", "loss", "score", "left"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for cell, left in cells:
+        table.add_row(
+            escape(cell.name), cell.phase, str(cell.update), f"{cell.fraction:.0%}", amount(cell.cost),
+            number(cell.loss), number(cell.score), "" if left is None else clock_text(left),
+        )  # fmt: skip
+    return table
+
+
+def number(value: float | None) -> str:
+    """Four digits; nothing for None."""
     return "" if value is None else f"{value:.4g}"
 
 
-def _pair(name: str, value: float | None) -> str:
-    return "" if value is None else f", {name} {value:.4g}"
+def amount(value: float | None) -> str:
+    """Three digits with k, M, G or T, as in 48.2k; nothing for None."""
+    if value is None:
+        return ""
+    for scale, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * scale:
+            return f"{value / scale:.3g}{letter}"
+    return f"{value:.3g}"
 
 
-def _clock_text(seconds: float) -> str:
+def _pair(name: str, value: str) -> str:
+    return f", {name} {value}" if value else ""
+
+
+def clock_text(seconds: float) -> str:
     """Seconds as 45s, 3m20s or 2h05m."""
     whole = round(seconds)
     if whole < 60:

@@ -32,6 +32,7 @@ from bench.schema import (
     LedgerEntry,
     Milestone,
     Step,
+    Telemetry,
     canonical_json,
     dump,
     parse_event,
@@ -42,7 +43,17 @@ from bench.schema import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellRecord", "Status", "cell_status", "read_experiment_header", "read_lines", "write_experiment_header"]
+__all__ = [
+    "CellRecord",
+    "Status",
+    "cell_status",
+    "read_events",
+    "read_experiment_header",
+    "read_lines",
+    "read_telemetry",
+    "status_of",
+    "write_experiment_header",
+]
 
 RECORD, TELEMETRY, EXPERIMENT = "record.jsonl", "telemetry.jsonl", "experiment.json"
 Status = Literal["new", "unfinished", "done", "failed"]
@@ -72,7 +83,29 @@ def cell_status(folder: Path) -> Status:
 
     Only reads, so that it may be asked while a run goes on. Raises DataError where a line is not an event.
     """
-    return _status(_read_events(inside(folder, RECORD)))
+    return status_of(read_events(folder))
+
+
+def read_events(folder: Path) -> list[Event]:
+    """The events that a cell's record holds so far; a line that is being written is left out.
+
+    Only reads, as `cell_status` does. Raises DataError where a line is not an event.
+    """
+    path = inside(folder, RECORD)
+    return [parse_event(line, f"{path}:{number}") for number, line in enumerate(read_lines(path)[0], 1)]
+
+
+def read_telemetry(folder: Path) -> list[Telemetry]:
+    """The lines of a cell's telemetry so far, as `read_events` reads its record."""
+    path = inside(folder, TELEMETRY)
+    return [parse_telemetry(line, f"{path}:{number}") for number, line in enumerate(read_lines(path)[0], 1)]
+
+
+def status_of(events: list[Event]) -> Status:
+    """As `cell_status` has it, of events that were read."""
+    if not events:
+        return "new"
+    return events[-1].status if isinstance(events[-1], End) else "unfinished"
 
 
 def read_experiment_header(folder: Path) -> ExperimentHeader:
@@ -116,11 +149,11 @@ class CellRecord:
 
     def events(self) -> list[Event]:
         """All events so far, in order. Raises DataError where a line is not an event."""
-        return _read_events(self.folder / RECORD)
+        return read_events(self.folder)
 
     def status(self) -> Status:
         """As `cell_status` has it."""
-        return _status(self.events())
+        return status_of(self.events())
 
     def start(self, header: Cell | Mapping[str, Any]) -> bool:
         """Write the first line, or check that an existing record may be continued under this header: True if so.
@@ -228,16 +261,6 @@ class CellRecord:
         if read_lines(path)[1]:
             data = path.read_bytes()
             write_whole(path, data[: data.rfind(b"\n") + 1])
-
-
-def _read_events(path: Path) -> list[Event]:
-    return [parse_event(line, f"{path}:{number}") for number, line in enumerate(read_lines(path)[0], 1)]
-
-
-def _status(events: list[Event]) -> Status:
-    if not events:
-        return "new"
-    return events[-1].status if isinstance(events[-1], End) else "unfinished"
 
 
 def _line(event: BaseModel) -> bytes:

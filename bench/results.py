@@ -12,7 +12,7 @@ from pyarrow import ArrowException
 
 from bench.api import DataError
 from bench.paths import inside
-from bench.record import EXPERIMENT, RECORD, TELEMETRY, read_experiment_header, read_lines
+from bench.record import EXPERIMENT, RECORD, read_experiment_header, read_lines, read_telemetry
 from bench.schema import (
     SCORE_COLUMNS,
     Cell,
@@ -27,7 +27,6 @@ from bench.schema import (
     Step,
     Telemetry,
     parse_event,
-    parse_telemetry,
 )
 
 __all__ = ["KEYS", "CellResult", "Experiment", "damaged", "list_experiments", "load_experiment", "named_file"]
@@ -134,13 +133,12 @@ def _read_cell(folder: Path) -> CellResult | None:
     ends = [number for number, event in enumerate(events) if isinstance(event, End)]
     if ends and ends[0] != len(events) - 1:
         raise DataError(f"{path}: events follow the end event on line {ends[0] + 1}")
-    telemetry, _ = read_lines(inside(folder, TELEMETRY))
     return CellResult(
         folder=folder,
         header=events[0],
         steps=tuple(event for event in events if isinstance(event, Step)),
         milestones=tuple(event for event in events if isinstance(event, Milestone)),
-        telemetry=tuple(parse_telemetry(line, f"{folder / TELEMETRY}:{n}") for n, line in enumerate(telemetry, 1)),
+        telemetry=tuple(read_telemetry(folder)),
         grid=_last(events, Grid),
         pictures=_last(events, Pictures),
         end=_last(events, End),

@@ -229,7 +229,9 @@ class _Cell:
         for name, value in metrics.items():
             self._metrics.setdefault(name, []).append(float(value))
         loss = self._metrics.get("base") or self._metrics.get("policy")
-        self.post("step", update=self.update, fraction=self.fraction, loss=loss[-1] if loss else None)
+        self.post(
+            "step", update=self.update, fraction=self.fraction, cost=self.ledger.cost, loss=loss[-1] if loss else None
+        )
         if self.fraction - self._last_logged >= LOG_SHARE:
             self._log(training.number)
         due = [m for m in self._milestone_fractions if m <= self.fraction and m < 1.0]
@@ -265,7 +267,7 @@ class _Cell:
         )  # fmt: skip
         self._telemetry("milestone")
         score = judgement.scores[self.task.primary]["mean"] if self.task.primary in judgement.scores else None
-        self.post("milestone", update=self.update, fraction=self.fraction, score=score)
+        self.post("milestone", update=self.update, fraction=self.fraction, cost=self.ledger.cost, score=score)
 
     def _finish(self, policy: SD3Policy, evaluator: Evaluator) -> None:
         stages = 1 if self.job.label == BASE else len(self.experiment.stages(self.job.label))

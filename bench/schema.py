@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
@@ -280,6 +280,16 @@ class ExperimentHeader(_Strict):
     baseline: str | None = None
     trials: Count | None = None
     command: str = ""
+
+    def primary(self, task: str, among: Collection[str]) -> str | None:
+        """A task's headline scorer: as configured, else the gold one that the reward stands for, else the reward.
+
+        None where none of these is `among` the scorers at hand.
+        """
+        info = self.tasks.get(task, TaskInfo())
+        described = self.scorers.get(info.reward) if info.reward in among and info.reward else None
+        wanted = (info.primary, described.pair if described else None, info.reward)
+        return next((name for name in wanted if name in among), None)
 
 
 def canonical_json(value: Any, indent: int | None = None) -> str:

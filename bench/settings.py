@@ -217,6 +217,9 @@ class Experiment:
     tuning_trials: Annotated[int, Option("tuning trials that each method was given; reported", ge=0)] = 0
     workers: Annotated[int, Option("cells that run at once", ge=1)] = 2
     threads: Annotated[int, Option("threads of each worker", ge=1)] = 1
+    track: Annotated[
+        Literal["tensorboard", "trackio"] | None, Option("write curves for one of these beside the results; null: none")
+    ] = None
     reward_seconds: Annotated[
         float | None,
         Option("a call or load() of a reward that takes longer hangs, and its worker is ended; null: none", gt=0),
@@ -259,10 +262,10 @@ class Experiment:
 
     @property
     def config_hash(self) -> str:
-        """16 hex digits that name what the numbers depend on: all but names, labels, workers and devices."""
+        """16 hex digits that name what the numbers depend on: all but names, labels, workers, devices and trackers."""
         values = self.resolved()
         told = ("name", "label", "question", "tuning_trials", "baseline")
-        for name in (*told, "workers", "device", "reward_seconds", "data"):
+        for name in (*told, "workers", "device", "track", "reward_seconds", "data"):
             del values[name]
         return config_hash(values | self._pictures())
 

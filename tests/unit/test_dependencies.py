@@ -94,7 +94,7 @@ def test_rewards_import_the_contract_the_maths_and_their_world(name: str) -> Non
         "bench.catalogue",
         "bench.experiment",
     ]
-    + ["bench.progress"]
+    + ["bench.progress", "bench.detach", "bench.status.command", "bench.track"]
     + ["bench.conformance", "bench.conformance.command", "bench.conformance.check"],
 )
 def test_what_reads_results_or_options_loads_no_model_library(name: str) -> None:

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from bench.progress import Display
+from bench.progress import CellState, Display, amount, cell_table
 
 SOAR, SFT = "alignment/soar/seed0", "alignment/sft/seed0"
 
@@ -38,7 +38,7 @@ def test_plain_lines_tell_events_of_note_only() -> None:
         shown.handle(event(SOAR, "start"))
         for update in range(1, 101):
             clock.now += 1
-            shown.handle(event(SOAR, "step", update=update, fraction=update / 200, loss=0.5))
+            shown.handle(event(SOAR, "step", update=update, fraction=update / 200, cost=96.0 * update, loss=0.5))
             shown.handle(event(SOAR, "evaluate", part=update / 100))
         shown.handle(event(SOAR, "milestone", update=100, fraction=0.5, score=0.42))
         shown.handle(event(SOAR, "note", message="the checkpoint was torn"))
@@ -47,7 +47,7 @@ def test_plain_lines_tell_events_of_note_only() -> None:
     lines = [line.split(maxsplit=2) for line in out.getvalue().splitlines()]
     assert [line[2] for line in lines] == [
         "starts",
-        "50% of the budget, update 100, loss 0.5, score 0.42",
+        "50% of the budget, update 100, cost 9.6k, loss 0.5, score 0.42; about 1m40s left",
         "the checkpoint was torn",
         "done after 200 updates, score 0.42; 1 of 2 cells, about 1m40s left",
         "failed: out of [memory]",
@@ -62,10 +62,11 @@ def test_the_live_table_shows_cells_at_work() -> None:
         shown.handle(event(SOAR, "start"))
         shown.handle(event(SOAR, "step", update=1, fraction=0.1, loss=0.5))
         clock.now = 30.0
-        shown.handle(event(SOAR, "step", update=10, fraction=0.4, loss=0.25))
+        shown.handle(event(SOAR, "step", update=10, fraction=0.4, cost=9600.0, loss=0.25))
         shown.handle(event(SOAR, "evaluate", part=0.5, fraction=0.4, update=10))
     text = out.getvalue()
-    for part in (SOAR, "evaluating 50%", "60%", "0.25", "1m00s", "2 cells: 1 waiting, 30s elapsed, about 2m00s left"):
+    summary = "2 cells: 1 waiting, 30s elapsed, about 2m00s left"
+    for part in (SOAR, "judging 50%", "40%", "9.6k", "0.25", "1m00s", summary):
         assert part in text
     assert SFT not in text
 
@@ -83,3 +84,22 @@ def test_unknown_events_are_a_mistake() -> None:
     shown, _, _ = display(terminal=False)
     with pytest.raises(ValueError, match="unknown progress event 'stpe'"):
         shown.handle(event(SOAR, "stpe"))
+
+
+def test_amounts_are_short() -> None:
+    shown = {None: "", 0.0: "0", 96.0: "96", 999.4: "999", 999.6: "1k", 48_230.0: "48.2k", 3.6e6: "3.6M"}
+    assert {value: amount(value) for value in shown} == shown
+
+
+def test_the_table_fits_80_columns_and_cuts_no_name() -> None:
+    long = "text-rendering/soar+sft-resampled+flowgrpo/seed12"
+    cells = [
+        CellState("alignment/soar+flowgrpo/seed0", "training", 49999, 0.55, 2.65e8, 0.02345, 0.5938),
+        CellState(long),
+    ]
+    out = io.StringIO()
+    Console(file=out, width=80, color_system=None).print(cell_table((cell, 35_940.0) for cell in cells))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split()[1:] == ["training", "49999", "55%", "265M", "0.02345", "0.5938", "9h59m"]
+    assert "".join(line.split(" ")[0] for line in lines[2:]) == long

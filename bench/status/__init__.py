@@ -1,0 +1,1 @@
+"""How far runs are, read from results folders: `view` reads, `command` shows."""

@@ -303,7 +303,7 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         "build the environment of its own that a reward works in; a second call finds it",
         _reward_env,
         lambda parser: parser.add_argument("name", metavar="REWARD", help="e.g. imagereward"),
-        "It lies below $BENCH_CACHE (~/.cache/bench), by the hash of its pins, and takes some minutes and gigabytes.\n\n"
+        "It lies below $BENCH_CACHE (~/.cache/bench), by the hash of its pins; it takes minutes and gigabytes.\n\n"
         "Example:\n  bench reward-env imagereward",
     ),
     "prompts": (

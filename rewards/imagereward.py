@@ -31,6 +31,7 @@ VOCABULARY = Published(
     licence="Apache-2.0",
     get="`hf download google-bert/bert-base-uncased vocab.txt`",
 )
+PINS = Path(__file__).with_name("environments") / "imagereward"
 # Buffers (0, 1, 2, ...), which the network makes itself
 _COUNTERS = ("blip.text_encoder.embeddings.position_ids",)
 
@@ -51,7 +52,7 @@ class ImageReward(Reward):
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     source: ClassVar[str] = "arXiv 2304.05977; image-reward 1.5, zai-org/ImageReward"
-    environment: ClassVar[Path | None] = Path(__file__).with_name("environments") / "imagereward"
+    environment: ClassVar[Path | None] = PINS
 
     def __init__(self) -> None:
         self._process: WorkerProcess | None = None
@@ -66,7 +67,7 @@ class ImageReward(Reward):
             DataError: the checkpoint has other tensors than its network.
             PluginError: the process fails.
         """
-        environment = PinnedEnvironment(self.name, self.environment)
+        environment = PinnedEnvironment(self.name, PINS)
         python = environment.python()
         weights, configuration = (located(CHECKPOINT) / name for name in CHECKPOINT.files)
         vocabulary = located(VOCABULARY)

@@ -3,8 +3,8 @@
     python -P child.py WORKER_FILE [THREADS [MEMORY_MIB]]
 
 A request is one line of JSON, {"call": function, "words": {argument: value}, "pictures": [B, H, W, 3] or null}, and
-then the bytes of the pictures (uint8, row by row), where there are some. The answer is one line of JSON: {"result": ...} or
-{"error": text}. Whatever the worker prints goes to standard error, so that it cannot be taken for an answer.
+then the bytes of the pictures (uint8, row by row), where there are some. The answer is one line of JSON too,
+{"result": ...} or {"error": text}. What the worker prints goes to standard error, where it is not taken for an answer.
 
 This file imports nothing of the harness: the environment it runs in need not have it.
 """
@@ -22,7 +22,7 @@ import time
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -48,13 +48,12 @@ def serve(module: ModuleType, requests: BinaryIO, answers: BinaryIO) -> None:
         words = dict(request["words"])
         if request["pictures"] is not None:
             words["images"] = _pictures(requests, request["pictures"])
-        answer: dict[str, Any]
         try:
-            answer = {"result": getattr(module, request["call"])(**words)}
+            answer = json.dumps({"result": getattr(module, request["call"])(**words)})
         except Exception as error:  # a scorer may raise anything at all; its parent tells it
             place = traceback.extract_tb(error.__traceback__)[-1]
-            answer = {"error": f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"}
-        answers.write(json.dumps(answer).encode() + b"\n")
+            answer = json.dumps({"error": f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"})
+        answers.write(answer.encode() + b"\n")
         answers.flush()
 
 

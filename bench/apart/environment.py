@@ -99,12 +99,14 @@ class PinnedEnvironment:
         return [self.folder / name for name, _ in STEPS if (self.folder / name).is_file()]
 
     def _commands(self) -> list[tuple[str, Sequence[str | Path]]]:
-        pip = (self._interpreter, "-m", "pip", "install", "--progress-bar", "off", "--no-input")
+        pip = (
+            sys.executable, "-m", "pip", "--python", self._interpreter, "install", "--progress-bar", "off", "--no-input"
+        )  # fmt: skip
         installs: list[tuple[str, Sequence[str | Path]]] = [
             (f"packages of {name}", (*pip, *options, "--requirement", self.folder / name))
             for name, options in STEPS if (self.folder / name).is_file()
         ]  # fmt: skip
-        make = ("an empty environment", (sys.executable, "-m", "venv", self.home))
+        make = ("an empty environment", (sys.executable, "-m", "venv", "--without-pip", self.home))
         return [make, *installs, ("trying it out", (self._interpreter, self.worker, "--try"))]
 
     def _run(self, what: str, command: Sequence[str | Path], say: Callable[[str], None]) -> None:

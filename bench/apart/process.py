@@ -89,7 +89,12 @@ class WorkerProcess:
         """Send a request and read its answer; a process that takes too long is killed, which ends the wait as well."""
         assert self._process.stdin is not None and self._process.stdout is not None
         is_late = threading.Event()
-        timer = threading.Timer(self._seconds, lambda: (is_late.set(), self._process.kill()))
+
+        def end() -> None:
+            is_late.set()
+            self._process.kill()
+
+        timer = threading.Timer(self._seconds, end)
         timer.start()
         try:
             self._process.stdin.write(line)

@@ -31,23 +31,23 @@ _LOOK_SECONDS = 0.5
 
 def main(worker: Path, threads: int = 1, memory_mib: int | None = None) -> None:
     """Load the worker file and answer its parent."""
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    incoming, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     if memory_mib is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_mib << 20, memory_mib << 20))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before the worker file imports what reads it
-    serve(_imported(worker), requests, answers)
+    serve(_imported(worker), incoming, answers)
 
 
-def serve(module: ModuleType, requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(module: ModuleType, incoming: BinaryIO, answers: BinaryIO) -> None:
     """Answer every request by the function of `module` that it names, in order."""
-    for line in iter(requests.readline, b""):
+    for line in iter(incoming.readline, b""):
         request = json.loads(line)
         words = dict(request["words"])
         if request["pictures"] is not None:
-            words["images"] = _pictures(requests, request["pictures"])
+            words["images"] = _pictures(incoming, request["pictures"])
         try:
             answer = json.dumps({"result": getattr(module, request["call"])(**words)})
         except Exception as error:  # a scorer may raise anything at all; its parent tells it
@@ -57,8 +57,8 @@ def serve(module: ModuleType, requests: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
 
-def _pictures(requests: BinaryIO, shape: list[int]) -> np.ndarray:
-    data = requests.read(math.prod(shape))
+def _pictures(incoming: BinaryIO, shape: list[int]) -> np.ndarray:
+    data = incoming.read(math.prod(shape))
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -65,7 +66,7 @@ class DataError(BenchError):
 
 
 class CheckpointMissing(DataError):
-    """A scorer's published checkpoint is not on this machine; the message says how to get it, and its licence."""
+    """A scorer's checkpoint or environment is not on this machine; the message says how to get it."""
 
 
 class NonFiniteError(BenchError):
@@ -334,7 +335,8 @@ class Reward(abc.ABC):
     computed exactly from the picture and not learned. `applies` says for which prompts the score has a meaning.
     `reads_prompts` says that it depends on the prompt. `examples` are (prompt, metadata) for `bench check`, where the
     embedded world has no prompt that the reward applies to. `expected_failures` is {check of `bench check`: why the
-    reward fails it and may}.
+    reward fails it and may}. `environment` is a folder of pins (`bench.apart.environment`), where the reward works in
+    an environment of its own. `flops_apart` are the FLOPs of one picture in another process, as measured there.
     """
 
     name: ClassVar[str]
@@ -346,6 +348,8 @@ class Reward(abc.ABC):
     reads_prompts: ClassVar[bool] = True
     examples: ClassVar[Sequence[tuple[str, Mapping[str, Any]]]] = ()
     expected_failures: ClassVar[Mapping[str, str]] = {}
+    environment: ClassVar[Path | None] = None
+    flops_apart: float = 0.0
 
     def load(self) -> None:  # noqa: B027 - most rewards have nothing to load
         """Heavy imports and weights; called once before the first score."""

@@ -265,6 +265,13 @@ def _pretrain(args: argparse.Namespace) -> int:
     return int(recipe.main(args) or 0)
 
 
+def _reward_env(args: argparse.Namespace) -> int:
+    from bench.apart.command import build
+
+    build(args.name)
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from bench import doctor
 
@@ -350,6 +357,13 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         "Files that are no pictures, or cannot be judged, are listed and never scored; then the exit status is 1.\n\n"
         "Examples:\n  bench score --reward jpeg --images FOLDER\n"
         "  bench score --reward clipscore,ocr --images FOLDER --prompts prompts.txt",
+    ),
+    "reward-env": (
+        "build the environment of its own that a reward works in; a second call finds it",
+        _reward_env,
+        lambda parser: parser.add_argument("name", metavar="REWARD", help="e.g. imagereward"),
+        "It lies below $BENCH_CACHE (~/.cache/bench), by the hash of its pins; it takes minutes and gigabytes.\n\n"
+        "Example:\n  bench reward-env imagereward",
     ),
     "prompts": (
         "write prompts in GenEval's format, or that ask for a written text",

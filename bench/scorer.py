@@ -96,8 +96,11 @@ class Scorer:
         return blamed(f"reward {self.name!r} {part}", type(self.reward))
 
     def measure(self, image: np.ndarray, prompt: str, metadata: Mapping[str, object]) -> None:
-        """Count the FLOPs of scoring one picture uint8 (H, W, 3); a scorer without a network has none."""
+        """Count the FLOPs of scoring one picture uint8 (H, W, 3); a scorer without a network has none.
+
+        What another process of the reward's counted itself is added.
+        """
         # The fused attention kernels of the CPU are not in torch's table of FLOPs; the plain one is.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self(image[None], [prompt], [metadata])
-        self.flops = float(counter.get_total_flops())
+        self.flops = float(counter.get_total_flops()) + self.reward.flops_apart

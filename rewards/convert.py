@@ -1,7 +1,8 @@
-"""One-off conversion of the two checkpoints that are published as pickles, into files that hold nothing but tensors.
+"""One-off conversion of the three checkpoints that are published as pickles, into files that hold nothing but tensors.
 
     python -m rewards.convert hpsv2 HPS_v2.1_compressed.pt
     python -m rewards.convert aesthetic sac+logos+ava1-l14-linearMSE.pth
+    python -m rewards.convert imagereward ImageReward.pt
 
 The result is written where the scorer looks for it (`$BENCH_WEIGHTS`, else ~/.cache/bench/weights). This is the only
 place that opens such a file, with the reader of torch that builds tensors and plain containers and calls nothing else.
@@ -13,7 +14,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from rewards._weights import located, refuse_other
 from rewards.aesthetic import HEAD, head
 from rewards.clipscore import OPENAI_CLIP
 from rewards.hpsv2 import CONFIG, HPSv2
+from rewards.imagereward import CHECKPOINT as IMAGEREWARD
 
 
 def convert_hpsv2(source: Path, config: Mapping[str, Any] = CONFIG) -> Path:
@@ -70,6 +72,28 @@ def convert_aesthetic(source: Path) -> Path:
     return HEAD.folder
 
 
+def convert_imagereward(source: Path) -> Path:
+    """ImageReward's tensors to safetensors, names as they are, and `med_config.json` beside it; returns the folder.
+
+    Which tensors these have to be, the network says that stands in the scorer's own environment, when it loads them.
+
+    Raises:
+        DataError: `source` cannot be read safely, or has no `med_config.json` beside it.
+    """
+    tensors, configuration = read_untrusted(source), source.with_name("med_config.json")
+    if not configuration.is_file():
+        raise DataError(f"{configuration}: expected the network's configuration beside {source.name}: get it too")
+    others = sorted(name for name, tensor in tensors.items() if not isinstance(tensor, torch.Tensor))
+    if others:
+        raise DataError(f"{source}: expected tensors by name, got other things under {', '.join(others[:6])}")
+    folder = IMAGEREWARD.folder
+    with appears_whole(folder) as temporary:
+        temporary.mkdir()
+        save_file({n: tensor.clone().contiguous() for n, tensor in tensors.items()}, temporary / IMAGEREWARD.files[0])
+        shutil.copyfile(configuration, temporary / configuration.name)
+    return folder
+
+
 def read_untrusted(source: Path) -> dict[str, Any]:
     """The content of a .pt or .pth file, read without running what it may hold; or of a .safetensors file.
 
@@ -92,14 +116,19 @@ def read_untrusted(source: Path) -> dict[str, Any]:
     return content
 
 
+CONVERSIONS: dict[str, Callable[[Path], Path]] = {
+    "hpsv2": convert_hpsv2, "aesthetic": convert_aesthetic, "imagereward": convert_imagereward,
+}  # fmt: skip
+
+
 def main(arguments: Sequence[str]) -> int:
     """Convert what the arguments name; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m rewards.convert", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("scorer", choices=("hpsv2", "aesthetic"))
+    parser.add_argument("scorer", choices=tuple(CONVERSIONS))
     parser.add_argument("file", type=Path, help="as it was published")
     given = parser.parse_args(arguments)
     try:
-        folder = (convert_hpsv2 if given.scorer == "hpsv2" else convert_aesthetic)(given.file)
+        folder = CONVERSIONS[given.scorer](given.file)
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

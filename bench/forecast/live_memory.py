@@ -131,7 +131,7 @@ def of_blocks(
 
 def run(policy: SD3Policy, what: Pass) -> Peaks:
     """The peaks of one pass of a policy that is prepared for training, on the CPU."""
-    module = policy.transformer
+    module, config = policy.transformer, dict(policy.transformer.config)
     trained = [p for p in module.parameters() if p.requires_grad]
     for parameter in trained:  # the gradient of the micro-batches before
         if parameter.grad is None:
@@ -140,8 +140,8 @@ def run(policy: SD3Policy, what: Pass) -> Peaks:
     with LiveMemory(known) as memory, torch.set_grad_enabled(what.gradient):
         x = torch.zeros(what.batch, *what.latent)
         cond = TextCondition(
-            torch.zeros(what.batch, what.length, module.config.joint_attention_dim),
-            torch.zeros(what.batch, module.config.pooled_projection_dim),
+            torch.zeros(what.batch, what.length, config["joint_attention_dim"]),
+            torch.zeros(what.batch, config["pooled_projection_dim"]),
         )
         v = policy.velocity(x, torch.full((what.batch,), 0.5), cond)
         forward = memory.peak

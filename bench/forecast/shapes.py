@@ -125,7 +125,11 @@ def _configured(folder: Path, *, t5: bool) -> Any:
 
     has_t5 = t5 and (folder / "text_encoder_3").is_dir()
     with torch.device("meta"):
-        third = T5EncoderModel(T5Config.from_pretrained(folder / "text_encoder_3")) if has_t5 else None
+        third = (
+            T5EncoderModel(T5Config.from_pretrained(folder / "text_encoder_3", local_files_only=True))
+            if has_t5
+            else None
+        )
         return SimpleNamespace(
             transformer=SD3Transformer2DModel.from_config(SD3Transformer2DModel.load_config(folder / "transformer")),
             vae=AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),

@@ -37,9 +37,9 @@ evaluation: {final_prompts: 4, held_out_prompts: 0, diversity_prompts: 0, milest
 
 @pytest.fixture(scope="module")
 def block() -> str:
-    """The README's one block of Python."""
+    """The README's one block of Python that is a file."""
     text = (registry.ROOT / "README.md").read_text(encoding="utf-8")
-    (found,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (found,) = re.findall(r"^```python\n(# \w+\.py\n.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return found
 
 

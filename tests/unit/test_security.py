@@ -102,7 +102,8 @@ def test_no_code_comes_with_a_model_and_no_model_from_the_network_but_by_fetch()
             downloads.append(place)
         if function.endswith("from_pretrained"):
             loads += 1
-            assert words.get("use_safetensors") is True or "Tokenizer" in function, place
+            # Tokenizers, schedulers and configurations are JSON and text
+            assert words.get("use_safetensors") is True or re.search("Tokenizer|Config|Scheduler", function), place
             # A checkpoint's folder is there for sure, its config.json was seen; everything else says so
             assert words.get("local_files_only") is True or place.startswith("bench/sample.py"), place
     assert loads >= 6

@@ -11,6 +11,7 @@ import pytest
 from bench.cli import main
 from bench.job import CellJob
 from bench.record import CellRecord
+from bench.workers import PRELOADED
 from tests.cells import experiment, facts, run
 from tests.stress.kill import SETTINGS, digests, kill_cell, session, start, wait_for, workers
 
@@ -27,7 +28,7 @@ POINTS = [
 def kill_at(job: CellJob, kind: str, number: int) -> int | None:
     """Run the cell in a process that is killed there; returns its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.runner", "diffusers.pipelines.stable_diffusion_3"])
+    context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=kill_cell, args=(job, kind, number))
     process.start()
     process.join(timeout=300)

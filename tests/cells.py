@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,20 @@ def settings(pipeline: Path, **overrides: Any) -> dict[str, Any]:
         "budget": "400",
         **overrides,
     }
+
+
+class Events:
+    """A display of runs that remembers, and may act on what it sees."""
+
+    def __init__(self, act: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.seen: list[dict[str, Any]] = []
+        self._act = act
+
+    def handle(self, event: dict[str, Any]) -> None:
+        """Take one event."""
+        self.seen.append(event)
+        if self._act:
+            self._act(event)
 
 
 def experiment(pipeline: Path, **overrides: Any) -> Experiment:

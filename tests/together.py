@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.job import CellJob
 from bench.launch import Place
+from bench.workers import PRELOADED
 
 
 def places(size: int) -> list[Place]:
@@ -22,7 +23,7 @@ def places(size: int) -> list[Place]:
 def together(size: int, work: Callable[..., None], *args: Any) -> list[int | None]:
     """Run `work(place, *args)` in `size` processes at once; returns their exit codes."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.runner", "diffusers.pipelines.stable_diffusion_3"])
+    context.set_forkserver_preload(PRELOADED)
     processes = [context.Process(target=work, args=(place, *args)) for place in places(size)]
     for process in processes:
         process.start()

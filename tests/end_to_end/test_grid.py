@@ -13,20 +13,7 @@ import pytest
 from bench import grid
 from bench.api import DataError
 from bench.record import CellRecord
-from tests.cells import experiment
-
-
-class Events:
-    """A display that remembers, and may act on what it sees."""
-
-    def __init__(self, act=None):
-        self.seen = []
-        self._act = act
-
-    def handle(self, event):
-        self.seen.append(event)
-        if self._act:
-            self._act(event)
+from tests.cells import Events, experiment
 
 
 def test_cells_are_bases_then_methods_by_seed(tiny_pipeline, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench import registry
+from bench.cli import main
 from bench.conformance import assert_conforms
 from bench.experiment import load
 from bench.record import CellRecord
@@ -96,7 +97,9 @@ def test_its_update_is_the_formula(file: str) -> None:
     assert torch.equal(plain.weights, same.weights)
 
 
-def test_as_a_wheel_from_outside_the_tree_it_runs_by_its_name(block: str, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_as_a_wheel_from_outside_the_tree_it_runs_by_its_name(
+    block: str, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`bench new --package`, the README's method in it, built and installed without an index, run by the command."""
     create("reflexflow", tmp_path, package=True)
     home, wheels, site = tmp_path / "bench-reflexflow", tmp_path / "wheels", tmp_path / "site"
@@ -114,7 +117,8 @@ def test_as_a_wheel_from_outside_the_tree_it_runs_by_its_name(block: str, tiny_p
     results = tmp_path / "results"
     settings = ["--preset", "smoke", "--config", tmp_path / "tiny.yaml", "--model", tiny_pipeline, "--name", "wheel"]
     command = [sys.executable, "-m", "bench", "run", "--methods", "reflexflow", *settings, "--results", results]
-    assert "no method 'reflexflow' is registered" in _run(command, registry.ROOT).stderr
+    assert main([*map(str, command[3:])]) == 2  # here, where it is not installed
+    assert "no method 'reflexflow' is registered" in capsys.readouterr().err
     out = _done(command, registry.ROOT, {"PYTHONPATH": str(site)})
     assert "alignment/reflexflow/seed0" in out and "done after" in out
     record = CellRecord(results / "wheel" / "alignment" / "reflexflow" / "seed0")
@@ -125,16 +129,10 @@ def test_as_a_wheel_from_outside_the_tree_it_runs_by_its_name(block: str, tiny_p
     assert ledger.forward == pytest.approx(2 * ledger.samples) and ledger.backward > 1.5 * ledger.forward
 
 
-def _run(
-    command: list[str | Path], folder: Path, variables: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def _done(command: list[str | Path], folder: Path, variables: dict[str, str] | None = None) -> str:
     environment = {**os.environ, **(variables or {})}
-    return subprocess.run(
+    result = subprocess.run(
         list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-
-
-def _done(command: list[str | Path], folder: Path, variables: dict[str, str] | None = None) -> str:
-    result = _run(command, folder, variables)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

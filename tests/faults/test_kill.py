@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import main
+from bench import grid
+from bench.experiment import load
 from bench.job import CellJob
 from bench.record import CellRecord
-from tests.cells import experiment, facts, run
+from bench.workers import PRELOADED
+from tests.cells import Events, experiment, facts, run
 from tests.stress.kill import SETTINGS, digests, kill_cell, session, start, wait_for, workers
 
 LABEL = "soar+flowgrpo"
@@ -27,7 +29,7 @@ POINTS = [
 def kill_at(job: CellJob, kind: str, number: int) -> int | None:
     """Run the cell in a process that is killed there; returns its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.runner", "diffusers.pipelines.stable_diffusion_3"])
+    context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=kill_cell, args=(job, kind, number))
     process.start()
     process.join(timeout=300)
@@ -51,6 +53,14 @@ def test_a_cell_killed_in_every_phase_ends_as_if_untouched(tiny_pipeline: Path, 
     assert updates == sorted(updates) and updates[-1] == last.ledger.updates, "the last point lies after training"
 
 
+SHORT = """
+extends: killed.yaml
+methods: [sft]
+model: {model}
+budget: 200
+task: {{scorers: [scenes-geneval, {reward}]}}
+evaluation: {{milestones: [0.3, 0.6, 1.0]}}
+"""
 SILENT = '''
 import time
 from pathlib import Path
@@ -75,10 +85,10 @@ def test_a_run_whose_parent_is_killed_leaves_no_worker_and_goes_on(
     tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """While its worker is deep in foreign code, and would notice nothing by itself."""
-    settings, reward, held = tmp_path / "killed.yaml", tmp_path / "silent.py", tmp_path / "held"
+    settings, reward, held = tmp_path / "short.yaml", tmp_path / "silent.py", tmp_path / "held"
     reward.write_text(SILENT.format(folder=str(tmp_path)))
-    text = f"{SETTINGS}model: {tiny_pipeline}\n".replace("[sft, soar+flowgrpo]", "[sft]")
-    settings.write_text(text.replace("scenes-ocr, scenes-aesthetic", str(reward)))
+    (tmp_path / "killed.yaml").write_text(SETTINGS)
+    settings.write_text(SHORT.format(model=tiny_pipeline, reward=reward))
     held.touch()
     parent = start(settings, tmp_path / "parts", tmp_path / "output.txt")
     assert wait_for((tmp_path / "silent").exists, 300), "it never came to an evaluation"
@@ -88,10 +98,10 @@ def test_a_run_whose_parent_is_killed_leaves_no_worker_and_goes_on(
     alone = wait_for(lambda: not session(parent.pid), 30)
     held.unlink()
     assert alone, "a worker lives on without its parent"
-    run_again = ["run", "--preset", str(settings), "--workers", "1", "--results"]
-    assert main([*run_again, str(tmp_path / "parts")]) == 0
+    events, e = Events(), load(str(settings))
+    assert grid.run(e, tmp_path / "parts", 1, events) == 0
     out = capsys.readouterr().out
     assert f"the run of process {parent.pid} on " in out and "ended without a word" in out
-    assert "was interrupted before; " in out
-    assert main([*run_again, str(tmp_path / "whole")]) == 0
+    assert any(event["event"] == "note" and "was interrupted before; " in event["message"] for event in events.seen)
+    assert grid.run(e, tmp_path / "whole", 1, Events()) == 0
     assert digests(tmp_path / "parts" / "killed") == digests(tmp_path / "whole" / "killed")

@@ -106,6 +106,12 @@ def read_untrusted(source: Path) -> dict[str, Any]:
         return load_file(source)
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
+    except MemoryError:  # says nothing about the file
+        raise
+    except OSError as error:
+        raise DataError(
+            f"{source}: cannot be read: {error.strerror or error}; mend the permissions or the disk"
+        ) from error
     except Exception as error:  # torch raises many kinds here, UnpicklingError, RuntimeError and EOFError among them
         first = str(error).split("\n", 1)[0]
         raise DataError(

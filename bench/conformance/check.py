@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic, Literal, TypeVar
 
 from bench.api import BenchError, Needs, PluginError
+from bench.blame import blame
 from bench.suggest import hint
 
 S = TypeVar("S")
@@ -98,8 +98,7 @@ def _outcome(check: Check[S], subject: S, needs: Needs, excuse: str | None) -> O
     except BenchError as error:
         detail = f"expected no error; came {type(error).__name__}: {error}"
     except Exception as error:  # a plugin may raise anything at all: that is how it failed, and the outcome tells where
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        detail = f"expected no error; came {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        detail = f"expected no error; came {blame(error)}"
     else:
         return Outcome(check, "passed", f"declared to fail ({excuse}): remove the declaration" if excuse else "")
     return Outcome(check, "expected", f"{excuse} ({detail})") if excuse else Outcome(check, "failed", detail)

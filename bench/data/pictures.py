@@ -46,18 +46,21 @@ def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise Fault("enormous", f"over {max_pixels:,} pixels allowed: {error}") from error
-    except Exception as error:  # a decoder may raise anything on damaged bytes
+    except MemoryError:  # says nothing about the picture
+        raise
+    except Exception as error:  # a decoder may raise anything on damaged bytes; the row is listed with its fault
         if data.startswith(_BEGINNINGS):
             raise Fault("truncated", "begins as a picture, but ends before its first row") from error
         raise Fault("not a picture", f"{len(data)} bytes in none of the formats {', '.join(FORMATS)}") from error
     try:
         _refuse(picture, max_pixels)
         picture.load()
-        return _on_white(ImageOps.exif_transpose(picture))
-    except Fault:
+        upright = ImageOps.exif_transpose(picture)
+    except (Fault, MemoryError):
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # as above: frames, pixels and the camera's tags are all read by decoders
         raise Fault("truncated", f"begins as a {picture.format} picture but cannot be decoded: {error}") from error
+    return _on_white(upright)
 
 
 def crop(width: int, height: int, on_white: bool = False) -> Crop:

@@ -119,10 +119,12 @@ def _split(tables: Any, where: str, settings: Data) -> Any:
 
 @contextmanager
 def _told(where: str) -> Iterator[None]:
-    """Turns what `datasets` raises, which is many things, into one message."""
+    """Turns what `datasets` raises into one message."""
     try:
         yield
-    except Exception as error:
+    except MemoryError:  # says nothing about the table
+        raise
+    except Exception as error:  # what pyarrow, fsspec, the hub and its own readers raise has no common base
         raise DataError(
             f"{where}: expected a table of pictures and captions that `datasets` can read; reading it failed: "
             f"{type(error).__name__}: {error}. Restore it, or mend the path"

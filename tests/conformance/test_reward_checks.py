@@ -35,7 +35,7 @@ def laboratory() -> Laboratory:
 def test_every_reward_conforms(name: str, tiny_weights: Path) -> None:
     """The published scorers with tiny checkpoints of their format."""
     if registry.load_reward(name).environment is not None:
-        pytest.skip("it works in an environment of its own: tests/environments")
+        pytest.skip("its environment takes minutes to build; tests/environments tests it where that was asked for")
     assert_conforms(name)
 
 

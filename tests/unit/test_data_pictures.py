@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from bench.data.pictures import crop, open_picture, prepare
 from bench.data.rows import KINDS, Fault
@@ -111,3 +112,17 @@ def test_the_middle_square_is_what_is_brought_to_size() -> None:
     wide.paste(Image.new("RGB", (32, 32), "blue"), (32, 0))
     pixels = prepare(png(wide), 8, LIMIT)
     assert pixels.shape == (8, 8, 3) and (pixels == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize("broken", ["open", "load"])
+def test_memory_that_runs_out_is_no_fault_of_the_picture(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Pillow raises when the machine is short must stop the run, not leave the picture out."""
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, "PNG")
+
+    def short(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(*((Image, "open", short) if broken == "open" else (PngImageFile, "load", short)))
+    with pytest.raises(MemoryError):
+        open_picture(data.getvalue(), 100)

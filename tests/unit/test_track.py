@@ -106,7 +106,7 @@ def test_tensorboard_shows_the_record_over_updates_and_cost(tmp_path: Path) -> N
 
 def test_trackio_stays_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if find_spec("trackio") is None:  # not imported here: it reads the environment when it is
-        pytest.skip("needs the extra track")
+        pytest.skip("trackio is not installed: it wants an older Pillow, so only the extra `track` brings it")
 
     def connect(*args: Any) -> None:
         raise AssertionError(f"the network was asked for: {args}")

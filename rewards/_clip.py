@@ -1,8 +1,10 @@
-"""What three scorers do with a published CLIP: the cosine of the embeddings of picture and prompt, times a scale."""
+"""What four scorers do with a published CLIP: read it, show it pictures some at a time, mostly take a cosine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,36 +17,69 @@ if TYPE_CHECKING:
 
     from rewards._clip_model import Clip
 
+    # Scores (b,) float32 of pictures uint8 (b, H, W, 3) with their prompts
+    Judge = Callable[[np.ndarray, Sequence[str]], Tensor]
+
 CLIP_FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
 CHUNK = 32  # pictures in one pass
 
 
-class ClipAgreement(Reward):
-    """How well picture and prompt agree, as the CLIP of `checkpoint` sees it: cosine times scale, in float32.
-
-    A cosine that rounding has carried beyond 1 is set to 1. A prompt of more than 77 tokens is cut there, as the
-    published code of all these scorers does.
-    """
+class ClipReward(Reward):
+    """A reward that stands on the CLIP of `checkpoint`."""
 
     checkpoint: ClassVar[Published]
-    range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __init__(self) -> None:
-        self._clip: Clip | None = None
+        self._judge: Judge | None = None
         self.fingerprint = ""
+
+    def files(self) -> list[Path]:
+        """The files that scores depend on.
+
+        Raises:
+            CheckpointMissing: they are not on this machine.
+        """
+        folder = located(self.checkpoint)
+        return [folder / name for name in self.checkpoint.files]
+
+    @abc.abstractmethod
+    def judge(self, clip: Clip) -> Judge:
+        """How pictures are scored, once the CLIP is read."""
 
     def load(self) -> None:
         """Read the checkpoint.
 
         Raises:
             CheckpointMissing: it is not on this machine.
-            DataError: it has other tensors than this network.
+            DataError: it has other tensors than its network.
         """
         from rewards._clip_model import Clip
 
-        folder = located(self.checkpoint)
-        self.fingerprint = fingerprint(*(folder / name for name in self.checkpoint.files))
-        self._clip = Clip(folder)
+        self.fingerprint = fingerprint(*self.files())
+        self._judge = self.judge(Clip(located(self.checkpoint)))
+
+    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Scores (B,) float32 of pictures uint8 (B, H, W, 3) of any size.
+
+        Raises:
+            DataError: pictures of another type, or not one prompt for each.
+        """
+        refuse_other_pictures(self.name, images, prompts)
+        if self._judge is None:
+            self.load()
+        assert self._judge is not None
+        parts = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
+        return np.concatenate([self._judge(images[part], prompts[part]).cpu().numpy() for part in parts])
+
+
+class ClipAgreement(ClipReward):
+    """How well picture and prompt agree, as the CLIP of `checkpoint` sees it: cosine times scale, in float32.
+
+    A cosine that rounding has carried beyond 1 is set to 1. A prompt of more than 77 tokens is cut there, as the
+    published code of all these scorers does.
+    """
+
+    range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def prepared(self, images: np.ndarray, size: int) -> Tensor:
         """What the image tower sees, float32 (B, 3, size, size), of pictures uint8 (B, H, W, 3)."""
@@ -56,22 +91,15 @@ class ClipAgreement(Reward):
         """What the cosine is multiplied with."""
         return 1.0
 
-    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Scores (B,) float32 of pictures uint8 (B, H, W, 3) of any size.
+    def judge(self, clip: Clip) -> Judge:
+        """Cosine times scale."""
+        scale = self.scale(clip)
 
-        Raises:
-            DataError: pictures of another type, or not one prompt for each.
-        """
-        refuse_other_pictures(self.name, images, prompts)
-        if self._clip is None:
-            self.load()
-        assert self._clip is not None
-        clip, scores = self._clip, []
-        for start in range(0, len(images), CHUNK):
-            part = slice(start, start + CHUNK)
-            pictures = clip.image(self.prepared(images[part], clip.size))
-            scores.append((pictures * clip.text(prompts[part])).sum(1).clamp(-1, 1))
-        return np.concatenate([self.scale(clip) * part.cpu().numpy() for part in scores])
+        def agreement(images: np.ndarray, prompts: Sequence[str]) -> Tensor:
+            pictures = clip.image(self.prepared(images, clip.size))
+            return scale * (pictures * clip.text(prompts)).sum(1).clamp(-1, 1)
+
+        return agreement
 
 
 def refuse_other_pictures(scorer: str, images: np.ndarray, prompts: Sequence[str]) -> None:

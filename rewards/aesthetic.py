@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from bench.api import Reward
-from rewards._clip import CHUNK, refuse_other_pictures
-from rewards._weights import Published, fingerprint, located, read_tensors
+from rewards._clip import ClipReward
+from rewards._weights import Published, located, read_tensors
 from rewards.clipscore import OPENAI_CLIP
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from rewards._clip import Judge
     from rewards._clip_model import Clip
 
 __all__ = ["HEAD", "Aesthetic", "head"]
@@ -40,7 +38,7 @@ def head(dimensions: int) -> nn.ModuleDict:
     return nn.ModuleDict({"layers": layers})
 
 
-class Aesthetic(Reward):
+class Aesthetic(ClipReward):
     """LAION's aesthetic predictor v2, whose labels were 1 to 10; most pictures get 4 to 7.
 
     The head is linear and its result is not cut, so there are no bounds: a strange picture may leave the range of the
@@ -56,39 +54,26 @@ class Aesthetic(Reward):
     source: ClassVar[str] = "improved-aesthetic-predictor, sac+logos+ava1-l14-linearMSE; openai/clip-vit-large-patch14"
     reads_prompts: ClassVar[bool] = False
 
-    def __init__(self) -> None:
-        self._networks: tuple[Clip, nn.ModuleDict] | None = None
-        self.fingerprint = ""
+    checkpoint: ClassVar[Published] = OPENAI_CLIP
 
-    def load(self) -> None:
-        """Read the CLIP and the head.
+    def files(self) -> list[Path]:
+        """Those of the CLIP and of the head.
 
         Raises:
             CheckpointMissing: one of them is not on this machine.
-            DataError: one has other tensors than its network.
         """
-        from rewards._clip_model import Clip, device, shapes
+        return [*super().files(), located(HEAD) / HEAD.files[0]]
 
-        clip_folder, weights = located(OPENAI_CLIP), located(HEAD) / HEAD.files[0]
-        self.fingerprint = fingerprint(*(clip_folder / name for name in OPENAI_CLIP.files), weights)
-        clip = Clip(clip_folder)
-        network = head(clip.dimensions)
-        network.load_state_dict(read_tensors(weights, shapes(network), device()), assign=True)
-        self._networks = clip, network.requires_grad_(False).eval()
-
-    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Scores (B,) float32 of pictures uint8 (B, H, W, 3) of any size.
+    def judge(self, clip: Clip) -> Judge:
+        """The head's output on unit embeddings.
 
         Raises:
-            DataError: pictures of another type, or not one prompt for each.
+            DataError: the head has other tensors than its network.
         """
-        from rewards._clip_model import centre_crop
+        from rewards._clip_model import centre_crop, device, shapes
 
-        refuse_other_pictures(self.name, images, prompts)
-        if self._networks is None:
-            self.load()
-        assert self._networks is not None
-        clip, network = self._networks
-        parts = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
-        scores = [network["layers"](clip.image(centre_crop(part, clip.size)))[:, 0] for part in parts]
-        return np.concatenate([part.cpu().numpy() for part in scores])
+        network = head(clip.dimensions)
+        tensors = read_tensors(located(HEAD) / HEAD.files[0], shapes(network), device())
+        network.load_state_dict(tensors, assign=True)
+        layers = network.requires_grad_(False).eval()["layers"]
+        return lambda images, prompts: layers(clip.image(centre_crop(images, clip.size)))[:, 0]

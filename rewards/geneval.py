@@ -10,6 +10,7 @@ import numpy as np
 
 from bench.api import DataError, Reward
 from bench.prompts.vocabulary import CLASSES, COLORS, POSITIONS
+from rewards._clip import refuse_other_pictures
 from rewards._weights import Published, fingerprint, located
 from rewards.clipscore import OPENAI_CLIP
 
@@ -81,10 +82,11 @@ class GenEval(Reward):
         """Scores (B,) float32, 0 or 1, of uint8 (B, H, W, 3).
 
         Raises:
-            DataError: a prompt claims nothing that GenEval knows.
+            DataError: pictures of another type, not one prompt for each, or one that claims nothing GenEval knows.
         """
         from rewards._geneval_rules import counted, holds
 
+        refuse_other_pictures(self.name, images, prompts)
         if self._eyes is None:
             self.load()
         assert self._eyes is not None

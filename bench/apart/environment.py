@@ -99,8 +99,10 @@ class PinnedEnvironment:
         return [self.folder / name for name, _ in STEPS if (self.folder / name).is_file()]
 
     def _commands(self) -> list[tuple[str, Sequence[str | Path]]]:
+        # Without --no-compile most of the time goes into compiling what is never imported
         pip = (
-            sys.executable, "-m", "pip", "--python", self._interpreter, "install", "--progress-bar", "off", "--no-input"
+            sys.executable, "-m", "pip", "--python", self._interpreter, "install", "--progress-bar", "off",
+            "--no-input", "--no-compile",
         )  # fmt: skip
         installs: list[tuple[str, Sequence[str | Path]]] = [
             (f"packages of {name}", (*pip, *options, "--requirement", self.folder / name))

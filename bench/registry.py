@@ -1,5 +1,7 @@
 """Finds methods and rewards: by name (entry points), by `package.module:Class`, or by `path/to/file.py[:Class]`.
 
+Where a reward is named so, a function in trl's calling convention may stand in the place of the class.
+
 Listing reads the source of the plugins and imports none of them; a plugin is imported when it is asked for.
 """
 
@@ -99,7 +101,10 @@ def own_file(cls: type) -> Path | None:
 
 
 def load_reward(spec: str) -> type[Reward]:
-    """The reward class of a name, `package.module:Class` or `path/to/file.py[:Class]`; raises as `load_method` does."""
+    """The reward class of a name, `package.module:Class` or `path/to/file.py[:Class]`; raises as `load_method` does.
+
+    A function in trl's convention becomes a class (`bench.trl.reward_class`).
+    """
     from bench.api import PluginError, Reward
 
     cls, origin = _load(REWARDS, spec, Reward)  # type: ignore[type-abstract]
@@ -124,6 +129,9 @@ def load_plugin(spec: str) -> type[Method] | type[Reward]:
     from bench.api import ConfigError, PluginError
 
     if is_foreign(spec):
+        module, attribute, _ = _module(METHODS, spec)
+        if inspect.isfunction(getattr(module, attribute or "", None)):
+            return load_reward(spec)
         try:
             return load_method(spec)
         except PluginError:  # told again, and for methods, unless it is a reward
@@ -176,6 +184,10 @@ def _load(group: str, spec: str, base: type[T]) -> tuple[type[T], str]:
         raise PluginError(f"{origin}: {_place(module)} has no {attribute!r}{hint(attribute, classes)}")
     else:
         found = getattr(module, attribute)
+    if group == REWARDS and inspect.isfunction(found):
+        from bench.trl import reward_class
+
+        found = reward_class(found)
     if not inspect.isclass(found) or not issubclass(found, base):
         raise PluginError(f"{origin}: {attribute} is not a subclass of bench.api.{base.__name__}")
     missing = sorted(getattr(found, "__abstractmethods__", ()))

@@ -1,14 +1,22 @@
-"""Rewards as trl calls them, so that a scorer written for this harness also trains with trl."""
+"""Rewards in trl's calling convention, both ways: ours as one of trl's functions, and trl's functions as ours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.api import DataError, Reward
+from bench.api import DataError, PluginError, Reward
 from bench.scorer import Scorer
+
+# What trl passes on besides, and a reward function of pictures cannot be given here
+_OF_TRAINERS = ("completion_ids", "trainer_state", "log_extra", "log_metric")
 
 
 def reward_function(reward: Reward) -> Callable[..., list[float | None]]:
@@ -42,10 +50,84 @@ def reward_function(reward: Reward) -> Callable[..., list[float | None]]:
 
 
 def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """The dataset's columns by row; trl's own arguments (`trainer_state`, `log_metric`, ...) are no lists."""
+    """The dataset's columns by row, without what a row lacks; trl's own arguments are left out."""
     lists = {
         name: values
         for name, values in columns.items()
-        if name != "completion_ids" and isinstance(values, list) and len(values) == count
+        if name not in _OF_TRAINERS and isinstance(values, list) and len(values) == count
     }
-    return [{name: values[i] for name, values in lists.items() if values[i] is not None} for i in range(count)]
+    return [_without_none({name: values[i] for name, values in lists.items()}) for i in range(count)]
+
+
+def _without_none(value: Any) -> Any:
+    """A dataset gives every row the keys of all of them, at every depth, and None for those it does not have."""
+    if isinstance(value, Mapping):
+        return {name: _without_none(inner) for name, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list) else value
+
+
+@cache
+def reward_class(function: Callable[..., Any]) -> type[Reward]:
+    """A function in trl's convention as a reward of the function's name; higher is better, and there are no bounds.
+
+    It is called with `prompts` (texts), `completions` (pictures uint8 (H, W, 3), as arrays), and a list of that length
+    for every name in the prompts' metadata, None where a prompt lacks it; it returns as many numbers. What only a
+    trainer has (`completion_ids`, `trainer_state`, `log_extra`, `log_metric`) is not passed. Its version is a hash of
+    the file that it stands in.
+
+    Raises:
+        PluginError: it takes no `**kwargs`, needs what only a trainer has, or is asynchronous.
+
+    Source: trl, GRPOTrainer, `reward_funcs`.
+    """
+    _refuse_other_functions(function)
+
+    def score(
+        self: Reward, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> np.ndarray:
+        names = sorted({name for row in metadata for name in row})
+        columns = {name: [row.get(name) for row in metadata] for name in names}
+        given = function(prompts=list(prompts), completions=list(images), **columns)
+        return _numbers(function.__name__, given, prompts)
+
+    file = Path(inspect.getfile(inspect.unwrap(function)))
+    about = {
+        "__module__": function.__module__, "__qualname__": function.__qualname__, "__call__": score,
+        "__doc__": inspect.getdoc(function) or "A function in trl's calling convention.",
+        "name": function.__name__, "version": _digest(file), "range": (-math.inf, math.inf),
+        "source": f"{function.__qualname__} in {file.name}, a function in trl's calling convention",
+    }  # fmt: skip
+    return type(function.__name__, (Reward,), about)
+
+
+def _refuse_other_functions(function: Callable[..., Any]) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    needed = [p.name for p in parameters if p.name in _OF_TRAINERS and p.default is p.empty]
+    problem = None
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        problem = "takes no **kwargs, where trl passes what it does not name"
+    elif needed:
+        problem = f"needs {' and '.join(needed)}, which only a trainer of trl's has: give it a default"
+    elif inspect.iscoroutinefunction(function):
+        problem = "is asynchronous: let it return its scores"
+    if problem:
+        raise PluginError(
+            f"reward function {function.__name__!r}: expected trl's convention, (prompts, completions, **kwargs) to a "
+            f"list of floats, but it {problem}"
+        )
+
+
+def _numbers(name: str, given: Any, prompts: Sequence[str]) -> np.ndarray:
+    """What a function returned, as (B,) float64; `Scorer` sees to their number and to what is not finite."""
+    if any(score is None for score in given):
+        which = prompts[next(row for row, score in enumerate(given) if score is None)]
+        raise PluginError(
+            f"reward function {name!r} gave None for {which!r}: expected a number for every picture; which prompts can "
+            "be judged is said before, by applies() of a class (`bench new NAME --reward` writes one)"
+        )
+    return np.array(given, np.float64)
+
+
+def _digest(file: Path) -> str:
+    """8 hex digits of the file's content: a function has no version that its author would raise."""
+    return hashlib.blake2b(file.read_bytes(), digest_size=4).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench import registry
 from bench.api import DataError, Reward
 from bench.trl import reward_function
 
@@ -74,40 +75,71 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
 
 
-def test_a_step_of_trls_own_trainer_calls_it_and_logs_what_it_gave(tmp_path: Path) -> None:
-    """GRPOTrainer with a language model of 1,000 weights, whose completions are drawn: each token is a grey level.
-
-    Its generations are texts, so pictures have to be made of them in a reward function of its own; what it passes on
-    and what it does with the scores is trl's.
-    """
+def trained(functions: list[Any], rows: list[dict[str, Any]], folder: Path) -> dict[str, float]:
+    """What a step of trl's GRPOTrainer logs: a language model of 1,000 weights, two completions for each row."""
     from datasets import Dataset
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import GRPOConfig, GRPOTrainer
-
-    reward, given = Darkness(), []
-    function = reward_function(reward)
-
-    def darkness(prompts: list[str], completions: list[str], completion_ids: Any, **columns: Any) -> list[Any]:
-        pictures = [np.full((2, 2, 3), 20 * sum(ids) % 256, np.uint8) for ids in completion_ids]
-        scores = function(prompts=prompts, completions=pictures, completion_ids=completion_ids, **columns)
-        given.append((pictures, scores))
-        return scores
 
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=7, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     )
     arguments = GRPOConfig(
-        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=2, logging_steps=1,
-        max_completion_length=LENGTH, report_to=[], save_strategy="no", use_cpu=True, bf16=False, disable_tqdm=True,
+        output_dir=str(folder), max_steps=1, per_device_train_batch_size=2 * len(rows), num_generations=2,
+        max_completion_length=LENGTH, logging_steps=1, report_to=[], save_strategy="no", use_cpu=True, bf16=False,
+        disable_tqdm=True,
     )  # fmt: skip
-    rows = [{"prompt": "a red circle", "tag": "colors", "count": 2}, {"prompt": "a text", "tag": "text", "count": None}]
-    trainer = GRPOTrainer(model, darkness, arguments, Dataset.from_list(rows), processing_class=tokenizer())
+    trainer = GRPOTrainer(model, functions, arguments, Dataset.from_list(rows), processing_class=tokenizer())
     trainer.train()
+    return trainer.state.log_history[0]
 
+
+def drawing(function: Callable[..., Any], given: list[Any], side: int) -> Callable[..., Any]:
+    """A reward function that draws its completions, each token a grey level, and keeps pictures and scores.
+
+    The trainer's generations are texts; what it passes on besides, and what it does with the scores, is trl's.
+    """
+
+    def drawn(prompts: list[str], completions: list[str], completion_ids: Any, **columns: Any) -> list[Any]:
+        pictures = [np.full((side, side, 3), 20 * sum(ids) % 256, np.uint8) for ids in completion_ids]
+        scores = function(prompts=prompts, completions=pictures, completion_ids=completion_ids, **columns)
+        given.append((pictures, scores))
+        return scores
+
+    drawn.__name__ = function.__name__
+    return drawn
+
+
+def test_a_step_of_trls_own_trainer_calls_it_and_logs_what_it_gave(tmp_path: Path) -> None:
+    reward, given = Darkness(), list[Any]()
+    rows = [{"prompt": "a red circle", "tag": "colors", "count": 2}, {"prompt": "a text", "tag": "text", "count": None}]
+    logged = trained([drawing(reward_function(reward), given, side=2)], rows, tmp_path)
     (pictures, scores) = given[0]
     assert len(given) == 1 and len(scores) == 4 and scores.count(None) == 2
     assert reward.metadata == [{"tag": "colors", "count": 2}] * 2
     expected = [picture.mean() / 255 - 1 for picture, score in zip(pictures, scores, strict=True) if score is not None]
     assert [score for score in scores if score is not None] == pytest.approx(expected)
-    logged = trainer.state.log_history[0]
     assert logged["rewards/darkness/mean"] == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+OURS = [name for name in registry.names(registry.REWARDS) if registry.load_reward(name).environment is None]
+
+
+def test_each_of_ours_can_be_handed_to_trl(tiny_weights: Path, tmp_path: Path) -> None:
+    """All at once, the published ones on tiny checkpoints; the one with its own environment is tested there.
+
+    The dataset gives the object of each row the keys of the others' objects, and None for them.
+    """
+    circle = {"class": "circle", "count": 1, "color": "red"}
+    rows = [
+        {"prompt": "a red circle", "tag": "colors", "include": [circle], "text": None},
+        {"prompt": 'text "A"', "tag": "text", "include": [], "text": "A"},
+        {"prompt": "a dog", "tag": "single_object", "include": [{"class": "dog", "count": 1}], "text": None},
+    ]
+    given: dict[str, list[Any]] = {name: [] for name in OURS}
+    functions = [drawing(reward_function(registry.load_reward(name)()), given[name], side=64) for name in OURS]
+    logged = trained(functions, rows, tmp_path)
+    for name, ((_, scores),) in given.items():
+        found = [score for score in scores if score is not None]
+        assert found and all(isinstance(score, float) for score in found) and len(scores) == 6
+        assert logged[f"rewards/{name}/mean"] == pytest.approx(np.mean(found), rel=1e-4)

@@ -320,7 +320,7 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         _rehearse,
         options.add_rehearse,
         "Nothing is downloaded. The default is SD3.5-Medium's shape at 512 pixels, for a GPU of 80 GB.\n\nExamples:\n"
-        "  bench rehearse --parts lora,resume\n"
+        "  bench rehearse --parts lora,resume\n  bench rehearse --parts rewards\n"
         "  bench rehearse --model shrunken --runtime.resolution 64 --runtime.compile false --device cpu --out here",
     ),
     "list": (

@@ -219,8 +219,9 @@ def add_rehearse(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     parser.set_defaults(preset="rehearsal")
     parser.add_argument(
-        "--parts", default="passes,lora,full,resume", metavar="A,B", help="default: passes,lora,full,resume"
-    )
+        "--parts", default="passes,lora,full,resume", metavar="A,B",
+        help="default: passes,lora,full,resume; or rewards: the published scorers, with random weights of real size",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("results/gpu"), metavar="FOLDER", help="default: results/gpu")
 
 

@@ -1,4 +1,4 @@
-"""The parts of a rehearsal: passes, methods with LoRA or all weights, a kill and a resume; each returns findings."""
+"""The parts of a rehearsal: passes, methods with LoRA or all weights, a kill and a resume, scorers; with findings."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from bench.job import CellJob
 from bench.policy import SD3Policy
 from bench.record import CellRecord
 from bench.rehearsal.measure import passes, reading
+from bench.rehearsal.rewards import rehearse_rewards
 from bench.runner import load_scorers, run_cell
 from bench.schema import End
 from bench.settings import Chain, Experiment
@@ -203,4 +204,5 @@ PARTS: dict[str, Callable[[Experiment, float], Findings]] = {
     "lora": partial(rehearse_methods, adaptation="lora"),
     "full": partial(rehearse_methods, adaptation="full"),
     "resume": rehearse_resume,
+    "rewards": rehearse_rewards,
 }

@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.apart.environment import PinnedEnvironment
 from bench.apart.process import WorkerProcess
 from bench.api import DataError, PluginError
+from bench.cli import main
 from bench.scorer import Scorer
 from rewards import convert
 from rewards.imagereward import CHECKPOINT, PINS, VOCABULARY, ImageReward
@@ -47,11 +49,11 @@ PUBLISHED = """
 import json, sys
 import numpy, ImageReward
 from PIL import Image
-weights, configuration, pictures, prompts = sys.argv[1:]
+weights, configuration, pictures, prompts, seen = sys.argv[1:]
 model = ImageReward.load(weights, device="cpu", med_config=configuration)
-pairs = zip(json.loads(prompts), numpy.load(pictures))
-scores = [model.score(prompt, Image.fromarray(picture)) for prompt, picture in pairs]
-print("scores", json.dumps(scores))
+images = [Image.fromarray(picture) for picture in numpy.load(pictures)]
+numpy.save(seen, numpy.stack([model.preprocess(image).numpy() for image in images]))
+print("scores", json.dumps([model.score(prompt, image) for prompt, image in zip(json.loads(prompts), images)]))
 """
 
 
@@ -126,22 +128,45 @@ def test_the_format_is_the_published_one(originals: Path) -> None:
     assert {name.split(".")[0] for name in shapes} == {"blip", "mlp"}
 
 
-def test_scores_are_those_of_the_published_loader(
-    reward: ImageReward, originals: Path, environment: PinnedEnvironment, tmp_path: Path
-) -> None:
-    np.save(tmp_path / "pictures.npy", pictures())
+@pytest.fixture(scope="module")
+def published(
+    originals: Path, environment: PinnedEnvironment, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[float], np.ndarray]:
+    """What the package's own loader, used as its page shows it, gives: scores, and what the network sees."""
+    folder = tmp_path_factory.mktemp("published")
+    np.save(folder / "pictures.npy", pictures())
     run = subprocess.run(
         [
             environment.python(), "-c", PUBLISHED, originals / "ImageReward.pt", originals / "med_config.json",
-            tmp_path / "pictures.npy", json.dumps(PROMPTS),
+            folder / "pictures.npy", json.dumps(PROMPTS), folder / "seen.npy",
         ],
         cwd=originals, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    expected = json.loads(run.stdout.splitlines()[-1].removeprefix("scores "))
+    return json.loads(run.stdout.splitlines()[-1].removeprefix("scores ")), np.load(folder / "seen.npy")
+
+
+def test_scores_are_those_of_the_published_loader(
+    reward: ImageReward, published: tuple[list[float], np.ndarray]
+) -> None:
     begin = time.monotonic()
     scores = reward(pictures(), PROMPTS, [{}] * 3)
     print(f"scored 3 pictures in {time.monotonic() - begin:.1f} s: {scores}")
-    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scores, published[0], rtol=0, atol=1e-5)
+
+
+def test_what_the_network_sees_is_computed_as_published(published: tuple[list[float], np.ndarray]) -> None:
+    """300 x 260: the shorter side to 224 by Pillow's bicubic filter, 224 of the 258 rows from row 17, normalised."""
+    resized = [np.asarray(Image.fromarray(p).resize((224, 258), Image.Resampling.BICUBIC)) for p in pictures()]
+    pixels = np.stack(resized)[:, 17 : 17 + 224] / 255
+    expected = (pixels - (0.48145466, 0.4578275, 0.40821073)) / (0.26862954, 0.26130258, 0.27577711)
+    np.testing.assert_allclose(published[1], expected.transpose(0, 3, 1, 2), rtol=0, atol=1e-5)
+
+
+def test_it_conforms_and_can_be_handed_to_trl(reward: ImageReward, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole command, whose checks include trl's convention."""
+    assert main(["check", "imagereward"]) == 0
+    out = capsys.readouterr().out
+    assert "passed          trl" in out and "7 passed" in out
 
 
 def test_pictures_and_prompts_are_told_apart_and_batches_are_their_singles(reward: ImageReward) -> None:

@@ -150,7 +150,7 @@ def _scorer_info(experiment: Experiment, name: str) -> ScorerInfo:
     margins = [task.margins[name] for task in experiment.tasks if name in task.margins]
     return ScorerInfo(
         gold=reward.gold, margin=margins[0] if margins else None, pair=_PAIRS.get(name),
-        higher_is_better=reward.higher_is_better, version=reward.version,
+        higher_is_better=reward.higher_is_better, version=reward.version, source=reward.source,
         range=(_finite(reward.range[0]), _finite(reward.range[1])),
     )  # fmt: skip
 

@@ -228,6 +228,7 @@ class ScorerInfo(_Strict):
 
     margin: differences within +-margin are a tie; null states none, and then nothing can be called a tie.
     pair: the gold scorer that a proxy stands for (or null). range: null is no bound. title: a few words for tables.
+    source: what it follows, and where it differs from that.
     """
 
     gold: bool
@@ -237,6 +238,7 @@ class ScorerInfo(_Strict):
     range: tuple[Finite | None, Finite | None] = (0.0, 1.0)
     version: str = "1"
     title: str = ""
+    source: str = ""
 
 
 class TaskInfo(_Strict):

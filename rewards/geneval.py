@@ -42,7 +42,10 @@ class GenEval(Reward):
     name: ClassVar[str] = "geneval"
     version: ClassVar[str] = "1-mask2former-swin-small"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    source: ClassVar[str] = f"arXiv 2310.11513; detector {DETECTOR.home} in the place of OpenMMLab's"
+    source: ClassVar[str] = (
+        f"arXiv 2310.11513; detector {DETECTOR.home}, its authors' weights and Pillow's resizing in the place of "
+        "OpenMMLab's retraining, OpenCV and padding; CLIP in float32"
+    )
     examples: ClassVar[Sequence[tuple[str, Mapping[str, Any]]]] = (
         ("a photo of a bench", {"tag": "single_object", "include": [{"class": "bench", "count": 1}]}),
         ("a photo of a red apple", {"tag": "colors", "include": [{"class": "apple", "count": 1, "color": "red"}]}),

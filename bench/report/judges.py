@@ -13,6 +13,8 @@ _WORDS = {"training": "RL reward", "filter": "data filter"}
 def judges_table(analysis: Analysis) -> str:
     """Each scorer's kind, version, checkpoint and part in every task, as the records hold them; empty where none do.
 
+    What each follows stands below, where an experiment has noted it.
+
     Held out is a scorer that judges a task and neither trains nor selects there, not even as a part of a sum.
     """
     found: dict[tuple[str, str, str], dict[str, str]] = {}
@@ -30,7 +32,14 @@ def judges_table(analysis: Analysis) -> str:
         ]
         for (name, version, checkpoint), parts in sorted(found.items())
     ]  # fmt: skip
-    return table(["Scorer", "Kind", "Version", "Checkpoint", *(f"In {escape(task)}" for task in tasks)], rows)
+    head = ["Scorer", "Kind", "Version", "Checkpoint", *(f"In {escape(task)}" for task in tasks)]
+    return "\n\n".join(filter(None, [table(head, rows), _sources(analysis)]))
+
+
+def _sources(analysis: Analysis) -> str:
+    """What each scorer follows, and where it differs from that, as it says itself."""
+    infos = sorted(analysis.experiment.header.scorers.items())
+    return "\n".join(f"- {escape(name)}: {escape(info.source)}" for name, info in infos if info.source)
 
 
 def _kind(analysis: Analysis, name: str) -> str:

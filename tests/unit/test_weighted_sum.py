@@ -9,17 +9,20 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from bench import grid
 from bench.analysis import Analysis
 from bench.api import ConfigError, DataError, Prompt, Reward
 from bench.record import CellRecord, read_experiment_header, write_experiment_header
 from bench.report.figures import kind
 from bench.report.judges import judges_table
+from bench.report.markdown import escape
 from bench.results import load_experiment
 from bench.reward_names import is_sum, parts_of, read_sum
 from bench.schema import TaskInfo, canonical_json
 from bench.scorer import Scorer
 from bench.tasks.world import Candidates
 from bench.weighted_sum import WeightedSum, sums
+from rewards.geneval import GenEval
 from tests.cells import GOLD, experiment, run
 from tests.synthetic_results import World, start, write_world
 
@@ -199,6 +202,16 @@ def test_what_trains_or_selects_is_never_called_held_out(analysis: Analysis) -> 
         "scenes-geneval": ("gold", "–", "held out"),
         "scenes-ocr": ("gold", "–", "data filter"),
     }
+
+
+def test_the_report_says_where_a_scorer_differs_from_what_it_follows(analysis: Analysis, tiny_pipeline: Path) -> None:
+    assert "\n- " not in judges_table(analysis)  # of headers that have noted nothing
+    folder = analysis.experiment.folder
+    header, noted = read_experiment_header(folder), grid._scorer_info(experiment(tiny_pipeline), "geneval")
+    write_experiment_header(folder, header.model_copy(update={"scorers": {**header.scorers, "geneval": noted}}))
+    assert f"\n- geneval: {escape(GenEval.source)}" in judges_table(Analysis(load_experiment(folder)))
+    for told in ("mask2former-swin-small-coco-instance", "in the place of OpenMMLab's retraining", "CLIP in float32"):
+        assert told in GenEval.source
 
 
 def test_a_report_of_older_records_has_no_such_table(tmp_path: Path) -> None:

@@ -20,7 +20,11 @@ SETTINGS = (
         "FOLDER",
         "train on pictures of your own: a folder with metadata.jsonl or .csv, and more (bench list data)",
     ),
-    ("reward", "NAME", "scorer that trains, and selects data where a task does, instead of the tasks' own"),
+    (
+        "reward",
+        "NAME",
+        "scorer, also module:function, that trains, and selects where a task does, instead of the tasks' own",
+    ),
     ("allow-broken", "SHARE", "share of the rows of --data that may be broken (default 0.01)"),
     ("model", "PATH|ID", "folder in the diffusers format, or hub id of a fetched model, not the world's own base"),
     ("weights", "stored|random", "random: a rehearsal in the model's architecture, without the model"),
@@ -56,7 +60,8 @@ computed from its shapes, and memory by part and disk beside it: nothing is down
 
 CHECKING = """Each check exists because real code failed so. A failure says what was expected, what came, and why.
 Micro-batches, ledger, frozen parts and resume are looked at again with LoRA.
-Plugins are named as in `run`: by registered name, package.module:Class, or path/to/file.py.
+Plugins are named as in `run`: by registered name, package.module:Class, or path/to/file.py. A reward may be a function
+in trl's convention: package.module:function, or path/to/file.py:function.
 
 A plugin declares in its class what is known and meant:
   small = {"num_points": 1}                          settings that make a step cheap and let all fields act
@@ -175,7 +180,10 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
 
 def add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--reward", required=True, metavar="A,B", help="scorers by name or file; see `bench list rewards`"
+        "--reward",
+        required=True,
+        metavar="A,B",
+        help="scorers by name, file or module:function; see `bench list rewards`",
     )
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="a folder with pictures")
     parser.add_argument(
@@ -201,7 +209,7 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
 
 def add_curate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="FOLDER", help="pictures with captions, as for `run`")
-    parser.add_argument("--reward", required=True, metavar="NAME", help="scorer, by name or file")
+    parser.add_argument("--reward", required=True, metavar="NAME", help="scorer, by name, file or module:function")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--min", type=float, metavar="SCORE", help="keep the pictures of at least this score")
     which.add_argument("--top", type=float, metavar="SHARE", help="keep this share with the highest scores, as in 0.1")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.api import DataError, PluginError, Reward
-from bench.scorer import Scorer
+from bench.scorers.scorer import Scorer
 
 # What trl passes on besides, and a reward function of pictures cannot be given here
 _OF_TRAINERS = ("completion_ids", "trainer_state", "log_extra", "log_metric")

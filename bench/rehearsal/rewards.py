@@ -21,9 +21,9 @@ import torch
 
 from bench import registry
 from bench.api import BenchError, Reward
-from bench.device import resolve
-from bench.scorer import Scorer
-from bench.settings import Experiment
+from bench.configuration.settings import Experiment
+from bench.model.device import resolve
+from bench.scorers.scorer import Scorer
 
 Findings = dict[str, Any]
 

@@ -15,9 +15,9 @@ from bench import registry
 from bench.api import NonFiniteError, PluginError
 from bench.cli import main
 from bench.data.curate import Rule, curate, settings_of
-from bench.record import CellRecord
+from bench.records.record import CellRecord
 from bench.runner import load_scorers
-from bench.scorer import Scorer
+from bench.scorers.scorer import Scorer
 from bench.trl import reward_class, reward_function
 from tests.cells import GOLD, experiment, run
 from tests.user_pictures import image_folder

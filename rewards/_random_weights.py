@@ -16,6 +16,7 @@ from transformers import CLIPConfig, CLIPModel, Mask2FormerConfig, Mask2FormerFo
 
 from bench.apart.environment import PinnedEnvironment
 from bench.apart.process import WorkerProcess
+from bench.prompts.vocabulary import CLASSES
 from rewards import aesthetic, geneval, imagereward
 from rewards._weights import Published
 from rewards.clipscore import OPENAI_CLIP
@@ -45,7 +46,6 @@ _SMALL_CLIP: Numbers = {
     "text_config": {**_SMALL, "vocab_size": 520, "max_position_embeddings": 77, "eos_token_id": 519},
     "vision_config": {**_SMALL, "image_size": 28, "patch_size": 14},
 }
-_STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _SWIN_SMALL: Numbers = {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
 _BERT: Numbers = {
     "architectures": ["BertModel"], "model_type": "bert", "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",
@@ -103,9 +103,9 @@ def _aesthetic_head(sizes: Sizes) -> None:
 
 
 def _detector(sizes: Sizes) -> None:
-    config = Mask2FormerConfig(
-        backbone_config=SwinConfig(out_features=_STAGES, **sizes.swin), num_labels=80, **sizes.detector
-    )
+    backbone: Numbers = {"out_features": ["stage1", "stage2", "stage3", "stage4"], **sizes.swin}
+    numbers: Numbers = {"backbone_config": SwinConfig(**backbone), "num_labels": len(CLASSES), **sizes.detector}
+    config = Mask2FormerConfig(**numbers)
     folder = _folder(geneval.DETECTOR)
     Mask2FormerForUniversalSegmentation(config).half().save_pretrained(folder)
     shorter, longer = sizes.side

@@ -169,7 +169,7 @@ def _selection(prepared: Prepared, scorer: Scorer, rule: Rule, names: Sequence[s
     return Selection(
         where="." if path.is_dir() else path.name if path.is_file() else prepared.settings.path,
         on_the_hub=not path.exists(), columns=columns_of(prepared.settings), scorer=scorer.name,
-        version=scorer.reward.version, rule=str(rule), scored=scored, names=tuple(names),
+        version=scorer.reward.version, checkpoint=scorer.fingerprint, rule=str(rule), scored=scored, names=tuple(names),
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """The part of a source that `bench curate` selected: names beside the data, no copies of pictures.
 
-{"schema": 1, "where": "metadata.jsonl", "columns": {...}, "scorer": "aesthetic", "version": "1", "rule":
-"score >= 6.8", "scored": 4000, "names": [...]}; `where` lies in the file's own folder, or is a dataset of the hub.
+{"schema": 1, "where": "metadata.jsonl", "columns": {...}, "scorer": "aesthetic", "version": "1",
+"checkpoint": "0123456789abcdef", "role": "filter", "rule": "score >= 6.8", "scored": 4000, "names": [...]}; `where`
+lies in the file's own folder, or is a dataset of the hub.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ class Columns(BaseModel):
 
 
 class Selection(BaseModel):
-    """Which pictures were selected, from what, by which scorer and which rule, among how many."""
+    """Which pictures were selected, from what, by which scorer and which rule, among how many.
+
+    checkpoint: the hash of the scorer's weights (empty: it has none). role: what these scores serve for.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,6 +44,8 @@ class Selection(BaseModel):
     columns: Columns
     scorer: str
     version: str
+    checkpoint: str = ""
+    role: Literal["filter"] = "filter"
     rule: str
     scored: int
     names: tuple[str, ...] = Field(min_length=1)

@@ -27,6 +27,7 @@ class Light(Reward):
     version = "3"
     range = (0.0, 255.0)
     higher_is_better = {better}
+    fingerprint = "0" * 16
 
     def __call__(self, images, prompts, metadata):
         with open({calls!r}, "a") as file:
@@ -86,6 +87,7 @@ def test_a_selection_is_a_list_of_names(rule: Rule, first: int, words: str, fold
     assert (selection["scorer"], selection["version"], selection["rule"], selection["scored"]) == (
         "light", "3", words, COUNT,
     )  # fmt: skip
+    assert (selection["checkpoint"], selection["role"]) == ("0" * 16, "filter")
     assert str(folder) not in json.dumps(selection)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import multiprocessing as mp
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -79,18 +77,26 @@ def _asked(name: str, device: str) -> Findings:
 
 
 def _measure_into(answer: Connection, name: str, device: str) -> None:
+    reward = registry.load_reward(name)()
     try:
-        found = measure(registry.load_reward(name)(), device)
+        found = measure(reward, device)
     except BenchError as error:
         found = {"failed": str(error)}
-    gc.collect()  # ends the process that a scorer keeps, whose memory counts from then on
-    answer.send(found | {"host_gib": _peak_gib() + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20})
+    answer.send(found | {"host_gib": peak_gib()})  # while `reward` keeps the process that it may have
 
 
-def _peak_gib() -> float:
-    """The most memory that this process held; getrusage would count what its parent held when it began."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**20
+def peak_gib() -> float:
+    """The most memory that this process and each that it has started and that still runs have held.
+
+    getrusage would count what their parents held when they began, and only those that have ended.
+    """
+    started = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
+    return sum(_peak_kib(process) for process in ("self", *started)) / 2**20
+
+
+def _peak_kib(process: str) -> int:
+    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def measure(reward: Reward, device: str, enough: float = _SECONDS) -> Findings:

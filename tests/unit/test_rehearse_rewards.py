@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from transformers import CLIPConfig, Mask2FormerConfig, Mask2FormerForUniversalS
 
 from bench import registry
 from bench.rehearsal.parts import PARTS
-from bench.rehearsal.rewards import _asked, _measured_apart, measure
+from bench.rehearsal.rewards import _asked, _measured_apart, measure, peak_gib
 from rewards._clip_model import empty
 from rewards._random_weights import REAL, SCORERS, SHRUNKEN, write
 from rewards.clipscore import OPENAI_CLIP
@@ -51,6 +53,15 @@ def test_a_scorer_is_measured_in_a_process_of_its_own() -> None:
     assert "rewards" in PARTS
     found = _asked("jpeg", "cpu")
     assert found["pictures_per_second"] > 1 and 0.05 < found["host_gib"] < 2, found
+
+
+def test_the_memory_of_processes_that_a_scorer_keeps_counts() -> None:
+    before = peak_gib()
+    holder = "held = b'x' * (256 << 20); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        assert 0.25 < peak_gib() - before < 0.35
+        process.communicate(b"\n")
 
 
 def test_one_that_cannot_run_here_says_why() -> None:

@@ -107,6 +107,7 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
     shared = experiment.resolved()
     data = experiment.data
     shared |= {"data": data.identity()} if data else {}
+    shared["evaluation"] = experiment.evaluation.identity()
     for name in (
         "name",
         "label",
@@ -131,7 +132,8 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
         )
         for t in experiment.tasks
     }  # fmt: skip
-    scorers = {name: _scorer_info(experiment, name) for task in experiment.tasks for name in task.scorers}
+    judges = [*(name for task in experiment.tasks for name in task.scorers), *experiment.evaluation.set_scorers]
+    scorers = {name: _scorer_info(experiment, name) for name in judges}
     methods = tuple(chain.label for chain in experiment.methods if chain.label != BASE)
     if (folder / "experiment.json").exists():
         old = read_experiment_header(folder)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.analysis import Analysis
+from bench.analysis import Analysis, Row
+from bench.report import main_table, prompt_sets, tables
 from bench.report.figures import headline_scorers
 from bench.report.markdown import digits, number, one_line, printable, signed
+from bench.report.published import published
 from bench.report.tables import FEW
 from bench.results import Experiment, load_experiment
 from bench.schema import BASE
@@ -14,6 +16,12 @@ from bench.schema import BASE
 __all__ = ["terminal_table"]
 
 WIDTH = 100
+_NARROW = {
+    "PickScore": "Pick- Score",
+    "ClipScore": "Clip- Score",
+    "HPSv2.1": "HPS v2.1",
+    "ImageReward": "Image- Reward",
+}
 
 
 def terminal_table(experiment: Experiment | Path) -> str:
@@ -25,6 +33,7 @@ def terminal_table(experiment: Experiment | Path) -> str:
     few = False
     for task in analysis.tasks:
         lines += ["", *_task_lines(analysis, task, label)]
+        lines += [*_paper_lines(analysis, task), *_set_lines(analysis, task)]
         few |= any(analysis.few_updates(task, method) for method in analysis.methods(task))
     if few:
         lines += ["", FEW]
@@ -68,8 +77,43 @@ def _task_lines(analysis: Analysis, task: str, label: str) -> list[str]:
 
 
 def _mean(analysis: Analysis, task: str, method: str, scorer: str) -> str:
-    row = analysis.row(task, method, scorer)
-    return number(row.mean.mean, digits(analysis.info(scorer), analysis.margin(task, scorer))) if row else "–"
+    return _shown(analysis, task, analysis.row(task, method, scorer))
+
+
+def _shown(analysis: Analysis, task: str, row: Row | None) -> str:
+    if row is None:
+        return "–"
+    return number(row.mean.mean, digits(analysis.info(row.scorer), analysis.margin(task, row.scorer)))
+
+
+def _paper_lines(analysis: Analysis, task: str) -> list[str]:
+    """The papers' main table, means alone, with the published rows below ours; nothing where no column is filled."""
+    found = main_table.places(analysis, task)
+    if not any(found.values()):
+        return []
+    rows = [["", *(_NARROW.get(column.title, column.title) for column in main_table.COLUMNS), "diver- sity", "drift"]]
+    for method in analysis.methods(task):
+        judged = [main_table.row(analysis, task, method, column.scorer, found) for column in main_table.COLUMNS]
+        ends = [tables.at_the_end(analysis, task, method, name) for name in ("diversity", "drift.velocity")]
+        means = [f"{sum(values) / len(values):.2g}" if values else "–" for values in ends]
+        rows.append([method, *(_shown(analysis, task, row) for row in judged), *means])
+    papers = published().rows
+    for paper in papers:
+        rows.append([paper.name, *(paper.figure(column.scorer) for column in main_table.COLUMNS), "–", "–"])
+    lines = _align(rows)
+    sources = ", ".join(dict.fromkeys(paper.source for paper in papers))
+    marked = f"published ({sources}), of SD3.5-Medium: no baselines of this run"
+    notes = [
+        note
+        for note in (main_table.empty(found), "Intervals and what the columns were measured on: the report")
+        if note
+    ]
+    return ["", f"{task}, beside the papers' table", *lines[: -len(papers)], marked, *lines[-len(papers) :], *notes]
+
+
+def _set_lines(analysis: Analysis, task: str) -> list[str]:
+    """A line for each prompt set, whose table stands in the report."""
+    return [f"prompt set {one.name}: {prompt_sets.about(one)}" for one in analysis.prompt_sets(task).values()]
 
 
 def _align(rows: list[list[str]]) -> list[str]:

@@ -167,12 +167,10 @@ class Analysis:
 
     @cached_property
     def _final_by_cell(self) -> dict[tuple[Any, ...], pd.DataFrame]:
-        keys, sets = ["task", "method", "split"], self.experiment.sets
-        of_sets = (
-            sets.merge(self._done[["task", "method", "seed"]], on=["task", "method", "seed"]) if len(sets) else sets
-        )
-        parts = [frame for frame in (self._finals, of_sets) if len(frame)]
-        return {key: rows for frame in parts for key, rows in frame.groupby(keys)}
+        done, sets = self._done_seeds, self.experiment.sets
+        parts = [self._finals, sets] if len(sets) else [self._finals]
+        found = {key: rows for frame in parts for key, rows in frame.groupby(["task", "method", "split"])}
+        return {key: rows[rows["seed"].isin(done.get(key[:2], ()))] for key, rows in found.items()}
 
     def prompt_sets(self, task: str) -> dict[str, PromptSetScores]:
         """The prompt sets that judged a task, by their name in the column `split`, as the base's record has them."""
@@ -194,7 +192,9 @@ class Analysis:
     def scores(self, task: str, method: str, scorer: str, split: str = REPORT) -> pd.DataFrame:
         """Final scores, one row a seed, one column a prompt (a (category, prompt index) pair); empty where none.
 
-        `split` is one of the world, or that of a prompt set. Raises DataError where a prompt has a score under some seeds only.
+        `split` is one of the world, or that of a prompt set.
+
+        Raises DataError where a prompt has a score under some seeds only.
         """
         key = (task, method, scorer, split)
         if key not in self._cache:
@@ -285,11 +285,9 @@ class Analysis:
         """How many differences the main tables judge, all tasks, prompt sets and scorers together."""
         rows = [row for task in self.tasks for row in self.rows(task)]
         for task in self.tasks:
-            for split, one in self.prompt_sets(task).items():
-                found = [
-                    self.row(task, method, scorer, split) for scorer in one.scores for method in self.methods(task)
-                ]
-                rows += [row for row in found if row is not None]
+            judged = [(split, scorer) for split, one in self.prompt_sets(task).items() for scorer in one.scores]
+            found = [self.row(task, method, scorer, split) for split, scorer in judged for method in self.methods(task)]
+            rows += [row for row in found if row is not None]
         return sum(len(row.differences) for row in rows)
 
     def curves(self, task: str, scorer: str) -> list[Run]:

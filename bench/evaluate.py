@@ -113,7 +113,7 @@ class Evaluator:
         return _joined(frames)
 
     def prompt_sets(self, policy: SD3Policy, update: int) -> Iterator[SetJudgement]:
-        """The prompt sets one after another; a prompt's score is the mean of its samples, each with noise of its own."""
+        """The prompt sets in turn; a prompt's score is the mean of its samples, each with noise of its own."""
         settings = self._settings
         for one, scorers in self._sets:
             jobs = [(one.split, p) for p in one.prompts]

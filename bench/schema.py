@@ -185,10 +185,7 @@ class Grid(_Strict):
 
 
 class PromptSetScores(_Strict):
-    """One prompt set at the end: `prompts` of those `there`, each score the mean of `samples` pictures.
-
-    in_training: how many are captions or prompts of training too; null where the base's record tells it.
-    """
+    """One prompt set at the end: `samples` pictures each of `prompts` out of `there`; `in_training` of them train too."""
 
     kind: Literal["prompt_set"] = "prompt_set"
     name: str
@@ -197,7 +194,7 @@ class PromptSetScores(_Strict):
     prompts: Annotated[int, Field(ge=1)]
     there: Annotated[int, Field(ge=1)]
     samples: Annotated[int, Field(ge=1)]
-    in_training: Count | None = None
+    in_training: Count | None = None  # the base's record alone counts them
     guidance: Finite
     steps: Annotated[int, Field(ge=1)]
     scores: dict[str, ScoreSummary]

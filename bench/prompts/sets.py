@@ -1,4 +1,4 @@
-"""Prompt sets as a run needs them: read, cut to the number asked for, named by one fingerprint, fit for their scorers."""
+"""Prompt sets as a run needs them: read, cut to the number asked for, named by a hash, fit for their scorers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The paper's main table: methods by GenEval, OCR, preference, diversity and drift, with published rows beside ours.
 
-It stands wherever one of its seven scorers judged a task, whatever the model: the published rows are marked as such, and
-a note says that they are of SD3.5-Medium and no baselines.
+It stands wherever one of its seven scorers judged a task, whatever the model: the published rows are marked as such,
+and a note says that they are of SD3.5-Medium and no baselines.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def empty(found: dict[str, str]) -> str:
     if not missing:
         return ""
     return (
-        f"Empty, because this run has no such scorer: {', '.join(missing)}; a task's `scorers` or those of a prompt set "
-        "name what judges."
+        f"Empty, because this run has no such scorer: {', '.join(missing)}. A task's `scorers`, or those of a prompt "
+        "set, name what judges."
     )
 
 

@@ -60,7 +60,7 @@ def filter_note(analysis: Analysis, task: str) -> str:
 
 
 def summary_table(analysis: Analysis, task: str, split: str = REPORT, judges: Sequence[str] = ()) -> str:
-    """Methods by scorers (all of the task's, or `judges`): mean, half the 95 % interval, verdict against the baseline."""
+    """Methods by scorers, the task's or `judges`: mean, half the 95 % interval, verdict against the baseline."""
     baseline, scorers = analysis.baseline(task), judges or analysis.scorers(task)
     head = ["Method", "Seeds", "Updates"]
     head += [f"{escape(scorer)}<br>{kind(analysis, task, scorer)}" for scorer in scorers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from bench.analysis import Analysis, Row
@@ -16,6 +17,7 @@ from bench.schema import BASE
 __all__ = ["terminal_table"]
 
 WIDTH = 100
+# Headings that may break, so that nine columns fit.
 _NARROW = {
     "PickScore": "Pick- Score",
     "ClipScore": "Clip- Score",
@@ -96,24 +98,26 @@ def _paper_lines(analysis: Analysis, task: str) -> list[str]:
         judged = [main_table.row(analysis, task, method, column.scorer, found) for column in main_table.COLUMNS]
         ends = [tables.at_the_end(analysis, task, method, name) for name in ("diversity", "drift.velocity")]
         means = [f"{sum(values) / len(values):.2g}" if values else "–" for values in ends]
-        rows.append([method, *(_shown(analysis, task, row) for row in judged), *means])
+        mark = " †" if analysis.few_updates(task, method) else ""
+        rows.append([method + mark, *(_shown(analysis, task, row) for row in judged), *means])
     papers = published().rows
     for paper in papers:
         rows.append([paper.name, *(paper.figure(column.scorer) for column in main_table.COLUMNS), "–", "–"])
-    lines = _align(rows)
-    sources = ", ".join(dict.fromkeys(paper.source for paper in papers))
-    marked = f"published ({sources}), of SD3.5-Medium: no baselines of this run"
-    notes = [
-        note
-        for note in (main_table.empty(found), "Intervals and what the columns were measured on: the report")
-        if note
-    ]
-    return ["", f"{task}, beside the papers' table", *lines[: -len(papers)], marked, *lines[-len(papers) :], *notes]
+    lines, count = _align(rows), len(papers)
+    sources = "; ".join(dict.fromkeys(paper.source for paper in papers))
+    marked = _wrapped(f"Published ({sources}), of SD3.5-Medium, no baselines of this run:")
+    below = _wrapped(main_table.empty(found)) + _wrapped("Intervals, and the prompts of each column: in the report.")
+    return ["", f"{task}, beside the papers' table", *lines[:-count], *marked, *lines[-count:], *below]
 
 
 def _set_lines(analysis: Analysis, task: str) -> list[str]:
     """A line for each prompt set, whose table stands in the report."""
-    return [f"prompt set {one.name}: {prompt_sets.about(one)}" for one in analysis.prompt_sets(task).values()]
+    found = analysis.prompt_sets(task).values()
+    return [line for one in found for line in _wrapped(f"Prompt set {one.name}: {prompt_sets.about(one)}.")]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH)
 
 
 def _align(rows: list[list[str]]) -> list[str]:

@@ -52,7 +52,7 @@ def section(analysis: Analysis, task: str) -> list[str]:
     split = found["geneval"]
     if split:
         parts += [
-            f"GenEval by category, {escape(task)}{label} (no published figures by category are at hand):",
+            f"GenEval by category, {escape(task)}{label}; SOAR's paper gives none:",
             tables.category_table(analysis, task, "geneval", split),
         ]
     return parts
@@ -78,7 +78,7 @@ def _table(analysis: Analysis, task: str, found: dict[str, str]) -> str:
             cells.append(tables.summary_cell(analysis, one, baseline) if one else "–")
         rows.append(cells + [tables.spread(tables.at_the_end(analysis, task, method, name)) for _, name in _ENDS])
     for paper in published().rows:
-        figures = [f"*{paper.figure(column.scorer)}*" for column in COLUMNS]
+        figures = [paper.figure(column.scorer) for column in COLUMNS]
         rows.append([f"*{escape(paper.name)}*<br>published, {escape(paper.source)}", *figures, "–", "–"])
     sets = analysis.prompt_sets(task)
     where = {split: escape(one.name) for split, one in sets.items()} | {REPORT: "own prompts", "": "empty"}

@@ -185,7 +185,7 @@ class Grid(_Strict):
 
 
 class PromptSetScores(_Strict):
-    """One prompt set at the end: `samples` pictures each of `prompts` out of `there`; `in_training` of them train too."""
+    """A prompt set at the end: `samples` pictures each of `prompts` out of `there`; `in_training` of them train too."""
 
     kind: Literal["prompt_set"] = "prompt_set"
     name: str

@@ -91,13 +91,11 @@ def test_every_cell_is_judged_on_every_set(analysis: Analysis) -> None:
 
 
 def test_prompts_that_training_may_use_are_counted_by_the_base(analysis: Analysis) -> None:
-    assert {name: one.in_training for name, one in sets_of(analysis, "base").items()} == {
-        "geneval": sum(
-            any(text == other for other in captions(30) if split_of(other) == "train") for _, text, _ in CLAIMS
-        ),
-        "drawbench": 1,
-        "own": 0,
-    }
+    trained = {text for text in captions(30) if split_of(text) == "train"}
+    shared = sum(text in trained for _, text, _ in CLAIMS)
+    assert 0 < shared < len(CLAIMS)
+    found = {name: one.in_training for name, one in sets_of(analysis, "base").items()}
+    assert found == {"geneval": shared, "drawbench": 1, "own": 0}
     assert all(one.in_training is None for one in sets_of(analysis, "sft").values())
 
 
@@ -150,7 +148,7 @@ def test_the_report_has_published_rows_beside_ours(done: tuple[Experiment, Path]
     heading = "| Method | GenEval<br>geneval | OCR<br>empty | PickScore<br>empty | ClipScore<br>drawbench |"
     assert heading in text
     for paper in published().rows:
-        assert f"| *{paper.name}*<br>published, {paper.source} | *{paper.figure('geneval')}* |" in text
+        assert f"| *{paper.name}*<br>published, {paper.source} | {paper.figure('geneval')} |" in text
     assert "no such scorer: OCR (ocr), PickScore (pickscore), HPSv2.1 (hpsv2), ImageReward (imagereward)." in text
     assert "without seeds or intervals" in text and "| Method | colors | single\\_object |" in text
     row = analysis.row("pictures", "sft", "clipscore", "set:drawbench")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bench.analysis import ALIKE, Analysis
 from bench.api import ConfigError, DataError, Prompt
 from bench.cli import main
 from bench.evaluate import Evaluator
-from bench.experiment import Experiment, load
+from bench.experiment import Text, load
 from bench.listing import listing
 from bench.plan import evaluation_passes
 from bench.policy import SD3Policy
@@ -69,16 +70,11 @@ def test_a_set_of_a_preset_is_taken_back(tmp_path: Path) -> None:
     assert not load(tmp_path / "mine.yaml", {"evaluation.prompt_sets.ocr": None}).evaluation.prompt_sets
 
 
-def test_settings_of_the_command_line_are_read_as_their_types(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Experiment] = []
-    monkeypatch.setattr(
-        "bench.commands._with_prompt_sets", lambda e: (seen.append(e), (_ for _ in ()).throw(DataError))
-    )
-    option = "--evaluation.prompt_sets.mine"
-    main(["plan", f"{option}.path", "a.txt", f"{option}.scorers", "jpeg,ocr", f"{option}.prompts", "7"])
-    assert dict(seen[0].evaluation.prompt_sets) == {"mine": PromptSet(path="a.txt", scorers=("jpeg", "ocr"), prompts=7)}
+def test_settings_of_the_command_line_are_read_as_their_types() -> None:
+    given = {"path": "7", "scorers": "jpeg,ocr", "prompts": "7"}
+    e = load("smoke", {f"evaluation.prompt_sets.mine.{name}": Text(value) for name, value in given.items()})
+    assert dict(e.evaluation.prompt_sets) == {"mine": PromptSet(path="7", scorers=("jpeg", "ocr"), prompts=7)}
+    assert load("smoke", {"evaluation.prompt_sets.ocr": Text("a.txt")}).evaluation.prompt_sets["ocr"].path == "a.txt"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +82,7 @@ def test_settings_of_the_command_line_are_read_as_their_types(
     [
         ({"mine": "a.txt"}, "mine.scorers: missing"),
         ({"mine": {"path": "a.txt", "scorers": ["jpg"]}}, "no reward 'jpg' is registered; did you mean 'jpeg'"),
-        ({"mine": {"path": "a.txt", "scorers": ["jpeg"], "promts": 3}}, "promts: no such setting; did you mean 'prompts'"),
+        ({"ocr": {"path": "a.txt", "promts": 3}}, "promts: no such setting; did you mean 'prompts'"),
         ({"ocr": {"path": "a.txt", "samples": 0}}, "samples: should be greater than or equal to 1"),
         ({"Mine": "a.txt"}, "expected a name of small letters"),
         ({"ocr": 3}, "expected a path, or settings with one"),
@@ -139,7 +135,7 @@ def test_a_fetched_data_set_is_found_by_its_id(fetched: Path) -> None:
     with pytest.raises(DataError, match=r"2 files that may hold prompts: name one of data/test\.txt, train\.csv by"):
         locate("organisation/prompts")
     assert locate("organisation/prompts", "train.csv").name == "train.csv"
-    with pytest.raises(DataError, match="no file 'dev.csv'"):
+    with pytest.raises(DataError, match=r"no file 'dev\.csv'"):
         locate("organisation/prompts", "dev.csv")
 
 
@@ -314,25 +310,20 @@ def test_every_published_row_has_its_source_and_figures() -> None:
     assert all(paper.source.startswith("arXiv ") for paper in rows.values())
     names = ("geneval", "ocr", "pickscore", "clipscore", "hpsv2", "aesthetic", "imagereward")
     assert [column.scorer for column in main_table.COLUMNS] == list(names)
-    assert [rows["SOAR, 10k steps"].figure(name) for name in names] == [
-        "0.78",
-        "0.67",
-        "22.86",
-        "0.295",
-        "0.289",
-        "5.46",
-        "1.09",
-    ]
-    assert [rows["SFT, 10k steps"].figure(name) for name in names] == [
-        "0.70",
-        "0.64",
-        "22.71",
-        "0.295",
-        "0.284",
-        "5.35",
-        "1.04",
-    ]
+    soar, sft = (" ".join(rows[f"{name}, 10k steps"].figure(one) for one in names) for name in ("SOAR", "SFT"))
+    assert soar == "0.78 0.67 22.86 0.295 0.289 5.46 1.09"
+    assert sft == "0.70 0.64 22.71 0.295 0.284 5.35 1.04"
     assert rows["Flow-GRPO on OCR"].figure("geneval") == "–"
+
+
+def test_a_record_cut_back_loses_the_scores_of_its_sets(judged: Analysis, tmp_path: Path) -> None:
+    folder = tmp_path / "seed0"
+    shutil.copytree(judged.experiment.folder / "alignment" / "sft" / "seed0", folder)
+    record = CellRecord(folder)
+    record.truncate(len(record.events()) - 1)
+    assert (folder / "prompts-geneval.parquet").exists()
+    record.truncate(len(record.events()) - 1)
+    assert not (folder / "prompts-geneval.parquet").exists()
 
 
 def test_nothing_is_shown_where_none_of_its_scorers_judged(tmp_path: Path) -> None:

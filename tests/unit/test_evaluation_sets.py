@@ -200,7 +200,7 @@ def test_a_set_has_to_fit_what_is_asked_of_it(tmp_path: Path) -> None:
 
 def test_letter_case_and_spaces_make_no_other_prompt() -> None:
     prompts = [Prompt(0, "A  dog ", {}), Prompt(1, "a dogs", {})]
-    assert among(prompts, ["a dog", "a cat"]) == 1 and among(prompts, []) == 0
+    assert among(prompts, ["a  Dog", "a cat"]) == 1 and among(prompts, []) == 0
 
 
 # Judging

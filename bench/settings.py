@@ -120,6 +120,11 @@ class Evaluation:
     def _consistent(self) -> Evaluation:
         if list(self.milestones) != sorted(set(self.milestones)) or self.milestones[-1] != 1.0:
             raise ValueError(f"milestones have to rise and end with 1.0, got {list(self.milestones)}")
+        if self.split == "tune" and self.prompt_sets:
+            raise ValueError(
+                f"split tune: no tuning may see the prompts that are reported ({', '.join(self.prompt_sets)}): leave "
+                "each out by --evaluation.prompt_sets.NAME null"
+            )
         for name in ("milestone_prompts", "grid_prompts", "pictures"):
             if getattr(self, name) > self.final_prompts:
                 raise ValueError(

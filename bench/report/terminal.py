@@ -57,9 +57,8 @@ def _task_lines(analysis: Analysis, task: str, label: str) -> list[str]:
     head = ["method", "seeds", "updates", *scorers, f"{gold} minus {baseline}", "verdict"]
     rows = []
     for method in analysis.methods(task):
-        mark = " †" if analysis.few_updates(task, method) else ""
         seeds = "–" if method == BASE else str(len(analysis.seeds(task, method)))
-        cells = [method + mark, seeds, str(analysis.updates(task, method))]
+        cells = [_marked(analysis, task, method), seeds, str(analysis.updates(task, method))]
         cells += [_mean(analysis, task, method, scorer) for scorer in scorers]
         row = analysis.row(task, method, gold)
         found = row.differences.get(baseline) if row else None
@@ -76,6 +75,10 @@ def _task_lines(analysis: Analysis, task: str, label: str) -> list[str]:
     notes = [f"  data of supervised methods chosen by {info.filter}"] if info.filter else []
     notes += [f"  reward of RL methods {info.reward}"] if info.reward else []
     return [f"{task}{title}{label}", *notes, *_align([head, *rows])]
+
+
+def _marked(analysis: Analysis, task: str, method: str) -> str:
+    return method + (" †" if analysis.few_updates(task, method) else "")
 
 
 def _mean(analysis: Analysis, task: str, method: str, scorer: str) -> str:
@@ -98,8 +101,7 @@ def _paper_lines(analysis: Analysis, task: str) -> list[str]:
         judged = [main_table.row(analysis, task, method, column.scorer, found) for column in main_table.COLUMNS]
         ends = [tables.at_the_end(analysis, task, method, name) for name in ("diversity", "drift.velocity")]
         means = [f"{sum(values) / len(values):.2g}" if values else "–" for values in ends]
-        mark = " †" if analysis.few_updates(task, method) else ""
-        rows.append([method + mark, *(_shown(analysis, task, row) for row in judged), *means])
+        rows.append([_marked(analysis, task, method), *(_shown(analysis, task, row) for row in judged), *means])
     papers = published().rows
     for paper in papers:
         rows.append([paper.name, *(paper.figure(column.scorer) for column in main_table.COLUMNS), "–", "–"])
@@ -111,9 +113,18 @@ def _paper_lines(analysis: Analysis, task: str) -> list[str]:
 
 
 def _set_lines(analysis: Analysis, task: str) -> list[str]:
-    """A line for each prompt set, whose table stands in the report."""
-    found = analysis.prompt_sets(task).values()
-    return [line for one in found for line in _wrapped(f"Prompt set {one.name}: {prompt_sets.about(one)}.")]
+    """What each prompt set is, and the means of those of its scorers that the table above has no column for."""
+    shown, lines = main_table.places(analysis, task), []
+    for split, one in analysis.prompt_sets(task).items():
+        lines += _wrapped(f"Prompt set {one.name}: {prompt_sets.about(one)}.")
+        scorers = [scorer for scorer in one.scores if shown.get(scorer) != split]
+        if scorers:
+            rows = [["", *scorers]]
+            for method in analysis.methods(task):
+                means = [_shown(analysis, task, analysis.row(task, method, scorer, split)) for scorer in scorers]
+                rows.append([_marked(analysis, task, method), *means])
+            lines += _align(rows)
+    return ["", *lines] if lines else []
 
 
 def _wrapped(text: str) -> list[str]:

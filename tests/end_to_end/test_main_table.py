@@ -163,6 +163,8 @@ def test_the_table_in_the_terminal_fits(analysis: Analysis) -> None:
     assert max(map(len, lines)) <= 100 and not any(line.endswith("…") for line in lines)
     first = next(n for n, line in enumerate(lines) if line.startswith("Published ("))
     assert lines[first + 3 - 1].startswith(("SD3.5-Medium", "SFT"))
+    own = lines.index(next(line for line in lines if line.startswith("Prompt set own: 1 of 2 prompts")))
+    assert any("jpeg" in line for line in lines[own : own + 4])
     soar = next(line for line in lines if line.startswith("SOAR, 10k steps"))
     assert soar.split()[3:] == ["0.78", "0.67", "22.86", "0.295", "0.289", "5.46", "1.09", "–", "–"]
 

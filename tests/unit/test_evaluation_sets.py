@@ -94,6 +94,11 @@ def test_what_is_wrong_with_a_set_is_told(given: dict[str, Any], message: str) -
     assert message in str(caught.value)
 
 
+def test_tuning_sees_no_prompt_set() -> None:
+    with pytest.raises(ConfigError, match=r"split tune: no tuning may see the prompts that are reported \(ocr\)"):
+        load("smoke", {"evaluation.prompt_sets.ocr": "a.txt", "evaluation.split": "tune"})
+
+
 def test_experiments_without_sets_keep_their_identity() -> None:
     assert "prompt_sets" not in load("smoke").evaluation.identity()
     assert "prompt_sets" not in load("smoke").cell_config("alignment", "base")["evaluation"]

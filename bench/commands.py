@@ -73,8 +73,7 @@ def _run(args: argparse.Namespace) -> int:
     from bench.launch import Place, Team
 
     place = Place.here()
-    asked = _experiment(args)
-    asked = _with_prompt_sets(asked, is_first=place is None or place.rank == 0)
+    asked = _with_prompt_sets(_experiment(args), is_first=place is None or place.rank == 0)
     from bench.track import Tracked, tracker_of
 
     tracker = tracker_of(asked, args.results)  # first of all: pictures may take an hour to prepare

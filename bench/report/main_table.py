@@ -25,7 +25,7 @@ class Column:
     home: str
 
 
-# Prompts as in Flow-GRPO, arXiv 2505.05470, table 1; the columns are SOAR's, arXiv 2604.12617.
+# Prompts as Flow-GRPO, arXiv 2505.05470, has them; the columns are SOAR's, arXiv 2604.12617.
 COLUMNS = (
     Column("GenEval", "geneval", "geneval"),
     Column("OCR", "ocr", "ocr"),
@@ -52,7 +52,7 @@ def section(analysis: Analysis, task: str) -> list[str]:
     split = found["geneval"]
     if split:
         parts += [
-            f"GenEval by category, {escape(task)}{label}; SOAR's paper gives none:",
+            f"GenEval by category, {escape(task)}{label} (the published rows stand here without):",
             tables.category_table(analysis, task, "geneval", split),
         ]
     return parts

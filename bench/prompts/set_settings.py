@@ -18,8 +18,8 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 # What is left unsaid of the published sets. Each is judged as in Flow-GRPO, arXiv 2505.05470: GenEval and OCR on the
-# prompts of their own task, quality and preference on DrawBench. Four pictures of each of GenEval's prompts are GenEval's
-# own protocol, arXiv 2310.11513; one of the others is our choice.
+# prompts of their own task, quality and preference on DrawBench. Four pictures of each of GenEval's prompts are its own
+# protocol, arXiv 2310.11513; one of each other prompt is our choice.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "geneval": {"scorers": ["geneval"], "samples": 4},
     "ocr": {"scorers": ["ocr"]},

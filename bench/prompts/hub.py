@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import architectures
 from bench.api import DataError
+from bench.model import architectures
 from bench.prompts.readers import SUFFIXES
 
 # What `bench fetch --prompts` brings, wherever it lies within the data set.

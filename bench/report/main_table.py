@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.analysis import ALIKE, REPORT, Analysis, Row
 from bench.report import tables
 from bench.report.markdown import escape, table
 from bench.report.published import published
+from bench.statistics.analysis import ALIKE, REPORT, Analysis, Row
 
 __all__ = ["COLUMNS", "Column", "empty", "places", "row", "section"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.analysis import Analysis
+from bench.records.schema import PromptSetScores
 from bench.report import tables
 from bench.report.markdown import code, escape
-from bench.schema import PromptSetScores
+from bench.statistics.analysis import Analysis
 
 __all__ = ["about", "section"]
 

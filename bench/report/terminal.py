@@ -5,14 +5,14 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from bench.analysis import Analysis, Row
+from bench.records.results import Experiment, load_experiment
+from bench.records.schema import BASE
 from bench.report import main_table, prompt_sets, tables
 from bench.report.figures import headline_scorers
 from bench.report.markdown import digits, number, one_line, printable, signed
 from bench.report.published import published
 from bench.report.tables import FEW
-from bench.results import Experiment, load_experiment
-from bench.schema import BASE
+from bench.statistics.analysis import Analysis, Row
 
 __all__ = ["terminal_table"]
 

@@ -11,17 +11,17 @@ import pandas as pd
 import pytest
 
 from bench import grid, report
-from bench.analysis import ALIKE, Analysis
 from bench.api import DataError
-from bench.commands import _with_pictures, _with_prompt_sets
+from bench.commands.table import _with_pictures, _with_prompt_sets
+from bench.configuration.experiment import Experiment, load
 from bench.data.preparation import split_of
-from bench.experiment import Experiment, load
-from bench.record import write_experiment_header
+from bench.records.record import write_experiment_header
+from bench.records.results import load_experiment
+from bench.records.schema import PromptSetScores
 from bench.report.published import published
 from bench.report.terminal import terminal_table
-from bench.results import load_experiment
 from bench.runner import run_cell
-from bench.schema import PromptSetScores
+from bench.statistics.analysis import ALIKE, Analysis
 from tests.cells import settings
 from tests.user_pictures import captions, image_folder
 

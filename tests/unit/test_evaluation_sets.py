@@ -14,23 +14,23 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from bench.analysis import ALIKE, Analysis
 from bench.api import ConfigError, DataError, Prompt
 from bench.cli import main
+from bench.commands.listing import listing
+from bench.configuration.experiment import Text, load
 from bench.evaluate import Evaluator
-from bench.experiment import Text, load
-from bench.listing import listing
-from bench.plan import evaluation_passes
-from bench.policy import SD3Policy
+from bench.forecast.plan import evaluation_passes
+from bench.model.policy import SD3Policy
 from bench.prompts.hub import locate
 from bench.prompts.readers import read_prompts
 from bench.prompts.set_settings import PromptSet
 from bench.prompts.sets import among, first_of_each, load_set, load_sets, table
-from bench.record import CellRecord
+from bench.records.record import CellRecord
+from bench.records.results import load_experiment
 from bench.report import main_table, prompt_sets
 from bench.report.published import published
-from bench.results import load_experiment
 from bench.runner import load_scorers
+from bench.statistics.analysis import ALIKE, Analysis
 from tests.cells import experiment, world
 from tests.synthetic_results import World, ledger, write_world
 

@@ -6,7 +6,7 @@ The initial noise of a sample is keyed by its prompt alone, so all methods, seed
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from bench.api import Prompt
 from bench.configuration.settings import Evaluation
 from bench.model.policy import Frozen, SD3Policy
 from bench.processes.ranks import ALONE, Ranks
+from bench.prompts.sets import LoadedSet, among, load_sets
 from bench.scorers.scorer import Scorer
 from bench.tasks.definitions import Task
 from bench.tasks.world import World
@@ -45,24 +46,41 @@ class Judgement:
     drift: dict[str, float]
 
 
+@dataclass(frozen=True)
+class SetJudgement:
+    """One prompt set: per-prompt columns, and what summarises them."""
+
+    of: LoadedSet
+    frame: Frame
+    scores: dict[str, dict[str, Any]]
+
+
 class Evaluator:
-    """Judges any policy of one task: fixed prompts, fixed noise, fixed states. Several ranks share out the samples."""
+    """Judges any policy of one task: fixed prompts, fixed noise, fixed states. Several ranks share out the samples.
+
+    `scorers` are those of the task and of all prompt sets.
+    """
 
     def __init__(
         self, world: World, task: Task, settings: Evaluation, scorers: Mapping[str, Scorer], base: SD3Policy,
         tick: Tick = lambda fraction: None, ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
+        sets = load_sets(settings.prompt_sets)
         self._world = world
+        self._task = task
         self._settings = settings
-        self._scorers = scorers
+        self._scorers = {name: scorers[name] for name in task.scorers}
+        self._sets = [(one, {name: scorers[name] for name in one.settings.scorers}) for one in sets]
         self._tick = tick
         self._ranks = ranks
-        categories = task.categories or world.categories
+        self._categories = categories = task.categories or world.categories
         self._prompts = world.prompts(settings.split, categories, settings.final_prompts)
         self._held_out = (
             world.prompts("held_out", categories, settings.held_out_prompts) if settings.held_out_prompts else []
         )
         base.texts.prepare([p.text for p in (*self._prompts, *self._held_out)])
+        # now, for one that is too long has to be told before hours of training
+        base.texts.remember([p.text for one in sets for p in one.prompts])
         self._base: Frozen = base.frozen_copy()
         if settings.drift_states:
             self._states, self._state_sigma, self._state_texts = self._fixed_states(base, categories)
@@ -72,11 +90,11 @@ class Evaluator:
         settings = self._settings
         prompts = self._prompts if final else self._prompts[: settings.milestone_prompts]
         jobs = [(settings.split, p) for p in prompts] + ([("held_out", p) for p in self._held_out] if final else [])
-        frame = self._score(policy, jobs, settings.guidance, settings.steps, update)
+        frame = self._score(policy, jobs, settings.guidance, settings.steps, update, self._scorers)
         reported = np.array(frame["split"]) == settings.split
         return Judgement(
             frame=frame,
-            scores={name: _summary(frame, name, reported) for name in self._scorers if self._applies(frame, name)},
+            scores={name: _summary(frame, name, reported) for name in self._scorers if _applies(frame, name)},
             diversity=self._diversity(policy) if final and settings.diversity_prompts else None,
             drift=self._drift(policy) if settings.drift_states else {},
         )
@@ -86,13 +104,34 @@ class Evaluator:
         settings = self._settings
         jobs = [(settings.split, p) for p in self._prompts[: settings.grid_prompts]]
         frames = [
-            self._score(policy, jobs, guidance, steps, update)
+            self._score(policy, jobs, guidance, steps, update, self._scorers)
             for guidance in settings.grid_guidance
             for steps in settings.grid_steps
         ]
         if not frames:
             return None
         return _joined(frames)
+
+    def prompt_sets(self, policy: SD3Policy, update: int) -> Iterator[SetJudgement]:
+        """The prompt sets in turn; a prompt's score is the mean of its samples, each with noise of its own."""
+        settings = self._settings
+        for one, scorers in self._sets:
+            jobs = [(one.split, p) for p in one.prompts]
+            frames = [
+                self._score(policy, jobs, settings.guidance, settings.steps, update, scorers, f"z1/{sample}")
+                for sample in range(one.settings.samples)
+            ]
+            means = {name: np.mean([frame[name] for frame in frames], axis=0, dtype=np.float64) for name in scorers}
+            frame = frames[0] | {name: mean.astype(np.float32) for name, mean in means.items()}
+            everywhere = np.ones(len(jobs), bool)
+            scores = {name: _summary(frame, name, everywhere) for name in scorers}
+            yield SetJudgement(one, frame, scores)
+
+    def in_training(self, prompts: Sequence[Prompt]) -> int:
+        """How many of the prompts the task could train on too, as a caption or as a prompt."""
+        own = self._world.prompts("train", self._categories, self._task.train_prompts)
+        captions = self._world.candidates(self._categories, self._task.candidates).prompts
+        return among(prompts, (p.text for p in (*own, *captions)))
 
     def pictures(self, policy: SD3Policy) -> tuple[bytes, list[Prompt], tuple[int, int]]:
         """A PNG with one row of tiles, its prompts, and a tile's (width, height)."""
@@ -104,9 +143,6 @@ class Evaluator:
         buffer = io.BytesIO()
         Image.fromarray(np.concatenate(list(images), axis=1)).save(buffer, format="PNG")
         return buffer.getvalue(), prompts, (images.shape[2], images.shape[1])
-
-    def _applies(self, frame: Frame, name: str) -> bool:
-        return bool(np.isfinite(frame[name]).any())
 
     def _share(self, jobs: Sequence[Job], work: Callable[[Sequence[Job]], _Result]) -> list[_Result]:
         """`work` of every batch of jobs, in order."""
@@ -123,12 +159,22 @@ class Evaluator:
 
         return self._ranks.share(batches, ticking)
 
-    def _score(self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, update: int) -> Frame:
+    def _score(
+        self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, update: int,
+        scorers: Mapping[str, Scorer], noise: str = "z1",
+    ) -> Frame:  # fmt: skip
         """Sample and score; the columns of all jobs."""
-        return _joined(self._share(jobs, lambda part: self._scored(policy, part, guidance, steps, update)))
 
-    def _scored(self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, update: int) -> Frame:
-        images = self._sample(policy, jobs, guidance, steps, "z1")
+        def work(part: Sequence[Job]) -> Frame:
+            images = self._sample(policy, part, guidance, steps, noise)
+            return self._scored(images, part, guidance, steps, update, scorers)
+
+        return _joined(self._share(jobs, work))
+
+    def _scored(
+        self, images: np.ndarray, jobs: Sequence[Job], guidance: float, steps: int, update: int,
+        scorers: Mapping[str, Scorer],
+    ) -> Frame:  # fmt: skip
         prompts = [p for _, p in jobs]
         texts, metadata = [p.text for p in prompts], [p.metadata for p in prompts]
         frame: Frame = {
@@ -139,7 +185,7 @@ class Evaluator:
             "steps": np.full(len(jobs), steps, np.int32),
             "update": np.full(len(jobs), update, np.int32),
         }
-        for name, scorer in self._scorers.items():
+        for name, scorer in scorers.items():
             frame[name] = scorer.where_it_applies(images, texts, metadata)
         return frame
 
@@ -220,6 +266,10 @@ def mean_pairwise_distance(embeddings: np.ndarray) -> float:
 def _joined(frames: Sequence[Frame]) -> Frame:
     """The rows of several frames with the same columns."""
     return {name: np.concatenate([frame[name] for frame in frames]) for name in frames[0]}
+
+
+def _applies(frame: Frame, name: str) -> bool:
+    return bool(np.isfinite(frame[name]).any())
 
 
 def _summary(frame: Frame, name: str, rows: np.ndarray) -> dict[str, Any]:

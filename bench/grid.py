@@ -104,7 +104,7 @@ class _OnlyFailures:
 
 def header(experiment: Experiment, folder: Path, command: str = "") -> ExperimentHeader:
     """What the folder compares: what it held before, and what this run adds to it."""
-    shared = experiment.resolved()
+    shared = experiment.resolved() | {"evaluation": experiment.evaluation.identity()}
     data = experiment.data
     shared |= {"data": data.identity()} if data else {}
     for name in (
@@ -131,7 +131,7 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
         )
         for t in experiment.tasks
     }  # fmt: skip
-    scorers = {name: _scorer_info(experiment, name) for task in experiment.tasks for name in task.scorers}
+    scorers = {name: _scorer_info(experiment, name) for name in _judges(experiment)}
     methods = tuple(chain.label for chain in experiment.methods if chain.label != BASE)
     if (folder / "experiment.json").exists():
         old = read_experiment_header(folder)
@@ -143,6 +143,12 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
         config_hash=config_hash(shared), tasks=tasks, methods=methods, scorers=scorers, budget=experiment.budget,
         baseline=experiment.baseline, trials=experiment.tuning_trials, command=command,
     )  # fmt: skip
+
+
+def _judges(experiment: Experiment) -> list[str]:
+    """The scorers of all tasks and prompt sets, each once."""
+    judges = [name for task in experiment.tasks for name in task.scorers]
+    return list(dict.fromkeys([*judges, *experiment.evaluation.set_scorers]))
 
 
 def _scorer_info(experiment: Experiment, name: str) -> ScorerInfo:

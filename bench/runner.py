@@ -19,7 +19,7 @@ from bench.blame import blamed
 from bench.budget import Ledger
 from bench.configuration.job import CellJob
 from bench.configuration.settings import BASE
-from bench.evaluate import Evaluator
+from bench.evaluate import Evaluator, SetJudgement
 from bench.files import remove_parts
 from bench.model.device import describe
 from bench.model.policy import SD3Policy
@@ -116,13 +116,14 @@ class _Cell:
         """Load what the cell needs."""
         world = world_of(self.experiment)
         trains_on = None if self.job.label == BASE else self.task.reward
-        names = {*self.task.scorers, trains_on, self.task.select}
+        of_sets = self.experiment.evaluation.set_scorers
+        names = {*self.task.scorers, *of_sets, trains_on, self.task.select}
         scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task))
         if self.ranks.is_first:
-            record_scorers(self.record, self.task, scorers, goes_on=goes_on)
+            record_scorers(self.record, self.task, scorers, goes_on=goes_on, of_sets=of_sets)
         policy = SD3Policy.of(self.experiment, world)
         evaluator = Evaluator(
-            world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
+            world, self.task, self.experiment.evaluation, scorers, policy,
             tick=lambda part: self.post("evaluate", fraction=self.fraction, update=self.update, part=part),
             ranks=self.ranks,
         )  # fmt: skip
@@ -269,12 +270,26 @@ class _Cell:
         score = judgement.scores[self.task.primary]["mean"] if self.task.primary in judgement.scores else None
         self.post("milestone", update=self.update, fraction=self.fraction, cost=self.ledger.cost, score=score)
 
+    def _record_set(self, judged: SetJudgement, evaluator: Evaluator) -> None:
+        if not self.ranks.is_first:
+            return
+        one, settings = judged.of, self.experiment.evaluation
+        file = f"prompts-{one.name}.parquet"
+        self.record.write_scores(file, judged.frame)
+        self.record.append(
+            "prompt_set", name=one.name, file=file, fingerprint=one.found.fingerprint, prompts=one.found.chosen,
+            there=one.found.there, samples=one.settings.samples, guidance=settings.guidance, steps=settings.steps,
+            in_training=evaluator.in_training(one.prompts) if self.job.label == BASE else None, scores=judged.scores,
+        )  # fmt: skip
+
     def _finish(self, policy: SD3Policy, evaluator: Evaluator) -> None:
         stages = 1 if self.job.label == BASE else len(self.experiment.stages(self.job.label))
         if self._metrics:
             self._log(stages - 1)
         self._judge(policy, evaluator, stages - 1, final=True)
         frame = evaluator.grid(policy, self.update)
+        for judged in evaluator.prompt_sets(policy, self.update):
+            self._record_set(judged, evaluator)
         png, prompts, tile = evaluator.pictures(policy)
         if not self.ranks.is_first:
             self.post("end", status="done", update=self.update, fraction=1.0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PRESETS = Path(__file__).parents[1] / "presets"
 _GROUPS = {"methods": registry.METHODS, "rewards": registry.REWARDS}
-_SETTINGS = ("train", "evaluation", "runtime", "experiment", "task", "data")
+_SETTINGS = ("train", "evaluation", "runtime", "experiment", "task", "data", "prompt_set")
 
 
 def listing(what: str | None = None) -> str:
@@ -133,11 +133,13 @@ def _docstring(cls: type) -> str:
 def _settings(name: str) -> str:
     from bench.configuration.settings import Evaluation, Experiment, Runtime, Train
     from bench.data.settings import Data
+    from bench.prompts.set_settings import PromptSet
     from bench.tasks.definitions import Task
 
     blocks: dict[str, tuple[type, str]] = {
         "train": (Train, "train"), "evaluation": (Evaluation, "evaluation"), "runtime": (Runtime, "runtime"),
         "experiment": (Experiment, ""), "task": (Task, "task"), "data": (Data, "data"),
+        "prompt_set": (PromptSet, "evaluation.prompt_sets.NAME"),
     }  # fmt: skip
     return _options(*blocks[name])
 

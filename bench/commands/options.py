@@ -45,6 +45,7 @@ OVERRIDES = """Any other setting has a dotted option, as in the presets:
   --soar.num_points 3              a method's own setting          bench list soar
   --soar.train.learning_rate 1e-5  training of one method
   --evaluation.steps 10            evaluation                      bench list evaluation
+  --evaluation.prompt_sets.drawbench FILE    prompts to judge by   bench list prompt_set
   --task.candidates 2048           every task; or --alignment.candidates for one"""
 
 EXAMPLES = """Examples:
@@ -143,6 +144,13 @@ def add_list(parser: argparse.ArgumentParser) -> None:
         "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name or file of one of them; "
         "train, evaluation, runtime, experiment, task or data for their settings; nothing for an overview",
     )  # fmt: skip
+
+
+def add_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="ID", help="organisation/name on the hub")
+    parser.add_argument(
+        "--prompts", action="store_true", help="it is a data set: fetch its files of prompts, for a prompt set"
+    )
 
 
 def add_new(parser: argparse.ArgumentParser) -> None:

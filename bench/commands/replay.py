@@ -116,7 +116,10 @@ def _cell(folder: Path) -> Cell:
 def _job(folder: Path, cell: Cell) -> CellJob:
     """The job that was recorded there; the experiment's header has what the cells share."""
     place = folder.resolve().parents[2]
-    shared = read_experiment_header(place).config
+    shared = dict(read_experiment_header(place).config)
+    # Nothing is judged here, and where prompt sets lie is not recorded.
+    shared["evaluation"] = {**shared.get("evaluation", {})}
+    shared["evaluation"].pop("prompt_sets", None)
     stages, task = cell.config.get("stages", []), cell.config["task"]
     own = {
         "name": cell.experiment, "tasks": [task], "seeds": [cell.seed],

@@ -41,6 +41,17 @@ def _experiment(args: argparse.Namespace) -> Any:
     return load(preset, overrides, args.config, problems)
 
 
+def _with_prompt_sets(experiment: Any, *, is_first: bool = True) -> Any:
+    """The experiment with what was found in its prompt sets, which is printed."""
+    from bench.prompts.sets import load_sets, table
+
+    sets = load_sets(experiment.evaluation.prompt_sets)
+    if sets and is_first:
+        print(f"{table(sets)}\n")
+    found = dataclasses.replace(experiment.evaluation, prompt_sets={one.name: one.settings for one in sets})
+    return dataclasses.replace(experiment, evaluation=found)
+
+
 def _with_pictures(experiment: Any, *, is_first: bool = True) -> tuple[Any, Any]:
     """The experiment with what was found in the user's pictures, which is printed, and the pictures; others as is."""
     if experiment.world != "images":
@@ -62,7 +73,7 @@ def _run(args: argparse.Namespace) -> int:
     from bench.processes.launch import Place, Team
 
     place = Place.here()
-    asked = _experiment(args)
+    asked = _with_prompt_sets(_experiment(args), is_first=place is None or place.rank == 0)
     from bench.status.track import Tracked, tracker_of
 
     tracker = tracker_of(asked, args.results)  # first of all: pictures may take an hour to prepare
@@ -159,7 +170,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    experiment = _experiment(args)
+    experiment = _with_prompt_sets(_experiment(args))
     from bench.forecast.shapes import is_here
 
     if args.gpu is not None or experiment.weights == "random" or not is_here(experiment.model):
@@ -195,7 +206,7 @@ def _rehearse(args: argparse.Namespace) -> int:
 def _fetch(args: argparse.Namespace) -> int:
     from bench.model.loading import fetch
 
-    print(fetch(args.model))
+    print(fetch(args.model, prompts=args.prompts))
     return 0
 
 
@@ -309,11 +320,12 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         f"{options.PLANNING}\n\n{options.OVERRIDES}",
     ),
     "fetch": (
-        "download a model of the Hugging Face hub, so that --model finds it; nothing else ever downloads one",
+        "download a model (or a set of prompts) of the Hugging Face hub; nothing else ever downloads one",
         _fetch,
-        lambda parser: parser.add_argument("model", metavar="ID", help="organisation/name on the hub"),
+        options.add_fetch,
         "Where the hub asks for it, accept the licence on the model's page, and set HF_TOKEN to a token of yours.\n\n"
-        "Example:\n  bench fetch stabilityai/stable-diffusion-3.5-medium",
+        "Examples:\n  bench fetch stabilityai/stable-diffusion-3.5-medium\n"
+        "  bench fetch --prompts ORGANISATION/PROMPTS    then --evaluation.prompt_sets.drawbench ORGANISATION/PROMPTS",
     ),
     "rehearse": (
         "run every method, evaluation and checkpoint with random weights, and measure time, memory and utilisation",

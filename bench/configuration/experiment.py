@@ -23,6 +23,7 @@ from bench.api import ConfigError, PluginError
 from bench.configuration.settings import BASE, Chain, Evaluation, Experiment, Runtime, Stage, Train, configured
 from bench.data.settings import Data
 from bench.model import architectures
+from bench.prompts.set_settings import read_sets
 from bench.scorers.reward_names import is_sum, parts_of
 from bench.strict import Problems, Text, read_text, read_yaml, unique, validate
 from bench.suggest import hint
@@ -139,7 +140,7 @@ class _Resolver:
         self._check_model(self.raw.get("model"), str(self.raw.get("weights", "stored")))
         runtime = validate(Runtime, self._block("runtime"), "runtime", self.problems)
         train = validate(Train, self._block("train"), "train", self.problems)
-        evaluation = validate(Evaluation, self._block("evaluation"), "evaluation", self.problems)
+        evaluation = self._evaluation()
         tasks = self._tasks(str(world))
         data = self._data(str(world), runtime or Runtime())
         chains = self._chains(train or Train())
@@ -176,6 +177,15 @@ class _Resolver:
             self.problems.add(name, f"expected settings (`{name}.something: value`), got {block!r}")
             return {}
         return dict(block)
+
+    def _evaluation(self) -> Evaluation | None:
+        """How methods are judged, with the prompt sets complete."""
+        block = self._block("evaluation")
+        if "prompt_sets" in block:
+            block["prompt_sets"] = read_sets(block["prompt_sets"], self.problems)
+            for name, one in block["prompt_sets"].items():
+                self._check_scorers(f"evaluation.prompt_sets.{name}", {"scorers": one["scorers"]})
+        return validate(Evaluation, block, "evaluation", self.problems)
 
     def _data(self, world: str, runtime: Runtime) -> Data | None:
         """The user's pictures, of the size and with the captions that the model is run with."""
@@ -237,7 +247,7 @@ class _Resolver:
                 continue
             self.used.add(name)
             values = _merge(self._rewarded(values, world), _merge(self._block("task"), self._block(name)))
-            self._check_scorers(name, values)
+            self._check_scorers(f"task {name}", values)
             task = validate(Task, values, name if self._block(name) else "task", self.problems)
             tasks += [task] if task is not None else []
         unique([task.name for task in tasks], "tasks", self.problems)
@@ -261,34 +271,32 @@ class _Resolver:
         changed |= {"primary": parts[0]} if world == "images" else {}
         return task | changed
 
-    def _check_scorers(self, task: str, values: Block) -> None:
-        """The names of rewards in the raw settings of a task; registered ones are imported when they are used."""
+    def _check_scorers(self, place: str, values: Block) -> None:
+        """The names of rewards in raw settings; registered ones are imported when they are used."""
         known = registry.names(registry.REWARDS)
         scorers = values.get("scorers", ())
         listed = read_text(tuple[str, ...], scorers) if isinstance(scorers, Text) else scorers
         judges = [name for name in (listed if isinstance(listed, list) else ()) if isinstance(name, str)]
         for name in filter(is_sum, judges):
-            self.problems.add(
-                f"task {task}", f"scorers: {name!r} is a weighted sum, which judges nothing: list its parts"
-            )
+            self.problems.add(place, f"scorers: {name!r} is a weighted sum, which judges nothing: list its parts")
         asked = [name for name in judges if not is_sum(name)]
         for spec in (values.get("reward"), values.get("select")):
             try:
                 asked += parts_of(spec) if isinstance(spec, str) and spec != "null" else ()
             except ConfigError as error:
-                self.problems.add(f"task {task}", str(error))
+                self.problems.add(place, str(error))
         for name in dict.fromkeys(asked):
             if registry.is_foreign(name):
-                self._check_foreign_scorer(task, name)
+                self._check_foreign_scorer(place, name)
             elif name not in known:
-                self.problems.add(f"task {task}", f"no reward {name!r} is registered{hint(name, known)}")
+                self.problems.add(place, f"no reward {name!r} is registered{hint(name, known)}")
 
-    def _check_foreign_scorer(self, task: str, spec: str) -> None:
+    def _check_foreign_scorer(self, place: str, spec: str) -> None:
         """Import a reward that is named by its file or module: a worker would tell of a mistake only later."""
         try:
             registry.load_reward(spec)
         except (ConfigError, PluginError) as error:
-            self.problems.add(f"task {task}", str(error))
+            self.problems.add(place, str(error))
 
     def _chains(self, train: Train) -> list[Chain]:
         chains = []

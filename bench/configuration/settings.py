@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, model_validator
@@ -14,6 +15,7 @@ from bench.api import ConfigError, Method, Option
 from bench.blame import blamed
 from bench.budget import Budget
 from bench.data.settings import Data
+from bench.prompts.set_settings import PromptSet
 from bench.records.schema import config_hash
 from bench.strict import Problems, validate
 from bench.tasks.definitions import Task
@@ -109,17 +111,38 @@ class Evaluation:
     drift_states: Annotated[int, Option("fixed states of the drift from the base; 0: none", ge=0)] = 128
     pictures: Annotated[int, Option("prompts in the sample grid", ge=1)] = 12
     batch_size: Annotated[int, Option("samples of one pass (memory and speed)", ge=1)] = 128
+    prompt_sets: Annotated[
+        dict[str, PromptSet],
+        Option("NAME: PATH of prompts that judge at the end, beside the world's own (bench list prompt_set)"),
+    ] = field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Evaluation:
         if list(self.milestones) != sorted(set(self.milestones)) or self.milestones[-1] != 1.0:
             raise ValueError(f"milestones have to rise and end with 1.0, got {list(self.milestones)}")
+        if self.split == "tune" and self.prompt_sets:
+            raise ValueError(
+                f"split tune: no tuning may see the prompts that are reported ({', '.join(self.prompt_sets)}): leave "
+                "each out by --evaluation.prompt_sets.NAME null"
+            )
         for name in ("milestone_prompts", "grid_prompts", "pictures"):
             if getattr(self, name) > self.final_prompts:
                 raise ValueError(
                     f"{name} ({getattr(self, name)}) has to be at most final_prompts ({self.final_prompts})"
                 )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What numbers depend on, JSON-able: prompt sets by what they hold, not by where they lie."""
+        values = _plain(self)
+        del values["prompt_sets"]
+        sets = {name: one.identity() for name, one in self.prompt_sets.items()}
+        return values | ({"prompt_sets": sets} if sets else {})
+
+    @property
+    def set_scorers(self) -> tuple[str, ...]:
+        """The scorers that judge a prompt set, each once."""
+        return tuple(dict.fromkeys(name for one in self.prompt_sets.values() for name in one.scorers))
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -267,7 +290,7 @@ class Experiment:
         told = ("name", "label", "question", "tuning_trials", "baseline")
         for name in (*told, "workers", "device", "track", "reward_seconds", "data"):
             del values[name]
-        return config_hash(values | self._pictures())
+        return config_hash(values | {"evaluation": self.evaluation.identity()} | self._pictures())
 
     def cell_config(self, task: str, label: str) -> dict[str, Any]:
         """What the numbers of one cell depend on, its seed apart; `base` is the model before training.
@@ -281,7 +304,7 @@ class Experiment:
             "runtime": _plain(self.runtime),
             "threads": self.threads,
             "task": _plain(self.task(task)),
-            "evaluation": _plain(self.evaluation),
+            "evaluation": self.evaluation.identity(),
             **self._pictures(),
         }
         if label == BASE:

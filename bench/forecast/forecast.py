@@ -118,6 +118,7 @@ def _host(experiment: Experiment, shapes: Shapes) -> Parts:
     pictures = max(_pictures(experiment, task) for task in tasks)
     texts = pictures + max(task.train_prompts for task in tasks)
     texts += evaluation.final_prompts + evaluation.held_out_prompts
+    texts += sum(one.found.chosen for one in evaluation.prompt_sets.values() if one.found)
     held = _BYTES[experiment.runtime.frozen_weights]
     return {
         "while the model is loaded": 4 * shapes.numbers_of("transformer", "vae", *ENCODERS),

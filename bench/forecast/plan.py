@@ -75,6 +75,7 @@ def evaluation_passes(settings: Evaluation, *, base: bool = False) -> int:
     before_end = 0 if base else len(settings.milestones) - 1
     prompts = settings.final_prompts + settings.held_out_prompts + settings.pictures
     prompts += before_end * settings.milestone_prompts + settings.diversity_prompts * settings.diversity_samples
+    prompts += sum(one.found.chosen * one.samples for one in settings.prompt_sets.values() if one.found)
     total = passes(prompts, settings.steps, settings.guidance)
     for guidance in settings.grid_guidance:
         total += sum(passes(settings.grid_prompts, steps, guidance) for steps in settings.grid_steps)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from bench.api import DataError
 from bench.configuration.settings import Runtime
 from bench.model import architectures
+from bench.prompts.hub import WANTED as PROMPT_FILES
 
 # Loading the parts of a pipeline takes no time worth a bar, and the missing torchvision is our choice.
 diffusers.utils.logging.disable_progress_bar()
@@ -100,8 +101,10 @@ def locate(model: str | Path) -> Path:
         ) from error
 
 
-def fetch(model: str, endpoint: str | None = None) -> Path:
+def fetch(model: str, endpoint: str | None = None, *, prompts: bool = False) -> Path:
     """Download a model's parts from the Hugging Face hub into its cache; returns the folder.
+
+    With `prompts` it is a data set, whose files of prompts come.
 
     Raises:
         DataError: it is no hub id, does not exist, or its licence was not accepted; or the hub cannot be reached.
@@ -110,11 +113,13 @@ def fetch(model: str, endpoint: str | None = None) -> Path:
         raise DataError(f"{model!r}: expected a hub id like organisation/name")
     if constants.is_offline_mode():
         raise DataError(f"{model}: HF_HUB_OFFLINE is set, so nothing can be fetched: unset it")
-    page = f"https://huggingface.co/{model}"
+    kind, path = ("data set", "datasets/") if prompts else ("model", "")
+    page = f"https://huggingface.co/{path}{model}"
+    wanted: dict[str, Any] = {"allow_patterns": list(_WANTED), "ignore_patterns": list(_UNWANTED)}
+    if prompts:
+        wanted = {"allow_patterns": list(PROMPT_FILES), "repo_type": "dataset"}
     try:
-        return Path(
-            snapshot_download(model, endpoint=endpoint, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED))
-        )
+        return Path(snapshot_download(model, endpoint=endpoint, **wanted))
     except GatedRepoError as error:
         raise DataError(
             f"{model}: its licence has to be accepted first: log in at {page}, accept it there, make a token at "
@@ -122,7 +127,7 @@ def fetch(model: str, endpoint: str | None = None) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise DataError(
-            f"{model}: the hub has no such model, or shows it only to some: look at {page}, and set HF_TOKEN to a "
+            f"{model}: the hub has no such {kind}, or shows it only to some: look at {page}, and set HF_TOKEN to a "
             "token that may read it"
         ) from error
     except (HfHubHTTPError, OSError) as error:

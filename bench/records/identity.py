@@ -102,7 +102,7 @@ def _plugins(job: CellJob) -> tuple[Path, ...]:
     """Files of methods and rewards that are the user's own."""
     stages = () if job.label == BASE else job.experiment.stages(job.label)
     task = job.experiment.task(job.task)
-    rewards = {*task.scorers, *parts_of(task.reward), *parts_of(task.select)}
+    rewards = {*task.scorers, *parts_of(task.reward), *parts_of(task.select), *job.experiment.evaluation.set_scorers}
     classes: list[type] = [registry.load_method(stage.source) for stage in stages]
     classes += [registry.load_reward(name) for name in sorted(rewards)]
     files = (registry.own_file(cls) for cls in classes)

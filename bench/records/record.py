@@ -5,6 +5,7 @@
         record.jsonl               deterministic facts, one event a line                   `Event`
         telemetry.jsonl            clock, host, memory: no part of the record              `Telemetry`
         scores-<update:06d>.parquet, grid.parquet   per-sample scores                      `SCORE_COLUMNS`
+        prompts-<set>.parquet      scores on a prompt set, one row a prompt                the same
         pictures.png               one row of tiles, the same prompts and noise for all methods
         checkpoint/                not committed
 
@@ -243,7 +244,8 @@ class CellRecord:
         write_whole(self.folder / RECORD, b"".join(_line(event) for event in kept))
         self._ended = False
         files = {getattr(event, "file", None) for event in kept}
-        for path in [*self.folder.glob("scores-*.parquet"), self.folder / "grid.parquet", self.folder / "pictures.png"]:
+        scores = (path for kind in ("scores", "prompts") for path in self.folder.glob(f"{kind}-*.parquet"))
+        for path in [*scores, self.folder / "grid.parquet", self.folder / "pictures.png"]:
             if path.name not in files:
                 path.unlink(missing_ok=True)
 

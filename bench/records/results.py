@@ -23,6 +23,7 @@ from bench.records.schema import (
     LedgerEntry,
     Milestone,
     Pictures,
+    PromptSetScores,
     Scorers,
     Step,
     Telemetry,
@@ -51,6 +52,7 @@ class CellResult:
     end: End | None
     torn: bool
     scorers: Scorers | None = None
+    sets: tuple[PromptSetScores, ...] = ()
 
     @property
     def status(self) -> str:
@@ -72,7 +74,8 @@ class Experiment:
 
     cells: status, reason, torn, seconds, ledger entries, provenance. steps: stage, update, ledger entries,
     `metric.<name>`. milestones: update, fraction, guidance, steps, ledger entries, diversity, `drift.<name>`, seconds
-    (NaN where telemetry has none). samples, grid: `SCORE_COLUMNS` and one column per scorer, one row per sample.
+    (NaN where telemetry has none). samples, grid, sets: `SCORE_COLUMNS` and one column per scorer, one row per sample,
+    in prompt sets per prompt. scorers: those of samples and grid.
     """
 
     folder: Path
@@ -84,6 +87,7 @@ class Experiment:
     samples: pd.DataFrame
     grid: pd.DataFrame
     scorers: tuple[str, ...] = field(default=())
+    sets: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def list_experiments(results: Path) -> list[Path]:
@@ -118,6 +122,7 @@ def load_experiment(folder: Path) -> Experiment:
         samples=samples,
         grid=grid,
         scorers=tuple(scorers),
+        sets=_frame(_score_rows([(cell, item.file) for cell in cells for item in cell.sets])),
     )
 
 
@@ -144,6 +149,7 @@ def _read_cell(folder: Path) -> CellResult | None:
         end=_last(events, End),
         torn=torn,
         scorers=_last(events, Scorers),
+        sets=tuple(event for event in events if isinstance(event, PromptSetScores)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.api import DataError
@@ -13,13 +13,15 @@ from bench.scorers.scorer import Scorer
 from bench.tasks.definitions import Task
 
 
-def record_scorers(record: CellRecord, task: Task, scorers: Mapping[str, Scorer], *, goes_on: bool) -> None:
+def record_scorers(
+    record: CellRecord, task: Task, scorers: Mapping[str, Scorer], *, goes_on: bool, of_sets: Sequence[str] = ()
+) -> None:
     """Add the scorers to a record that begins; where it goes on, see that they are the same still.
 
     Raises:
         DataError: a scorer has another version or checkpoint, or another standard, than when the cell began.
     """
-    now = uses(task, scorers)
+    now = uses(task, scorers, of_sets)
     if not goes_on:
         record.append("scorers", **{name: value for name, value in dump(now).items() if name != "kind"})
         return
@@ -34,11 +36,12 @@ def record_scorers(record: CellRecord, task: Task, scorers: Mapping[str, Scorer]
         )
 
 
-def uses(task: Task, scorers: Mapping[str, Scorer]) -> Scorers:
-    """Version, checkpoint and roles of the scorers of a task, those within weighted sums included."""
+def uses(task: Task, scorers: Mapping[str, Scorer], of_sets: Sequence[str] = ()) -> Scorers:
+    """Version, checkpoint and roles of a task's scorers and of those `of_sets` of prompts, parts of sums included."""
     roles: dict[str, list[Any]] = {}
+    judges = tuple(dict.fromkeys((*task.scorers, *of_sets)))
     for role, names in (
-        ("training", parts_of(task.reward)), ("filter", parts_of(task.select)), ("evaluation", task.scorers),
+        ("training", parts_of(task.reward)), ("filter", parts_of(task.select)), ("evaluation", judges),
     ):  # fmt: skip
         for name in filter(scorers.__contains__, names):  # nothing trains the base
             roles.setdefault(name, []).append(role)

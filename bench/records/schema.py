@@ -29,6 +29,7 @@ __all__ = [
     "LedgerEntry",
     "Milestone",
     "Pictures",
+    "PromptSetScores",
     "Provenance",
     "ScoreSummary",
     "ScorerInfo",
@@ -183,6 +184,22 @@ class Grid(_Strict):
     file: str
 
 
+class PromptSetScores(_Strict):
+    """A prompt set at the end: `samples` pictures each of `prompts` out of `there`; `in_training` of them train too."""
+
+    kind: Literal["prompt_set"] = "prompt_set"
+    name: str
+    file: str
+    fingerprint: str
+    prompts: Annotated[int, Field(ge=1)]
+    there: Annotated[int, Field(ge=1)]
+    samples: Annotated[int, Field(ge=1)]
+    in_training: Count | None = None  # the base's record alone counts them
+    guidance: Finite
+    steps: Annotated[int, Field(ge=1)]
+    scores: dict[str, ScoreSummary]
+
+
 class Pictures(_Strict):
     """One row of tiles in `file`: `tile` is (width, height) in pixels; one prompt and caption a tile, left to right."""
 
@@ -204,7 +221,7 @@ class End(_Strict):
     ledger: LedgerEntry
 
 
-Event = Cell | Scorers | Step | Milestone | Grid | Pictures | End
+Event = Cell | Scorers | Step | Milestone | Grid | PromptSetScores | Pictures | End
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 

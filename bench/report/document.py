@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.api import DataError
 from bench.records.results import list_experiments, load_experiment
 from bench.records.schema import BASE
-from bench.report import judges, reproduce, tables, world
+from bench.report import judges, main_table, prompt_sets, reproduce, tables, world
 from bench.report.claims import claims_table
 from bench.report.figures import Figure, experiment_figures, headline_scorers
 from bench.report.markdown import code, digits, escape, interval_text, link
@@ -125,6 +125,7 @@ class _Page:
         for task in self.analysis.tasks:
             parts += [f"#### {name}, {escape(task)}{self.label}", tables.summary_table(self.analysis, task)]
             parts += [tables.filter_note(self.analysis, task), self._details(task), *self._image(f"curves-{task}")]
+            parts += [*main_table.section(self.analysis, task), *prompt_sets.section(self.analysis, task)]
         parts += ["Failed and unfinished cells:", reproduce.failures_table(self.analysis)]
         parts += [judges.judges_table(self.analysis)]
         return [part for part in [*parts, reproduce.reproduction(self.analysis), self._hashes()] if part]
@@ -191,6 +192,7 @@ class _Page:
             held_out = tables.held_out_table(self.analysis, task)
             if held_out:
                 parts += [f"On combinations that no training data holds{self.label}:", held_out]
+            parts += [*main_table.section(self.analysis, task), *prompt_sets.section(self.analysis, task)]
         return parts
 
     def _details(self, task: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bench.records.schema import BASE
 from bench.report.figures import kind
 from bench.report.gains import gains
@@ -10,6 +12,7 @@ from bench.statistics.analysis import FEW_UPDATES, HELD_OUT, REPORT, Analysis, D
 
 __all__ = [
     "FEW",
+    "at_the_end",
     "category_table",
     "detail_table",
     "drift_table",
@@ -18,6 +21,9 @@ __all__ = [
     "grid_table",
     "label_of",
     "method_name",
+    "spread",
+    "summary_cell",
+    "summary_note",
     "summary_table",
 ]
 
@@ -53,9 +59,9 @@ def filter_note(analysis: Analysis, task: str) -> str:
     return said
 
 
-def summary_table(analysis: Analysis, task: str, split: str = REPORT) -> str:
-    """Methods by scorers: mean, half the 95 % interval, verdict against the baseline."""
-    baseline, scorers = analysis.baseline(task), analysis.scorers(task)
+def summary_table(analysis: Analysis, task: str, split: str = REPORT, judges: Sequence[str] = ()) -> str:
+    """Methods by scorers, the task's or `judges`: mean, half the 95 % interval, verdict against the baseline."""
+    baseline, scorers = analysis.baseline(task), judges or analysis.scorers(task)
     head = ["Method", "Seeds", "Updates"]
     head += [f"{escape(scorer)}<br>{kind(analysis, task, scorer)}" for scorer in scorers]
     rows = []
@@ -64,13 +70,20 @@ def summary_table(analysis: Analysis, task: str, split: str = REPORT) -> str:
         cells = [method_name(analysis, task, method), seeds, str(analysis.updates(task, method))]
         for scorer in scorers:
             row = analysis.row(task, method, scorer, split)
-            cells.append(_summary_cell(analysis, row, baseline) if row else "–")
+            cells.append(summary_cell(analysis, row, baseline) if row else "–")
         rows.append(cells)
-    note = f"± is half of the 95 % interval of the mean over seeds and prompts; words compare with {escape(baseline)}."
-    return table(head, rows) + "\n\n" + " ".join(filter(None, [note, few_note(analysis, task)]))
+    return f"{table(head, rows)}\n\n{summary_note(analysis, task)}"
 
 
-def _summary_cell(analysis: Analysis, row: Row, baseline: str) -> str:
+def summary_note(analysis: Analysis, task: str) -> str:
+    """How the cells of a summary are read."""
+    baseline = escape(analysis.baseline(task))
+    note = f"± is half of the 95 % interval of the mean over seeds and prompts; words compare with {baseline}."
+    return " ".join(filter(None, [note, few_note(analysis, task)]))
+
+
+def summary_cell(analysis: Analysis, row: Row, baseline: str) -> str:
+    """`0.489 ± 0.012<br>better`: a mean with half of its interval, and the verdict against the baseline."""
     decimals = _digits(analysis, row.task, row.scorer)
     text = number(row.mean.mean, decimals)
     if row.mean.high == row.mean.high:  # an interval is there
@@ -107,15 +120,15 @@ def verdict_words(found: Difference, decimals: int) -> str:
     return found.verdict
 
 
-def category_table(analysis: Analysis, task: str, scorer: str) -> str:
+def category_table(analysis: Analysis, task: str, scorer: str, split: str = REPORT) -> str:
     """Means by prompt category with verdicts against the baseline."""
-    baseline, categories = analysis.baseline(task), analysis.categories(task, scorer)
+    baseline, categories = analysis.baseline(task), analysis.categories(task, scorer, split)
     rows = []
     for method in analysis.methods(task):
         cells = [method_name(analysis, task, method)]
         for category in categories:
-            row = analysis.row(task, method, scorer, category=category)
-            cells.append(_summary_cell(analysis, row, baseline) if row else "–")
+            row = analysis.row(task, method, scorer, split, category)
+            cells.append(summary_cell(analysis, row, baseline) if row else "–")
         rows.append(cells)
     return table(["Method", *map(escape, categories)], rows)
 
@@ -147,19 +160,24 @@ def drift_table(analysis: Analysis, task: str) -> str:
     marks = analysis.experiment.milestones
     marks = marks[marks["task"] == task]
     names = ["diversity", *sorted(name for name in marks if str(name).startswith("drift."))]
-    rows = []
-    for method in analysis.methods(task):
-        own = marks[(marks["method"] == method) & marks["seed"].isin(analysis.seeds(task, method))]
-        last = own[own["update"] == own.groupby("seed")["update"].transform("max")]
-        cells = [method_name(analysis, task, method)]
-        for name in names:
-            values = last[name].dropna()
-            cells.append(_spread(values.tolist()) if name in last else "–")
-        rows.append(cells)
+    rows = [
+        [method_name(analysis, task, method), *(spread(at_the_end(analysis, task, method, name)) for name in names)]
+        for method in analysis.methods(task)
+    ]
     return table(["Method", *(escape(name.removeprefix("drift.")) for name in names)], rows)
 
 
-def _spread(values: list[float]) -> str:
+def at_the_end(analysis: Analysis, task: str, method: str, name: str) -> list[float]:
+    """A column of the milestones at the last one of every finished seed: `diversity`, `drift.velocity`."""
+    marks = analysis.experiment.milestones
+    own = marks[(marks["task"] == task) & (marks["method"] == method)]
+    own = own[own["seed"].isin(analysis.seeds(task, method))]
+    last = own[own["update"] == own.groupby("seed")["update"].transform("max")]
+    return last[name].dropna().tolist() if name in last else []
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean over seeds, and the range where there are several."""
     if not values:
         return "–"
     mean = f"{sum(values) / len(values):.4g}"

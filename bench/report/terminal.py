@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from bench.records.results import Experiment, load_experiment
 from bench.records.schema import BASE
+from bench.report import main_table, prompt_sets, tables
 from bench.report.figures import headline_scorers
 from bench.report.markdown import digits, number, one_line, printable, signed
+from bench.report.published import published
 from bench.report.tables import FEW
-from bench.statistics.analysis import Analysis
+from bench.statistics.analysis import Analysis, Row
 
 __all__ = ["terminal_table"]
 
 WIDTH = 100
+# Headings that may break, so that nine columns fit.
+_NARROW = {
+    "PickScore": "Pick- Score",
+    "ClipScore": "Clip- Score",
+    "HPSv2.1": "HPS v2.1",
+    "ImageReward": "Image- Reward",
+}
 
 
 def terminal_table(experiment: Experiment | Path) -> str:
@@ -25,6 +35,7 @@ def terminal_table(experiment: Experiment | Path) -> str:
     few = False
     for task in analysis.tasks:
         lines += ["", *_task_lines(analysis, task, label)]
+        lines += [*_paper_lines(analysis, task), *_set_lines(analysis, task)]
         few |= any(analysis.few_updates(task, method) for method in analysis.methods(task))
     if few:
         lines += ["", FEW]
@@ -46,9 +57,8 @@ def _task_lines(analysis: Analysis, task: str, label: str) -> list[str]:
     head = ["method", "seeds", "updates", *scorers, f"{gold} minus {baseline}", "verdict"]
     rows = []
     for method in analysis.methods(task):
-        mark = " †" if analysis.few_updates(task, method) else ""
         seeds = "–" if method == BASE else str(len(analysis.seeds(task, method)))
-        cells = [method + mark, seeds, str(analysis.updates(task, method))]
+        cells = [_marked(analysis, task, method), seeds, str(analysis.updates(task, method))]
         cells += [_mean(analysis, task, method, scorer) for scorer in scorers]
         row = analysis.row(task, method, gold)
         found = row.differences.get(baseline) if row else None
@@ -67,9 +77,58 @@ def _task_lines(analysis: Analysis, task: str, label: str) -> list[str]:
     return [f"{task}{title}{label}", *notes, *_align([head, *rows])]
 
 
+def _marked(analysis: Analysis, task: str, method: str) -> str:
+    return method + (" †" if analysis.few_updates(task, method) else "")
+
+
 def _mean(analysis: Analysis, task: str, method: str, scorer: str) -> str:
-    row = analysis.row(task, method, scorer)
-    return number(row.mean.mean, digits(analysis.info(scorer), analysis.margin(task, scorer))) if row else "–"
+    return _shown(analysis, task, analysis.row(task, method, scorer))
+
+
+def _shown(analysis: Analysis, task: str, row: Row | None) -> str:
+    if row is None:
+        return "–"
+    return number(row.mean.mean, digits(analysis.info(row.scorer), analysis.margin(task, row.scorer)))
+
+
+def _paper_lines(analysis: Analysis, task: str) -> list[str]:
+    """The papers' main table, means alone, with the published rows below ours; nothing where no column is filled."""
+    found = main_table.places(analysis, task)
+    if not any(found.values()):
+        return []
+    rows = [["", *(_NARROW.get(column.title, column.title) for column in main_table.COLUMNS), "diver- sity", "drift"]]
+    for method in analysis.methods(task):
+        judged = [main_table.row(analysis, task, method, column.scorer, found) for column in main_table.COLUMNS]
+        ends = [tables.at_the_end(analysis, task, method, name) for name in ("diversity", "drift.velocity")]
+        means = [f"{sum(values) / len(values):.2g}" if values else "–" for values in ends]
+        rows.append([_marked(analysis, task, method), *(_shown(analysis, task, row) for row in judged), *means])
+    papers = published().rows
+    for paper in papers:
+        rows.append([paper.name, *(paper.figure(column.scorer) for column in main_table.COLUMNS), "–", "–"])
+    lines, count = _align(rows), len(papers)
+    sources = "; ".join(dict.fromkeys(paper.source for paper in papers))
+    marked = _wrapped(f"Published ({sources}), of SD3.5-Medium, no baselines of this run:")
+    below = _wrapped(main_table.empty(found)) + _wrapped("Intervals, and the prompts of each column: in the report.")
+    return ["", f"{task}, beside the papers' table", *lines[:-count], *marked, *lines[-count:], *below]
+
+
+def _set_lines(analysis: Analysis, task: str) -> list[str]:
+    """What each prompt set is, and the means of those of its scorers that the table above has no column for."""
+    shown, lines = main_table.places(analysis, task), []
+    for split, one in analysis.prompt_sets(task).items():
+        lines += _wrapped(f"Prompt set {one.name}: {prompt_sets.about(one)}.")
+        scorers = [scorer for scorer in one.scores if shown.get(scorer) != split]
+        if scorers:
+            rows = [["", *scorers]]
+            for method in analysis.methods(task):
+                means = [_shown(analysis, task, analysis.row(task, method, scorer, split)) for scorer in scorers]
+                rows.append([_marked(analysis, task, method), *means])
+            lines += _align(rows)
+    return ["", *lines] if lines else []
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH)
 
 
 def _align(rows: list[list[str]]) -> list[str]:

@@ -14,15 +14,17 @@ import numpy as np
 import pandas as pd
 
 from bench.api import DataError
+from bench.prompts.set_settings import set_split
 from bench.records.results import Experiment
-from bench.records.schema import BASE, ScorerInfo, TaskInfo
+from bench.records.schema import BASE, PromptSetScores, ScorerInfo, TaskInfo
 from bench.statistics.stats import Interval, Verdict, crossed_interval, detectable, paired_differences, verdict
 
-__all__ = ["FEW_UPDATES", "UNITS", "Analysis", "Difference", "Row", "Run"]
+__all__ = ["ALIKE", "FEW_UPDATES", "UNITS", "Analysis", "Difference", "Row", "Run"]
 
 FEW_UPDATES = 50
 UNITS = ("cost", "flops", "seconds", "updates", "images")
 REPORT, HELD_OUT = "report", "held_out"
+ALIKE = "*"  # in the place of a category: all of them, each with the same weight
 
 
 @dataclass(frozen=True)
@@ -158,14 +160,23 @@ class Analysis:
         scorers = self.scorers(task)
         return self.experiment.header.primary(task, scorers) or scorers[0]
 
-    def categories(self, task: str, scorer: str) -> tuple[str, ...]:
+    def categories(self, task: str, scorer: str, split: str = REPORT) -> tuple[str, ...]:
         """Prompt categories that a scorer applies to, sorted."""
-        frame = self._finals[(self._finals["task"] == task) & (self._finals["split"] == REPORT)]
-        return tuple(sorted(set(frame.loc[frame[scorer].notna(), "category"])))
+        tables = [self.scores(task, method, scorer, split) for method in self.methods(task)]
+        return tuple(sorted({name for table in tables if table.size for name, _ in table.columns}))
 
     @cached_property
     def _final_by_cell(self) -> dict[tuple[Any, ...], pd.DataFrame]:
-        return dict(iter(self._finals.groupby(["task", "method", "split"])))
+        done, sets = self._done_seeds, self.experiment.sets
+        parts = [self._finals, sets] if len(sets) else [self._finals]
+        found = {key: rows for frame in parts for key, rows in frame.groupby(["task", "method", "split"])}
+        return {key: rows[rows["seed"].isin(done.get(key[:2], ()))] for key, rows in found.items()}
+
+    def prompt_sets(self, task: str) -> dict[str, PromptSetScores]:
+        """The prompt sets that judged a task, by their name in the column `split`, as the base's record has them."""
+        cells = [c for c in self.experiment.results if c.header.task == task and c.status == "done"]
+        cells.sort(key=lambda cell: cell.header.method != BASE)
+        return {set_split(one.name): one for cell in cells[:1] for one in cell.sets}
 
     @cached_property
     def _finals(self) -> pd.DataFrame:
@@ -181,12 +192,15 @@ class Analysis:
     def scores(self, task: str, method: str, scorer: str, split: str = REPORT) -> pd.DataFrame:
         """Final scores, one row a seed, one column a prompt (a (category, prompt index) pair); empty where none.
 
+        `split` is one of the world, or that of a prompt set.
+
         Raises DataError where a prompt has a score under some seeds only.
         """
         key = (task, method, scorer, split)
         if key not in self._cache:
-            rows = self._final_by_cell.get((task, method, split), self._finals.iloc[:0])
-            self._cache[key] = _pivot(rows.dropna(subset=[scorer]), scorer, f"{task}/{method}: {scorer} ({split})")
+            rows = self._final_by_cell.get((task, method, split), pd.DataFrame())
+            rows = rows.dropna(subset=[scorer]) if scorer in rows else rows.iloc[:0]
+            self._cache[key] = _pivot(rows, scorer, f"{task}/{method}: {scorer} ({split})")
         return self._cache[key]
 
     def grid_settings(self, task: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
@@ -223,7 +237,10 @@ class Analysis:
         return grid.merge(self._done[["task", "method", "seed"]], on=["task", "method", "seed"]) if len(grid) else grid
 
     def row(self, task: str, method: str, scorer: str, split: str = REPORT, category: str | None = None) -> Row | None:
-        """Mean and differences of one method under one scorer; None where it has no scores."""
+        """Mean and differences of one method under one scorer; None where it has no scores.
+
+        `category` is one, `ALIKE` for the mean of their means, or None for the mean over prompts.
+        """
         key = ("row", task, method, scorer, split, category)
         if key not in self._cache:
             self._cache[key] = self._row(task, method, scorer, split, category)
@@ -265,8 +282,13 @@ class Analysis:
         return [row for row in found if row is not None]
 
     def comparisons(self) -> int:
-        """How many differences the main tables judge, all tasks and scorers together."""
-        return sum(len(row.differences) for task in self.tasks for row in self.rows(task))
+        """How many differences the main tables judge, all tasks, prompt sets and scorers together."""
+        rows = [row for task in self.tasks for row in self.rows(task)]
+        for task in self.tasks:
+            judged = [(split, scorer) for split, one in self.prompt_sets(task).items() for scorer in one.scores]
+            found = [self.row(task, method, scorer, split) for split, scorer in judged for method in self.methods(task)]
+            rows += [row for row in found if row is not None]
+        return sum(len(row.differences) for row in rows)
 
     def curves(self, task: str, scorer: str) -> list[Run]:
         """Mean score along the budget of every finished cell, the base as its start, on the prompts all share."""
@@ -306,9 +328,16 @@ def _run(method: str, seed: int, means: pd.Series, spent: Mapping[Any, Mapping[s
 
 
 def _only(table: pd.DataFrame, category: str | None) -> pd.DataFrame:
-    """The prompts of one category, or all."""
+    """The prompts of one category, or all; with `ALIKE` scaled so that their mean is the mean of the categories' means.
+
+    Then its interval holds the spread between categories too, as if they were drawn: wider than it has to be.
+    """
     if category is None or not table.size:
         return table
+    if category == ALIKE:
+        names = table.columns.get_level_values(0)
+        sizes = names.value_counts()
+        return table * [table.shape[1] / (len(sizes) * sizes[name]) for name in names]
     return table.loc[:, [column[0] == category for column in table.columns]]
 
 

@@ -81,7 +81,7 @@ def test_quoted_text(prompt: str, text: str | None) -> None:
     [
         ("p.txt", "a\n\nb\n", "line 2: expected a prompt, got ''"),
         ("p.txt", "", "holds no prompts"),
-        ("p.json", "[]", "expected prompts in a .txt, .csv, .tsv or .jsonl file"),
+        ("p.json", "[]", "expected prompts in a .txt, .csv, .tsv, .jsonl or .parquet file"),
         ("p.csv", "Prompts,Category\na\n", "line 2: expected 2 columns as in the header"),
         ("p.csv", "Caption\na\n", "line 2: expected a prompt under one of prompt, prompts, text"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt":\n', "line 2: expected a JSON object"),

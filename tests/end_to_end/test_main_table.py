@@ -1,0 +1,175 @@
+"""Prompt sets judge a run on the user's own pictures, and their scores stand beside the published ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import grid, report
+from bench.api import DataError
+from bench.commands.table import _with_pictures, _with_prompt_sets
+from bench.configuration.experiment import Experiment, load
+from bench.data.preparation import split_of
+from bench.records.record import write_experiment_header
+from bench.records.results import load_experiment
+from bench.records.schema import PromptSetScores
+from bench.report.published import published
+from bench.report.terminal import terminal_table
+from bench.runner import run_cell
+from bench.statistics.analysis import ALIKE, Analysis
+from tests.cells import settings
+from tests.user_pictures import captions, image_folder
+
+CLAIMS = (
+    ("single_object", "a red star", {"class": "bench", "count": 1}),
+    ("single_object", "a blue star", {"class": "cat", "count": 1}),
+    ("single_object", "a green star", {"class": "dog", "count": 1}),
+    ("colors", "a red heart", {"class": "car", "count": 1, "color": "red"}),
+)
+
+
+def write_sets(folder: Path, trained: str) -> dict[str, Any]:
+    """Three sets; the drawbench one holds a caption of training, in capitals."""
+    lines = [json.dumps({"tag": tag, "include": [part], "prompt": text}) for tag, text, part in CLAIMS]
+    (folder / "geneval.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "draw.csv").write_text(f"Prompts,Category\n{trained.upper()},Colors\nfour circles,Counting\n".lower())
+    (folder / "own.txt").write_text("a circle\na star\n")
+    return {
+        "evaluation.prompt_sets.geneval.path": str(folder / "geneval.jsonl"),
+        "evaluation.prompt_sets.geneval.samples": 2,
+        "evaluation.prompt_sets.drawbench": {"path": str(folder / "draw.csv"), "scorers": ["clipscore", "aesthetic"]},
+        "evaluation.prompt_sets.own": {"path": str(folder / "own.txt"), "scorers": ["jpeg"], "prompts": 1},
+    }
+
+
+@pytest.fixture(scope="module")
+def done(tiny_pipeline: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path]:
+    """The base and two seeds of SFT, judged; the folder holds results/."""
+    folder = tmp_path_factory.mktemp("sets")
+    trained = next(text for text in captions(30) if split_of(text) == "train")
+    more = {
+        "world": "images", "tasks": ["pictures"], "data.path": str(image_folder(folder / "pictures", 30)),
+        "task.scorers": ["scenes-aesthetic", "jpeg"], "task.select": None, "methods": ["sft"], "seeds": 2,
+        "evaluation.held_out_prompts": 0, "evaluation.diversity_prompts": 2, "evaluation.final_prompts": 4,
+        "budget": "3updates", "evaluation.milestones": [1.0], "evaluation.grid_steps": [], "evaluation.drift_states": 2,
+    }  # fmt: skip
+    e = load("smoke", settings(tiny_pipeline, **more) | write_sets(folder, trained))
+    e, _ = _with_pictures(_with_prompt_sets(e))
+    results = folder / "results"
+    write_experiment_header(results / e.name, grid.header(e, results / e.name, "bench run"))
+    for job in grid.jobs(e, results):
+        run_cell(job, lambda event: None)
+    return e, results
+
+
+@pytest.fixture(scope="module")
+def analysis(done: tuple[Experiment, Path]) -> Analysis:
+    return Analysis(load_experiment(done[1] / done[0].name))
+
+
+def sets_of(analysis: Analysis, method: str) -> dict[str, PromptSetScores]:
+    cell = next(cell for cell in analysis.experiment.results if cell.header.method == method)
+    return {one.name: one for one in cell.sets}
+
+
+def test_every_cell_is_judged_on_every_set(analysis: Analysis) -> None:
+    for method in ("base", "sft"):
+        found = sets_of(analysis, method)
+        assert {name: (one.prompts, one.there, one.samples) for name, one in found.items()} == {
+            "geneval": (4, 4, 2), "drawbench": (2, 2, 1), "own": (1, 2, 1),
+        }  # fmt: skip
+        assert [set(one.scores) for one in found.values()] == [{"geneval"}, {"clipscore", "aesthetic"}, {"jpeg"}]
+    frame = analysis.experiment.sets
+    assert (frame.groupby(["method", "seed"]).size() == 7).all() and len(frame) == 3 * 7
+    # a prompt's score is the mean of two pictures, each right or wrong
+    assert set(frame["geneval"].dropna()) <= {0.0, 0.5, 1.0}
+
+
+def test_prompts_that_training_may_use_are_counted_by_the_base(analysis: Analysis) -> None:
+    trained = {text for text in captions(30) if split_of(text) == "train"}
+    shared = sum(text in trained for _, text, _ in CLAIMS)
+    assert 0 < shared < len(CLAIMS)
+    found = {name: one.in_training for name, one in sets_of(analysis, "base").items()}
+    assert found == {"geneval": shared, "drawbench": 1, "own": 0}
+    assert all(one.in_training is None for one in sets_of(analysis, "sft").values())
+
+
+def test_the_record_names_sets_by_what_they_hold(done: tuple[Experiment, Path], analysis: Analysis) -> None:
+    e, results = done
+    recorded = analysis.experiment.results[0].header.config["evaluation"]["prompt_sets"]
+    assert recorded == e.cell_config("pictures", "base")["evaluation"]["prompt_sets"]
+    assert recorded["drawbench"]["fingerprint"] == sets_of(analysis, "sft")["drawbench"].fingerprint
+    stored = (results / e.name / "experiment.json").read_text()
+    assert "draw.csv" not in stored and recorded["drawbench"]["fingerprint"] in stored
+    roles = analysis.experiment.results[0].scorers
+    assert roles is not None and roles.scorers["clipscore"].roles == ("evaluation",)
+    assert roles.scorers["clipscore"].checkpoint
+
+
+def test_a_set_that_changes_is_another_experiment(done: tuple[Experiment, Path], tmp_path: Path) -> None:
+    e, _ = done
+    path = Path(e.evaluation.prompt_sets["own"].path)
+    before = path.read_text()
+    path.write_text("a heart\na star\n")
+    try:
+        with pytest.raises(DataError, match=r"prompt set 'own': .*own\.txt has changed since this run began"):
+            _with_prompt_sets(e)
+        again = load("smoke", {"evaluation.prompt_sets.own": {"path": str(path), "scorers": ["jpeg"], "prompts": 1}})
+        changed = _with_prompt_sets(again)
+    finally:
+        path.write_text(before)
+    assert changed.config_hash != _with_prompt_sets(again).config_hash
+    (tmp_path / "moved.txt").write_text(before)
+    moved = load("smoke", {"evaluation.prompt_sets.own": {
+        "path": str(tmp_path / "moved.txt"), "scorers": ["jpeg"], "prompts": 1,
+    }})  # fmt: skip
+    assert _with_prompt_sets(moved).config_hash == _with_prompt_sets(again).config_hash
+
+
+def test_geneval_is_the_mean_of_its_categories(analysis: Analysis) -> None:
+    frame = analysis.experiment.sets
+    own = frame[(frame["split"] == "set:geneval") & (frame["method"] == "sft")]
+    by_category = own.groupby(["seed", "category"])["geneval"].mean().groupby("seed").mean()
+    row = analysis.row("pictures", "sft", "geneval", "set:geneval", ALIKE)
+    assert row is not None and row.mean.mean == pytest.approx(by_category.mean())
+
+
+def test_the_report_has_published_rows_beside_ours(done: tuple[Experiment, Path], analysis: Analysis) -> None:
+    _, results = done
+    page = results.parent / "REPORT.md"
+    report.build(results, page)
+    assert report.check(results, page) == []
+    text = page.read_text()
+    heading = "| Method | GenEval<br>geneval | OCR<br>empty | PickScore<br>empty | ClipScore<br>drawbench |"
+    assert heading in text
+    for paper in published().rows:
+        assert f"| *{paper.name}*<br>published, {paper.source} | {paper.figure('geneval')} |" in text
+    assert "no such scorer: OCR (ocr), PickScore (pickscore), HPSv2.1 (hpsv2), ImageReward (imagereward)." in text
+    assert "without seeds or intervals" in text and "| Method | colors | single\\_object |" in text
+    row = analysis.row("pictures", "sft", "clipscore", "set:drawbench")
+    assert row is not None
+    ours = next(line for line in text[text.index(heading) :].splitlines() if line.startswith("| sft"))
+    assert f"{row.mean.mean:.3f} ± " in ours
+    assert "also among the captions and prompts that training may use: 1." in text
+
+
+def test_the_table_in_the_terminal_fits(analysis: Analysis) -> None:
+    lines = terminal_table(analysis.experiment).splitlines()
+    assert max(map(len, lines)) <= 100 and not any(line.endswith("…") for line in lines)
+    first = next(n for n, line in enumerate(lines) if line.startswith("Published ("))
+    assert lines[first + 3 - 1].startswith(("SD3.5-Medium", "SFT"))
+    own = lines.index(next(line for line in lines if line.startswith("Prompt set own: 1 of 2 prompts")))
+    assert any("jpeg" in line for line in lines[own : own + 4])
+    soar = next(line for line in lines if line.startswith("SOAR, 10k steps"))
+    assert soar.split()[3:] == ["0.78", "0.67", "22.86", "0.295", "0.289", "5.46", "1.09", "–", "–"]
+
+
+def test_seeds_are_judged_each_for_itself(done: tuple[Experiment, Path]) -> None:
+    folder = done[1] / done[0].name / "pictures"
+    seeds = [pd.read_parquet(folder / "sft" / f"seed{n}" / "prompts-drawbench.parquet") for n in (0, 1)]
+    assert not np.array_equal(seeds[0]["aesthetic"], seeds[1]["aesthetic"])

@@ -114,6 +114,8 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
         "workers",
         "device",
         "track",
+        "scorers",
+        "reward_server",
         "reward_seconds",
         "tasks",
         "methods",

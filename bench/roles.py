@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bench.apart.elsewhere import where
 from bench.api import DataError
 from bench.record import CellRecord
 from bench.reward_names import is_sum, parts_of
@@ -24,7 +25,7 @@ def record_scorers(record: CellRecord, task: Task, scorers: Mapping[str, Scorer]
         record.append("scorers", **{name: value for name, value in dump(now).items() if name != "kind"})
         return
     before = next((event for event in record.events() if isinstance(event, Scorers)), now)
-    changed = sorted(n for n in {*before.scorers, *now.scorers} if before.scorers.get(n) != now.scorers.get(n))
+    changed = sorted(n for n in {*before.scorers, *now.scorers} if _what(before, n) != _what(now, n))
     if changed:
         name = changed[0]
         raise DataError(
@@ -51,11 +52,17 @@ def uses(task: Task, scorers: Mapping[str, Scorer]) -> Scorers:
         scorers={
             name: ScorerUse(
                 version=scorers[name].reward.version, checkpoint=scorers[name].fingerprint, roles=tuple(own),
-                standard=standards.get(name),
+                standard=standards.get(name), where=where(scorers[name].reward),
             )
             for name, own in sorted(roles.items())
         }
     )  # fmt: skip
+
+
+def _what(found: Scorers, name: str) -> ScorerUse | None:
+    """What a scorer is; where its scores come from may change while a cell is interrupted."""
+    use = found.scorers.get(name)
+    return None if use is None else use.model_copy(update={"where": ""})
 
 
 def _told(use: ScorerUse | None) -> str:

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 _STATUSES = get_args(Status)
 
 
-def main(names: Sequence[str], *, everything: bool = False, listed: bool = False) -> int:
+def main(
+    names: Sequence[str], *, everything: bool = False, listed: bool = False, process: bool = False,
+    server: str | None = None,
+) -> int:  # fmt: skip
     """Examine the named plugins, or all, or list the checks; returns the exit status.
+
+    Rewards are examined in a worker process, or at the reward server of the address `server`, where that is asked for.
 
     Raises:
         ConfigError: nothing was named, or there is no such plugin.
@@ -33,14 +38,21 @@ def main(names: Sequence[str], *, everything: bool = False, listed: bool = False
     if not names:
         raise ConfigError("check: expected names of methods or rewards, --all, or --list (see bench check --help)")
     plugins = [registry.load_plugin(name) for name in names]
+    if (process or server) and not any(issubclass(plugin, Reward) for plugin in plugins):
+        raise ConfigError("check --process and --reward-server are for rewards, but none was named")
+    from bench.apart.elsewhere import Elsewhere
+    from bench.apart.settings import Apart
     from bench.conformance.laboratory import Laboratory
     from bench.tasks.world import load_world
 
+    elsewhere = Elsewhere({plugin.name: Apart() for plugin in plugins} if process else {}, server)
+
     laboratory = Laboratory(load_world("scenes"))
     failed, absent = [], []
-    for plugin in plugins:
+    for spec, plugin in zip(names, plugins, strict=True):
         try:
-            failed += [] if _conforms(plugin, laboratory) else [plugin.name]
+            reward = elsewhere.reward(spec, plugin) if issubclass(plugin, Reward) else None
+            failed += [] if _conforms(plugin, laboratory, reward) else [plugin.name]
         except CheckpointMissing as error:
             if not everything:
                 raise
@@ -55,13 +67,15 @@ def main(names: Sequence[str], *, everything: bool = False, listed: bool = False
     return 1 if failed else 0
 
 
-def _conforms(plugin: type[Method] | type[Reward], laboratory: Laboratory) -> bool:
+def _conforms(plugin: type[Method] | type[Reward], laboratory: Laboratory, reward: Reward | None) -> bool:
     """Examine one plugin and print what comes of it; whether nothing failed."""
+    from bench.apart.elsewhere import where
     from bench.conformance.suite import examine
 
     start, counts = time.perf_counter(), Counter[str]()
-    print(f"{'method' if issubclass(plugin, Method) else 'reward'} {plugin.name}", flush=True)
-    for outcome in examine(plugin, laboratory):
+    place = "" if reward is None or where(reward) == "here" else f" ({where(reward)})"
+    print(f"{'method' if reward is None else 'reward'} {plugin.name}{place}", flush=True)
+    for outcome in examine(plugin, laboratory, reward):
         counts[outcome.status] += 1
         print(_line(outcome), flush=True)
     summary = ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])

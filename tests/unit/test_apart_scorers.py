@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.api import BenchError, ConfigError, DataError, NonFiniteError, PluginError, Reward
 from bench.apart import scoring
 from bench.apart.answer import given, packed, unpacked
 from bench.apart.elsewhere import Elsewhere, where
 from bench.apart.line import Line
 from bench.apart.reward import ProcessReward
 from bench.apart.settings import Apart
+from bench.api import BenchError, ConfigError, DataError, NonFiniteError, PluginError, Reward
 from bench.scorer import Scorer
 from bench.weighted_sum import WeightedSum
 from tests.apart_rewards import Fickle, Network
@@ -209,7 +209,7 @@ def test_other_answers_are_refused(answer: Any) -> None:
 
 
 def test_an_error_of_an_unknown_kind_is_a_plugins() -> None:
-    with pytest.raises(PluginError, match="^odd$"):
+    with pytest.raises(PluginError, match=r"^odd$"):
         given({"refused": "SystemExit", "message": "odd"})
 
 

@@ -39,7 +39,7 @@ class Elsewhere:
         """
         apart = self.apart.get(cls.name)
         if apart is not None:
-            return ProcessReward(spec, cls, apart, self.seconds) if apart.process else cls()
+            return ProcessReward(spec, cls, apart, self.seconds, load_seconds=self.seconds) if apart.process else cls()
         if self.server is not None:
             from bench.serve.client import ServedReward, Server
 

@@ -81,11 +81,13 @@ class ProcessReward(Distant):
     """A reward in a worker process of its own. After a call that failed, the next one starts another process."""
 
     def __init__(
-        self, spec: str, cls: type[Reward], apart: Apart, seconds: float | None = SECONDS, journal: Path | None = None
-    ) -> None:
+        self, spec: str, cls: type[Reward], apart: Apart, seconds: float | None = SECONDS, *,
+        load_seconds: float | None = SECONDS, journal: Path | None = None,
+    ) -> None:  # fmt: skip
         """`spec` names the class as settings do; `seconds` bounds a call; `journal` is `bench.apart.scoring`'s."""
         super().__init__(cls)
-        self._spec, self._apart, self._seconds, self._journal = spec, apart, seconds, journal
+        self._spec, self._apart, self._journal = spec, apart, journal
+        self._seconds, self._load_seconds = seconds, load_seconds
         self._process: WorkerProcess | None = None
 
     @property
@@ -102,11 +104,12 @@ class ProcessReward(Distant):
         self.close()
         self._process = WorkerProcess(
             self.name, Path(sys.executable), _WORKER, threads=self._apart.threads, memory_mib=self._apart.memory_mib,
-            seconds=self._seconds, variables=self._apart.variables(self.stands_for),
+            seconds=self._load_seconds, variables=self._apart.variables(self.stands_for),
         )  # fmt: skip
         journal = None if self._journal is None else str(self._journal)
         about = self._asked("load", spec=self._spec, device=self._apart.device, journal=journal)
         self.fingerprint = about["fingerprint"]
+        self._process.seconds = self._seconds
 
     def close(self) -> None:
         """End the process; a call that waits for it fails."""
@@ -131,7 +134,7 @@ class ProcessReward(Distant):
     def _asked(self, function: str, images: np.ndarray | None = None, **words: Any) -> Any:
         if self._process is None:
             self.load()
-        assert self._process is not None
+            assert self._process is not None
         try:
             answer = self._process.call(function, images, **words)
         except BenchError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,13 @@ def score(
 
 def measure(images: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """FLOPs of the one picture uint8 (1, H, W, 3), counted here."""
-    from bench.scorer import Scorer
 
     def work() -> float:
         assert _reward is not None
+        if "torch" not in sys.modules:  # without it there is no network to count, and to import it takes seconds
+            return _reward.measure_apart(images[0], prompt, metadata)
+        from bench.scorer import Scorer
+
         scorer = Scorer(_reward)
         scorer.measure(images[0], prompt, metadata)
         return scorer.flops

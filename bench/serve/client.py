@@ -56,7 +56,8 @@ class Server:
         return self.about["rewards"]
 
     def ask(
-        self, method: str, path: str, body: bytes | None = None, *, seconds: float | None, outage: float = OUTAGE_SECONDS
+        self, method: str, path: str, body: bytes | None = None, *, seconds: float | None,
+        outage: float = OUTAGE_SECONDS,
     ) -> Any:  # fmt: skip
         """What the server gives, within `seconds` in all (None: however long).
 

@@ -69,7 +69,7 @@ def serve(
         rewards = {}
         for spec in dict.fromkeys(specs):
             cls = registry.load_reward(spec)
-            rewards[cls.name] = ProcessReward(spec, cls, apart, seconds, place / f"{cls.name}.sqlite")
+            rewards[cls.name] = ProcessReward(spec, cls, apart, seconds, journal=place / f"{cls.name}.sqlite")
             rewards[cls.name].load()
         app = Service(rewards, Limits(pictures, megabytes << 20, seconds), token, hosts).app()
         config = uvicorn.Config(

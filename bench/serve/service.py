@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import math
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -24,7 +25,7 @@ from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from bench.apart.answer import answered
@@ -79,12 +80,12 @@ class Service:
         """What `work` gives, or why the request is refused."""
         try:
             self._admit(request, is_open)
-            return JSONResponse({"given": await work(request)})
+            return _json({"given": await work(request)})
         except Refusal as error:
             return _refused(error.status, "ConfigError", str(error))
         except BenchError as error:
             status = 500 if isinstance(error, PluginError) else 422
-            return JSONResponse(answered(partial(_raise, error)), status)
+            return _json(answered(partial(_raise, error)), status)
 
     def _admit(self, request: Request, is_open: bool) -> None:
         host = request.headers.get("host", "").rsplit(":", 1)[0].strip("[]")
@@ -161,7 +162,12 @@ def _raise(error: BenchError) -> None:
 
 
 def _refused(status: int, kind: str, message: str) -> Response:
-    return JSONResponse({"refused": kind, "message": message}, status)
+    return _json({"refused": kind, "message": message}, status)
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    """Python's JSON, which has NaN, so that a scorer that gives it is told so by the client."""
+    return Response(json.dumps(content), status, media_type="application/json")
 
 
 async def _no_such_page(request: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """A batch of pictures as bytes: a safetensors file of two tensors, and nothing that could run.
 
-`images` is uint8 (B, H, W, 3), `words` the UTF-8 of a JSON object {"prompts": [B], "metadata": [B], "scorer": {"version",
-"fingerprint"}}, where the scorer is what the client takes the server's for. Answers are those of `bench.apart.answer`.
+`images` is uint8 (B, H, W, 3), `words` the UTF-8 of a JSON object {"prompts": [B], "metadata": [B], "scorer":
+{"version", "fingerprint"}}, where the scorer is what the client takes the server's for. Answers are those of
+`bench.apart.answer`.
 """
 
 from __future__ import annotations

@@ -133,10 +133,8 @@ def test_a_crash_is_one_message_and_the_next_call_starts_again(start: Start) -> 
 
 def test_a_hang_is_ended(start: Start) -> None:
     begin = time.monotonic()
-    with pytest.raises(
-        PluginError, match=r"hangs: \w+\(\) has not ended after 1.5 s.* more time \(--reward-seconds\)$"
-    ):
-        Scorer(start(Fickle, seconds=1.5))(*asked("sleep 30"))  # on a machine that stalls, load() hangs already
+    with pytest.raises(PluginError, match=r"hangs: score\(\) has not ended after 0.5 s.* time \(--reward-seconds\)$"):
+        Scorer(start(Fickle, seconds=0.5))(*asked("sleep 30"))
     assert time.monotonic() - begin < 5
 
 

@@ -154,8 +154,9 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="methods or rewards, by name or file")
     parser.add_argument("--all", action="store_true", help="everything that is registered")
     parser.add_argument("--list", action="store_true", help="every check with its reason; runs nothing")
-    parser.add_argument("--process", action="store_true", help="rewards in a worker process of their own")
-    add_reward_server(parser)
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--process", action="store_true", help="rewards in a worker process of their own")
+    place.add_argument("--reward-server", metavar="URL", help="rewards that `bench serve-rewards` has there")
 
 
 def add_sample(parser: argparse.ArgumentParser) -> None:

@@ -77,3 +77,16 @@ class Counting(Reward):
         with Path(os.environ["COUNTING_FILE"]).open("a", encoding="utf-8") as file:
             file.write("".join(f"{prompt}\n" for prompt in prompts))
         return images.mean((1, 2, 3))
+
+
+class Mortal(Reward):
+    """Ends its process in the second call."""
+
+    name = "mortal"
+    calls: ClassVar[int] = 0
+
+    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        type(self).calls += 1
+        if self.calls == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return images.mean((1, 2, 3)) / 255

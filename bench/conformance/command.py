@@ -5,10 +5,12 @@ from __future__ import annotations
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from bench import registry
+from bench.apart.elsewhere import Elsewhere, where
+from bench.apart.settings import Apart
 from bench.api import CheckpointMissing, ConfigError, Method, Reward
 from bench.conformance.check import Check, Outcome, Status
 
@@ -38,23 +40,29 @@ def main(
     if not names:
         raise ConfigError("check: expected names of methods or rewards, --all, or --list (see bench check --help)")
     plugins = [registry.load_plugin(name) for name in names]
-    if (process or server) and not any(issubclass(plugin, Reward) for plugin in plugins):
+    rewards = {name: plugin for name, plugin in zip(names, plugins, strict=True) if issubclass(plugin, Reward)}
+    if (process or server) and not rewards:
         raise ConfigError("check --process and --reward-server are for rewards, but none was named")
-    from bench.apart.elsewhere import Elsewhere
-    from bench.apart.settings import Apart
+    elsewhere = Elsewhere({cls.name: Apart() for cls in rewards.values()} if process else {}, server)
+    made = {cls: elsewhere.reward(name, cls) for name, cls in rewards.items()}
+    elsewhere.require_use(made.values())
+    return _examined(plugins, made, may_lack=everything)
+
+
+def _examined(
+    plugins: Sequence[type[Method] | type[Reward]], rewards: Mapping[Any, Reward], *, may_lack: bool
+) -> int:  # fmt: skip
+    """Examine every plugin; `rewards` by their classes, of which some may have no checkpoint here if `may_lack`."""
     from bench.conformance.laboratory import Laboratory
     from bench.tasks.world import load_world
 
-    elsewhere = Elsewhere({plugin.name: Apart() for plugin in plugins} if process else {}, server)
-
     laboratory = Laboratory(load_world("scenes"))
     failed, absent = [], []
-    for spec, plugin in zip(names, plugins, strict=True):
+    for plugin in plugins:
         try:
-            reward = elsewhere.reward(spec, plugin) if issubclass(plugin, Reward) else None
-            failed += [] if _conforms(plugin, laboratory, reward) else [plugin.name]
+            failed += [] if _conforms(plugin, laboratory, rewards.get(plugin)) else [plugin.name]
         except CheckpointMissing as error:
-            if not everything:
+            if not may_lack:
                 raise
             print(f"  not checked: {error}\n", flush=True)
             absent.append(plugin.name)
@@ -69,7 +77,6 @@ def main(
 
 def _conforms(plugin: type[Method] | type[Reward], laboratory: Laboratory, reward: Reward | None) -> bool:
     """Examine one plugin and print what comes of it; whether nothing failed."""
-    from bench.apart.elsewhere import where
     from bench.conformance.suite import examine
 
     start, counts = time.perf_counter(), Counter[str]()

@@ -66,11 +66,7 @@ def serve(
         place = journal or cache_folder() / "serve" / str(listening.getsockname()[1])
         with told(place):
             place.mkdir(parents=True, exist_ok=True)
-        rewards = {}
-        for spec in dict.fromkeys(specs):
-            cls = registry.load_reward(spec)
-            rewards[cls.name] = ProcessReward(spec, cls, apart, seconds, journal=place / f"{cls.name}.sqlite")
-            rewards[cls.name].load()
+        rewards = _loaded(specs, apart, seconds, place)
         app = Service(rewards, Limits(pictures, megabytes << 20, seconds), token, hosts).app()
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none", http="h11",
@@ -84,6 +80,16 @@ def serve(
         finally:
             for reward in rewards.values():
                 reward.close()
+
+
+def _loaded(specs: Sequence[str], apart: Apart, seconds: float, journals: Path) -> dict[str, ProcessReward]:
+    """The scorers by their own names, each with its process and its journal."""
+    rewards = {}
+    for spec in dict.fromkeys(specs):
+        cls = registry.load_reward(spec)
+        rewards[cls.name] = ProcessReward(spec, cls, apart, seconds, journal=journals / f"{cls.name}.sqlite")
+        rewards[cls.name].load()
+    return rewards
 
 
 def read_token(file: Path | None) -> str | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PRESETS = Path(__file__).parent / "presets"
 _GROUPS = {"methods": registry.METHODS, "rewards": registry.REWARDS}
-_SETTINGS = ("train", "evaluation", "runtime", "experiment", "task", "data")
+_SETTINGS = ("train", "evaluation", "runtime", "experiment", "task", "data", "scorers")
 
 
 def listing(what: str | None = None) -> str:
@@ -131,6 +131,7 @@ def _docstring(cls: type) -> str:
 
 
 def _settings(name: str) -> str:
+    from bench.apart.settings import Apart
     from bench.data.settings import Data
     from bench.settings import Evaluation, Experiment, Runtime, Train
     from bench.tasks.definitions import Task
@@ -138,6 +139,7 @@ def _settings(name: str) -> str:
     blocks: dict[str, tuple[type, str]] = {
         "train": (Train, "train"), "evaluation": (Evaluation, "evaluation"), "runtime": (Runtime, "runtime"),
         "experiment": (Experiment, ""), "task": (Task, "task"), "data": (Data, "data"),
+        "scorers": (Apart, "scorers.NAME"),
     }  # fmt: skip
     return _options(*blocks[name])
 

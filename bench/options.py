@@ -42,7 +42,8 @@ OVERRIDES = """Any other setting has a dotted option, as in the presets:
   --soar.num_points 3              a method's own setting          bench list soar
   --soar.train.learning_rate 1e-5  training of one method
   --evaluation.steps 10            evaluation                      bench list evaluation
-  --task.candidates 2048           every task; or --alignment.candidates for one"""
+  --task.candidates 2048           every task; or --alignment.candidates for one
+  --scorers.jpeg.threads 2         a scorer in its own process     bench list scorers"""
 
 EXAMPLES = """Examples:
   python -m bench run                                        the default: SFT, SOAR and Flow-GRPO, about 8 minutes
@@ -137,7 +138,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 def add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name or file of one of them; "
-        "train, evaluation, runtime, experiment, task or data for their settings; nothing for an overview",
+        "train, evaluation, runtime, experiment, task, data or scorers for their settings; nothing for an overview",
     )  # fmt: skip
 
 

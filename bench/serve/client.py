@@ -48,7 +48,7 @@ class Server:
     @cached_property
     def about(self) -> dict[str, Any]:
         """`rewards` by name with what the server says of them, and its `limits`."""
-        return self.ask("GET", "/rewards", seconds=CONTACT_SECONDS, outage=CONTACT_SECONDS)
+        return self.ask("GET", "/rewards", seconds=OUTAGE_SECONDS, outage=CONTACT_SECONDS)
 
     @property
     def rewards(self) -> dict[str, dict[str, Any]]:
@@ -77,15 +77,15 @@ class Server:
                 if status != _BUSY:
                     return self._read(status, answer)
                 problem: object = "it is busy"
-            except TimeoutError:
-                raise RewardServerError(
-                    f"reward server {self.url} has not answered {method} {path} within {seconds:g} s: look at its "
-                    "scorer, or give it more time (--reward-seconds)"
-                ) from None
             except (OSError, http.client.HTTPException) as error:
                 problem = error
             now = time.monotonic()
-            if waited + pause > outage or (seconds is not None and now + pause > begin + seconds):
+            if seconds is not None and now + pause > begin + seconds:
+                raise RewardServerError(
+                    f"reward server {self.url} has not answered {method} {path} within {seconds:g} s ({problem}): look "
+                    "at its scorer, or give it more time (--reward-seconds)"
+                )
+            if waited + pause > outage:
                 raise RewardServerError(
                     f"reward server {self.url} cannot be reached, for {now - begin:.0f} s by now ({problem}): expected "
                     "`python -m bench serve-rewards` there; start it, then give the same command again"
@@ -98,8 +98,6 @@ class Server:
         self, method: str, path: str, body: bytes | None, request: str, seconds: float | None
     ) -> tuple[int, bytes]:
         """One try: status and body of the answer."""
-        if seconds is not None and seconds <= 0:
-            raise TimeoutError
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(str(self._host), self._port, timeout=seconds)
         headers = {REQUEST_ID: request, "Content-Type": "application/octet-stream"}

@@ -69,8 +69,8 @@ def serve(
         rewards = _loaded(specs, apart, seconds, place)
         app = Service(rewards, Limits(pictures, megabytes << 20, seconds), token, hosts).app()
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none", http="h11",
-            limit_concurrency=WAITING, timeout_graceful_shutdown=_CLOSE_SECONDS,
+            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="off",
+            ws="none", http="h11", limit_concurrency=WAITING, timeout_graceful_shutdown=_CLOSE_SECONDS,
         )  # fmt: skip
         print(f"serving {', '.join(rewards)} at {_address(listening)}, journal in {place}; Ctrl-C stops", flush=True)
         try:

@@ -41,6 +41,9 @@ class Journal:
             ) from error
         with self._told():
             self._answers = sqlite3.connect(path, isolation_level=None)
+            # A killed process loses nothing so; a power cut may take the last answers, and leaves the file whole
+            self._answers.execute("PRAGMA journal_mode = WAL")
+            self._answers.execute("PRAGMA synchronous = NORMAL")
             self._answers.execute(
                 "CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, digest TEXT, answer TEXT, time REAL)"
             )
@@ -61,7 +64,7 @@ class Journal:
         return json.loads(row[1])
 
     def keep(self, request: str, digest: str, answer: Any) -> None:
-        """Keep an answer; it is on the disk when this returns."""
+        """Keep an answer; no end of this process takes it back once this has returned."""
         with self._told():
             self._answers.execute(
                 "INSERT INTO answers VALUES (?, ?, ?, ?)", [request, digest, json.dumps(answer), time.time()]

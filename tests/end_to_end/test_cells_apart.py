@@ -19,6 +19,7 @@ def test_training_and_evaluation_find_the_same_with_scorers_apart(tiny_pipeline:
     settings: dict[str, Any] = {
         "methods": ["flowgrpo"], "train.micro_batch": 3, "evaluation.batch_size": 4, "task.top_share": 1.0,
         "task.reward": "0.5*scenes-aesthetic+0.5*scenes-geneval", "task.select": None,
+        "evaluation.milestones": [1.0], "evaluation.grid_steps": [], "evaluation.drift_states": 0, "budget": "300",
     }  # fmt: skip
     apart = {f"scorers.{name}.threads": 1 for name in GOLD}
     found = []
@@ -50,22 +51,6 @@ def test_a_scorer_that_dies_is_a_failed_record(tiny_pipeline: Path, tmp_path: Pa
     record = CellRecord(tmp_path / e.name / e.tasks[0].name / "base" / "seed0")
     assert record.status() == "failed" and not events
     assert "was ended by SIGKILL in score()" in str(record.events()[-1])
-
-
-def test_settings_of_a_scorer_that_nobody_uses_are_refused(tiny_pipeline: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        experiment(
-            tiny_pipeline,
-            **{"scorers.scenes-aesthetik.threads": 2, "scorers.scenes-ocr.memory": "8 GB", "scorers.scenes-ocr.gpu": 1},
-        )
-    for told in (
-        "scorers.scenes-aesthetik: no task uses a scorer of that name; did you mean 'scenes-aesthetic'",
-        "scorers.scenes-ocr.memory: ",
-        "scorers.scenes-ocr.gpu: no such setting",
-    ):
-        assert told in str(caught.value)
-    with pytest.raises(ConfigError, match="reward_server"):
-        experiment(tiny_pipeline, reward_server="here:80")
 
 
 def test_where_scorers_run_changes_no_configuration(tiny_pipeline: Path) -> None:

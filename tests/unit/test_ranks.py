@@ -181,6 +181,17 @@ def test_one_process_on_its_own_meets_itself() -> None:
     assert list(range(5))[ALONE.own(5)] == [0, 1, 2, 3, 4]
 
 
+def test_shared_work_ends_when_the_next_has_begun() -> None:
+    done: list[str] = []
+
+    def begin(item: int) -> Callable[[], int]:
+        done.append(f"begin {item}")
+        return lambda: (done.append(f"end {item}"), item)[1]
+
+    assert ALONE.share([1, 2, 3], begin) == [1, 2, 3]
+    assert done == ["begin 1", "begin 2", "end 1", "begin 3", "end 2", "end 3"]
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [

@@ -207,10 +207,11 @@ def test_eight_clients_and_a_kill_in_the_middle(running: Running, served: Server
             prompts = [f"{number}.{batch}.{picture}" for picture in range(SIZE)]
             answers[number, batch] = scorer(pictures[number, batch], prompts, [{}] * SIZE)
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
+    threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(CLIENTS)]
     for thread in threads:
         thread.start()
     while (running.counts() - before).total() < CLIENTS * BATCHES * SIZE // 3:
+        assert any(thread.is_alive() for thread in threads)
         time.sleep(0.002)
     running.process.send_signal(signal.SIGKILL)
     running.process.communicate()

@@ -59,10 +59,10 @@ class Elsewhere:
             return
         from bench.serve.client import Server
 
-        names = ", ".join(reward.name for reward in listed)
+        names, there = ", ".join(reward.name for reward in listed), ", ".join(Server(self.server).rewards)
         raise ConfigError(
-            f"--reward-server {self.server} has {', '.join(Server(self.server).rewards)}: expected one of {names} that "
-            "runs nowhere else; name it in `serve-rewards --reward`, or leave the server out"
+            f"--reward-server {self.server} has {there}, and nothing is taken from it: expected one at least of "
+            f"{names}, without a process of its own here; name it in `serve-rewards --reward`, or leave the server out"
         )
 
 

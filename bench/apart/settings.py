@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import AfterValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from bench import registry
@@ -18,6 +19,12 @@ from bench.suggest import hint
 from bench.tasks.definitions import Task
 
 _MIB = {"MiB": 1, "GiB": 1024}
+
+
+def _size(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"[1-9]\d*[MG]iB", text):
+        raise ValueError(f"expected a size like 8GiB or 500MiB, got {text!r}")
+    return text
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -31,7 +38,8 @@ class Apart:
     threads: Annotated[int, Option("threads of the worker process", ge=1)] = 1
     memory: Annotated[
         str | None,
-        Option("most that it may allocate in main memory: 8GiB, 500MiB; null: no limit", pattern=r"^[1-9]\d*[MG]iB$"),
+        Option("most that it may allocate in main memory: 8GiB, 500MiB; null: no limit"),
+        AfterValidator(_size),
     ] = None
 
     @property

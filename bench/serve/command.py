@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bench import registry
@@ -74,8 +75,8 @@ def serve(
         )  # fmt: skip
         print(f"serving {', '.join(rewards)} at {_address(listening)}, journal in {place}; Ctrl-C stops", flush=True)
         try:
-            uvicorn.Server(config).run(sockets=[listening])
-        except KeyboardInterrupt:  # uvicorn has closed in order, and passes it on
+            with suppress(KeyboardInterrupt):  # uvicorn has closed in order, and passes it on
+                uvicorn.Server(config).run(sockets=[listening])
             print("stopped")
         finally:
             for reward in rewards.values():

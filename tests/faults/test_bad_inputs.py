@@ -94,7 +94,10 @@ ARGUMENTS = [
     (["--threads", "many"], ["threads: should be a valid integer, got 'many'"]),
     (["--reward-seconds", "0"], ["reward_seconds: should be greater than 0, got 0"]),
     (["--scorers.scenes-genevla.threads", "2"], ["no task uses a scorer of that name; did you mean 'scenes-geneval'?"]),
-    (["--scorers.scenes-geneval.memory", "8 GB"], ["scorers.scenes-geneval.memory: String should match pattern"]),
+    (
+        ["--scorers.scenes-geneval.memory", "8 GB"],
+        ["geneval.memory: expected a size like 8GiB or 500MiB"],
+    ),
     (["--scorers.scenes-geneval.gpu", "1"], ["scorers.scenes-geneval.gpu: no such setting"]),
     (["--reward-server", "here:80"], ["reward_server: String should match pattern", "got 'here:80'"]),
     (["--name", "../up"], ["name: String should match pattern"]),

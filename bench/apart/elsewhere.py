@@ -12,7 +12,7 @@ from bench.apart.settings import Apart
 from bench.api import ConfigError, Reward
 
 if TYPE_CHECKING:
-    from bench.settings import Experiment
+    from bench.configuration.settings import Experiment
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def measure(images: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> dic
         assert _reward is not None
         if "torch" not in sys.modules:  # without it there is no network to count, and to import it takes seconds
             return _reward.measure_apart(images[0], prompt, metadata)
-        from bench.scorer import Scorer
+        from bench.scorers.scorer import Scorer
 
         scorer = Scorer(_reward)
         scorer.measure(images[0], prompt, metadata)

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from bench import registry
 from bench.api import ConfigError, Option, Reward
-from bench.reward_names import parts_of
+from bench.scorers.reward_names import parts_of
 from bench.strict import Problems, validate
 from bench.suggest import hint
 from bench.tasks.definitions import Task

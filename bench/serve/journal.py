@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import DataError
-from bench.lock import held
+from bench.processes.lock import held
 
 KEPT_SECONDS = 86_400.0  # that nobody asks again for an answer any more
 WAIT_SECONDS = 30.0  # for the worker of a killed server to end

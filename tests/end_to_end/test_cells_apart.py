@@ -9,7 +9,7 @@ import pytest
 
 from bench.api import ConfigError, PluginError
 from bench.conformance import command
-from bench.record import CellRecord
+from bench.records.record import CellRecord
 from tests.cells import GOLD, experiment, facts, run
 
 MORTAL = "tests.apart_rewards:Mortal"

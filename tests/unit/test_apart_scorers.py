@@ -18,8 +18,8 @@ from bench.apart.line import Line
 from bench.apart.reward import ProcessReward
 from bench.apart.settings import Apart
 from bench.api import BenchError, ConfigError, DataError, NonFiniteError, PluginError, Reward
-from bench.scorer import Scorer
-from bench.weighted_sum import WeightedSum
+from bench.scorers.scorer import Scorer
+from bench.scorers.weighted_sum import WeightedSum
 from tests.apart_rewards import Fickle, Network
 
 MODULE = "tests.apart_rewards"

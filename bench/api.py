@@ -15,7 +15,7 @@ This module imports neither torch nor any plugin, so that `bench list` and `benc
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -248,6 +248,14 @@ class Env(Protocol):
     def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """The task's training reward (B,) float32 of uint8 pictures (B, H, W, 3); higher is better."""
 
+    def submit(
+        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Callable[[], np.ndarray]:
+        """Begin what `score` does; called, what this returns gives the scores.
+
+        A reward in another process scores meanwhile, one in this process before this returns.
+        """
+
     def gather(self, rows: Tensor) -> Tensor:
         """The rows (b, ...) of all processes that train together, in order (B, ...).
 
@@ -362,3 +370,14 @@ class Reward(abc.ABC):
     @abc.abstractmethod
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 of pictures uint8 (B, H, W, 3)."""
+
+    def submit(
+        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Callable[[], np.ndarray]:
+        """Begin to score; what this returns waits for the scores. For the harness: a reward here scores at once."""
+        scores = self(images, prompts, metadata)
+        return lambda: scores
+
+    def measure_apart(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
+        """FLOPs of one picture uint8 (H, W, 3) that another process spends, beside those that torch counts here."""
+        return self.flops_apart

@@ -138,24 +138,26 @@ class Evaluator:
         settings = self._settings
         prompts = self._prompts[: settings.pictures]
         jobs = [(settings.split, p) for p in prompts]
-        sampled = self._share(jobs, lambda part: self._sample(policy, part, settings.guidance, settings.steps, "z1"))
+        sampled = self._share(
+            jobs, lambda part: _done(self._sample(policy, part, settings.guidance, settings.steps, "z1"))
+        )
         images = np.concatenate(sampled)
         buffer = io.BytesIO()
         Image.fromarray(np.concatenate(list(images), axis=1)).save(buffer, format="PNG")
         return buffer.getvalue(), prompts, (images.shape[2], images.shape[1])
 
-    def _share(self, jobs: Sequence[Job], work: Callable[[Sequence[Job]], _Result]) -> list[_Result]:
-        """`work` of every batch of jobs, in order."""
+    def _share(self, jobs: Sequence[Job], begin: Callable[[Sequence[Job]], Callable[[], _Result]]) -> list[_Result]:
+        """What `begin` of every batch of jobs leads to, in order; one batch ends when the next one has begun."""
         size = self._settings.batch_size
         batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
         ticked = 0
 
-        def ticking(batch: Sequence[Job]) -> _Result:
+        def ticking(batch: Sequence[Job]) -> Callable[[], _Result]:
             nonlocal ticked
             ticked += self._ranks.size
-            done = work(batch)
+            end = begin(batch)
             self._tick(min(1.0, ticked / len(batches)))
-            return done
+            return end
 
         return self._ranks.share(batches, ticking)
 
@@ -165,16 +167,17 @@ class Evaluator:
     ) -> Frame:  # fmt: skip
         """Sample and score; the columns of all jobs."""
 
-        def work(part: Sequence[Job]) -> Frame:
+        def begin(part: Sequence[Job]) -> Callable[[], Frame]:
             images = self._sample(policy, part, guidance, steps, noise)
             return self._scored(images, part, guidance, steps, update, scorers)
 
-        return _joined(self._share(jobs, work))
+        return _joined(self._share(jobs, begin))
 
     def _scored(
         self, images: np.ndarray, jobs: Sequence[Job], guidance: float, steps: int, update: int,
         scorers: Mapping[str, Scorer],
-    ) -> Frame:  # fmt: skip
+    ) -> Callable[[], Frame]:  # fmt: skip
+        """Begin to score; leads to the columns."""
         prompts = [p for _, p in jobs]
         texts, metadata = [p.text for p in prompts], [p.metadata for p in prompts]
         frame: Frame = {
@@ -185,9 +188,8 @@ class Evaluator:
             "steps": np.full(len(jobs), steps, np.int32),
             "update": np.full(len(jobs), update, np.int32),
         }
-        for name, scorer in scorers.items():
-            frame[name] = scorer.where_it_applies(images, texts, metadata)
-        return frame
+        waiting = {name: scorer.submit_where_it_applies(images, texts, metadata) for name, scorer in scorers.items()}
+        return lambda: frame | {name: scores() for name, scores in waiting.items()}
 
     def _sample(self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, noise: str) -> np.ndarray:
         """Pictures of one batch."""
@@ -203,8 +205,9 @@ class Evaluator:
         settings = self._settings
         jobs = [(settings.split, p) for p in self._prompts[: settings.diversity_prompts]]
 
-        def embedded(k: int, part: Sequence[Job]) -> np.ndarray:
-            return self._world.embed(self._sample(policy, part, settings.guidance, settings.steps, f"diversity/{k}"))
+        def embedded(k: int, part: Sequence[Job]) -> Callable[[], np.ndarray]:
+            images = self._sample(policy, part, settings.guidance, settings.steps, f"diversity/{k}")
+            return _done(self._world.embed(images))
 
         samples = [np.concatenate(self._share(jobs, partial(embedded, k))) for k in range(settings.diversity_samples)]
         return mean_pairwise_distance(np.stack(samples, axis=1))
@@ -261,6 +264,11 @@ def mean_pairwise_distance(embeddings: np.ndarray) -> float:
     samples = embeddings.shape[1]
     off_diagonal = similarity.sum((1, 2)) - np.trace(similarity, axis1=1, axis2=2)
     return float((1 - off_diagonal / (samples * (samples - 1))).mean())
+
+
+def _done(result: _Result) -> Callable[[], _Result]:
+    """What has nothing to wait for."""
+    return lambda: result
 
 
 def _joined(frames: Sequence[Frame]) -> Frame:

@@ -28,6 +28,11 @@ _PAIRS = {
     "scenes-ocr-net": "scenes-ocr",
     "scenes-aesthetic-head": "scenes-aesthetic",
 }
+# Settings that the cells of a results folder need not share, or that stand elsewhere in its header.
+_OWN = (
+    "name", "label", "question", "workers", "device", "track", "scorers", "reward_server", "reward_seconds", "tasks",
+    "methods", "seeds", "train", "baseline",
+)  # fmt: skip
 
 
 def jobs(experiment: Experiment, results: Path) -> list[CellJob]:
@@ -107,21 +112,7 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
     shared = experiment.resolved() | {"evaluation": experiment.evaluation.identity()}
     data = experiment.data
     shared |= {"data": data.identity()} if data else {}
-    for name in (
-        "name",
-        "label",
-        "question",
-        "workers",
-        "device",
-        "track",
-        "reward_seconds",
-        "tasks",
-        "methods",
-        "seeds",
-        "train",
-        "baseline",
-        *(() if data else ("data",)),
-    ):
+    for name in (*_OWN, *(() if data else ("data",))):
         shared.pop(name)
     chosen_before = data.found.selected_by if data and data.found else None
     tasks = {

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from bench import registry
+from bench.apart.elsewhere import HERE, Elsewhere
+from bench.apart.reward import Distant
 from bench.api import BenchError, ConfigError, DataError, NonFiniteError
 from bench.blame import blamed
 from bench.budget import Ledger
@@ -118,7 +120,8 @@ class _Cell:
         trains_on = None if self.job.label == BASE else self.task.reward
         of_sets = self.experiment.evaluation.set_scorers
         names = {*self.task.scorers, *of_sets, trains_on, self.task.select}
-        scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task))
+        elsewhere = Elsewhere.of(self.experiment)
+        scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task), elsewhere)
         if self.ranks.is_first:
             record_scorers(self.record, self.task, scorers, goes_on=goes_on, of_sets=of_sets)
         policy = SD3Policy.of(self.experiment, world)
@@ -332,17 +335,22 @@ class _Cell:
 
 
 def load_scorers(
-    names: set[str | None], guard: Guard = unguarded, standard: Callable[[], Candidates] | None = None
-) -> dict[str, Scorer]:
+    names: set[str | None], guard: Guard = unguarded, standard: Callable[[], Candidates] | None = None,
+    elsewhere: Elsewhere = HERE,
+) -> dict[str, Scorer]:  # fmt: skip
     """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds load() and calls.
 
-    A weighted sum comes beside its parts; `standard` gives the pictures by which sums are standardised.
+    A weighted sum comes beside its parts; `standard` gives the pictures by which sums are standardised. What
+    `elsewhere` takes apart is not guarded: it ends by itself what hangs.
     """
     scorers = {}
     for name in sorted({part for spec in names for part in parts_of(spec)}):
         cls = registry.load_reward(name)
-        with guard(cls.name, "load()"), blamed(f"reward {cls.name!r} in load()", cls):
-            reward = cls()
+        with blamed(f"reward {cls.name!r} in __init__()", cls):
+            reward = elsewhere.reward(name, cls)
+        own = unguarded if isinstance(reward, Distant) else guard
+        with own(cls.name, "load()"), blamed(f"reward {cls.name!r} in load()", cls):
             reward.load()
-        scorers[name] = Scorer(reward, guard=guard)
+        scorers[name] = Scorer(reward, guard=own)
+    elsewhere.require_use(scorer.reward for scorer in scorers.values())
     return scorers | sums(filter(None, names), scorers, standard)

@@ -84,11 +84,15 @@ class FlowGRPO(Method):
         places = max(c.sampling_steps // 2 - c.window, 0) + 1
         start = (env.draw.uniform(prompt_index, "window") * places).long()[group]
 
-        chunks = [slice(first, first + env.micro_batch) for first in range(0, len(index), env.micro_batch)]
-        pieces = [self.sample(env, cond[rows], index[rows], start[rows]) for rows in chunks]
+        pieces, scores = [], []
+        for first in range(0, len(index), env.micro_batch):
+            rows = slice(first, first + env.micro_batch)
+            pieces.append(self.sample(env, cond[rows], index[rows], start[rows]))
+            images, asked = model.decode(pieces[-1].pop("z0")), [prompts[g] for g in group[rows]]
+            # A reward in another process scores these while the next ones are sampled
+            scores.append(env.submit(images, [p.text for p in asked], [p.metadata for p in asked]))
         tensors = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
-        images = model.decode(tensors.pop("z0"))
-        rewards = env.score(images, [prompts[g].text for g in group], [prompts[g].metadata for g in group])
+        rewards = np.concatenate([result() for result in scores])
         r = env.gather(torch.from_numpy(rewards).to(model.device).reshape(len(prompts), c.num_generations))
         advantage = flow.group_advantages(r, c.advantage_eps, c.scale_rewards)
         flat = r.amax(1) == r.amin(1)

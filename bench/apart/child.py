@@ -16,6 +16,7 @@ import json
 import math
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -34,8 +35,11 @@ def main(worker: Path, threads: int = 1, memory_mib: int | None = None) -> None:
     incoming, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     if memory_mib is not None:
+        # Of what is private and written to. RLIMIT_AS would count files that are only mapped (weights), and the
+        # hundreds of gigabytes of addresses that CUDA reserves and never fills
         resource.setrlimit(resource.RLIMIT_DATA, (memory_mib << 20, memory_mib << 20))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before the worker file imports what reads it
     serve(_imported(worker), incoming, answers)

@@ -32,16 +32,20 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, scorer: str, python: Path, worker: Path, *,
-        threads: int = 1, memory_mib: int | None = None, seconds: float = SECONDS,
+        self, scorer: str, python: Path, worker: Path, *, threads: int = 1, memory_mib: int | None = None,
+        seconds: float | None = SECONDS, variables: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        """Start it. `scorer` is for messages; `memory_mib` bounds the memory that it may ask the system for."""
-        self.scorer, self._seconds = scorer, seconds
+        """Start it. `scorer` is for messages; `memory_mib` bounds the memory that it may ask the system for.
+
+        `seconds` bounds a call, None does not, and may be set anew between calls; `variables` are added
+        to its environment.
+        """
+        self.scorer, self.seconds = scorer, seconds
         limits = [str(threads)] + ([] if memory_mib is None else [str(memory_mib)])
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             [python, "-P", CHILD, worker, *limits], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
-            env={name: value for name, value in os.environ.items() if name not in _OWN},
+            env={name: value for name, value in os.environ.items() if name not in _OWN} | dict(variables or {}),
         )  # fmt: skip
 
     def call(self, function: str, images: np.ndarray | None = None, **words: Any) -> Any:
@@ -94,7 +98,7 @@ class WorkerProcess:
             is_late.set()
             self._process.kill()
 
-        timer = threading.Timer(self._seconds, end)
+        timer = threading.Timer(threading.TIMEOUT_MAX if self.seconds is None else self.seconds, end)
         timer.start()
         try:
             self._process.stdin.write(line)
@@ -106,7 +110,7 @@ class WorkerProcess:
         finally:
             timer.cancel()
         if is_late.is_set():
-            raise self._ended(f"hangs: {function}() has not ended after {self._seconds:g} s, so its worker was ended")
+            raise self._ended(f"hangs: {function}() has not ended after {self.seconds:g} s, so its worker was ended")
         try:
             found = json.loads(answer) if answer.endswith(b"\n") else None
         except ValueError:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PRESETS = Path(__file__).parents[1] / "presets"
 _GROUPS = {"methods": registry.METHODS, "rewards": registry.REWARDS}
-_SETTINGS = ("train", "evaluation", "runtime", "experiment", "task", "data", "prompt_set")
+_SETTINGS = ("train", "evaluation", "runtime", "experiment", "task", "data", "prompt_set", "scorers")
 
 
 def listing(what: str | None = None) -> str:
@@ -131,6 +131,7 @@ def _docstring(cls: type) -> str:
 
 
 def _settings(name: str) -> str:
+    from bench.apart.settings import Apart
     from bench.configuration.settings import Evaluation, Experiment, Runtime, Train
     from bench.data.settings import Data
     from bench.prompts.set_settings import PromptSet
@@ -140,6 +141,7 @@ def _settings(name: str) -> str:
         "train": (Train, "train"), "evaluation": (Evaluation, "evaluation"), "runtime": (Runtime, "runtime"),
         "experiment": (Experiment, ""), "task": (Task, "task"), "data": (Data, "data"),
         "prompt_set": (PromptSet, "evaluation.prompt_sets.NAME"),
+        "scorers": (Apart, "scorers.NAME"),
     }  # fmt: skip
     return _options(*blocks[name])
 

@@ -32,6 +32,7 @@ SETTINGS = (
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
     ("track", "TRACKER", "tensorboard or trackio: write curves for it, in tracking/ beside the results"),
+    ("reward-server", "URL", "take the scorers that `bench serve-rewards` has there from it; the others run here"),
     ("reward-seconds", "SECONDS", "a call or load() of a reward that takes longer hangs, and is ended (default 600)"),
     ("tuning-trials", "N", "tuning trials that each method was given; only reported"),
 )
@@ -46,7 +47,8 @@ OVERRIDES = """Any other setting has a dotted option, as in the presets:
   --soar.train.learning_rate 1e-5  training of one method
   --evaluation.steps 10            evaluation                      bench list evaluation
   --evaluation.prompt_sets.drawbench FILE    prompts to judge by   bench list prompt_set
-  --task.candidates 2048           every task; or --alignment.candidates for one"""
+  --task.candidates 2048           every task; or --alignment.candidates for one
+  --scorers.jpeg.threads 2         a scorer in its own process     bench list scorers"""
 
 EXAMPLES = """Examples:
   python -m bench run                                        the default: SFT, SOAR and Flow-GRPO, about 8 minutes
@@ -142,7 +144,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 def add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name or file of one of them; "
-        "train, evaluation, runtime, experiment, task or data for their settings; nothing for an overview",
+        "train, evaluation, runtime, experiment, task, data or scorers for their settings; nothing for an overview",
     )  # fmt: skip
 
 
@@ -166,6 +168,9 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="methods or rewards, by name or file")
     parser.add_argument("--all", action="store_true", help="everything that is registered")
     parser.add_argument("--list", action="store_true", help="every check with its reason; runs nothing")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--process", action="store_true", help="rewards in a worker process of their own")
+    place.add_argument("--reward-server", metavar="URL", help="rewards that `bench serve-rewards` has there")
 
 
 def add_sample(parser: argparse.ArgumentParser) -> None:
@@ -200,6 +205,31 @@ def add_score(parser: argparse.ArgumentParser) -> None:
         "(file_name, text) in the folder",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("scores"), metavar="FOLDER", help="default: scores")
+    add_reward_server(parser)
+
+
+def add_reward_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reward-server", metavar="URL", help="take scorers that `bench serve-rewards` has from there")
+
+
+def add_serve_rewards(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reward", required=True, metavar="A,B", help="scorers by name or file")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0: a free one, printed")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="clients must know the token in it; or set $BENCH_REWARD_TOKEN"
+    )
+    parser.add_argument("--max-batch", type=int, default=256, metavar="N", help="pictures in a request (default 256)")
+    parser.add_argument("--max-mb", type=int, default=256, metavar="MIB", help="size of a request (default 256)")
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S", help="for a body to arrive, and to score it (default 600)"
+    )
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each scorer's process (default 1)")
+    parser.add_argument("--memory", metavar="SIZE", help="most that each scorer may allocate: 8GiB, 500MiB")
+    parser.add_argument(
+        "--journal", type=Path, metavar="FOLDER", help="of answers given (default: by port, below $BENCH_CACHE)"
+    )
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +253,7 @@ def add_curate(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--top", type=float, metavar="SHARE", help="keep this share with the highest scores, as in 0.1")
     parser.add_argument("--model", metavar="PATH", help="its size and its captions' length count (default: embedded)")
     parser.add_argument("--allow-broken", metavar="SHARE", help="share of the rows that may be broken (default 0.01)")
+    add_reward_server(parser)
 
 
 def add_pretrain(parser: argparse.ArgumentParser) -> None:

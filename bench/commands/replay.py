@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.apart.elsewhere import Elsewhere
 from bench.api import DataError, NonFiniteError
 from bench.budget import Ledger
 from bench.configuration.job import CellJob
@@ -64,7 +65,9 @@ def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[
     world, task = world_of(experiment), experiment.task(job.task)
     policy = SD3Policy.of(experiment, world)
     ledger = Ledger.from_state(saved.state["ledger"]) if saved else Ledger()
-    scorers = load_scorers({task.reward, task.select}, standard=lambda: examples(world, task))
+    scorers = load_scorers(
+        {task.reward, task.select}, standard=lambda: examples(world, task), elsewhere=Elsewhere.of(experiment)
+    )
     training = Training(job, world, policy, scorers, ledger, policy.measure_flops().forward, checkpoints)
     try:
         for metrics in training.updates(saved):

@@ -227,7 +227,9 @@ def _new(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from bench.conformance import command
 
-    return command.main(args.names, everything=args.all, listed=args.list)
+    return command.main(
+        args.names, everything=args.all, listed=args.list, process=args.process, server=args.reward_server
+    )
 
 
 def _curate(args: argparse.Namespace) -> int:
@@ -235,7 +237,7 @@ def _curate(args: argparse.Namespace) -> int:
 
     allowed = [] if args.allow_broken is None else [("data.allow_broken", args.allow_broken)]
     settings = settings_of(args.data, [*allowed, *args.dotted])
-    print(curate(settings, args.reward, args.model, Rule.of(args.min, args.top)))
+    print(curate(settings, args.reward, args.model, Rule.of(args.min, args.top), args.reward_server))
     return 0
 
 
@@ -255,7 +257,7 @@ def _sample(args: argparse.Namespace) -> int:
 def _score(args: argparse.Namespace) -> int:
     from bench.score.command import score_folder, summary
 
-    scores = score_folder(args.reward.split(","), args.images, args.out, args.prompts)
+    scores = score_folder(args.reward.split(","), args.images, args.out, args.prompts, args.reward_server)
     print(summary(scores, args.out))
     return 1 if scores.broken else 0
 
@@ -280,6 +282,13 @@ def _reward_env(args: argparse.Namespace) -> int:
     from bench.apart.command import build
 
     build(args.name)
+    return 0
+
+
+def _serve_rewards(args: argparse.Namespace) -> int:
+    from bench.serve.command import main
+
+    main(args)
     return 0
 
 
@@ -369,6 +378,14 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         "Files that are no pictures, or cannot be judged, are listed and never scored; then the exit status is 1.\n\n"
         "Examples:\n  bench score --reward jpeg --images FOLDER\n"
         "  bench score --reward clipscore,ocr --images FOLDER --prompts prompts.txt",
+    ),
+    "serve-rewards": (
+        "score pictures for runs on other GPUs or machines, over HTTP",
+        _serve_rewards,
+        options.add_serve_rewards,
+        "Each scorer has a process of its own. Answers are kept on the disk: nothing is scored twice.\n\nExamples:\n"
+        "  bench serve-rewards --reward pickscore,ocr --device cuda:1\n"
+        "  bench run --preset sd35-medium --data FOLDER --reward pickscore --reward-server http://127.0.0.1:8000",
     ),
     "reward-env": (
         "build the environment of its own that a reward works in; a second call finds it",

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bench import registry
+from bench.apart.settings import read_apart
 from bench.api import ConfigError, PluginError
 from bench.configuration.settings import BASE, Chain, Evaluation, Experiment, Runtime, Stage, Train, configured
 from bench.data.settings import Data
@@ -35,7 +36,7 @@ __all__ = ["BASE", "PRESETS", "Chain", "Evaluation", "Experiment", "Stage", "Tas
 PRESETS = Path(__file__).parents[1] / "presets"
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
 _RESERVED = ("extends", "task", "reward")
-_OWN_CHECKS = ("tasks", "methods", "runtime", "train", "evaluation", "data")
+_OWN_CHECKS = ("tasks", "methods", "runtime", "train", "evaluation", "data", "scorers")
 
 Block = dict[str, Any]
 
@@ -151,6 +152,8 @@ class _Resolver:
         values |= {"tasks": [_plain(task) for task in tasks], "methods": [_plain(chain) for chain in chains]}
         blocks = {"runtime": runtime, "train": train, "evaluation": evaluation, "data": data}
         values |= {name: _plain(block) for name, block in blocks.items() if block}
+        apart = read_apart(self._block("scorers"), tasks, self.problems)
+        values["scorers"] = {name: _plain(block) for name, block in apart.items()}
         experiment = validate(Experiment, values, "", self.problems, elsewhere=_OWN_CHECKS)
         if experiment is not None:
             self._check(experiment)

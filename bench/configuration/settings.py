@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, m
 from pydantic.dataclasses import dataclass
 
 from bench import registry
+from bench.apart.settings import Apart
 from bench.api import ConfigError, Method, Option
 from bench.blame import blamed
 from bench.budget import Budget
@@ -243,6 +244,13 @@ class Experiment:
     track: Annotated[
         Literal["tensorboard", "trackio"] | None, Option("write curves for one of these beside the results; null: none")
     ] = None
+    scorers: Annotated[
+        dict[str, Apart], Option("scorers that run in a process of their own, by name; the others in the worker's")
+    ] = field(default_factory=dict)
+    reward_server: Annotated[
+        str | None,
+        Option("address of `bench serve-rewards`; its scorers are taken from there", pattern=r"^https?://[^/\s@]+/?$"),
+    ] = None
     reward_seconds: Annotated[
         float | None,
         Option("a call or load() of a reward that takes longer hangs, and its worker is ended; null: none", gt=0),
@@ -288,7 +296,7 @@ class Experiment:
         """16 hex digits that name what the numbers depend on: all but names, labels, workers, devices and trackers."""
         values = self.resolved()
         told = ("name", "label", "question", "tuning_trials", "baseline")
-        for name in (*told, "workers", "device", "track", "reward_seconds", "data"):
+        for name in (*told, "workers", "device", "track", "scorers", "reward_server", "reward_seconds", "data"):
             del values[name]
         return config_hash(values | {"evaluation": self.evaluation.identity()} | self._pictures())
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from bench import registry
+from bench.apart.elsewhere import Elsewhere, where
+from bench.apart.settings import Apart
 from bench.api import CheckpointMissing, ConfigError, Method, Reward
 from bench.conformance.check import Check, Outcome, Status
 
@@ -18,8 +20,13 @@ if TYPE_CHECKING:
 _STATUSES = get_args(Status)
 
 
-def main(names: Sequence[str], *, everything: bool = False, listed: bool = False) -> int:
+def main(
+    names: Sequence[str], *, everything: bool = False, listed: bool = False, process: bool = False,
+    server: str | None = None,
+) -> int:  # fmt: skip
     """Examine the named plugins, or all, or list the checks; returns the exit status.
+
+    Rewards are examined in a worker process, or at the reward server of the address `server`, where that is asked for.
 
     Raises:
         ConfigError: nothing was named, or there is no such plugin.
@@ -33,6 +40,19 @@ def main(names: Sequence[str], *, everything: bool = False, listed: bool = False
     if not names:
         raise ConfigError("check: expected names of methods or rewards, --all, or --list (see bench check --help)")
     plugins = [registry.load_plugin(name) for name in names]
+    rewards = {name: plugin for name, plugin in zip(names, plugins, strict=True) if issubclass(plugin, Reward)}
+    if (process or server) and not rewards:
+        raise ConfigError("check --process and --reward-server are for rewards, but none was named")
+    elsewhere = Elsewhere({cls.name: Apart() for cls in rewards.values()} if process else {}, server)
+    made = {cls: elsewhere.reward(name, cls) for name, cls in rewards.items()}
+    elsewhere.require_use(made.values())
+    return _examined(plugins, made, may_lack=everything)
+
+
+def _examined(
+    plugins: Sequence[type[Method] | type[Reward]], rewards: Mapping[Any, Reward], *, may_lack: bool
+) -> int:  # fmt: skip
+    """Examine every plugin; `rewards` by their classes, of which some may have no checkpoint here if `may_lack`."""
     from bench.conformance.laboratory import Laboratory
     from bench.tasks.world import load_world
 
@@ -40,9 +60,9 @@ def main(names: Sequence[str], *, everything: bool = False, listed: bool = False
     failed, absent = [], []
     for plugin in plugins:
         try:
-            failed += [] if _conforms(plugin, laboratory) else [plugin.name]
+            failed += [] if _conforms(plugin, laboratory, rewards.get(plugin)) else [plugin.name]
         except CheckpointMissing as error:
-            if not everything:
+            if not may_lack:
                 raise
             print(f"  not checked: {error}\n", flush=True)
             absent.append(plugin.name)
@@ -55,13 +75,14 @@ def main(names: Sequence[str], *, everything: bool = False, listed: bool = False
     return 1 if failed else 0
 
 
-def _conforms(plugin: type[Method] | type[Reward], laboratory: Laboratory) -> bool:
+def _conforms(plugin: type[Method] | type[Reward], laboratory: Laboratory, reward: Reward | None) -> bool:
     """Examine one plugin and print what comes of it; whether nothing failed."""
     from bench.conformance.suite import examine
 
     start, counts = time.perf_counter(), Counter[str]()
-    print(f"{'method' if issubclass(plugin, Method) else 'reward'} {plugin.name}", flush=True)
-    for outcome in examine(plugin, laboratory):
+    place = "" if reward is None or where(reward) == "here" else f" ({where(reward)})"
+    print(f"{'method' if reward is None else 'reward'} {plugin.name}{place}", flush=True)
+    for outcome in examine(plugin, laboratory, reward):
         counts[outcome.status] += 1
         print(_line(outcome), flush=True)
     summary = ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])

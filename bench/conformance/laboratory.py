@@ -150,8 +150,8 @@ def for_each_adaptation(check: Callable[[MethodSubject], None]) -> Callable[[Met
 class RewardSubject:
     """A reward under examination, with pictures of the world that it can judge."""
 
-    def __init__(self, reward: type[Reward], laboratory: Laboratory) -> None:
-        self.reward = reward()
+    def __init__(self, reward: Reward, laboratory: Laboratory) -> None:
+        self.reward = reward
         self.reward.load()
         self.laboratory = laboratory
 

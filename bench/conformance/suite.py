@@ -16,8 +16,12 @@ METHOD_CHECKS: tuple[Check[Any], ...] = (
 REWARD_CHECKS: tuple[Check[Any], ...] = tuple(reward_checks.SUITE.checks)
 
 
-def examine(plugin: type[Method] | type[Reward], laboratory: Laboratory) -> Iterator[Outcome]:
+def examine(
+    plugin: type[Method] | type[Reward], laboratory: Laboratory, reward: Reward | None = None
+) -> Iterator[Outcome]:
     """The outcome of every check of a method or a reward, one by one as they come.
+
+    `reward` stands for the reward's class, where its scores come from elsewhere.
 
     Raises:
         PluginError: the plugin declares that it fails a check that does not exist.
@@ -25,4 +29,4 @@ def examine(plugin: type[Method] | type[Reward], laboratory: Laboratory) -> Iter
     """
     if issubclass(plugin, Method):
         return run(METHOD_CHECKS, MethodSubject(plugin, laboratory), plugin.needs, plugin.expected_failures)
-    return run(REWARD_CHECKS, RewardSubject(plugin, laboratory), Needs(), plugin.expected_failures)
+    return run(REWARD_CHECKS, RewardSubject(reward or plugin(), laboratory), Needs(), plugin.expected_failures)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.apart.elsewhere import Elsewhere
 from bench.api import ConfigError, DataError
 from bench.data.inspection import Picture, csv_bytes
 from bench.data.preparation import Prepared, as_prompt, prepare, table
@@ -61,8 +62,10 @@ class Rule:
         )
 
 
-def curate(settings: Data, reward: str, model: str | None, rule: Rule | None) -> str:
+def curate(settings: Data, reward: str, model: str | None, rule: Rule | None, server: str | None = None) -> str:
     """Score the pictures, select by the rule where one is given, and return what the terminal shows.
+
+    Where the reward server at the address `server` has the scorer, it scores.
 
     Raises:
         ConfigError: the rule fits neither the scorer nor itself.
@@ -73,7 +76,7 @@ def curate(settings: Data, reward: str, model: str | None, rule: Rule | None) ->
     prepared = prepare(settings, base_model(model))
     if prepared.selection is not None:
         raise ConfigError(f"--data {settings.path} is a selection already: give what it was selected from")
-    scorer = load_scorers({reward})[reward]
+    scorer = load_scorers({reward}, elsewhere=Elsewhere(server=server))[reward]
     if rule is not None and rule.minimum is not None and not scorer.reward.higher_is_better:
         raise ConfigError(f"--min: of {reward}, lower scores are better: select by --top SHARE")
     place, stem = _beside(settings)

@@ -129,6 +129,7 @@ def _measure(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, 
 
 def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     """A few updates of every stage of a method on the first task, on a model that is thrown away."""
+    from bench.apart.elsewhere import Elsewhere
     from bench.model.policy import SD3Policy
     from bench.runner import load_scorers
     from bench.scorers.weighted_sum import examples
@@ -137,7 +138,9 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
 
     task = dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
     world = world_of(experiment)
-    scorers = load_scorers({task.reward, task.select}, standard=lambda: examples(world, task))
+    scorers = load_scorers(
+        {task.reward, task.select}, standard=lambda: examples(world, task), elsewhere=Elsewhere.of(experiment)
+    )
     plans = []
     for settings, budget in zip(experiment.stages(label), experiment.budgets(label), strict=True):
         policy, ledger = SD3Policy.of(experiment, world), Ledger()

@@ -8,6 +8,7 @@ ever.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -83,9 +84,17 @@ class Ranks:
         start = self.rank * short + min(self.rank, longer)
         return slice(start, start + short + (self.rank < longer))
 
-    def share(self, items: Sequence[_Item], work: Callable[[_Item], _Result]) -> list[_Result]:
-        """`work` of every item in order, each done by one rank and told to all."""
-        own = [work(item) for item in items[self.rank :: self.size]]
+    def share(self, items: Sequence[_Item], begin: Callable[[_Item], Callable[[], _Result]]) -> list[_Result]:
+        """What `begin` of every item in order leads to, each by one rank and told to all.
+
+        `begin` returns what ends its work; that is called once the next item has begun.
+        """
+        own, ends = [], deque[Callable[[], _Result]]()
+        for item in items[self.rank :: self.size]:
+            ends.append(begin(item))
+            if len(ends) > 1:
+                own.append(ends.popleft()())
+        own += [end() for end in ends]
         told = self.meet("share", own)
         return [told[i % self.size][i // self.size] for i in range(len(items))]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.apart.elsewhere import where
 from bench.api import DataError
 from bench.records.record import CellRecord
 from bench.records.schema import Scorers, ScorerUse, dump
@@ -26,7 +27,7 @@ def record_scorers(
         record.append("scorers", **{name: value for name, value in dump(now).items() if name != "kind"})
         return
     before = next((event for event in record.events() if isinstance(event, Scorers)), now)
-    changed = sorted(n for n in {*before.scorers, *now.scorers} if before.scorers.get(n) != now.scorers.get(n))
+    changed = sorted(n for n in {*before.scorers, *now.scorers} if _what(before, n) != _what(now, n))
     if changed:
         name = changed[0]
         raise DataError(
@@ -54,11 +55,17 @@ def uses(task: Task, scorers: Mapping[str, Scorer], of_sets: Sequence[str] = ())
         scorers={
             name: ScorerUse(
                 version=scorers[name].reward.version, checkpoint=scorers[name].fingerprint, roles=tuple(own),
-                standard=standards.get(name),
+                standard=standards.get(name), where=where(scorers[name].reward),
             )
             for name, own in sorted(roles.items())
         }
     )  # fmt: skip
+
+
+def _what(found: Scorers, name: str) -> ScorerUse | None:
+    """What a scorer is; where its scores come from may change while a cell is interrupted."""
+    use = found.scorers.get(name)
+    return None if use is None else use.model_copy(update={"where": ""})
 
 
 def _told(use: ScorerUse | None) -> str:

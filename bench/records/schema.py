@@ -123,13 +123,15 @@ class Cell(_Strict):
 class ScorerUse(_Strict):
     """One scorer in a cell: `checkpoint` is the hash of its weights (empty: it has none), `roles` what it did.
 
-    standard: mean and deviation by which it was standardised within a weighted sum.
+    standard: mean and deviation by which it was standardised within a weighted sum. where: what computed its scores:
+    the process of the cell (`here`), another one with its settings, or a server.
     """
 
     version: str
     checkpoint: str = ""
     roles: tuple[Literal["training", "filter", "evaluation"], ...]
     standard: tuple[Finite, Finite] | None = None
+    where: str = "here"
 
 
 class Scorers(_Strict):

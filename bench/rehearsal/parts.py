@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from bench.apart.elsewhere import Elsewhere
 from bench.api import BenchError
 from bench.budget import Budget, Ledger
 from bench.configuration.job import CellJob
@@ -70,7 +71,7 @@ def rehearse_methods(experiment: Experiment, peak: float, adaptation: Adaptation
 
 def _rehearse_method(experiment: Experiment, settings: StageSettings, peak: float) -> Findings:
     world, task, ledger = world_of(experiment), experiment.tasks[0], Ledger()
-    scorers = load_scorers({*task.scorers, task.reward, task.select})
+    scorers = load_scorers({*task.scorers, task.reward, task.select}, elsewhere=Elsewhere.of(experiment))
     policy = SD3Policy.of(experiment, world)
     unit = policy.measure_flops().forward
     judges = {name: scorers[name] for name in task.scorers}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.apart.elsewhere import Elsewhere
 from bench.api import ConfigError, DataError, Prompt
 from bench.files import write_whole
 from bench.runner import load_scorers
@@ -38,15 +39,19 @@ class Scores:
         return [entry for entry in self.entries if entry.problem]
 
 
-def score_folder(rewards: Sequence[str], folder: Path, out: Path, prompts: Path | None = None) -> Scores:
+def score_folder(
+    rewards: Sequence[str], folder: Path, out: Path, prompts: Path | None = None, server: str | None = None
+) -> Scores:
     """Judge the pictures of a folder, and write scores.csv, scores.json and a sheet for each scorer into `out`.
+
+    What the reward server at the address `server` has is judged there.
 
     Raises:
         ConfigError: no such reward; one that reads prompts, and there are none.
         DataError: the folder or its prompts cannot be read; no picture of it can; a reward applies to no prompt.
     """
     entries = list_pictures(folder, prompts)
-    loaded = load_scorers(set(rewards))
+    loaded = load_scorers(set(rewards), elsewhere=Elsewhere(server=server))
     scorers = [loaded[name] for name in dict.fromkeys(rewards)]
     _refuse_without_prompts(scorers, entries, folder)
     scores = _judge(folder, entries, scorers)

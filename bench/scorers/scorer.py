@@ -14,6 +14,7 @@ from bench.api import NonFiniteError, PluginError, Reward
 from bench.blame import blamed
 
 Guard = Callable[[str, str], AbstractContextManager[None]]
+Pending = Callable[[], np.ndarray]  # waits for scores
 
 
 def unguarded(reward: str, part: str) -> AbstractContextManager[None]:
@@ -51,8 +52,25 @@ class Scorer:
             PluginError: the reward raises, or gives a wrong shape, no numbers, or a value outside the declared range.
             NonFiniteError: it gives NaN or infinity.
         """
-        with self._guard(self.name, "one call"), self._blamed(f"on {len(images)} pictures"):
-            given = np.asarray(self.reward(images, list(prompts), list(metadata)))
+        return self.submit(images, prompts, metadata)()
+
+    def submit(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Pending:
+        """Begin to score; what this returns gives, or raises, what a call does.
+
+        A reward in another process scores meanwhile, so the pictures must not change; one in this process is done.
+        """
+        part = f"on {len(images)} pictures"
+        with self._guard(self.name, "one call"), self._blamed(part):
+            waiting = self.reward.submit(images, list(prompts), list(metadata))
+
+        def result() -> np.ndarray:
+            with self._blamed(part):
+                given = np.asarray(waiting())
+            return self._checked(given, images, prompts)
+
+        return result
+
+    def _checked(self, given: np.ndarray, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         if given.shape != (len(images),) or given.dtype.kind not in "fiub":
             raise PluginError(
                 f"reward {self.name!r}: expected {len(images)} scores for {len(images)} pictures, "
@@ -78,19 +96,37 @@ class Scorer:
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
     ) -> np.ndarray:
         """Scores turned so that higher is better."""
-        scores = self(images, prompts, metadata)
-        return scores if self.reward.higher_is_better else -scores
+        return self.submit_training_scores(images, prompts, metadata)()
+
+    def submit_training_scores(
+        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Pending:
+        """Begin what `training_scores` does, as `submit` does."""
+        waiting = self.submit(images, prompts, metadata)
+        return waiting if self.reward.higher_is_better else lambda: -waiting()
 
     def where_it_applies(
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
     ) -> np.ndarray:
         """Scores (B,) float32, NaN for the prompts that the reward cannot judge."""
+        return self.submit_where_it_applies(images, prompts, metadata)()
+
+    def submit_where_it_applies(
+        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Pending:
+        """Begin what `where_it_applies` does, as `submit` does."""
         scores = np.full(len(images), np.nan, np.float32)
         with self._blamed("in applies()"):
             chosen = [i for i, m in enumerate(metadata) if self.reward.applies(m)]
-        if chosen:
-            scores[chosen] = self(images[chosen], [prompts[i] for i in chosen], [metadata[i] for i in chosen])
-        return scores
+        if not chosen:
+            return lambda: scores
+        waiting = self.submit(images[chosen], [prompts[i] for i in chosen], [metadata[i] for i in chosen])
+
+        def result() -> np.ndarray:
+            scores[chosen] = waiting()
+            return scores
+
+        return result
 
     def _blamed(self, part: str) -> AbstractContextManager[None]:
         return blamed(f"reward {self.name!r} {part}", type(self.reward))
@@ -98,9 +134,9 @@ class Scorer:
     def measure(self, image: np.ndarray, prompt: str, metadata: Mapping[str, object]) -> None:
         """Count the FLOPs of scoring one picture uint8 (H, W, 3); a scorer without a network has none.
 
-        What another process of the reward's counted itself is added.
+        What another process of the reward's counts itself is added.
         """
         # The fused attention kernels of the CPU are not in torch's table of FLOPs; the plain one is.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self(image[None], [prompt], [metadata])
-        self.flops = float(counter.get_total_flops()) + self.reward.flops_apart
+        self.flops = float(counter.get_total_flops()) + self.reward.measure_apart(image, prompt, metadata)

@@ -66,13 +66,28 @@ class WeightedSum(Reward):
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Sums (B,) float32 of pictures uint8 (B, H, W, 3); higher is better."""
-        total = np.zeros(len(images))
-        for name, scorer in self.scorers.items():
-            self.latest[name] = scorer(images, prompts, metadata)
-            mean, deviation = self.standards[name]
-            sign = 1 if scorer.reward.higher_is_better else -1
-            total += sign * self.sum.parts[name] * (self.latest[name].astype(np.float64) - mean) / deviation
-        return total.astype(np.float32)
+        return self.submit(images, prompts, metadata)()
+
+    def submit(
+        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Callable[[], np.ndarray]:
+        """Begin every part, so that those in other processes score at the same time."""
+        waiting = {name: scorer.submit(images, prompts, metadata) for name, scorer in self.scorers.items()}
+
+        def result() -> np.ndarray:
+            self.latest = {name: scores() for name, scores in waiting.items()}
+            total = np.zeros(len(images))
+            for name, scorer in self.scorers.items():
+                mean, deviation = self.standards[name]
+                sign = 1 if scorer.reward.higher_is_better else -1
+                total += sign * self.sum.parts[name] * (self.latest[name].astype(np.float64) - mean) / deviation
+            return total.astype(np.float32)
+
+        return result
+
+    def measure_apart(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
+        """FLOPs of one picture that the parts spend in other processes."""
+        return sum(scorer.reward.measure_apart(image, prompt, metadata) for scorer in self.scorers.values())
 
 
 def sums(

@@ -5,7 +5,8 @@ The environment meters everything by what really runs; a plugin never declares i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from bench.budget import Ledger, Limit
 from bench.model.device import memory_told
 from bench.model.policy import PassFlops, Policy, Reference, guided
 from bench.processes.ranks import ALONE, Ranks
-from bench.scorers.scorer import Scorer
+from bench.scorers.scorer import Pending, Scorer
 from bench.tasks.dataset import Dataset
 from bench.training.optimise import Optimiser
 
@@ -222,17 +223,28 @@ class TrainingEnv:
 
     def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """The task's training reward (B,) float32, charged."""
+        return self.submit(images, prompts, metadata)()
+
+    def submit(
+        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Callable[[], np.ndarray]:
+        """Begin to score, charged at once; what this returns gives the scores."""
         if self._reward is None:
             raise PluginError("this method asks for a reward but does not say so: set needs = Needs(reward=True)")
         calls = len(images) * self._ranks.size
         flops = calls * self._reward.flops
         cost = flops / self.model.unit
         self._limit.reserve(cost=cost, flops=flops)
-        scores = self._reward.training_scores(images, prompts, metadata)
+        waiting = self._reward.submit_training_scores(images, prompts, metadata)
         self._ledger.reward_cost += cost
         self._ledger.flops += flops
         self._ledger.reward_calls += calls
-        for part, values in self._reward.parts.items():
+        return partial(self._scored, self._reward, waiting)
+
+    def _scored(self, reward: Scorer, waiting: Pending) -> np.ndarray:
+        """The scores that were waited for, their parts logged."""
+        scores = waiting()
+        for part, values in reward.parts.items():
             self._log(f"reward.{part}", torch.from_numpy(values))
         return scores
 

@@ -93,6 +93,13 @@ ARGUMENTS = [
     (["--workers", "0"], ["workers: should be greater than or equal to 1, got 0"]),
     (["--threads", "many"], ["threads: should be a valid integer, got 'many'"]),
     (["--reward-seconds", "0"], ["reward_seconds: should be greater than 0, got 0"]),
+    (["--scorers.scenes-genevla.threads", "2"], ["no task uses a scorer of that name; did you mean 'scenes-geneval'?"]),
+    (
+        ["--scorers.scenes-geneval.memory", "8 GB"],
+        ["geneval.memory: expected a size like 8GiB or 500MiB"],
+    ),
+    (["--scorers.scenes-geneval.gpu", "1"], ["scorers.scenes-geneval.gpu: no such setting"]),
+    (["--reward-server", "here:80"], ["reward_server: String should match pattern", "got 'here:80'"]),
     (["--name", "../up"], ["name: String should match pattern"]),
     (["--model", "nowhere"], ["model: nowhere is no checkpoint folder in the diffusers format"]),
     (["--methods", "flowgrpo", "--flowgrpo.window", "9"], ["flowgrpo.window 9: expected at most 1"]),

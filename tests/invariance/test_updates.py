@@ -200,7 +200,7 @@ def test_equal_rewards_leave_only_the_gradient_of_the_kl(laboratory: Laboratory,
     """To 1e-6 of its largest entry, and exactly nothing at beta 0."""
     options = {**GROUPS, "num_groups": 4, "num_generations": 7, "beta": beta, "drop_zero_groups": False}
     stage = enter(laboratory, FlowGRPO, options)
-    stage.env.score = Scorer(PromptLength()).training_scores  # type: ignore[method-assign]
+    stage.env.submit = Scorer(PromptLength()).submit_training_scores  # type: ignore[method-assign]
     rollouts = stage.method.collect(stage.env)
     assert rollouts.metrics["frac_reward_zero_std"] == 1
     assert rollouts.metrics["reward_std"] > 0

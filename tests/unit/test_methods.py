@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -311,6 +313,21 @@ def test_prompt_order_is_that_of_trl(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("tests.closed_form.rng.permutation", lambda seed, name, epoch, count: np.arange(count))
     assert visited(ClosedFormEnv(), flowgrpo(), 2) == list(sampler)
+
+
+def test_pictures_are_scored_while_the_next_ones_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, method, done = ClosedFormEnv(reward=brightness, micro_batch=5), flowgrpo(), list[str]()
+    whole = flowgrpo().collect(ClosedFormEnv(reward=brightness, micro_batch=5))
+    sample, submit = method.sample, env.submit
+
+    def told(what: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: (done.append(what), call(*given))[1]
+
+    monkeypatch.setattr(method, "sample", told("sample", sample))
+    monkeypatch.setattr(env, "submit", told("submit", lambda *given: told("wait", submit(*given))))
+    rollouts = method.collect(env)
+    assert done == ["sample", "submit"] * 3 + ["wait"] * 3  # 12 pictures, 5 at once
+    assert torch.equal(rollouts.tensors["advantage"], whole.tensors["advantage"])
 
 
 def test_every_rollout_has_its_own_index() -> None:

@@ -40,7 +40,7 @@ def _gradients(ranks: Ranks) -> object:
 
 
 def _share(ranks: Ranks) -> object:
-    return ranks.share(list("abcdefg"), lambda letter: f"{letter}{ranks.rank}")
+    return ranks.share(list("abcdefg"), lambda letter: lambda: f"{letter}{ranks.rank}")
 
 
 def _ledger(ranks: Ranks) -> object:
@@ -177,8 +177,19 @@ def test_own_shares_cover_all_rows_once() -> None:
 
 def test_one_process_on_its_own_meets_itself() -> None:
     assert ALONE.meet("test", 4) == [4]
-    assert ALONE.share([1, 2, 3], lambda item: 2 * item) == [2, 4, 6]
+    assert ALONE.share([1, 2, 3], lambda item: lambda: 2 * item) == [2, 4, 6]
     assert list(range(5))[ALONE.own(5)] == [0, 1, 2, 3, 4]
+
+
+def test_shared_work_ends_when_the_next_has_begun() -> None:
+    done: list[str] = []
+
+    def begin(item: int) -> Callable[[], int]:
+        done.append(f"begin {item}")
+        return lambda: (done.append(f"end {item}"), item)[1]
+
+    assert ALONE.share([1, 2, 3], begin) == [1, 2, 3]
+    assert done == ["begin 1", "begin 2", "end 1", "begin 3", "end 2", "end 3"]
 
 
 @pytest.mark.parametrize(

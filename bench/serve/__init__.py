@@ -1,0 +1,1 @@
+"""Scorers behind HTTP, for another GPU or another machine: the server, and the reward that asks it."""

@@ -95,6 +95,11 @@ def _run(args: argparse.Namespace) -> int:
         print(f"sample grid  {picture}")
     if tracker:
         print(f"curves       {tracker.hint}")
+    from bench.encoded.command import saved
+
+    cache = saved(folder, experiment.cache_gib)
+    if cache:
+        print(f"cache        {cache}")
     if failed:
         print(f"\n{failed} cells failed; their records say why, and the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
@@ -272,6 +277,13 @@ def _reward_env(args: argparse.Namespace) -> int:
     return 0
 
 
+def _cache(args: argparse.Namespace) -> int:
+    from bench.encoded.command import describe
+
+    print(describe(clear=args.clear))
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from bench import doctor
 
@@ -374,5 +386,11 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         "  bench prompts ocr --count 1000 --out ocr.txt",
     ),
     "pretrain": ("rebuild the embedded world's models from nothing", _pretrain, options.add_pretrain, ""),
+    "cache": (
+        "say what the cache of latents and text embeddings holds, or clear it",
+        _cache,
+        lambda parser: parser.add_argument("--clear", action="store_true", help="remove what no living run works with"),
+        "It lies in $BENCH_CACHE/encoded (~/.cache/bench/encoded); `run --cache-gib N` limits it.",
+    ),
     "doctor": ("say whether this machine is fit, and with --tune how to use it best", _doctor, options.add_doctor, ""),
 }

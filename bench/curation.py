@@ -52,7 +52,7 @@ def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[s
     kept = top_share(_scores(candidates, select), [p.category for p in candidates.prompts], task.top_share)
     return {
         "rows": kept.tolist(),
-        "digests": digests_of(candidates, kept),
+        "digests": digests_of(candidates, kept.tolist()),
         "prompts": [candidates.prompts[i].text for i in kept],
         "metadata": [candidates.prompts[i].metadata for i in kept],
         "selected_by": select.name if select else candidates.selected_by or "nothing",

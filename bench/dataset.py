@@ -1,4 +1,4 @@
-"""The supervised data of a stage: latent moments with captions, in memory or read from the cache when they are drawn."""
+"""The supervised data of a stage: latent moments with captions, in memory or read from the cache when drawn."""
 
 from __future__ import annotations
 

@@ -23,8 +23,9 @@ from bench import adapters, autoencoder, flops, flow, kernels
 from bench.api import Condition, ConfigError
 from bench.conditioning import TextCondition, TextEncoding
 from bench.device import memory_told, resolve
+from bench.encoded.folder import folder_of_all
 from bench.encoded.identity import encoder_identity
-from bench.encoded.store import Store, folder_of_all
+from bench.encoded.store import Store
 from bench.files import appears_whole
 from bench.flops import PassFlops
 from bench.loading import ENCODERS, load_pipeline, locate

@@ -219,7 +219,8 @@ class Encodings(_Strict):
 class Telemetry(_Strict):
     """Clock and machine at one point of a cell. `seconds`: training time so far; `time`: ISO 8601, UTC.
 
-    encodings: at the end of a cell with a cache, the texts and pictures found there, and those made. Work lost to an interruption stays listed: the last line for an update counts.
+    encodings: at the end of a cell with a cache, the texts and pictures found there, and those made.
+    Work lost to an interruption stays listed: the last line for an update counts.
     """
 
     kind: Literal["step", "milestone", "end"]

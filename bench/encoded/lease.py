@@ -7,14 +7,16 @@ import os
 import uuid
 import weakref
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 FOLDER = "in-use"
 
 
 class Lease:
-    """The list of one store. Everybody holds the store's own lock while a list is written or read."""
+    """The list of one store. Everybody holds the store's own lock while a list is written or read.
+
+    The file of a process that has ended stays until somebody reads the lists.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FOLDER / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -36,7 +38,7 @@ class Lease:
         self._path.parent.mkdir(exist_ok=True)
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        weakref.finalize(self, _end, self._descriptor, self._path)
+        weakref.finalize(self, os.close, self._descriptor)
 
 
 def in_use(folder: Path) -> set[str]:
@@ -51,9 +53,3 @@ def in_use(folder: Path) -> set[str]:
             else:
                 path.unlink()
     return names
-
-
-def _end(descriptor: int, path: Path) -> None:
-    with suppress(OSError):  # whoever finds it next removes it
-        path.unlink()
-    os.close(descriptor)

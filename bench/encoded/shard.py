@@ -18,7 +18,6 @@ from bench.api import DataError
 from bench.checkpoint import write_tensors
 
 Entry = Mapping[str, Tensor]
-SUFFIX = ".safetensors"
 
 
 class DamagedError(DataError):
@@ -75,7 +74,7 @@ class Shard:
                     if name.partition(".")[0] in names:
                         names[name.partition(".")[0]].append(name)
                 # Copied: mapped from the file they lie as it has them, and other alignments take other kernels
-                found = {
+                found: dict[str, Entry] = {
                     key: {name.partition(".")[2]: file.get_tensor(name).clone() for name in own}
                     for key, own in names.items()
                 }

@@ -1,7 +1,7 @@
 """The cache of encodings on disk: entries named by all that they depend on, in shards that any process may read.
 
 Processes share one folder. Whoever adds or removes a shard, or begins to use one, holds the folder's lock for that
-moment; reading takes none, because a shard never changes. Within the size limit the shards that were used longest ago go
+moment; reading takes none, because a shard never changes. To keep the size limit, shards that were used longest ago go
 first, and never those that a living process works with.
 """
 
@@ -16,17 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.api import DataError
+from bench.encoded.folder import SUFFIX, files_of
 from bench.encoded.lease import Lease, in_use
-from bench.encoded.shard import SUFFIX, DamagedError, Entry, Shard, size_of, write_shard
+from bench.encoded.shard import DamagedError, Entry, Shard, size_of, write_shard
 from bench.files import remove_parts
-from bench.paths import cache_folder
 
 _LOCK = "lock"
-
-
-def folder_of_all() -> Path:
-    """Where the encodings of all runs lie."""
-    return cache_folder() / "encoded"
 
 
 @dataclass
@@ -101,10 +96,6 @@ class Store:
             self._use(kept)
         return kept
 
-    def size(self) -> int:
-        """Bytes of all shards."""
-        return sum(size for size, _ in self._files().values())
-
     def entries(self) -> dict[str, int]:
         """How many there are of each kind."""
         with self._locked():
@@ -119,7 +110,7 @@ class Store:
         with self._locked():
             remove_parts(self.folder)
             taken = in_use(self.folder)
-            gone = {name: size for name, (size, _) in self._files().items() if name not in taken}
+            gone = {name: size for name, (size, _) in files_of(self.folder).items() if name not in taken}
             for name in gone:
                 self._remove(name)
         return sum(gone.values())
@@ -147,7 +138,7 @@ class Store:
 
     def _look(self) -> None:
         """Take in what others have added and removed since."""
-        there = self._files()
+        there = files_of(self.folder)
         for name in self._shards.keys() - there.keys():
             self._forget(name)
         for name in sorted(there.keys() - self._shards.keys()):
@@ -161,24 +152,13 @@ class Store:
                 self._shards[name] = shard
                 self._where |= dict.fromkeys(shard.keys, name)
 
-    def _files(self) -> dict[str, tuple[int, float]]:
-        """Bytes and time of last use of every shard."""
-        found = {}
-        for path in self.folder.glob(f"[!.]*{SUFFIX}"):
-            try:
-                stat = path.stat()
-            except FileNotFoundError:
-                continue
-            found[path.name] = (stat.st_size, stat.st_mtime)
-        return found
-
     def _use(self, keys: Iterable[str]) -> None:
         for name in self._lease.take({self._where[key] for key in keys}):
             os.utime(self.folder / name)
 
     def _has_room(self, size: int) -> bool:
         """Whether so many bytes fit into the limit, once those shards are gone that can be spared."""
-        files, taken = self._files(), in_use(self.folder)
+        files, taken = files_of(self.folder), in_use(self.folder)
         excess = sum(held for held, _ in files.values()) + size - self.limit
         spare = sorted((name for name in files if name not in taken), key=lambda name: files[name][1])
         if excess > sum(files[name][0] for name in spare):

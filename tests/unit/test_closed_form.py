@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -89,7 +88,8 @@ def fixed_point(steps: int, points: int) -> float:
 def trained_deviation(method: SFT, tau: float, updates: int) -> float:
     field = MixtureField(torch.zeros(1, 2), torch.tensor([tau]), torch.ones(len(TEXTS), 1))
     data = closed_form.dataset()
-    data = dataclasses.replace(data, mean=torch.zeros_like(data.mean))
+    std = data.moments(np.arange(len(data)))[1]
+    data = Dataset.in_memory(torch.zeros_like(std), std, data.prompts, data.metadata)
     policy = ClosedFormPolicy(field)
     stage = closed_form_stage(method, policy, updates, data, learning_rate=0.004, ema_half_life=0.2)
     for _ in range(updates):

@@ -90,19 +90,22 @@ def _run(args: argparse.Namespace) -> int:
         copy_lists(prepared.inspected, folder / "data")
     report.build(args.results, path)
     print(report.terminal_table(folder))
-    print(f"\nreport       {path}")
-    for picture in sorted((folder / "figures").glob("samples*.png")):
-        print(f"sample grid  {picture}")
-    if tracker:
-        print(f"curves       {tracker.hint}")
-    from bench.encoded.command import saved
-
-    cache = saved(folder, experiment.cache_gib)
-    if cache:
-        print(f"cache        {cache}")
+    _print_places(folder, path, tracker.hint if tracker else None, experiment.cache_gib)
     if failed:
         print(f"\n{failed} cells failed; their records say why, and the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _print_places(folder: Path, report: Path, curves: str | None, cache_gib: float) -> None:
+    from bench.encoded.command import saved
+
+    print(f"\nreport       {report}")
+    for picture in sorted((folder / "figures").glob("samples*.png")):
+        print(f"sample grid  {picture}")
+    if curves:
+        print(f"curves       {curves}")
+    if cache := saved(folder, cache_gib):
+        print(f"cache        {cache}")
 
 
 def _command(given: Sequence[str]) -> str:

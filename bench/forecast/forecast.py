@@ -122,11 +122,11 @@ def _host(experiment: Experiment, shapes: Shapes) -> Parts:
         "text encoders, while they encode" if cached else "parked text encoders":
         shapes.bytes_of(*ENCODERS) if experiment.runtime.park_encoders else 0
     }  # fmt: skip
-    most = max((_encodings(experiment, shapes, [task]) for task in experiment.tasks), key=lambda needed: needed.size)
+    most = max((encodings(experiment, shapes, [task]) for task in experiment.tasks), key=lambda needed: needed.size)
     return loading | most.held() | parked
 
 
-def _encodings(experiment: Experiment, shapes: Shapes, tasks: Sequence[Task]) -> Encodings:
+def encodings(experiment: Experiment, shapes: Shapes, tasks: Sequence[Task]) -> Encodings:
     """What has to be encoded for some tasks, at most: what they have in common counts once for each of them."""
     evaluation = experiment.evaluation
     pictures = [_pictures(experiment, task) for task in tasks]
@@ -154,7 +154,7 @@ def _disk(experiment: Experiment, shapes: Shapes, stages: dict[str, tuple[StageF
         f"final models, cells: {cells * len(stages)}": 4 * whole * cells * len(stages),
         "the base's own": shapes.bytes_of("transformer") * len(experiment.tasks),
         "final adapters": lora * cells,
-        "cache of latents and texts": _encodings(experiment, shapes, experiment.tasks).on_disk,
+        "cache of latents and texts": encodings(experiment, shapes, experiment.tasks).on_disk,
         "sheets of pictures, at most": pictures * (cells * len(stages) + len(experiment.tasks)),
     }
 

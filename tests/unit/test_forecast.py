@@ -15,7 +15,7 @@ from bench.budget import Budget
 from bench.experiment import load
 from bench.forecast.cards import Card, card
 from bench.forecast.encodings import Encodings
-from bench.forecast.forecast import Forecast, forecast
+from bench.forecast.forecast import Forecast, encodings, forecast
 from bench.forecast.live_memory import Pass, of_blocks, peaks, run
 from bench.forecast.shapes import Shapes, is_here
 from bench.forecast.spending import spending
@@ -168,15 +168,15 @@ def test_encodings_lie_on_disk_as_far_as_the_limit_goes(limit: float, disk: floa
     assert tuple(needed.held().values()) == held
 
 
-def test_a_run_with_a_cache_is_planned_with_its_disk(tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_a_run_is_planned_with_what_it_has_to_encode(tiny_pipeline: Path, found: Forecast) -> None:
     planned = experiment(tiny_pipeline, methods=["sft"], **{"task.candidates": 64, "task.train_prompts": 5})
-    cached = forecast(planned, tmp_path)
+    needed = encodings(planned, Shapes.of(planned), planned.tasks)
     # a quarter of 64 pictures with their captions, 5 prompts, 6 + 2 in evaluation; 16 x 8 x 8 latents, mean and std
-    texts = (16 + 5 + 6 + 2) * (20 * 32 + 32) * 4
-    assert cached.disk["cache of latents and texts"] == 16 * 2 * 16 * 8 * 8 * 4 + texts
-    without = forecast(dataclasses.replace(planned, cache_gib=0.0), tmp_path)
-    assert without.disk["cache of latents and texts"] == 0
-    assert without.host["embeddings of 29 texts"] == texts
+    assert (needed.texts, needed.pictures) == (16 + 5 + 6 + 2, 16)
+    assert needed.text_bytes == 29 * (20 * 32 + 32) * 4
+    assert needed.picture_bytes == 16 * 2 * 16 * 8 * 8 * 4
+    assert needed.limit == 50 * GIB
+    assert found.disk["cache of latents and texts"] == 0  # random weights are not worth a cache
 
 
 def test_one_sentence_where_nothing_can_be_known() -> None:

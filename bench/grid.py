@@ -30,8 +30,8 @@ _PAIRS = {
 }
 # Settings that the cells of a results folder need not share, or that stand elsewhere in its header.
 _OWN = (
-    "name", "label", "question", "workers", "device", "track", "scorers", "reward_server", "reward_seconds", "tasks",
-    "methods", "seeds", "train", "baseline",
+    "name", "label", "question", "workers", "device", "track", "scorers", "reward_server", "reward_seconds",
+    "cache_gib", "tasks", "methods", "seeds", "train", "baseline",
 )  # fmt: skip
 
 

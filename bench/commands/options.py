@@ -31,6 +31,7 @@ SETTINGS = (
     ("device", "DEVICE", "auto (default: CUDA where there is one), cpu, cuda or cuda:N"),
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
+    ("cache-gib", "GIB", "latents and text embeddings kept on disk for all runs (default 50; 0: none)"),
     ("track", "TRACKER", "tensorboard or trackio: write curves for it, in tracking/ beside the results"),
     ("reward-server", "URL", "take the scorers that `bench serve-rewards` has there from it; the others run here"),
     ("reward-seconds", "SECONDS", "a call or load() of a reward that takes longer hangs, and is ended (default 600)"),

@@ -83,7 +83,9 @@ class Runtime:
     frozen_weights: Annotated[
         Literal["float32", "bfloat16", "float16"], Option("how the weights of VAE and text encoders are held")
     ] = "float32"
-    park_encoders: Annotated[bool, Option("keep the text encoders in main memory while none of them is needed")] = False
+    park_encoders: Annotated[
+        bool, Option("text encoders leave the device while none is needed; main memory too, where there is a cache")
+    ] = False
     attention: Annotated[
         Literal["auto", "math", "flash", "efficient", "cudnn"], Option("torch's kernel of the denoiser's attention")
     ] = "auto"
@@ -241,6 +243,10 @@ class Experiment:
     tuning_trials: Annotated[int, Option("tuning trials that each method was given; reported", ge=0)] = 0
     workers: Annotated[int, Option("cells that run at once", ge=1)] = 2
     threads: Annotated[int, Option("threads of each worker", ge=1)] = 1
+    cache_gib: Annotated[
+        float,
+        Option("GiB of latents and text embeddings kept on disk, for all runs; the oldest go; 0: none is kept", ge=0),
+    ] = 50.0
     track: Annotated[
         Literal["tensorboard", "trackio"] | None, Option("write curves for one of these beside the results; null: none")
     ] = None
@@ -296,7 +302,8 @@ class Experiment:
         """16 hex digits that name what the numbers depend on: all but names, labels, workers, devices and trackers."""
         values = self.resolved()
         told = ("name", "label", "question", "tuning_trials", "baseline")
-        for name in (*told, "workers", "device", "track", "scorers", "reward_server", "reward_seconds", "data"):
+        own = ("workers", "device", "track", "scorers", "reward_server", "reward_seconds", "cache_gib", "data")
+        for name in (*told, *own):
             del values[name]
         return config_hash(values | {"evaluation": self.evaluation.identity()} | self._pictures())
 

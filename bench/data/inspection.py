@@ -18,6 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -44,6 +45,10 @@ class Picture:
     caption: str
     tag: str | None
     crop: Crop
+
+    def prepared_digest(self, side: int) -> str:
+        """What names its pixels, cropped and brought to `side`: the file, how it is prepared, and by which Pillow."""
+        return f"{VERSION} {PIL.__version__} {self.digest} {tuple(self.crop)} {side}"
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class ImagesWorld:
         return Candidates(
             StoredPictures(self._prepared, rows), [as_prompt(i, p) for i, p in enumerate(rows)],
             selected_by=found.selected_by or "", scored=found.scored,
+            digests=[p.prepared_digest(found.resolution) for p in rows],
         )  # fmt: skip
 
     def embed(self, images: np.ndarray) -> np.ndarray:

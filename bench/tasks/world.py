@@ -29,13 +29,15 @@ class Pictures(Protocol):
 class Candidates:
     """Captioned pictures uint8 (N, H, W, 3) from which a scorer selects the supervised data.
 
-    `selected_by` names the scorer that chose them before, among `scored` pictures; nobody where it is empty.
+    `selected_by` names the scorer that chose them before, among `scored` pictures; nobody where it is empty. `digests`
+    name each picture as it is prepared, where that can be told without its pixels.
     """
 
     images: Pictures
     prompts: Sequence[Prompt]
     selected_by: str = ""
     scored: int = 0
+    digests: Sequence[str] | None = None
 
 
 class World(Protocol):

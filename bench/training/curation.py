@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
+from bench.encoded.moments import digests_of, moments_of, stacked
 from bench.model.policy import SD3Policy
 from bench.paths import cache_folder
 from bench.records.schema import config_hash
@@ -19,39 +19,45 @@ from bench.tasks.world import Candidates, World
 from bench.training.checkpoint import Checkpoints
 
 _CHUNK = 256
+_VERSION = 2  # of what is kept of a choice
 
 
 def curate(
     world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
 ) -> Dataset:
-    """The supervised data of a task, encoded to latent moments; from the cache where it was made before.
+    """The supervised data of a task: which pictures, kept where it was found out before, and their latent moments.
 
     Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
     within each category the `top_share` with the highest score is kept. The folder in the cache is named by a hash of
-    all that the data depends on. What is damaged there is told to `note` and made again.
+    all that the choice depends on. What is damaged there is told to `note` and made again. Moments are encoded once,
+    and read from the cache of encodings when they are drawn.
     """
-    cache = Checkpoints(cache_folder() / "curated" / _key(world, task, policy, select))
-    saved, complaints = cache.load()
+    choice = Checkpoints(cache_folder() / "curated" / _key(world, task, policy, select))
+    saved, complaints = choice.load()
     for complaint in complaints:
         note(f"curated data: {complaint}; it is made again")
-    if saved is not None:
-        return Dataset(saved.tensors["mean"], saved.tensors["std"], **saved.state)
-    candidates = world.candidates(task.categories or world.categories, task.candidates)
-    scores = _scores(candidates, select)
-    kept = top_share(scores, [p.category for p in candidates.prompts], task.top_share)
-    parts = [policy.encode_pictures(candidates.images[kept[i : i + _CHUNK]]) for i in range(0, len(kept), _CHUNK)]
-    tensors = {
-        "mean": torch.cat([mean.cpu() for mean, _ in parts]),
-        "std": torch.cat([std.cpu() for _, std in parts]),
-    }
-    state: dict[str, Any] = {
+    found = functools.cache(lambda: world.candidates(task.categories or world.categories, task.candidates))
+    state = saved.state if saved is not None else _chosen(found(), task, select)
+    if saved is None:
+        choice.save(0, {}, state)
+    rows = np.array(state["rows"])
+    pictures = moments_of(policy, state["digests"], lambda numbers: found().images[rows[numbers]])
+    pictures.prepare(range(len(rows)))
+    about = {name: value for name, value in state.items() if name not in ("rows", "digests")}
+    return Dataset(lambda index: stacked(pictures, [int(i) for i in index]), **about)
+
+
+def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[str, Any]:
+    """Rows of the candidates that are kept, what names their pictures, and what a data set says of itself."""
+    kept = top_share(_scores(candidates, select), [p.category for p in candidates.prompts], task.top_share)
+    return {
+        "rows": kept.tolist(),
+        "digests": digests_of(candidates, kept.tolist()),
         "prompts": [candidates.prompts[i].text for i in kept],
         "metadata": [candidates.prompts[i].metadata for i in kept],
         "selected_by": select.name if select else candidates.selected_by or "nothing",
         "scored": candidates.scored + (len(candidates.prompts) if select else 0),
     }
-    cache.save(0, tensors, state)
-    return Dataset(tensors["mean"], tensors["std"], **state)
 
 
 def top_share(scores: np.ndarray, categories: Sequence[str], share: float) -> np.ndarray:
@@ -82,7 +88,7 @@ def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:
 def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> str:
     parts: dict[str, Any] = {
         "world": [world.name, world.version],
-        "vae": _fingerprint(policy.pipeline.vae),
+        "version": _VERSION,
         "latent": list(policy.latent_shape),
         "categories": list(task.categories or world.categories),
         "candidates": task.candidates,
@@ -90,12 +96,3 @@ def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> 
         "select": [select.name, select.reward.version, select.fingerprint] if select else None,
     }
     return config_hash(parts)
-
-
-def _fingerprint(module: torch.nn.Module) -> str:
-    """16 hex digits of a module's weights as they are held, wherever they came from."""
-    whole = hashlib.blake2b(digest_size=8)
-    for name, tensor in module.state_dict().items():
-        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        whole.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
-    return whole.hexdigest()

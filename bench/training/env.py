@@ -65,7 +65,8 @@ class SampleDraw:
             dropped = rng.uniform(self._seed, "caption_dropout", index) < self._caption_dropout
             texts = ["" if d else t for d, t in zip(dropped, texts, strict=True)]
         device = self._policy.device
-        z0 = dataset.mean[rows].to(device) + dataset.std[rows].to(device) * self.noise(index, "vae")
+        mean, std = dataset.moments(rows)
+        z0 = mean.to(device) + std.to(device) * self.noise(index, "vae")
         return Batch(z0, self._policy.encode(texts), texts, metadata, index)
 
     def _row(self, size: int, index: int) -> int:

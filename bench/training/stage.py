@@ -77,7 +77,8 @@ class Stage:
             micro_batch=train.micro_batch, caption_dropout=train.caption_dropout, ranks=ranks,
         )  # fmt: skip
         model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks)
-        policy.texts.prepare([*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""])
+        texts = [*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""]
+        ranks.in_turn(lambda: policy.texts.prepare(texts))
         reward = scorers[task.reward] if method.needs.reward and task.reward else None
         if reward is not None:
             example = world.candidates(categories, 1)

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from bench.checkpoint import Checkpoints
-from bench.dataset import Dataset
+from bench.checkpoint import Checkpoints, Saved
+from bench.dataset import Bucketed, Dataset
 from bench.paths import cache_folder
 from bench.policy import SD3Policy
 from bench.schema import config_hash
 from bench.scorer import Scorer
 from bench.tasks.definitions import Task
-from bench.tasks.world import Candidates, World
+from bench.tasks.world import Bucket, Candidates, World
 
 _CHUNK = 256
 
 
 def curate(
     world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
-) -> Dataset:
+) -> Dataset | Bucketed:
     """The supervised data of a task, encoded to latent moments; from the cache where it was made before.
 
     Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
@@ -35,23 +36,56 @@ def curate(
     for complaint in complaints:
         note(f"curated data: {complaint}; it is made again")
     if saved is not None:
-        return Dataset(saved.tensors["mean"], saved.tensors["std"], **saved.state)
+        return _restored(saved)
     candidates = world.candidates(task.categories or world.categories, task.candidates)
     scores = _scores(candidates, select)
     kept = top_share(scores, [p.category for p in candidates.prompts], task.top_share)
-    parts = [policy.encode_pictures(candidates.images[kept[i : i + _CHUNK]]) for i in range(0, len(kept), _CHUNK)]
-    tensors = {
-        "mean": torch.cat([mean.cpu() for mean, _ in parts]),
-        "std": torch.cat([std.cpu() for _, std in parts]),
-    }
-    state: dict[str, Any] = {
-        "prompts": [candidates.prompts[i].text for i in kept],
-        "metadata": [candidates.prompts[i].metadata for i in kept],
+    about = {
         "selected_by": select.name if select else candidates.selected_by or "nothing",
         "scored": candidates.scored + (len(candidates.prompts) if select else 0),
     }
-    cache.save(0, tensors, state)
-    return Dataset(tensors["mean"], tensors["std"], **state)
+    whole = Bucket(None, np.arange(len(candidates.prompts)), candidates.images)
+    parts = [_encoded(policy, candidates, bucket, kept, about) for bucket in candidates.buckets or (whole,)]
+    found = _joined([part for part in parts if part is not None])
+    cache.save(0, *_stored(found))
+    return found
+
+
+def _encoded(
+    policy: SD3Policy, candidates: Candidates, bucket: Bucket, kept: np.ndarray, about: Mapping[str, Any]
+) -> Dataset | None:
+    """The kept ones among the pictures of a bucket as latent moments; None where there are none."""
+    own = np.flatnonzero(np.isin(bucket.rows, kept))
+    if not len(own):
+        return None
+    chunks = [own[start : start + _CHUNK] for start in range(0, len(own), _CHUNK)]
+    moments = [policy.encode_pictures(bucket.images[chunk], bucket.size) for chunk in chunks]
+    prompts = [candidates.prompts[row] for row in bucket.rows[own]]
+    return Dataset(
+        torch.cat([mean.cpu() for mean, _ in moments]), torch.cat([std.cpu() for _, std in moments]),
+        [p.text for p in prompts], [p.metadata for p in prompts], **about,
+    )  # fmt: skip
+
+
+def _joined(parts: Sequence[Dataset]) -> Dataset | Bucketed:
+    return parts[0] if len(parts) == 1 else Bucketed(tuple(parts))
+
+
+def _stored(dataset: Dataset | Bucketed) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """As a checkpoint keeps it: tensors and all else, by number of the bucket."""
+    tensors: dict[str, Tensor] = {}
+    state: dict[str, Any] = {}
+    for number, part in enumerate(dataset.parts):
+        tensors |= {f"mean.{number}": part.mean, f"std.{number}": part.std}
+        names = ("prompts", "metadata", "selected_by", "scored")
+        state[str(number)] = {name: getattr(part, name) for name in names}
+    return tensors, state
+
+
+def _restored(saved: Saved) -> Dataset | Bucketed:
+    """The inverse of `_stored`."""
+    numbers = sorted(saved.state, key=int)
+    return _joined([Dataset(saved.tensors[f"mean.{n}"], saved.tensors[f"std.{n}"], **saved.state[n]) for n in numbers])
 
 
 def top_share(scores: np.ndarray, categories: Sequence[str], share: float) -> np.ndarray:
@@ -81,6 +115,7 @@ def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:
 
 def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> str:
     parts: dict[str, Any] = {
+        "form": 2,  # of what `_stored` makes
         "world": [world.name, world.version],
         "vae": _fingerprint(policy.pipeline.vae),
         "latent": list(policy.latent_shape),

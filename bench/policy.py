@@ -180,13 +180,17 @@ class SD3Policy:
         """Latents (B, *S) to pictures uint8 (B, H, W, 3)."""
         return autoencoder.decode(self.pipeline.vae, z0)
 
-    def encode_pictures(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    def encode_pictures(self, images: np.ndarray, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, *S) float32 of the scaled latents of pictures uint8 (B, H, W, 3).
 
+        `size` is that of the pictures, (W, H); None is the model's own.
+
         Raises:
-            DataError: the pictures are of another size than the model's.
+            ConfigError: the model takes no pictures of that size.
+            DataError: the pictures are of another size.
         """
-        return autoencoder.encode(self.pipeline.vae, images, self.latent_shape)
+        asked = autoencoder.latent_of(self.pipeline, size, f"pictures of {size[0]}x{size[1]} pixels") if size else None
+        return autoencoder.encode(self.pipeline.vae, images, asked or self.latent_shape)
 
     # Training
 
@@ -256,9 +260,12 @@ class SD3Policy:
             if not tensor.requires_grad
         }
 
-    def measure_flops(self) -> PassFlops:
-        """The FLOPs of one sample's passes, with the trained weights as they are set up now."""
-        return flops.count(self.transformer, self.pipeline.vae, self.latent_shape, self.encode([""]))
+    def measure_flops(self, latent: tuple[int, ...] | None = None) -> PassFlops:
+        """The FLOPs of one sample's passes, with the trained weights as they are set up now.
+
+        `latent` is the shape of the sample; None: `latent_shape`.
+        """
+        return flops.count(self.transformer, self.pipeline.vae, latent or self.latent_shape, self.encode([""]))
 
 
 class Frozen:

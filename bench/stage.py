@@ -76,7 +76,9 @@ class Stage:
             policy, ledger, limit, dataset, prompts, seed=seed + STAGE_SEED * number, batch_size=train.batch_size,
             micro_batch=train.micro_batch, caption_dropout=train.caption_dropout, ranks=ranks,
         )  # fmt: skip
-        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks)
+        shapes = {tuple(part.mean.shape[1:]) for part in dataset.parts} if dataset else set()
+        sizes = {shape: policy.measure_flops(shape) for shape in shapes - {policy.latent_shape}}
+        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks, sizes)
         policy.texts.prepare([*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""])
         reward = scorers[task.reward] if method.needs.reward and task.reward else None
         if reward is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from bench.api import ConfigError, Prompt
+from bench.data.buckets import Size
 from bench.data.settings import Data
 
 if TYPE_CHECKING:
@@ -25,17 +26,27 @@ class Pictures(Protocol):
         """One picture (H, W, 3) by its number, or those of a slice or of an array of numbers (n, H, W, 3)."""
 
 
+class Bucket(NamedTuple):
+    """Those candidates, by their rising `rows`, that are trained on at one `size` (W, H); None is the model's own."""
+
+    size: Size | None
+    rows: np.ndarray
+    images: Pictures
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Captioned pictures uint8 (N, H, W, 3) from which a scorer selects the supervised data.
 
-    `selected_by` names the scorer that chose them before, among `scored` pictures; nobody where it is empty.
+    `selected_by` names the scorer that chose them before, among `scored` pictures; nobody where it is empty. `buckets`
+    hold all of them once more at the sizes they are trained on; where there are none, that is the size of `images`.
     """
 
     images: Pictures
     prompts: Sequence[Prompt]
     selected_by: str = ""
     scored: int = 0
+    buckets: tuple[Bucket, ...] = ()
 
 
 class World(Protocol):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bench.checkpoint import Checkpoints, Saved
-from bench.dataset import Bucketed, Dataset
+from bench.data.bucketed import Bucketed
+from bench.dataset import Dataset
 from bench.paths import cache_folder
 from bench.policy import SD3Policy
 from bench.schema import config_hash
@@ -46,7 +47,8 @@ def curate(
     }
     whole = Bucket(None, np.arange(len(candidates.prompts)), candidates.images)
     parts = [_encoded(policy, candidates, bucket, kept, about) for bucket in candidates.buckets or (whole,)]
-    found = _joined([part for part in parts if part is not None])
+    there = [part for part in parts if part is not None]
+    found = _bucketed(there) if candidates.buckets else there[0]
     cache.save(0, *_stored(found))
     return found
 
@@ -67,25 +69,25 @@ def _encoded(
     )  # fmt: skip
 
 
-def _joined(parts: Sequence[Dataset]) -> Dataset | Bucketed:
-    return parts[0] if len(parts) == 1 else Bucketed(tuple(parts))
-
-
 def _stored(dataset: Dataset | Bucketed) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """As a checkpoint keeps it: tensors and all else, by number of the bucket."""
-    tensors: dict[str, Tensor] = {}
-    state: dict[str, Any] = {}
-    for number, part in enumerate(dataset.parts):
-        tensors |= {f"mean.{number}": part.mean, f"std.{number}": part.std}
-        names = ("prompts", "metadata", "selected_by", "scored")
-        state[str(number)] = {name: getattr(part, name) for name in names}
-    return tensors, state
+    """As a checkpoint keeps it: tensors by number of the bucket, and all else."""
+    parts = dataset.parts if isinstance(dataset, Bucketed) else (dataset,)
+    tensors = {f"mean.{number}": part.mean for number, part in enumerate(parts)}
+    tensors |= {f"std.{number}": part.std for number, part in enumerate(parts)}
+    names = ("prompts", "metadata", "selected_by", "scored")
+    state = [{name: getattr(part, name) for name in names} for part in parts]
+    return tensors, {"parts": state, "in_buckets": isinstance(dataset, Bucketed)}
 
 
 def _restored(saved: Saved) -> Dataset | Bucketed:
     """The inverse of `_stored`."""
-    numbers = sorted(saved.state, key=int)
-    return _joined([Dataset(saved.tensors[f"mean.{n}"], saved.tensors[f"std.{n}"], **saved.state[n]) for n in numbers])
+    t = saved.tensors
+    parts = [Dataset(t[f"mean.{n}"], t[f"std.{n}"], **about) for n, about in enumerate(saved.state["parts"])]
+    return _bucketed(parts) if saved.state["in_buckets"] else parts[0]
+
+
+def _bucketed(parts: Sequence[Dataset]) -> Bucketed:
+    return Bucketed(tuple(parts), tuple(tuple(part.mean.shape[1:]) for part in parts))
 
 
 def top_share(scores: np.ndarray, categories: Sequence[str], share: float) -> np.ndarray:

@@ -15,8 +15,9 @@ from torch import Tensor
 from bench import flow, rng
 from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, Prompt, Rollouts
 from bench.budget import Ledger, Limit
+from bench.data.bucketed import Bucketed
 from bench.data.order import Order
-from bench.dataset import Bucketed, Dataset
+from bench.dataset import Dataset
 from bench.device import memory_told
 from bench.optimise import Optimiser
 from bench.policy import PassFlops, Policy, Reference, guided
@@ -36,7 +37,8 @@ class SampleDraw:
         self._ledger = ledger
         self._limit = limit
         self._dataset = dataset
-        self._order = Order(seed, [len(part) for part in dataset.parts], batch_size) if dataset else None
+        counts = dataset.counts if isinstance(dataset, Bucketed) else [len(dataset or ())]
+        self._order = Order(seed, counts, batch_size)
         self._prompts = prompts
         self._seed = seed
         self._batch_size = batch_size
@@ -61,7 +63,6 @@ class SampleDraw:
             yield self.latest
 
     def _batch(self, dataset: Dataset | Bucketed, index: np.ndarray) -> Batch:
-        assert self._order is not None
         rows = np.array([self._order.row(int(i)) for i in index])
         texts, metadata = dataset.rows(rows)
         if self._caption_dropout:
@@ -95,7 +96,7 @@ class SampleDraw:
         return torch.from_numpy(rng.normal(self._seed, name, index, shape)).to(self._policy.device)
 
     def _latent_shape(self, index: np.ndarray) -> tuple[int, ...]:
-        if self._dataset is None or self._order is None:
+        if not isinstance(self._dataset, Bucketed):
             return self._policy.latent_shape
         buckets = {self._order.bucket(int(i)) for i in index}
         if len(buckets) != 1:
@@ -103,7 +104,7 @@ class SampleDraw:
                 f"noise for samples of {len(buckets)} updates, whose pictures have different sizes: ask for those of "
                 "one batch at a time, or give the shape"
             )
-        return tuple(self._dataset.parts[buckets.pop()].mean.shape[1:])
+        return self._dataset.shapes[buckets.pop()]
 
     def uniform(self, index: np.ndarray, name: str) -> Tensor:
         """Uniform on [0, 1) (B,) float32."""

@@ -15,6 +15,7 @@ from bench.blame import blamed
 from bench.budget import Budget, Ledger, Limit
 from bench.checkpoint import load_tensors, write_tensors
 from bench.curation import curate
+from bench.data.bucketed import Bucketed
 from bench.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.optimise import Optimiser
 from bench.policy import SD3Policy, TextCondition
@@ -76,7 +77,7 @@ class Stage:
             policy, ledger, limit, dataset, prompts, seed=seed + STAGE_SEED * number, batch_size=train.batch_size,
             micro_batch=train.micro_batch, caption_dropout=train.caption_dropout, ranks=ranks,
         )  # fmt: skip
-        shapes = {tuple(part.mean.shape[1:]) for part in dataset.parts} if dataset else set()
+        shapes = set(dataset.shapes) if isinstance(dataset, Bucketed) else set()
         sizes = {shape: policy.measure_flops(shape) for shape in shapes - {policy.latent_shape}}
         model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks, sizes)
         policy.texts.prepare([*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""])

@@ -59,6 +59,6 @@ class Order:
 
     def _permutation(self, bucket: int, epoch: int) -> np.ndarray:
         if self._epochs.get(bucket, (None,))[0] != epoch:
-            name = "data_order" if len(self._counts) == 1 else f"data_order/{bucket}"
+            name = f"data_order/{bucket}" if len(self._counts) > 1 else "data_order"
             self._epochs[bucket] = epoch, rng.permutation(self._seed, name, epoch, self._counts[bucket])
         return self._epochs[bucket][1]

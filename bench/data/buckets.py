@@ -87,10 +87,6 @@ def _read(text: str) -> Size:
 
 def _spread(count: int, side: int, grid: Grid) -> list[Size]:
     """The square, and as many upright sizes as lying ones, each of which is the other turned."""
-    if count % 2 == 0:
-        raise ConfigError(
-            f"data.buckets {count}: expected an odd number, the square and as many upright sizes as lying ones"
-        )
     lying = []
     for step in range(1, count // 2 + 1):
         ratio = WIDEST ** (2 * step / count)

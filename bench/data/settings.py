@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from bench.api import Option
@@ -14,7 +15,19 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 # Pillow refuses to open pictures of more than twice its own limit, whatever is asked for.
 _LARGEST = 2 * 89_478_485
 
-_Buckets = Annotated[int, Option("", ge=3)] | tuple[Annotated[str, Option("", pattern=r"^\d+x\d+$")], ...]
+_MOST_BUCKETS = 25
+
+
+def _buckets(value: object) -> object:
+    """A number of buckets or their sizes, as they were given; anything else is told in one message."""
+    if value is None or (type(value) is int and 3 <= value <= _MOST_BUCKETS and value % 2):
+        return value
+    if isinstance(value, list | tuple) and value and all(re.fullmatch(r"\d+x\d+", str(size)) for size in value):
+        return tuple(value)
+    raise ValueError(
+        f"expected an odd number of buckets (the square, and as many upright as lying) from 3 to {_MOST_BUCKETS}, or "
+        f"sizes in pixels like 48x80,64x64,80x48, got {value!r}"
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -66,7 +79,8 @@ class Data:
         0.01
     )
     buckets: Annotated[
-        _Buckets | None,
+        int | tuple[str, ...] | None,
+        BeforeValidator(_buckets),
         Option(
             "train in shapes near the pictures' own: so many sizes of nearly the square's area (an odd number; 5: "
             "about 1:1.74 to 1.74:1), or the sizes themselves (48x80,64x64,80x48); rewards, sampling and evaluation "

@@ -21,7 +21,9 @@ from bench.data.buckets import Grid, assign, nearest, sizes
 from bench.data.inspection import Inspected, Picture, fingerprint
 from bench.data.order import Order, turns
 from bench.data.pictures import crop, prepare
+from bench.data.settings import Data
 from bench.dataset import Dataset
+from bench.strict import Problems, Text, validate
 from tests.user_pictures import png
 
 SMALL = Grid(unit=16, largest=128)
@@ -43,7 +45,6 @@ def test_named_sizes_are_taken_as_they_are_from_narrow_to_wide() -> None:
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        (4, "data.buckets 4: expected an odd number"),
         (5, "expected different sizes, got .*: in steps of 16 pixels there are no 5: ask for fewer"),
         (("64x64", "64x64"), "expected different sizes, got 64x64, 64x64$"),
         (("80x50",), "80x50 is no size that the model takes: expected multiples of 16 pixels, at most 128"),
@@ -54,6 +55,20 @@ def test_named_sizes_are_taken_as_they_are_from_narrow_to_wide() -> None:
 def test_sizes_that_cannot_be_are_refused(wanted: int | tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         sizes(wanted, 64, SMALL)
+
+
+@pytest.mark.parametrize("wanted", ["4", "1", "27", "9:16", "48x", "48x80,5", "80 x 48", "[]"])
+def test_buckets_that_are_none_are_told_in_one_message(wanted: str) -> None:
+    problems = Problems()
+    assert validate(Data, {"path": "here", "buckets": Text(wanted)}, "data", problems) is None
+    (message,) = problems.messages
+    assert message.startswith("data.buckets: expected an odd number of buckets (the square, and as many upright")
+
+
+@pytest.mark.parametrize(("wanted", "read"), [("5", 5), ("48x80,80x48", ("48x80", "80x48")), ("64x64", ("64x64",))])
+def test_buckets_are_a_number_or_sizes(wanted: str, read: object) -> None:
+    found = validate(Data, {"path": "here", "buckets": Text(wanted)}, "data", Problems())
+    assert found is not None and found.buckets == read
 
 
 def test_a_picture_goes_to_the_nearest_ratio_in_its_logarithm() -> None:

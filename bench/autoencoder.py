@@ -11,7 +11,8 @@ from torch import Tensor
 from bench.api import ConfigError, DataError
 from bench.device import memory_told
 
-CHUNK = 64  # pictures of one pass, at most
+CHUNK = 64  # pictures that one pass decodes, at most
+ENCODED = 16  # pictures that one pass encodes, where they are small enough
 PIXELS = 2**20  # of all pictures of one pass, at most: four of 512 x 512
 _LESS = "say --runtime.frozen_weights bfloat16, or train in smaller micro-batches"
 
@@ -58,6 +59,11 @@ def pictures_at_once(vae: Any, latent: tuple[int, ...]) -> int:
     return _chunk(height, width)
 
 
+def encoded_at_once(vae: Any, latent: tuple[int, ...]) -> int:
+    """Pictures that every pass encodes, from the shape (C, h, w) of a latent."""
+    return min(ENCODED, pictures_at_once(vae, latent))
+
+
 @torch.no_grad()
 def decode(vae: Any, z0: Tensor) -> np.ndarray:
     """Scaled latents (B, C, h, w) to pictures uint8 (B, H, W, 3)."""
@@ -75,6 +81,9 @@ def decode(vae: Any, z0: Tensor) -> np.ndarray:
 def encode(vae: Any, images: np.ndarray, latent: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (B, *latent) float32 of the scaled latents of pictures uint8 (B, H, W, 3).
 
+    Every pass has as many pictures, black ones where there are too few: convolutions of another shape may round
+    differently, and a picture has to have the same bits whatever is encoded beside it.
+
     Raises:
         DataError: the pictures are of another size than those of such latents.
     """
@@ -86,12 +95,14 @@ def encode(vae: Any, images: np.ndarray, latent: tuple[int, ...]) -> tuple[Tenso
         )
     shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor
     means, stds = [], []
-    chunk = _chunk(height, width)
-    for start in range(0, len(images), chunk):
+    chunk = encoded_at_once(vae, latent)
+    padded = np.zeros((-(-len(images) // chunk) * chunk, height, width, 3), np.uint8)
+    padded[: len(images)] = images
+    for part in torch.from_numpy(padded).split(chunk):
         # Contiguous, because another memory layout rounds differently further on
-        x = torch.from_numpy(images[start : start + chunk]).to(vae.device).permute(0, 3, 1, 2).contiguous()
+        x = part.to(vae.device).permute(0, 3, 1, 2).contiguous()
         with memory_told(f"encoding {len(x)} pictures", _LESS):
             posterior = vae.encode((x.float() / 127.5 - 1).to(vae.dtype)).latent_dist
         means.append((posterior.mean.float() - shift) * scale)
         stds.append(posterior.std.float() * scale)
-    return torch.cat(means), torch.cat(stds)
+    return torch.cat(means)[: len(images)], torch.cat(stds)[: len(images)]

@@ -95,15 +95,16 @@ class Checkpoints:
         return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Store tensors so that the file appears whole or not at all; returns its hash.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> str:
+    """Store tensors so that the file appears whole or not at all, with texts `about` them; returns its hash.
 
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
     with appears_whole(path) as temporary:
         try:
-            save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary)
+            held = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+            save_file(held, temporary, dict(about) if about else None)
         except SafetensorError as error:  # how it reports the operating system's refusals
             raise OSError(str(error)) from error
         return hash_file(temporary)

@@ -1,5 +1,5 @@
 """The command line: run, status, replay, report, plan, fetch, rehearse, list, new, check, curate, sample, score,
-reward-env, prompts, pretrain, doctor.
+reward-env, prompts, pretrain, cache, doctor.
 
 Exit status: 0 all is well; 1 cells failed, or a check found differences; 2 the input was wrong (one message says how);
 130 interrupted. What a command needs is imported when it runs, so that `--help` and `list` stay quick.

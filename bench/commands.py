@@ -90,14 +90,22 @@ def _run(args: argparse.Namespace) -> int:
         copy_lists(prepared.inspected, folder / "data")
     report.build(args.results, path)
     print(report.terminal_table(folder))
-    print(f"\nreport       {path}")
-    for picture in sorted((folder / "figures").glob("samples*.png")):
-        print(f"sample grid  {picture}")
-    if tracker:
-        print(f"curves       {tracker.hint}")
+    _print_places(folder, path, tracker.hint if tracker else None, experiment.cache_gib)
     if failed:
         print(f"\n{failed} cells failed; their records say why, and the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _print_places(folder: Path, report: Path, curves: str | None, cache_gib: float) -> None:
+    from bench.encoded.command import saved
+
+    print(f"\nreport       {report}")
+    for picture in sorted((folder / "figures").glob("samples*.png")):
+        print(f"sample grid  {picture}")
+    if curves:
+        print(f"curves       {curves}")
+    if cache := saved(folder, cache_gib):
+        print(f"cache        {cache}")
 
 
 def _command(given: Sequence[str]) -> str:
@@ -272,6 +280,13 @@ def _reward_env(args: argparse.Namespace) -> int:
     return 0
 
 
+def _cache(args: argparse.Namespace) -> int:
+    from bench.encoded.command import describe
+
+    print(describe(clear=args.clear))
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from bench import doctor
 
@@ -374,5 +389,11 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         "  bench prompts ocr --count 1000 --out ocr.txt",
     ),
     "pretrain": ("rebuild the embedded world's models from nothing", _pretrain, options.add_pretrain, ""),
+    "cache": (
+        "say what the cache of latents and text embeddings holds, or clear it",
+        _cache,
+        lambda parser: parser.add_argument("--clear", action="store_true", help="remove what no living run works with"),
+        "It lies in $BENCH_CACHE/encoded (~/.cache/bench/encoded); `run --cache-gib N` limits it.",
+    ),
     "doctor": ("say whether this machine is fit, and with --tune how to use it best", _doctor, options.add_doctor, ""),
 }

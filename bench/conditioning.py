@@ -12,9 +12,14 @@ from torch import Tensor
 
 from bench.api import DataError
 from bench.device import memory_told
+from bench.encoded.encodings import Encodings
+from bench.encoded.identity import entry_key
+from bench.encoded.shard import Entry
+from bench.encoded.store import Store
 
-# Texts are always encoded in batches of this size: matrix products of another shape may round differently, and a
-# resumed run, which meets its texts in another grouping, has to see the same bits.
+# Texts are always encoded in batches of this size: matrix products of another shape may round differently, and a run
+# that meets its texts in another grouping, because it was resumed or because some of them are in the cache, has to see
+# the same bits.
 TEXT_BATCH = 32
 T5_LENGTH = 256  # of diffusers' SD3 pipeline
 _ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -48,7 +53,7 @@ class TextCondition:
 
 
 class TextEncoding:
-    """Encodes texts of one pipeline and keeps what it found, in main memory and in the encoders' own precision.
+    """Encodes texts of one pipeline and keeps what it found, in the encoders' own precision.
 
     `length` is what T5 reads of every text, in tokens: the same in training and evaluation, because there is but one.
     `parked` encoders stay in main memory between uses.
@@ -60,44 +65,48 @@ class TextEncoding:
         self._has_t5 = pipeline.text_encoder_3 is not None
         self.length = length if length is not None else T5_LENGTH * self._has_t5
         self.parked = parked
-        self._known: dict[str, TextCondition] = {}
+        self._known: Encodings[str] = Encodings("texts", str, self._encode)
+
+    def keep(self, store: Store, identity: str) -> None:
+        """From now on look for texts in a store, and keep there what is encoded ahead; `identity` is the encoders'."""
+        encoder = f"{identity} {self._has_t5} {self.length} {TEXT_BATCH}"
+        self._known = Encodings("texts", lambda text: entry_key(encoder, text), self._encode, store)
 
     def __call__(self, texts: Sequence[str]) -> TextCondition:
-        """Conditioning float32 on the device, one row for each text; raises as `remember` does."""
-        self.remember(texts)
-        return TextCondition.cat([self._known[t] for t in texts]).to(self._device, torch.float32)
-
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Where the encoders are parked, encode now what is needed later, at one go; raises as `remember` does."""
-        if self.parked:
-            self.remember(texts)
-
-    @torch.no_grad()
-    def remember(self, texts: Sequence[str]) -> None:
-        """Encode what is not known yet.
+        """Conditioning float32 on the device, one row for each text; each text is encoded once.
 
         Raises:
             DataError: a text is longer than the text encoders read; nothing is truncated silently.
             MemoryShortError: the encoders do not fit beside what is on the device.
         """
-        missing = sorted({t for t in texts if t not in self._known})
-        if not missing:
-            return
-        self._refuse_truncation(missing)
+        entries = self._known(texts)
+        embeds, pooled = (torch.stack([entry[name] for entry in entries]) for name in ("embeds", "pooled"))
+        return TextCondition(embeds, pooled).to(self._device, torch.float32)
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Encode now what is needed later, at one go, where the encoders are parked or a store keeps what they find.
+
+        Raises as a call does.
+        """
+        if self.parked or self._known.store is not None:
+            self._known.prepare(sorted(set(texts)))
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str]) -> Iterator[Entry]:
+        """The entries of texts in their order, the same bits whatever stands beside them."""
+        self._refuse_truncation(texts)
         with (
             memory_told("encoding texts", "say --runtime.frozen_weights bfloat16, or --runtime.t5 false"),
             self._at_work(),
         ):
-            for start in range(0, len(missing), TEXT_BATCH):
-                self._encode(missing[start : start + TEXT_BATCH])
-
-    def _encode(self, chunk: list[str]) -> None:
-        embeds, _, pooled, _ = self._pipeline.encode_prompt(
-            chunk + [""] * (TEXT_BATCH - len(chunk)), None, None, device=self._device,
-            do_classifier_free_guidance=False, max_sequence_length=self.length,
-        )  # fmt: skip
-        for text, e, p in zip(chunk, embeds.cpu(), pooled.cpu(), strict=False):
-            self._known[text] = TextCondition(e[None].clone(), p[None].clone())
+            for start in range(0, len(texts), TEXT_BATCH):
+                chunk = list(texts[start : start + TEXT_BATCH])
+                embeds, _, pooled, _ = self._pipeline.encode_prompt(
+                    chunk + [""] * (TEXT_BATCH - len(chunk)), None, None, device=self._device,
+                    do_classifier_free_guidance=False, max_sequence_length=self.length,
+                )  # fmt: skip
+                for _, e, p in zip(chunk, embeds.cpu(), pooled.cpu(), strict=False):
+                    yield {"embeds": e.clone(), "pooled": p.clone()}
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:

@@ -2,92 +2,97 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from bench.checkpoint import Checkpoints, Saved
+from bench.checkpoint import Checkpoints
 from bench.data.bucketed import Bucketed
+from bench.data.buckets import Size
 from bench.dataset import Dataset
+from bench.encoded.moments import digests_of, moments_of, stacked
 from bench.paths import cache_folder
 from bench.policy import SD3Policy
 from bench.schema import config_hash
 from bench.scorer import Scorer
 from bench.tasks.definitions import Task
-from bench.tasks.world import Bucket, Candidates, World
+from bench.tasks.world import Candidates, World
 
 _CHUNK = 256
+_VERSION = 3  # of what is kept of a choice
 
 
 def curate(
     world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
 ) -> Dataset | Bucketed:
-    """The supervised data of a task, encoded to latent moments; from the cache where it was made before.
+    """The supervised data of a task: which pictures, kept where it was found out before, and their latent moments.
 
     Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
     within each category the `top_share` with the highest score is kept. The folder in the cache is named by a hash of
-    all that the data depends on. What is damaged there is told to `note` and made again.
+    all that the choice depends on. What is damaged there is told to `note` and made again. Moments are encoded once,
+    and read from the cache of encodings when they are drawn.
     """
-    cache = Checkpoints(cache_folder() / "curated" / _key(world, task, policy, select))
-    saved, complaints = cache.load()
+    choice = Checkpoints(cache_folder() / "curated" / _key(world, task, policy, select))
+    saved, complaints = choice.load()
     for complaint in complaints:
         note(f"curated data: {complaint}; it is made again")
-    if saved is not None:
-        return _restored(saved)
-    candidates = world.candidates(task.categories or world.categories, task.candidates)
-    scores = _scores(candidates, select)
-    kept = top_share(scores, [p.category for p in candidates.prompts], task.top_share)
-    about = {
-        "selected_by": select.name if select else candidates.selected_by or "nothing",
-        "scored": candidates.scored + (len(candidates.prompts) if select else 0),
-    }
-    whole = Bucket(None, np.arange(len(candidates.prompts)), candidates.images)
-    parts = [_encoded(policy, candidates, bucket, kept, about) for bucket in candidates.buckets or (whole,)]
-    there = [part for part in parts if part is not None]
-    found = _bucketed(there) if candidates.buckets else there[0]
-    cache.save(0, *_stored(found))
-    return found
+    found = functools.cache(lambda: world.candidates(task.categories or world.categories, task.candidates))
+    state = saved.state if saved is not None else _chosen(found(), task, select)
+    if saved is None:
+        choice.save(0, {}, state)
+    parts = [_dataset(policy, found, state, number) for number in range(len(state["parts"]))]
+    if state["parts"][0]["size"] is None:
+        return parts[0]
+    return Bucketed(tuple(parts), tuple(policy.latent_of(tuple(part["size"])) for part in state["parts"]))
 
 
-def _encoded(
-    policy: SD3Policy, candidates: Candidates, bucket: Bucket, kept: np.ndarray, about: Mapping[str, Any]
-) -> Dataset | None:
-    """The kept ones among the pictures of a bucket as latent moments; None where there are none."""
-    own = np.flatnonzero(np.isin(bucket.rows, kept))
-    if not len(own):
-        return None
-    chunks = [own[start : start + _CHUNK] for start in range(0, len(own), _CHUNK)]
-    moments = [policy.encode_pictures(bucket.images[chunk], bucket.size) for chunk in chunks]
-    prompts = [candidates.prompts[row] for row in bucket.rows[own]]
+def _dataset(policy: SD3Policy, candidates: Callable[[], Candidates], state: Mapping[str, Any], number: int) -> Dataset:
+    """The pictures of one size, whose moments are encoded now, and read when they are drawn."""
+    part = state["parts"][number]
+    rows, size = np.array(part["rows"]), part["size"] and tuple(part["size"])
+
+    def pixels(numbers: np.ndarray) -> np.ndarray:
+        buckets = {bucket.size: bucket.images for bucket in candidates().buckets}
+        return (buckets[size] if size else candidates().images)[rows[numbers]]
+
+    pictures = moments_of(policy, part["digests"], pixels, size)
+    pictures.prepare(range(len(rows)))
     return Dataset(
-        torch.cat([mean.cpu() for mean, _ in moments]), torch.cat([std.cpu() for _, std in moments]),
-        [p.text for p in prompts], [p.metadata for p in prompts], **about,
+        lambda index: stacked(pictures, [int(i) for i in index]), part["prompts"], part["metadata"],
+        state["selected_by"], state["scored"],
     )  # fmt: skip
 
 
-def _stored(dataset: Dataset | Bucketed) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """As a checkpoint keeps it: tensors by number of the bucket, and all else."""
-    parts = dataset.parts if isinstance(dataset, Bucketed) else (dataset,)
-    tensors = {f"mean.{number}": part.mean for number, part in enumerate(parts)}
-    tensors |= {f"std.{number}": part.std for number, part in enumerate(parts)}
-    names = ("prompts", "metadata", "selected_by", "scored")
-    state = [{name: getattr(part, name) for name in names} for part in parts]
-    return tensors, {"parts": state, "in_buckets": isinstance(dataset, Bucketed)}
+def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[str, Any]:
+    """Which candidates are kept, by the size that they are trained on, and what a data set says of itself."""
+    kept = top_share(_scores(candidates, select), [p.category for p in candidates.prompts], task.top_share)
+    if candidates.buckets:
+        parts = []
+        for bucket in candidates.buckets:
+            own = np.flatnonzero(np.isin(bucket.rows, kept)).tolist()
+            digests = [bucket.digests[row] for row in own]
+            if own:
+                parts.append(_part(candidates, bucket.size, own, bucket.rows[own], digests))
+    else:
+        parts = [_part(candidates, None, kept.tolist(), kept, digests_of(candidates, kept.tolist()))]
+    return {
+        "parts": parts,
+        "selected_by": select.name if select else candidates.selected_by or "nothing",
+        "scored": candidates.scored + (len(candidates.prompts) if select else 0),
+    }
 
 
-def _restored(saved: Saved) -> Dataset | Bucketed:
-    """The inverse of `_stored`."""
-    t = saved.tensors
-    parts = [Dataset(t[f"mean.{n}"], t[f"std.{n}"], **about) for n, about in enumerate(saved.state["parts"])]
-    return _bucketed(parts) if saved.state["in_buckets"] else parts[0]
-
-
-def _bucketed(parts: Sequence[Dataset]) -> Bucketed:
-    return Bucketed(tuple(parts), tuple(tuple(part.mean.shape[1:]) for part in parts))
+def _part(
+    candidates: Candidates, size: Size | None, rows: list[int], numbers: np.ndarray, digests: Sequence[str]
+) -> dict[str, Any]:
+    """The pictures of one size: `rows` among its pictures, `numbers` among all candidates."""
+    prompts = [candidates.prompts[number] for number in numbers]
+    return {
+        "size": size, "rows": rows, "digests": list(digests), "prompts": [p.text for p in prompts],
+        "metadata": [p.metadata for p in prompts],
+    }  # fmt: skip
 
 
 def top_share(scores: np.ndarray, categories: Sequence[str], share: float) -> np.ndarray:
@@ -117,9 +122,8 @@ def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:
 
 def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> str:
     parts: dict[str, Any] = {
-        "form": 2,  # of what `_stored` makes
         "world": [world.name, world.version],
-        "vae": _fingerprint(policy.pipeline.vae),
+        "version": _VERSION,
         "latent": list(policy.latent_shape),
         "categories": list(task.categories or world.categories),
         "candidates": task.candidates,
@@ -127,12 +131,3 @@ def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> 
         "select": [select.name, select.reward.version, select.fingerprint] if select else None,
     }
     return config_hash(parts)
-
-
-def _fingerprint(module: torch.nn.Module) -> str:
-    """16 hex digits of a module's weights as they are held, wherever they came from."""
-    whole = hashlib.blake2b(digest_size=8)
-    for name, tensor in module.state_dict().items():
-        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        whole.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
-    return whole.hexdigest()

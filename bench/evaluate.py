@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bench import flow, rng
 from bench.api import Prompt
+from bench.encoded.moments import digests_of, moments_of, stacked
 from bench.policy import Frozen, SD3Policy
 from bench.ranks import ALONE, Ranks
 from bench.scorer import Scorer
@@ -62,10 +63,12 @@ class Evaluator:
         self._held_out = (
             world.prompts("held_out", categories, settings.held_out_prompts) if settings.held_out_prompts else []
         )
-        base.texts.prepare([p.text for p in (*self._prompts, *self._held_out)])
-        self._base: Frozen = base.frozen_copy()
+        texts = ["", *(p.text for p in (*self._prompts, *self._held_out))]
         if settings.drift_states:
             self._states, self._state_sigma, self._state_texts = self._fixed_states(base, categories)
+            texts += self._state_texts
+        ranks.in_turn(lambda: base.texts.prepare(texts))
+        self._base: Frozen = base.frozen_copy()
 
     def judge(self, policy: SD3Policy, update: int, *, final: bool) -> Judgement:
         """Sample and score the prompts of a milestone, or all of them and the held-out ones at the end."""
@@ -168,7 +171,9 @@ class Evaluator:
         """Forward-noised candidates (N, *S), their sigma (N,) spread evenly over (0, 1), and their captions."""
         candidates = self._world.candidates(categories, self._settings.drift_states)
         index = range(len(candidates.prompts))
-        z0, _ = base.encode_pictures(candidates.images[:])
+        pictures = moments_of(base, digests_of(candidates, index), lambda numbers: candidates.images[numbers])
+        self._ranks.in_turn(lambda: pictures.prepare(index))
+        z0 = stacked(pictures, index)[0].to(base.device)
         z1 = torch.from_numpy(rng.normal(NOISE_SEED, "drift", index, base.latent_shape)).to(base.device)
         sigma = (torch.arange(len(z0), device=base.device) + 0.5) / len(z0)
         return flow.interpolate(z0, z1, sigma), sigma, [p.text for p in candidates.prompts]

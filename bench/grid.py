@@ -115,6 +115,7 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
         "device",
         "track",
         "reward_seconds",
+        "cache_gib",
         "tasks",
         "methods",
         "seeds",

@@ -27,6 +27,7 @@ SETTINGS = (
     ("device", "DEVICE", "auto (default: CUDA where there is one), cpu, cuda or cuda:N"),
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
+    ("cache-gib", "GIB", "latents and text embeddings kept on disk for all runs (default 50; 0: none)"),
     ("track", "TRACKER", "tensorboard or trackio: write curves for it, in tracking/ beside the results"),
     ("reward-seconds", "SECONDS", "a call or load() of a reward that takes longer hangs, and is ended (default 600)"),
     ("tuning-trials", "N", "tuning trials that each method was given; only reported"),

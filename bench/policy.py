@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,9 +23,12 @@ from bench import adapters, autoencoder, flops, flow, kernels
 from bench.api import Condition, ConfigError
 from bench.conditioning import TextCondition, TextEncoding
 from bench.device import memory_told, resolve
+from bench.encoded.folder import folder_of_all
+from bench.encoded.identity import encoder_identity
+from bench.encoded.store import Store
 from bench.files import appears_whole
 from bench.flops import PassFlops
-from bench.loading import load_pipeline
+from bench.loading import ENCODERS, load_pipeline, locate
 from bench.settings import Experiment, Runtime, Train
 from bench.tasks.world import World
 
@@ -83,6 +86,8 @@ class SD3Policy:
         transformer: the part that is trained; everything else stays frozen.
         precision: of the transformer's passes, float32 or bfloat16.
         texts: encodes texts, and keeps what it found.
+        store: where encodings are kept between runs; None where they are not.
+        vae_identity: names the VAE in it.
     """
 
     def __init__(self, pipeline: Any, runtime: Runtime, device: torch.device, *, precision: str = "float32") -> None:
@@ -93,6 +98,8 @@ class SD3Policy:
         self.latent_shape = autoencoder.latent_shape(pipeline, runtime.resolution)
         self.shift = float(pipeline.scheduler.config.shift)
         self.texts = TextEncoding(pipeline, device, runtime.text_length, parked=runtime.park_encoders)
+        self.store: Store | None = None
+        self.vae_identity = ""
         self._runtime = runtime
         self._lora = False
         self._adapter: adapters.Adapter | None = None
@@ -121,12 +128,27 @@ class SD3Policy:
             return cls(load_pipeline(path, runtime, where, weights), runtime, where, precision=precision)
 
     @classmethod
-    def of(cls, experiment: Experiment, world: World) -> SD3Policy:
-        """The base model of an experiment; raises as `load` does."""
-        return cls.load(
+    def of(cls, experiment: Experiment, world: World, note: Callable[[str], object] = print) -> SD3Policy:
+        """The base model of an experiment; raises as `load` does.
+
+        What stored weights encode goes into the cache on disk, whose troubles `note` is told.
+        """
+        policy = cls.load(
             world.model, precision=experiment.train.precision, runtime=experiment.runtime, device=experiment.device,
             weights=experiment.weights,
         )  # fmt: skip
+        if experiment.weights == "stored" and experiment.cache_gib:
+            policy.keep(Store(folder_of_all(), experiment.cache_gib * 2**30, note), locate(world.model))
+        return policy
+
+    def keep(self, store: Store, folder: Path) -> None:
+        """From now on look for encodings in a store, and keep there what is encoded ahead; `folder` is the pipeline."""
+        held = self._runtime.frozen_weights
+        texts = [name for name in ENCODERS if getattr(self.pipeline, name) is not None]
+        texts += [name.replace("text_encoder", "tokenizer") for name in texts]
+        self.store = store
+        self.vae_identity = encoder_identity(folder, ["vae"], self.device, held)
+        self.texts.keep(store, encoder_identity(folder, texts, self.device, held))
 
     # Conditioning
 
@@ -189,8 +211,17 @@ class SD3Policy:
             ConfigError: the model takes no pictures of that size.
             DataError: the pictures are of another size.
         """
-        asked = autoencoder.latent_of(self.pipeline, size, f"pictures of {size[0]}x{size[1]} pixels") if size else None
-        return autoencoder.encode(self.pipeline.vae, images, asked or self.latent_shape)
+        return autoencoder.encode(self.pipeline.vae, images, self.latent_of(size))
+
+    def latent_of(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        """(C, h, w) of a latent of pictures of a size (W, H); None is the model's own.
+
+        Raises:
+            ConfigError: the model takes no pictures of that size.
+        """
+        if size is None:
+            return self.latent_shape
+        return autoencoder.latent_of(self.pipeline, size, f"pictures of {size[0]}x{size[1]} pixels")
 
     # Training
 

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from bench.budget import Ledger
 from bench.checkpoint import Checkpoints, Saved
 from bench.curation import curate
 from bench.device import describe
+from bench.encoded.store import Store
 from bench.evaluate import Evaluator
 from bench.evidence import FOLDER as FAILURE
 from bench.evidence import keep
@@ -74,6 +76,7 @@ class _Cell:
         self.checkpoints = Checkpoints(job.folder / "checkpoint")
         self.ledger = Ledger()
         self.training: Training | None = None
+        self.store: Store | None = None
         self._is_open = False
         self._milestone_fractions = list(self.experiment.evaluation.milestones)
         self._last_checkpoint = time.monotonic()
@@ -120,7 +123,8 @@ class _Cell:
         scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task))
         if self.ranks.is_first:
             record_scorers(self.record, self.task, scorers, goes_on=goes_on)
-        policy = SD3Policy.of(self.experiment, world)
+        policy = SD3Policy.of(self.experiment, world, self._note)
+        self.store = policy.store
         evaluator = Evaluator(
             world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
             tick=lambda part: self.post("evaluate", fraction=self.fraction, update=self.update, part=part),
@@ -309,10 +313,11 @@ class _Cell:
 
     def _telemetry(self, kind: str) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
+        counts = self.store.counts if self.store is not None and kind == "end" else None
         self.record.telemetry(
             kind, update=self.update, seconds=self.ledger.seconds, cpu_seconds=usage.ru_utime + usage.ru_stime,
             max_rss_mib=usage.ru_maxrss / 1024, host=socket.gethostname(),
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            time=datetime.now(UTC).isoformat(timespec="seconds"), encodings=asdict(counts) if counts else None,
         )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "SCHEMA",
     "SCORE_COLUMNS",
     "Cell",
+    "Encodings",
     "End",
     "Event",
     "ExperimentHeader",
@@ -208,9 +209,17 @@ Event = Cell | Scorers | Step | Milestone | Grid | Pictures | End
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
+class Encodings(_Strict):
+    """Texts and pictures that a cell needed encoded: `found` in the cache, and `made`."""
+
+    found: Count
+    made: Count
+
+
 class Telemetry(_Strict):
     """Clock and machine at one point of a cell. `seconds`: training time so far; `time`: ISO 8601, UTC.
 
+    encodings: at the end of a cell with a cache, the texts and pictures found there, and those made.
     Work lost to an interruption stays listed: the last line for an update counts.
     """
 
@@ -221,6 +230,7 @@ class Telemetry(_Strict):
     max_rss_mib: Finite
     host: str
     time: str
+    encodings: Encodings | None = None
 
 
 class ScorerInfo(_Strict):

@@ -217,6 +217,10 @@ class Experiment:
     tuning_trials: Annotated[int, Option("tuning trials that each method was given; reported", ge=0)] = 0
     workers: Annotated[int, Option("cells that run at once", ge=1)] = 2
     threads: Annotated[int, Option("threads of each worker", ge=1)] = 1
+    cache_gib: Annotated[
+        float,
+        Option("GiB of latents and text embeddings kept on disk, for all runs; the oldest go; 0: none is kept", ge=0),
+    ] = 50.0
     track: Annotated[
         Literal["tensorboard", "trackio"] | None, Option("write curves for one of these beside the results; null: none")
     ] = None
@@ -265,7 +269,7 @@ class Experiment:
         """16 hex digits that name what the numbers depend on: all but names, labels, workers, devices and trackers."""
         values = self.resolved()
         told = ("name", "label", "question", "tuning_trials", "baseline")
-        for name in (*told, "workers", "device", "track", "reward_seconds", "data"):
+        for name in (*told, "workers", "device", "track", "reward_seconds", "cache_gib", "data"):
             del values[name]
         return config_hash(values | self._pictures())
 

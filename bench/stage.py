@@ -80,7 +80,8 @@ class Stage:
         shapes = set(dataset.shapes) if isinstance(dataset, Bucketed) else set()
         sizes = {shape: policy.measure_flops(shape) for shape in shapes - {policy.latent_shape}}
         model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks, sizes)
-        policy.texts.prepare([*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""])
+        texts = [*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""]
+        ranks.in_turn(lambda: policy.texts.prepare(texts))
         reward = scorers[task.reward] if method.needs.reward and task.reward else None
         if reward is not None:
             example = world.candidates(categories, 1)

@@ -18,6 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -45,6 +46,11 @@ class Picture:
     caption: str
     tag: str | None
     crop: Crop
+
+    def prepared_digest(self, size: Size) -> str:
+        """What names its pixels, cropped and brought to a size: the file, how it is prepared, and by which Pillow."""
+        cut = crop(self.crop.width, self.crop.height, size, self.crop.on_white)
+        return f"{VERSION} {PIL.__version__} {self.digest} {tuple(cut)}"
 
 
 @dataclass(frozen=True)

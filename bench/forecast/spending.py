@@ -113,7 +113,7 @@ def _stage(settings: StageSettings, shapes: Shapes, passes: PassFlops, ledger: L
 def _pictures(train: Train) -> Dataset:
     latents = torch.zeros(train.batch_size, *_LATENT)
     texts = [f"picture {i}" for i in range(train.batch_size)]
-    return Dataset(latents, torch.ones_like(latents), texts, [{}] * len(texts), "nothing", 0)
+    return Dataset.in_memory(latents, torch.ones_like(latents), texts, [{}] * len(texts))
 
 
 def _rollout_bytes(stage: Stage, shapes: Shapes) -> float:

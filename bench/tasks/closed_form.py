@@ -136,7 +136,7 @@ def dataset() -> Dataset:
     pairs = [(p, k) for p, row in enumerate(share.tolist()) for k, count in enumerate(row) for _ in range(count)]
     texts = [TEXTS[p] for p, _ in pairs]
     mean = MEANS[[k for _, k in pairs]]
-    return Dataset(mean, torch.full_like(mean, DEVIATION), texts, [{"tag": text} for text in texts], "nothing", 0)
+    return Dataset.in_memory(mean, torch.full_like(mean, DEVIATION), texts, [{"tag": text} for text in texts])
 
 
 def prompts(count: int) -> list[Prompt]:

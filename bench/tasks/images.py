@@ -69,7 +69,8 @@ class ImagesWorld:
         found = self._prepared.found
         return Candidates(
             StoredPictures(self._prepared, rows, self._prepared.square), [as_prompt(i, p) for i, p in enumerate(rows)],
-            selected_by=found.selected_by or "", scored=found.scored, buckets=self._buckets(rows),
+            selected_by=found.selected_by or "", scored=found.scored,
+            digests=[p.prepared_digest(self._prepared.square) for p in rows], buckets=self._buckets(rows),
         )  # fmt: skip
 
     def _buckets(self, rows: Sequence[Picture]) -> tuple[Bucket, ...]:
@@ -80,8 +81,9 @@ class ImagesWorld:
         for size in self._prepared.sizes:
             own = [row for row, picture in enumerate(rows) if picture.crop.to == size]
             if own:
-                pictures = StoredPictures(self._prepared, [rows[row] for row in own], size)
-                found.append(Bucket(size, np.array(own), pictures))
+                pictures = [rows[row] for row in own]
+                digests = [picture.prepared_digest(size) for picture in pictures]
+                found.append(Bucket(size, np.array(own), StoredPictures(self._prepared, pictures, size), digests))
         return tuple(found)
 
     def embed(self, images: np.ndarray) -> np.ndarray:

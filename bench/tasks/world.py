@@ -27,25 +27,28 @@ class Pictures(Protocol):
 
 
 class Bucket(NamedTuple):
-    """Those candidates, by their rising `rows`, that are trained on at one `size` (W, H); None is the model's own."""
+    """Those candidates, by their rising `rows`, that are trained on at one `size` (W, H); `digests` name them there."""
 
-    size: Size | None
+    size: Size
     rows: np.ndarray
     images: Pictures
+    digests: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Candidates:
     """Captioned pictures uint8 (N, H, W, 3) from which a scorer selects the supervised data.
 
-    `selected_by` names the scorer that chose them before, among `scored` pictures; nobody where it is empty. `buckets`
-    hold all of them once more at the sizes they are trained on; where there are none, that is the size of `images`.
+    `selected_by` names the scorer that chose them before, among `scored` pictures; nobody where it is empty. `digests`
+    name each picture as it is prepared, where that can be told without its pixels. `buckets` hold all of them once more
+    at the sizes they are trained on; where there are none, that is the size of `images`.
     """
 
     images: Pictures
     prompts: Sequence[Prompt]
     selected_by: str = ""
     scored: int = 0
+    digests: Sequence[str] | None = None
     buckets: tuple[Bucket, ...] = ()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from bench.conformance.mixture import closed_form_stage
+from bench.dataset import Dataset
 from bench.tasks import closed_form
 from bench.tasks.closed_form import DEVIATION, MEANS, SHIFT, TEXTS, WEIGHTS, ClosedFormPolicy, MixtureField, Moments
 from methods.sft import SFT
@@ -48,7 +48,7 @@ def test_data_has_the_law_of_every_prompt() -> None:
     data = closed_form.dataset()
     for text, weights in zip(TEXTS, WEIGHTS, strict=True):
         rows = [i for i, prompt in enumerate(data.prompts) if prompt == text]
-        share = (data.mean[rows][:, None] == MEANS).all(2).double().mean(0)
+        share = (data.moments(np.array(rows))[0][:, None] == MEANS).all(2).double().mean(0)
         torch.testing.assert_close(share, weights.double(), rtol=0, atol=1e-7)
 
 
@@ -89,7 +89,8 @@ def fixed_point(steps: int, points: int) -> float:
 def trained_deviation(method: SFT, tau: float, updates: int) -> float:
     field = MixtureField(torch.zeros(1, 2), torch.tensor([tau]), torch.ones(len(TEXTS), 1))
     data = closed_form.dataset()
-    data = dataclasses.replace(data, mean=torch.zeros_like(data.mean))
+    std = data.moments(np.arange(len(data)))[1]
+    data = Dataset.in_memory(torch.zeros_like(std), std, data.prompts, data.metadata)
     policy = ClosedFormPolicy(field)
     stage = closed_form_stage(method, policy, updates, data, learning_rate=0.004, ema_half_life=0.2)
     for _ in range(updates):

@@ -201,7 +201,9 @@ def _buckets(prepared: Prepared) -> list[str]:
     for size in prepared.sizes:
         text = f"{there[size]:,} pictures, {found.buckets[shown(size)]:,} of them to train on"
         if not there[size]:
-            text = f"given up: its {own[size]:,} pictures, fewer than {settings.bucket_pictures}, went to the nearest"
+            text = (
+                f"given up: its {own[size]:,} pictures, fewer than {settings.bucket_pictures}, go to the nearest left"
+            )
         lines.append(f"  {f'{size[0]} x {size[1]}':<12}{text}")
     return lines
 

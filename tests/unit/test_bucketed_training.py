@@ -19,6 +19,7 @@ from bench.data.settings import Data
 from bench.experiment import load
 from bench.policy import PassFlops, SD3Policy
 from bench.ranks import ALONE, Ranks
+from bench.report.reproduce import _pictures
 from bench.runner import load_scorers
 from bench.settings import Experiment
 from bench.stage import Stage
@@ -92,7 +93,7 @@ def test_the_inspection_tells_and_records_bucket_and_crop(folder: Path, tiny_pip
     shown = table(prepared)
     assert "pictures    in aspect buckets: 12 reduced, 18 enlarged, 18 cut to their middle (" in shown
     assert f"  48 x 80     12 pictures, {found['48x80']} of them to train on" in shown
-    assert "  64 x 64     given up: its 0 pictures, fewer than 2, went to the nearest" in shown
+    assert "  64 x 64     given up: its 0 pictures, fewer than 2, go to the nearest left" in shown
     rows = pd.read_parquet(prepared.inspected.folder / "pictures.parquet").set_index("name")
     columns = ["width", "height", "left", "top", "taken_width", "taken_height", "to_width", "to_height"]
     assert rows.loc["0.png", columns].tolist() == [100, 60, 0, 0, 100, 60, 80, 48]
@@ -100,6 +101,8 @@ def test_the_inspection_tells_and_records_bucket_and_crop(folder: Path, tiny_pip
     assert rows.loc["4.png", columns].tolist() == [90, 30, 20, 0, 50, 30, 80, 48]
     assert prepared.read([prepared.inspected.kept[1]], (48, 80)).shape == (1, 80, 48, 3)
     assert prepared.settings.identity()["buckets"] == found
+    (told,) = _pictures(prepared.settings.identity())
+    assert told.endswith(f"64 pixels, in aspect buckets: {found['48x80']} of 48x80, {found['80x48']} of 80x48")
     assert "buckets" not in prepare(Data(path=str(folder)), tiny_pipeline).settings.identity()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,15 +56,20 @@ class TextEncoding:
     """Encodes texts of one pipeline and keeps what it found, in the encoders' own precision.
 
     `length` is what T5 reads of every text, in tokens: the same in training and evaluation, because there is but one.
-    `parked` encoders stay in main memory between uses.
+    `parked` encoders stay in main memory between uses; not even there where `load` can give them, in main memory, when
+    they are needed.
     """
 
-    def __init__(self, pipeline: Any, device: torch.device, length: int | None, *, parked: bool) -> None:
+    def __init__(
+        self, pipeline: Any, device: torch.device, length: int | None, *, parked: bool,
+        load: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
         self._pipeline = pipeline
         self._device = device
-        self._has_t5 = pipeline.text_encoder_3 is not None
+        self._has_t5 = (pipeline.text_encoder_3 if load is None else pipeline.tokenizer_3) is not None
         self.length = length if length is not None else T5_LENGTH * self._has_t5
         self.parked = parked
+        self._load = load
         self._known: Encodings[str] = Encodings("texts", str, self._encode)
 
     def keep(self, store: Store, identity: str) -> None:
@@ -111,11 +116,16 @@ class TextEncoding:
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """The encoders on the device."""
+        loaded = self._load() if self._load is not None else {}
+        for name, module in loaded.items():
+            setattr(self._pipeline, name, module)
         if self.parked:
             self._move(self._device)
         try:
             yield
         finally:
+            for name in loaded:
+                setattr(self._pipeline, name, None)
             if self.parked:
                 self._move("cpu")
 

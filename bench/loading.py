@@ -5,6 +5,7 @@ Nothing is downloaded but by `fetch`, no pickle is opened, and no code of a mode
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,13 @@ _WANTED = ("model_index.json", "scheduler/*", "tokenizer*/*", "*/config.json", "
 _UNWANTED = ("*.fp16*", "*.msgpack", "*.bin")
 
 
-def load_pipeline(model: str | Path, runtime: Runtime, device: torch.device, weights: str = "stored") -> Any:
+def load_pipeline(
+    model: str | Path, runtime: Runtime, device: torch.device, weights: str = "stored", *, encoders: bool = True
+) -> Any:
     """A StableDiffusion3Pipeline on a device, its weights held as `runtime` says, nothing of it trainable.
 
     `model` is a folder, the hub id of a fetched model, or the name of one of `architectures.BY_NAME` whose `weights`
-    are `random`.
+    are `random`. Without `encoders` stored text encoders stay where they are, for `load_encoders`.
 
     Raises:
         DataError: there is no such pipeline, or it is incomplete or damaged.
@@ -51,7 +54,7 @@ def load_pipeline(model: str | Path, runtime: Runtime, device: torch.device, wei
     if weights == "random":
         pipeline = architectures.build(str(model), str(device), t5=runtime.t5)
     else:
-        pipeline = _stored(model, runtime.t5)
+        pipeline = _stored(model, runtime.t5, () if encoders else ENCODERS)
     for name in ("transformer", "vae", *ENCODERS):
         module = getattr(pipeline, name)
         if module is not None:
@@ -61,11 +64,19 @@ def load_pipeline(model: str | Path, runtime: Runtime, device: torch.device, wei
     return pipeline
 
 
-def _stored(model: str | Path, t5: bool) -> Any:
+def load_encoders(model: str | Path, runtime: Runtime) -> dict[str, Any]:
+    """The text encoders of a stored pipeline by name, in main memory; raises as `load_pipeline` does."""
+    pipeline = _stored(model, runtime.t5, ("transformer", "vae"))
+    held = {name: getattr(pipeline, name) for name in ENCODERS}
+    dtype = getattr(torch, runtime.frozen_weights)
+    return {n: m.to(dtype=dtype).requires_grad_(False).eval() for n, m in held.items() if m is not None}
+
+
+def _stored(model: str | Path, t5: bool, without: Sequence[str] = ()) -> Any:
     folder = locate(model)
     _refuse_empty_tokenizers(folder)
     without_t5 = not t5 or not (folder / "text_encoder_3").is_dir()
-    absent = {"text_encoder_3": None, "tokenizer_3": None} if without_t5 else {}
+    absent = dict.fromkeys([*without, *(("text_encoder_3", "tokenizer_3") if without_t5 else ())])
     try:
         # Safetensors only: a pickle runs whatever it holds
         return StableDiffusion3Pipeline.from_pretrained(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ from bench.encoded.identity import encoder_identity
 from bench.encoded.store import Store
 from bench.files import appears_whole
 from bench.flops import PassFlops
-from bench.loading import ENCODERS, load_pipeline, locate
+from bench.loading import ENCODERS, load_encoders, load_pipeline, locate
 from bench.settings import Experiment, Runtime, Train
 from bench.tasks.world import World
 
@@ -90,14 +91,17 @@ class SD3Policy:
         vae_identity: names the VAE in it.
     """
 
-    def __init__(self, pipeline: Any, runtime: Runtime, device: torch.device, *, precision: str = "float32") -> None:
+    def __init__(
+        self, pipeline: Any, runtime: Runtime, device: torch.device, *, precision: str = "float32",
+        encoders: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
         self.pipeline = pipeline  # a StableDiffusion3Pipeline, whose parts type checkers cannot see
         self.transformer: SD3Transformer2DModel = pipeline.transformer
         self.device = device
         self.precision = precision
         self.latent_shape = autoencoder.latent_shape(pipeline, runtime.resolution)
         self.shift = float(pipeline.scheduler.config.shift)
-        self.texts = TextEncoding(pipeline, device, runtime.text_length, parked=runtime.park_encoders)
+        self.texts = TextEncoding(pipeline, device, runtime.text_length, parked=runtime.park_encoders, load=encoders)
         self.store: Store | None = None
         self.vae_identity = ""
         self._runtime = runtime
@@ -114,9 +118,11 @@ class SD3Policy:
     @classmethod
     def load(
         cls, path: str | Path, *, precision: str = "float32", runtime: Runtime | None = None, device: str = "auto",
-        weights: str = "stored",
+        weights: str = "stored", encoders: bool = True,
     ) -> SD3Policy:  # fmt: skip
         """Load a StableDiffusion3Pipeline folder, or the hub id of a fetched one; or its shape with random `weights`.
+
+        Without `encoders` the stored text encoders are loaded when a text has to be encoded, and leave memory again.
 
         Raises:
             ConfigError: there is no such device or architecture, or no picture of that size.
@@ -125,7 +131,9 @@ class SD3Policy:
         """
         runtime, where = runtime or Runtime(), resolve(device)
         with memory_told(f"the model {path}", "say --runtime.frozen_weights bfloat16, or --runtime.park_encoders true"):
-            return cls(load_pipeline(path, runtime, where, weights), runtime, where, precision=precision)
+            pipeline = load_pipeline(path, runtime, where, weights, encoders=encoders)
+        later = None if encoders else partial(load_encoders, path, runtime)
+        return cls(pipeline, runtime, where, precision=precision, encoders=later)
 
     @classmethod
     def of(cls, experiment: Experiment, world: World, note: Callable[[str], object] = print) -> SD3Policy:
@@ -133,19 +141,21 @@ class SD3Policy:
 
         What stored weights encode goes into the cache on disk, whose troubles `note` is told.
         """
+        runtime, is_cached = experiment.runtime, experiment.weights == "stored" and experiment.cache_gib > 0
         policy = cls.load(
-            world.model, precision=experiment.train.precision, runtime=experiment.runtime, device=experiment.device,
-            weights=experiment.weights,
+            world.model, precision=experiment.train.precision, runtime=runtime, device=experiment.device,
+            weights=experiment.weights, encoders=not (is_cached and runtime.park_encoders),
         )  # fmt: skip
-        if experiment.weights == "stored" and experiment.cache_gib:
+        if is_cached:
             policy.keep(Store(folder_of_all(), experiment.cache_gib * 2**30, note), locate(world.model))
         return policy
 
     def keep(self, store: Store, folder: Path) -> None:
         """From now on look for encodings in a store, and keep there what is encoded ahead; `folder` is the pipeline."""
         held = self._runtime.frozen_weights
-        texts = [name for name in ENCODERS if getattr(self.pipeline, name) is not None]
-        texts += [name.replace("text_encoder", "tokenizer") for name in texts]
+        tokenizers = [name.replace("text_encoder", "tokenizer") for name in ENCODERS]
+        there = [name for name in tokenizers if getattr(self.pipeline, name) is not None]
+        texts = [*there, *(name.replace("tokenizer", "text_encoder") for name in there)]
         self.store = store
         self.vae_identity = encoder_identity(folder, ["vae"], self.device, held)
         self.texts.keep(store, encoder_identity(folder, texts, self.device, held))

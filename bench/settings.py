@@ -80,7 +80,9 @@ class Runtime:
     frozen_weights: Annotated[
         Literal["float32", "bfloat16", "float16"], Option("how the weights of VAE and text encoders are held")
     ] = "float32"
-    park_encoders: Annotated[bool, Option("keep the text encoders in main memory while none of them is needed")] = False
+    park_encoders: Annotated[
+        bool, Option("text encoders leave the device while none is needed; main memory too, where there is a cache")
+    ] = False
     attention: Annotated[
         Literal["auto", "math", "flash", "efficient", "cudnn"], Option("torch's kernel of the denoiser's attention")
     ] = "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from bench import registry
 from bench.checkpoint import KEEP
 from bench.flops import PassFlops
 from bench.forecast.cards import Card
+from bench.forecast.encodings import Encodings
 from bench.forecast.memory import Memory, Parts, Scales
 from bench.forecast.shapes import Shapes, is_here
 from bench.forecast.spending import Spending, spending
@@ -114,17 +116,28 @@ def _pictures(experiment: Experiment, task: Task) -> int:
 
 def _host(experiment: Experiment, shapes: Shapes) -> Parts:
     """Bytes of main memory that one worker needs, at most: tasks with fewer pictures and prompts need less."""
-    tasks, evaluation = experiment.tasks, experiment.evaluation
-    pictures = max(_pictures(experiment, task) for task in tasks)
-    texts = pictures + max(task.train_prompts for task in tasks)
+    loading: Parts = {"while the model is loaded": 4 * shapes.numbers_of("transformer", "vae", *ENCODERS)}
+    cached = experiment.weights == "stored" and experiment.cache_gib
+    parked: Parts = {
+        "text encoders, while they encode" if cached else "parked text encoders":
+        shapes.bytes_of(*ENCODERS) if experiment.runtime.park_encoders else 0
+    }  # fmt: skip
+    most = max((encodings(experiment, shapes, [task]) for task in experiment.tasks), key=lambda needed: needed.size)
+    return loading | most.held() | parked
+
+
+def encodings(experiment: Experiment, shapes: Shapes, tasks: Sequence[Task]) -> Encodings:
+    """What has to be encoded for some tasks, at most: what they have in common counts once for each of them."""
+    evaluation = experiment.evaluation
+    pictures = [_pictures(experiment, task) for task in tasks]
+    texts = sum(pictures) + sum(task.train_prompts for task in tasks)
     texts += evaluation.final_prompts + evaluation.held_out_prompts
-    held = _BYTES[experiment.runtime.frozen_weights]
-    return {
-        "while the model is loaded": 4 * shapes.numbers_of("transformer", "vae", *ENCODERS),
-        f"embeddings of {texts:,} texts": texts * shapes.text_numbers * held,
-        f"latents of {pictures:,} pictures": pictures * _latent_bytes(shapes),
-        "parked text encoders": shapes.bytes_of(*ENCODERS) if experiment.runtime.park_encoders else 0,
-    }
+    return Encodings(
+        texts=texts, pictures=sum(pictures),
+        text_bytes=texts * shapes.text_numbers * _BYTES[experiment.runtime.frozen_weights],
+        picture_bytes=sum(pictures) * _latent_bytes(shapes),
+        limit=experiment.cache_gib * 2**30 if experiment.weights == "stored" else 0.0,
+    )  # fmt: skip
 
 
 def _disk(experiment: Experiment, shapes: Shapes, stages: dict[str, tuple[StageForecast, ...]]) -> Parts:
@@ -141,7 +154,7 @@ def _disk(experiment: Experiment, shapes: Shapes, stages: dict[str, tuple[StageF
         f"final models, cells: {cells * len(stages)}": 4 * whole * cells * len(stages),
         "the base's own": shapes.bytes_of("transformer") * len(experiment.tasks),
         "final adapters": lora * cells,
-        "cached latents": sum(_pictures(experiment, task) for task in experiment.tasks) * _latent_bytes(shapes),
+        "cache of latents and texts": encodings(experiment, shapes, experiment.tasks).on_disk,
         "sheets of pictures, at most": pictures * (cells * len(stages) + len(experiment.tasks)),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.api import Prompt
+from bench.api import DataError, Prompt
 from bench.budget import Budget, Ledger, Limit
 from bench.cli import main
 from bench.curation import curate
@@ -163,6 +164,35 @@ def test_another_picture_crop_or_size_misses(tiny_pipeline: Path, folder: Path) 
     changed = pixels.copy()
     changed[3, 5, 2] = 1
     assert pixel_digest(pixels) != pixel_digest(changed)
+
+
+# Encoders
+
+
+def test_text_encoders_leave_memory_and_are_not_loaded_where_nothing_is_missing(
+    tiny_pipeline: Path, folder: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_pipeline, model)
+    parked = small(model, folder, **{"runtime.park_encoders": True})
+    world, texts = world_of(parked), captions(3)
+    expected = SD3Policy.load(model, device="cpu").encode(texts)
+
+    def made() -> SD3Policy:
+        policy = SD3Policy.of(parked, world)
+        assert policy.pipeline.text_encoder is policy.pipeline.text_encoder_2 is None
+        policy.texts.prepare(texts)
+        assert policy.pipeline.text_encoder is policy.pipeline.text_encoder_2 is None
+        found = policy.encode(texts)
+        assert torch.equal(found.embeds, expected.embeds) and torch.equal(found.pooled, expected.pooled)
+        return policy
+
+    assert made().store.counts.made == 3  # type: ignore[union-attr]
+    (model / "text_encoder_2" / "model.safetensors").unlink()
+    again = made()
+    assert again.store.counts.made == 0  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="expected a complete StableDiffusion3Pipeline folder"):
+        again.encode(["a red circle beside a blue star"])
 
 
 # Bits

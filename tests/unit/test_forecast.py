@@ -14,7 +14,8 @@ from bench.api import ConfigError, DataError
 from bench.budget import Budget
 from bench.experiment import load
 from bench.forecast.cards import Card, card
-from bench.forecast.forecast import Forecast, forecast
+from bench.forecast.encodings import Encodings
+from bench.forecast.forecast import Forecast, encodings, forecast
 from bench.forecast.live_memory import Pass, of_blocks, peaks, run
 from bench.forecast.shapes import Shapes, is_here
 from bench.forecast.spending import spending
@@ -26,6 +27,7 @@ from bench.policy import SD3Policy
 from bench.settings import Experiment, Runtime, Train
 from tests.cells import experiment
 
+GIB = 2**30
 LATENT, LENGTH, BATCH = (16, 8, 8), 101, 4
 SMALL = {
     "model": "shrunken", "runtime.resolution": 64, "runtime.text_length": 24, "train.batch_size": 8,
@@ -154,6 +156,27 @@ def test_what_does_not_fit_is_told_with_what_helps(found: Forecast) -> None:
     short = text[text.index("\nsmall") :]
     assert "does not fit" in short and "try " in short
     assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("limit", "disk", "held"),
+    [(0, 0, (3 * GIB, 5 * GIB)), (10 * GIB, 8 * GIB, (GIB, GIB, 0)), (6 * GIB, 6 * GIB, (GIB, GIB, 2 * GIB))],
+)
+def test_encodings_lie_on_disk_as_far_as_the_limit_goes(limit: float, disk: float, held: tuple[float, ...]) -> None:
+    needed = Encodings(texts=30, pictures=50, text_bytes=3 * GIB, picture_bytes=5 * GIB, limit=limit)
+    assert needed.on_disk == disk
+    assert tuple(needed.held().values()) == held
+
+
+def test_a_run_is_planned_with_what_it_has_to_encode(tiny_pipeline: Path, found: Forecast) -> None:
+    planned = experiment(tiny_pipeline, methods=["sft"], **{"task.candidates": 64, "task.train_prompts": 5})
+    needed = encodings(planned, Shapes.of(planned), planned.tasks)
+    # a quarter of 64 pictures with their captions, 5 prompts, 6 + 2 in evaluation; 16 x 8 x 8 latents, mean and std
+    assert (needed.texts, needed.pictures) == (16 + 5 + 6 + 2, 16)
+    assert needed.text_bytes == 29 * (20 * 32 + 32) * 4
+    assert needed.picture_bytes == 16 * 2 * 16 * 8 * 8 * 4
+    assert needed.limit == 50 * GIB
+    assert found.disk["cache of latents and texts"] == 0  # random weights are not worth a cache
 
 
 def test_one_sentence_where_nothing_can_be_known() -> None:

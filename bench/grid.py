@@ -29,6 +29,12 @@ _PAIRS = {
     "scenes-aesthetic-head": "scenes-aesthetic",
 }
 
+# Settings that stand elsewhere in a header, or that one folder's runs need not share.
+_OWN_OF_A_RUN = (
+    "name", "label", "question", "workers", "device", "track", "reward_seconds", "cache_gib", "tasks", "methods",
+    "seeds", "train", "baseline",
+)  # fmt: skip
+
 
 def jobs(experiment: Experiment, results: Path) -> list[CellJob]:
     """Every cell: the bases first, then methods with all tasks and seeds, seed by seed."""
@@ -107,22 +113,7 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
     shared = experiment.resolved()
     data = experiment.data
     shared |= {"data": data.identity()} if data else {}
-    for name in (
-        "name",
-        "label",
-        "question",
-        "workers",
-        "device",
-        "track",
-        "reward_seconds",
-        "cache_gib",
-        "tasks",
-        "methods",
-        "seeds",
-        "train",
-        "baseline",
-        *(() if data else ("data",)),
-    ):
+    for name in (*_OWN_OF_A_RUN, *(() if data else ("data",))):
         shared.pop(name)
     chosen_before = data.found.selected_by if data and data.found else None
     tasks = {

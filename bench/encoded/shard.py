@@ -40,7 +40,7 @@ class Shard:
 
     Raises:
         DamagedError: the file is no shard, or cut short.
-        FileNotFoundError: it is gone.
+        FileNotFoundError, PermissionError: it is gone, or belongs to somebody else.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +50,7 @@ class Shard:
                 about = file.metadata()
                 self.kind = str(about["kind"])
                 self._sums: dict[str, str] = dict(json.loads(about["sums"]))
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             raise
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"it cannot be opened: {error}") from error
@@ -65,7 +65,7 @@ class Shard:
 
         Raises:
             DamagedError: one of them is not what was written.
-            FileNotFoundError: the file is gone.
+            FileNotFoundError, PermissionError: the file is gone, or belongs to somebody else.
         """
         try:
             with safe_open(self.path, "pt") as file:
@@ -78,7 +78,7 @@ class Shard:
                     key: {name.partition(".")[2]: file.get_tensor(name).clone() for name in own}
                     for key, own in names.items()
                 }
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             raise
         except (OSError, SafetensorError, ValueError) as error:
             raise DamagedError(f"it cannot be read: {error}") from error

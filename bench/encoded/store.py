@@ -11,7 +11,7 @@ import fcntl
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,11 @@ class Store:
         return found
 
     def read(self, keys: Iterable[str]) -> dict[str, Entry]:
-        """Those entries of keys that were found which are still there and undamaged, in main memory."""
+        """Those entries of keys that were found which are still there and undamaged, in main memory.
+
+        Raises:
+            DataError: a shard may not be read.
+        """
         wanted: dict[str, list[str]] = {}
         for key in keys:
             if key in self._where:
@@ -66,7 +70,8 @@ class Store:
         entries: dict[str, Entry] = {}
         for name, own in wanted.items():
             try:
-                entries |= self._shards[name].read(own)
+                with self._usable():
+                    entries |= self._shards[name].read(own)
             except FileNotFoundError:  # somebody has cleared the cache
                 self._forget(name)
             except DamagedError as error:
@@ -130,6 +135,8 @@ class Store:
         """Turns the operating system's refusals into one message."""
         try:
             yield
+        except FileNotFoundError:  # a shard that another process has removed
+            raise
         except OSError as error:
             raise DataError(
                 f"the cache {self.folder} cannot be used: {error.strerror or error}; expected a folder that can be "
@@ -154,7 +161,8 @@ class Store:
 
     def _use(self, keys: Iterable[str]) -> None:
         for name in self._lease.take({self._where[key] for key in keys}):
-            os.utime(self.folder / name)
+            with suppress(FileNotFoundError):  # dropped by another process, as damaged: reading it will show
+                os.utime(self.folder / name)
 
     def _has_room(self, size: int) -> bool:
         """Whether so many bytes fit into the limit, once those shards are gone that can be spared."""

@@ -24,7 +24,7 @@ from bench.encoded.moments import moments_of, pixel_digest, stacked
 from bench.encoded.store import Store
 from bench.env import SampleDraw
 from bench.policy import SD3Policy
-from bench.settings import Experiment
+from bench.settings import Experiment, Runtime
 from bench.tasks.images import ImagesWorld
 from bench.tasks.world import world_of
 from tests.cells import experiment, facts, run
@@ -116,8 +116,6 @@ def made_for(policy: SD3Policy, texts: list[str]) -> int:
 
 def shrunken(folder: Path, **runtime: Any) -> SD3Policy:
     """A model with T5, held in a folder's name that stands for its files."""
-    from bench.settings import Runtime
-
     settings = Runtime(**{"resolution": 64, "text_length": 24, **runtime})
     policy = SD3Policy.load("shrunken", weights="random", device="cpu", runtime=settings)
     policy.keep(Store(folder_of_all(), 2.0**30), folder)
@@ -234,7 +232,7 @@ def test_cached_moments_give_another_latent_in_every_epoch(tiny_pipeline: Path, 
     assert not any(torch.equal(first[text], second[text]) for text in first)
 
 
-def test_pictures_are_read_only_where_they_have_to_be_encoded(tiny_pipeline: Path) -> None:
+def test_pictures_are_read_only_where_they_have_to_be_encoded(tiny_pipeline: Path, tmp_path: Path) -> None:
     pictures = np.random.default_rng(1).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     asked: list[int] = []
 
@@ -242,9 +240,9 @@ def test_pictures_are_read_only_where_they_have_to_be_encoded(tiny_pipeline: Pat
         asked.extend(numbers.tolist())
         return pictures[numbers]
 
-    def encoded(numbers: list[int]) -> torch.Tensor:
-        policy = SD3Policy.load(tiny_pipeline, device="cpu")
-        policy.keep(Store(folder_of_all(), 2.0**30), tiny_pipeline)
+    def encoded(numbers: list[int], folder: Path = tiny_pipeline, side: int = 64) -> torch.Tensor:
+        policy = SD3Policy.load(tiny_pipeline, device="cpu", runtime=Runtime(resolution=side))
+        policy.keep(Store(folder_of_all(), 2.0**30), folder)
         some = moments_of(policy, [pixel_digest(picture) for picture in pictures], pixels)
         some.prepare(numbers)
         return stacked(some, numbers)[0]
@@ -252,3 +250,12 @@ def test_pictures_are_read_only_where_they_have_to_be_encoded(tiny_pipeline: Pat
     first = encoded([0, 1, 2])
     assert torch.equal(encoded([2, 1, 4, 0])[[3, 1, 0]], first)
     assert asked == [0, 1, 2, 4]
+    other = tmp_path / "other"
+    shutil.copytree(tiny_pipeline / "vae", other / "vae")
+    encoded([0], other)  # the same files elsewhere
+    assert asked == [0, 1, 2, 4]
+    (other / "vae" / "config.json").write_text("{}")
+    encoded([0], other.rename(tmp_path / "changed"))
+    assert asked == [0, 1, 2, 4, 0]
+    with pytest.raises(DataError, match="the model takes"):  # asked for, because of another size
+        encoded([0], side=32)

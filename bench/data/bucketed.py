@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from bench.api import DataError
-from bench.dataset import Dataset
+from bench.tasks.dataset import Dataset
 
 
 @dataclass(frozen=True)

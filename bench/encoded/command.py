@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.encoded.folder import files_of, folder_of_all, size_of_all
-from bench.record import TELEMETRY, read_telemetry
+from bench.records.record import TELEMETRY, read_telemetry
 
 
 def describe(*, clear: bool) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from bench.device import describe
-from bench.provenance import hash_file
-from bench.schema import config_hash
+from bench.model.device import describe
+from bench.records.provenance import hash_file
+from bench.records.schema import config_hash
 
 VERSION = 1  # raise it with every change of the harness that can change an encoding
 _PACKAGES = ("torch", "diffusers", "transformers")  # other versions may round differently

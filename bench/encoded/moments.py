@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.autoencoder import encoded_at_once
 from bench.data.buckets import Size
 from bench.encoded.encodings import Encodings
 from bench.encoded.identity import entry_key
 from bench.encoded.shard import Entry
-from bench.policy import SD3Policy
+from bench.model.autoencoder import encoded_at_once
+from bench.model.policy import SD3Policy
 from bench.tasks.world import Candidates
 
 

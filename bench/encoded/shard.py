@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bench.api import DataError
-from bench.checkpoint import write_tensors
+from bench.training.checkpoint import write_tensors
 
 Entry = Mapping[str, Tensor]
 

@@ -14,7 +14,7 @@ from bench.data.buckets import Size
 from bench.data.settings import Data
 
 if TYPE_CHECKING:
-    from bench.settings import Experiment
+    from bench.configuration.settings import Experiment
 
 
 class Pictures(Protocol):

@@ -13,17 +13,17 @@ from PIL import Image
 
 from bench.api import ConfigError, PluginError
 from bench.budget import Budget, Ledger
+from bench.configuration.experiment import load
+from bench.configuration.settings import Experiment
 from bench.conformance.observe import counted
 from bench.data.preparation import prepare, table
 from bench.data.settings import Data
-from bench.experiment import load
-from bench.policy import PassFlops, SD3Policy
-from bench.ranks import ALONE, Ranks
+from bench.model.policy import PassFlops, SD3Policy
+from bench.processes.ranks import ALONE, Ranks
 from bench.report.reproduce import _pictures
 from bench.runner import load_scorers
-from bench.settings import Experiment
-from bench.stage import Stage
 from bench.tasks.world import world_of
+from bench.training.stage import Stage
 from tests import cells
 from tests.user_pictures import captions, image_folder, noise
 

@@ -22,8 +22,8 @@ from bench.data.inspection import Inspected, Picture, fingerprint
 from bench.data.order import Order, turns
 from bench.data.pictures import crop, prepare
 from bench.data.settings import Data
-from bench.dataset import Dataset
 from bench.strict import Problems, Text, validate
+from bench.tasks.dataset import Dataset
 from tests.user_pictures import png
 
 SMALL = Grid(unit=16, largest=128)

@@ -11,9 +11,9 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from bench.conformance.mixture import closed_form_stage
-from bench.dataset import Dataset
 from bench.tasks import closed_form
 from bench.tasks.closed_form import DEVIATION, MEANS, SHIFT, TEXTS, WEIGHTS, ClosedFormPolicy, MixtureField, Moments
+from bench.tasks.dataset import Dataset
 from methods.sft import SFT
 from methods.soar import SOAR
 

@@ -16,17 +16,17 @@ import torch
 from bench.api import DataError, Prompt
 from bench.budget import Budget, Ledger, Limit
 from bench.cli import main
-from bench.curation import curate
+from bench.configuration.settings import Experiment, Runtime
 from bench.data.pictures import crop
 from bench.encoded import encodings as module
 from bench.encoded.folder import folder_of_all
 from bench.encoded.moments import moments_of, pixel_digest, stacked
 from bench.encoded.store import Store
-from bench.env import SampleDraw
-from bench.policy import SD3Policy
-from bench.settings import Experiment, Runtime
+from bench.model.policy import SD3Policy
 from bench.tasks.images import ImagesWorld
 from bench.tasks.world import world_of
+from bench.training.curation import curate
+from bench.training.env import SampleDraw
 from tests.cells import experiment, facts, run
 from tests.user_pictures import captions, image_folder
 

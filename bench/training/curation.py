@@ -1,0 +1,133 @@
+"""Curated data for supervised methods: the top share of fresh candidates, by category, as a scorer ranks them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.data.bucketed import Bucketed
+from bench.data.buckets import Size
+from bench.encoded.moments import digests_of, moments_of, stacked
+from bench.model.policy import SD3Policy
+from bench.paths import cache_folder
+from bench.records.schema import config_hash
+from bench.scorers.scorer import Scorer
+from bench.tasks.dataset import Dataset
+from bench.tasks.definitions import Task
+from bench.tasks.world import Candidates, World
+from bench.training.checkpoint import Checkpoints
+
+_CHUNK = 256
+_VERSION = 3  # of what is kept of a choice
+
+
+def curate(
+    world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
+) -> Dataset | Bucketed:
+    """The supervised data of a task: which pictures, kept where it was found out before, and their latent moments.
+
+    Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
+    within each category the `top_share` with the highest score is kept. The folder in the cache is named by a hash of
+    all that the choice depends on. What is damaged there is told to `note` and made again. Moments are encoded once,
+    and read from the cache of encodings when they are drawn.
+    """
+    choice = Checkpoints(cache_folder() / "curated" / _key(world, task, policy, select))
+    saved, complaints = choice.load()
+    for complaint in complaints:
+        note(f"curated data: {complaint}; it is made again")
+    found = functools.cache(lambda: world.candidates(task.categories or world.categories, task.candidates))
+    state = saved.state if saved is not None else _chosen(found(), task, select)
+    if saved is None:
+        choice.save(0, {}, state)
+    parts = [_dataset(policy, found, state, number) for number in range(len(state["parts"]))]
+    if state["parts"][0]["size"] is None:
+        return parts[0]
+    return Bucketed(tuple(parts), tuple(policy.latent_of(tuple(part["size"])) for part in state["parts"]))
+
+
+def _dataset(policy: SD3Policy, candidates: Callable[[], Candidates], state: Mapping[str, Any], number: int) -> Dataset:
+    """The pictures of one size, whose moments are encoded now, and read when they are drawn."""
+    part = state["parts"][number]
+    rows, size = np.array(part["rows"]), part["size"] and tuple(part["size"])
+
+    def pixels(numbers: np.ndarray) -> np.ndarray:
+        buckets = {bucket.size: bucket.images for bucket in candidates().buckets}
+        return (buckets[size] if size else candidates().images)[rows[numbers]]
+
+    pictures = moments_of(policy, part["digests"], pixels, size)
+    pictures.prepare(range(len(rows)))
+    return Dataset(
+        lambda index: stacked(pictures, [int(i) for i in index]), part["prompts"], part["metadata"],
+        state["selected_by"], state["scored"],
+    )  # fmt: skip
+
+
+def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[str, Any]:
+    """Which candidates are kept, by the size that they are trained on, and what a data set says of itself."""
+    kept = top_share(_scores(candidates, select), [p.category for p in candidates.prompts], task.top_share)
+    if candidates.buckets:
+        parts = []
+        for bucket in candidates.buckets:
+            own = np.flatnonzero(np.isin(bucket.rows, kept)).tolist()
+            digests = [bucket.digests[row] for row in own]
+            if own:
+                parts.append(_part(candidates, bucket.size, own, bucket.rows[own], digests))
+    else:
+        parts = [_part(candidates, None, kept.tolist(), kept, digests_of(candidates, kept.tolist()))]
+    return {
+        "parts": parts,
+        "selected_by": select.name if select else candidates.selected_by or "nothing",
+        "scored": candidates.scored + (len(candidates.prompts) if select else 0),
+    }
+
+
+def _part(
+    candidates: Candidates, size: Size | None, rows: list[int], numbers: np.ndarray, digests: Sequence[str]
+) -> dict[str, Any]:
+    """The pictures of one size: `rows` among its pictures, `numbers` among all candidates."""
+    prompts = [candidates.prompts[number] for number in numbers]
+    return {
+        "size": size, "rows": rows, "digests": list(digests), "prompts": [p.text for p in prompts],
+        "metadata": [p.metadata for p in prompts],
+    }  # fmt: skip
+
+
+def top_share(scores: np.ndarray, categories: Sequence[str], share: float) -> np.ndarray:
+    """Row numbers, rising, of the highest `share` (0, 1] of `scores` (N,) within each category, rounded up.
+
+    Ties go to the earlier row.
+    """
+    names = np.array(categories)
+    kept = []
+    for name in sorted(set(categories)):
+        rows = np.flatnonzero(names == name)
+        order = np.argsort(-scores[rows], kind="stable")
+        kept.append(rows[order[: int(np.ceil(share * len(rows)))]])
+    return np.sort(np.concatenate(kept))
+
+
+def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:
+    if select is None:
+        return np.zeros(len(candidates.prompts), np.float32)
+    parts = []
+    for start in range(0, len(candidates.prompts), _CHUNK):
+        prompts = candidates.prompts[start : start + _CHUNK]
+        images = candidates.images[start : start + _CHUNK]
+        parts.append(select.training_scores(images, [p.text for p in prompts], [p.metadata for p in prompts]))
+    return np.concatenate(parts)
+
+
+def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> str:
+    parts: dict[str, Any] = {
+        "world": [world.name, world.version],
+        "version": _VERSION,
+        "latent": list(policy.latent_shape),
+        "categories": list(task.categories or world.categories),
+        "candidates": task.candidates,
+        "top_share": task.top_share,
+        "select": [select.name, select.reward.version, select.fingerprint] if select else None,
+    }
+    return config_hash(parts)

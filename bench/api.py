@@ -172,8 +172,13 @@ class Draw(Protocol):
         The index counts prompts since the start of the stage: `index % count` is the place among the `count`.
         """
 
-    def noise(self, index: np.ndarray, name: str = "z1") -> Tensor:
-        """Standard normal (B, *S) float32 on the policy's device, one independent draw per (name, index)."""
+    def noise(self, index: np.ndarray, name: str = "z1", shape: tuple[int, ...] | None = None) -> Tensor:
+        """Standard normal (B, *S) float32 on the policy's device, one independent draw per (name, index).
+
+        S is `shape`; or else that of the clean latents of these samples, which is one in each batch but differs from
+        batch to batch where pictures train in aspect buckets; and `model.latent_shape` for a method without data. A
+        method that draws data and samples of its own gives `model.latent_shape` for the latter.
+        """
 
     def uniform(self, index: np.ndarray, name: str) -> Tensor:
         """Uniform on [0, 1) (B,) float32, one independent draw per (name, index)."""
@@ -190,7 +195,7 @@ class Model(Protocol):
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """S, the shape of one clean latent."""
+        """S, the shape of one clean latent of the pictures that are drawn and judged; `batch.z0` may have another."""
 
     @property
     def device(self) -> torch.device:

@@ -39,13 +39,14 @@ class _Base(SD3Policy):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._passes: dict[bool, PassFlops] = {}
+        self._passes: dict[tuple[bool, tuple[int, ...] | None], PassFlops] = {}
 
-    def measure_flops(self) -> PassFlops:
+    def measure_flops(self, latent: tuple[int, ...] | None = None) -> PassFlops:
         """As `SD3Policy` does; from the second call on what the first one found."""
-        if self._lora not in self._passes:
-            self._passes[self._lora] = super().measure_flops()
-        return self._passes[self._lora]
+        key = self._lora, latent
+        if key not in self._passes:
+            self._passes[key] = super().measure_flops(latent)
+        return self._passes[key]
 
 
 class _Remembering:

@@ -94,9 +94,18 @@ def curate(settings: Data, reward: str, model: str | None, rule: Rule | None, se
         f"selected    {len(kept):,} of {len(pictures):,} ({rule}): {path}",
         "",
         f"  python -m bench run --data {path}{f' --model {model}' if model else ''}"
-        + (f" --data.pictures {settings.pictures}" if settings.pictures else ""),
+        + (f" --data.pictures {settings.pictures}" if settings.pictures else "")
+        + _bucket_options(settings),
     ]
     return "\n".join(lines)
+
+
+def _bucket_options(settings: Data) -> str:
+    """The options that ask for the same aspect buckets again."""
+    if settings.buckets is None:
+        return ""
+    wanted = settings.buckets if isinstance(settings.buckets, int) else ",".join(settings.buckets)
+    return f" --data.buckets {wanted} --data.bucket_pictures {settings.bucket_pictures}"
 
 
 def _beside(settings: Data) -> tuple[Path, str]:
@@ -124,7 +133,7 @@ def _scores(prepared: Prepared, scorer: Scorer, path: Path) -> np.ndarray:
             some = [pictures[int(row)] for row in rows]
             prompts = [as_prompt(0, p) for p in some]
             texts, metadata = [p.text for p in prompts], [p.metadata for p in prompts]
-            scores[rows] = scorer.where_it_applies(prepared.read(some), texts, metadata)
+            scores[rows] = scorer.where_it_applies(prepared.read(some, prepared.square), texts, metadata)
     finally:  # an interrupted call has not scored for nothing
         made = np.flatnonzero(~np.isinf(scores))
         rows_of = [(pictures[r].name, repr(float(scores[r])), *about, inputs[r]) for r in made]

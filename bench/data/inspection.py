@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.api import DataError
+from bench.data.buckets import Size, assign
 from bench.data.model import Captions
 from bench.data.pictures import Crop, crop, open_picture
 from bench.data.rows import KINDS, Fault, LeftOut, Row, Source
@@ -46,9 +47,10 @@ class Picture:
     tag: str | None
     crop: Crop
 
-    def prepared_digest(self, side: int) -> str:
-        """What names its pixels, cropped and brought to `side`: the file, how it is prepared, and by which Pillow."""
-        return f"{VERSION} {PIL.__version__} {self.digest} {tuple(self.crop)} {side}"
+    def prepared_digest(self, size: Size) -> str:
+        """What names its pixels, cropped and brought to a size: the file, how it is prepared, and by which Pillow."""
+        cut = crop(self.crop.width, self.crop.height, size, self.crop.on_white)
+        return f"{VERSION} {PIL.__version__} {self.digest} {tuple(cut)}"
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,10 @@ class Inspected:
         return {kind: counts[kind] for kind in KINDS if counts[kind]}
 
 
-def inspect(source: Source, settings: Data, captions: Captions, resolution: int) -> Inspected:
+def inspect(source: Source, settings: Data, captions: Captions, sizes: Sequence[Size], resolution: int) -> Inspected:
     """Look at all rows of a source, or read what was found when nothing has changed since.
+
+    `sizes` are those of the aspect buckets, or the square of `resolution` alone.
 
     Raises:
         DataError: more rows are broken than `settings.allow_broken`, or none is left.
@@ -88,41 +92,59 @@ def inspect(source: Source, settings: Data, captions: Captions, resolution: int)
         "subset": settings.subset, "max_pixels": settings.max_pixels, "captions": captions.fingerprint,
         "resolution": resolution,
     }  # fmt: skip
+    if settings.buckets is not None:
+        key["buckets"] = [*sizes, settings.bucket_pictures]
     folder = cache_folder() / "data" / config_hash(key)
     found = _read(folder) if folder.is_dir() else None
     if found is None:
-        found = _inspect(source, settings, captions, resolution, folder)
+        found = _inspect(source, settings, captions, sizes, folder)
         _write(found)
     _refuse_too_many(found, settings)
     return found
 
 
-def _inspect(source: Source, settings: Data, captions: Captions, resolution: int, folder: Path) -> Inspected:
-    def look(row: Row) -> tuple[str, Crop] | Fault:
+def _inspect(source: Source, settings: Data, captions: Captions, sizes: Sequence[Size], folder: Path) -> Inspected:
+    def look(row: Row) -> _Seen | Fault:
         try:
             data = source.read(row.name)
             picture, on_white = open_picture(data, settings.max_pixels)
         except Fault as fault:
             return fault
-        return digest_of(data), crop(*picture.size, on_white)
+        return _Seen(row, digest_of(data), picture.size, on_white)
 
     texts = captions.faults([row.caption for row in source.rows])
-    kept: dict[str, Picture] = {}
+    kept: dict[str, _Seen] = {}
     left_out = list(source.left_out)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         looked = _shown(pool.map(look, source.rows), len(source.rows))
         for row, found, text in zip(source.rows, looked, texts, strict=True):
             fault = found if isinstance(found, Fault) else text
-            if isinstance(found, tuple) and fault is None and found[0] in kept:
-                fault = Fault("duplicate", f"the same bytes as {kept[found[0]].name!r}")
+            if isinstance(found, _Seen) and fault is None and found.digest in kept:
+                fault = Fault("duplicate", f"the same bytes as {kept[found.digest].row.name!r}")
             if fault is not None:
                 left_out.append(LeftOut(row.place, row.name, fault.kind, fault.detail))
-            elif isinstance(found, tuple):
-                kept[found[0]] = Picture(row.name, found[0], str(row.caption), row.tag, found[1])
-    used = {picture.name for picture in kept.values()}
-    square = (resolution, resolution)
-    others = sum(row.bucket not in (None, square) for row in source.rows if row.name in used)
-    return Inspected(tuple(kept.values()), tuple(left_out), folder, others)
+            elif isinstance(found, _Seen):
+                kept[found.digest] = found
+    seen = list(kept.values())
+    to = assign([s.shape for s in seen], sizes, settings.bucket_pictures)
+    others = sum(s.row.bucket not in (None, size) for s, size in zip(seen, to, strict=True))
+    return Inspected(tuple(s.picture(size) for s, size in zip(seen, to, strict=True)), tuple(left_out), folder, others)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A row whose picture can be used: the hash of its bytes, its size upright, and whether it was laid on white."""
+
+    row: Row
+    digest: str
+    shape: Size
+    on_white: bool
+
+    def picture(self, to: Size) -> Picture:
+        """What is kept of it, brought to a size."""
+        return Picture(
+            self.row.name, self.digest, str(self.row.caption), self.row.tag, crop(*self.shape, to, self.on_white)
+        )
 
 
 def digest_of(data: bytes) -> str:
@@ -214,7 +236,8 @@ def copy_lists(found: Inspected, folder: Path) -> None:
 
 
 def fingerprint(found: Inspected, resolution: int, chosen: Sequence[str] | None) -> str:
-    """16 hex digits of what training sees: pictures, captions, tags, their size, and the choice among them."""
-    rows = [[p.name, p.digest, p.caption, p.tag] for p in found.kept]
+    """16 hex digits of what training sees: pictures, captions, tags, their sizes, and the choice among them."""
+    square = (resolution, resolution)
+    rows = [[p.name, p.digest, p.caption, p.tag, *(() if p.crop.to == square else p.crop.to)] for p in found.kept]
     text = json.dumps([VERSION, resolution, rows, None if chosen is None else sorted(chosen)])
     return blake2b(text.encode(), digest_size=8).hexdigest()

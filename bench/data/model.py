@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import DataError
+from bench.data.buckets import Grid
 from bench.data.rows import Fault
 from bench.records.provenance import hash_file
 from bench.records.schema import config_hash
@@ -22,10 +23,22 @@ def resolution(model: Path) -> int:
     Raises:
         DataError: its configuration is missing or damaged.
     """
+    (latents,), pixels = _numbers(model, "sample_size")
+    return latents * pixels
+
+
+def grid(model: Path) -> Grid:
+    """The sizes of pictures that a diffusers SD3 pipeline folder takes; raises as `resolution` does."""
+    (patch, patches), pixels = _numbers(model, "patch_size", "pos_embed_max_size")
+    return Grid(patch * pixels, patches * patch * pixels)
+
+
+def _numbers(model: Path, *names: str) -> tuple[list[int], int]:
+    """Numbers that the transformer's configuration names, and the pixels across one latent."""
     try:
-        sides = json.loads((model / "transformer" / "config.json").read_text(encoding="utf-8"))["sample_size"]
+        numbers = json.loads((model / "transformer" / "config.json").read_text(encoding="utf-8"))
         levels = json.loads((model / "vae" / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
-        return int(sides) * 2 ** (len(levels) - 1)
+        return [int(numbers[name]) for name in names], 2 ** (len(levels) - 1)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{model}: expected a diffusers pipeline folder whose transformer and vae say their sizes ({error}): "

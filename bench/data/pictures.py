@@ -1,4 +1,4 @@
-"""One picture: from stored bytes to square pixels of the model's size. Nothing is opened that could run anything."""
+"""One picture: from stored bytes to pixels of the size asked for. Nothing is opened that could run anything."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from bench.data.buckets import Size
 from bench.data.rows import Fault
 
 # Raster formats only: others (EPS, PDF) are handed to programs of their own.
@@ -23,15 +24,28 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Crop(NamedTuple):
-    """What becomes of a picture: its size when it stands upright, the square that is taken (left, top, side, in its own
-    pixels), and whether it was transparent, and so laid on white."""
+    """What becomes of a picture: its size when it stands upright, the part that is taken (in its own pixels), the size
+    that this is brought to, and whether the picture was transparent, and so laid on white."""
 
     width: int
     height: int
     left: int
     top: int
-    side: int
+    taken_width: int
+    taken_height: int
+    to_width: int
+    to_height: int
     on_white: bool
+
+    @property
+    def to(self) -> Size:
+        """The size that the part is brought to."""
+        return self.to_width, self.to_height
+
+    @property
+    def kept(self) -> float:
+        """Share of the picture that is taken, above 0, at most 1."""
+        return self.taken_width * self.taken_height / (self.width * self.height)
 
 
 def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
@@ -63,23 +77,25 @@ def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
     return _on_white(upright)
 
 
-def crop(width: int, height: int, on_white: bool = False) -> Crop:
-    """The largest square in the middle of a picture."""
-    side = min(width, height)
-    return Crop(width, height, (width - side) // 2, (height - side) // 2, side, on_white)
+def crop(width: int, height: int, to: Size, on_white: bool = False) -> Crop:
+    """The largest part in the middle of a picture that has the shape of `to`, rounded to whole pixels."""
+    taken_width = min(width, max(1, round(height * to[0] / to[1])))
+    taken_height = min(height, max(1, round(width * to[1] / to[0])))
+    left, top = (width - taken_width) // 2, (height - taken_height) // 2
+    return Crop(width, height, left, top, taken_width, taken_height, *to, on_white)
 
 
-def prepare(data: bytes, resolution: int, max_pixels: int) -> np.ndarray:
-    """Pixels uint8 (resolution, resolution, 3): the middle square, brought to size by Lanczos' filter.
+def prepare(data: bytes, to: Size, max_pixels: int) -> np.ndarray:
+    """Pixels uint8 (H, W, 3) of a size (W, H): the middle part of its shape, brought to it by Lanczos' filter.
 
     Raises:
         Fault: the picture cannot be used.
     """
     picture, _ = open_picture(data, max_pixels)
-    _, _, left, top, side, _ = crop(*picture.size)
-    # Cut first: resize(box=...) would let the filter see what lies beside the square
-    square = picture.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((resolution, resolution), Image.Resampling.LANCZOS))
+    cut = crop(*picture.size, to)
+    # Cut first: resize(box=...) would let the filter see what lies beside the part
+    part = picture.crop((cut.left, cut.top, cut.left + cut.taken_width, cut.top + cut.taken_height))
+    return np.asarray(part.resize(to, Image.Resampling.LANCZOS))
 
 
 def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 
 from bench.api import ConfigError, DataError, Prompt
 from bench.data import pictures
+from bench.data.buckets import Size, nearest, shown, sizes
 from bench.data.inspection import LEFT_OUT, Inspected, Picture, digest_of, fingerprint, inspect
-from bench.data.model import Captions, resolution
+from bench.data.model import Captions, grid, resolution
 from bench.data.rows import KINDS, Fault, Source
 from bench.data.selection import Selection
 from bench.data.settings import Data, Found
@@ -29,7 +31,8 @@ class Prepared:
     """Pictures of a source that can be used, for one model.
 
     settings: as given, with what was found. opened: the settings the source was opened with. training: the pictures to
-    train on, those of the train split that are selected where something was.
+    train on, those of the train split that are selected where something was. sizes: of the aspect buckets, or the
+    square alone.
     """
 
     settings: Data
@@ -38,6 +41,7 @@ class Prepared:
     inspected: Inspected
     selection: Selection | None
     training: tuple[Picture, ...]
+    sizes: tuple[Size, ...]
 
     @property
     def found(self) -> Found:
@@ -45,19 +49,23 @@ class Prepared:
         assert self.settings.found is not None
         return self.settings.found
 
-    def read(self, some: Sequence[Picture]) -> np.ndarray:
-        """Pixels uint8 (N, H, W, 3) of some of the pictures.
+    @property
+    def square(self) -> Size:
+        """The size at which pictures are scored and drawn."""
+        return self.found.resolution, self.found.resolution
+
+    def read(self, some: Sequence[Picture], size: Size) -> np.ndarray:
+        """Pixels uint8 (N, H, W, 3) of some of the pictures, brought to a size (W, H).
 
         Raises:
             DataError: a picture has changed since it was inspected.
         """
-        side = self.found.resolution
-        out = np.empty((len(some), side, side, 3), np.uint8)
+        out = np.empty((len(some), size[1], size[0], 3), np.uint8)
         for row, picture in enumerate(some):
             try:
                 data = self.source.read(picture.name)
                 is_same = digest_of(data) == picture.digest
-                out[row] = pictures.prepare(data, side, self.opened.max_pixels) if is_same else 0
+                out[row] = pictures.prepare(data, size, self.opened.max_pixels) if is_same else 0
             except Fault as fault:
                 raise DataError(f"{picture.name} could be read before, and cannot now: {fault}: restore it") from fault
             if not is_same:
@@ -75,7 +83,8 @@ def prepare(settings: Data, model: Path) -> Prepared:
     """
     opened = open_source(settings)
     side = settings.resolution or resolution(model)
-    inspected = inspect(opened.source, opened.settings, Captions(model, settings.text_length), side)
+    to = ((side, side),) if settings.buckets is None else sizes(settings.buckets, side, grid(model))
+    inspected = inspect(opened.source, opened.settings, Captions(model, settings.text_length), to, side)
     selection = opened.selection
     chosen = _chosen(inspected, selection)
     training = tuple(
@@ -88,6 +97,7 @@ def prepare(settings: Data, model: Path) -> Prepared:
         rows=inspected.rows, kept=len(inspected.kept), left_out=inspected.kinds(), resolution=side, captions=counts,
         training=len(training), selected_by=selection.scorer if selection else None,
         rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
+        buckets=None if settings.buckets is None else _by_size(training, to),
     )  # fmt: skip
     if settings.found is not None and settings.found.fingerprint != found.fingerprint:
         raise DataError(
@@ -99,7 +109,7 @@ def prepare(settings: Data, model: Path) -> Prepared:
             f"--data {settings.path}: none of the {found.kept} pictures falls into the train split: give more"
         )
     done = dataclasses.replace(settings, found=found)
-    return Prepared(done, opened.settings, opened.source, inspected, selection, training)
+    return Prepared(done, opened.settings, opened.source, inspected, selection, training, to)
 
 
 def _chosen(inspected: Inspected, selection: Selection | None) -> set[str] | None:
@@ -114,6 +124,12 @@ def _chosen(inspected: Inspected, selection: Selection | None) -> set[str] | Non
             "restore them, or select again with `bench curate`"
         )
     return chosen
+
+
+def _by_size(some: Sequence[Picture], sizes: Sequence[Size]) -> dict[str, int]:
+    """How many of the pictures each size has, by `80x48`."""
+    counts = Counter(picture.crop.to for picture in some)
+    return {shown(size): counts[size] for size in sizes}
 
 
 def split_of(caption: str) -> str:
@@ -142,7 +158,8 @@ def table(prepared: Prepared) -> str:
             lines.append(f"  {kind:<20}{len(rows):>8,}   {_example(rows[0].place, rows[0].name, rows[0].detail)}")
     if inspected.left_out:
         lines.append(f"  all of them in {inspected.folder / LEFT_OUT}")
-    lines.append(f"pictures    {found.resolution} x {found.resolution}: {_sizes(inspected, found.resolution)}")
+    size = f"{found.resolution} x {found.resolution}" if found.buckets is None else "in aspect buckets"
+    lines += [f"pictures    {size}: {_brought_to_size(inspected, found.buckets is None)}", *_buckets(prepared)]
     lines.append(
         "captions    " + ", ".join(f"{count:,} {name.replace('_', '-')}" for name, count in found.captions.items())
     )
@@ -156,20 +173,39 @@ def _example(place: str, name: str, detail: str) -> str:
     return text if len(text) <= 67 else f"{text[:66]}…"
 
 
-def _sizes(inspected: Inspected, side: int) -> str:
+def _brought_to_size(inspected: Inspected, is_square: bool) -> str:
     """How the pictures were brought to size."""
     crops = [picture.crop for picture in inspected.kept]
-    cut = [crop for crop in crops if crop.width != crop.height]
+    cut = [crop.kept for crop in crops if crop.kept < 1]
     parts = [
-        f"{sum(crop.side > side for crop in crops):,} reduced",
-        f"{sum(crop.side < side for crop in crops):,} enlarged",
-        f"{len(cut):,} cut to their middle square"
-        + (f" ({np.mean([crop.side**2 / (crop.width * crop.height) for crop in cut]):.0%} kept)" if cut else ""),
+        f"{sum(crop.taken_width > crop.to_width for crop in crops):,} reduced",
+        f"{sum(crop.taken_width < crop.to_width for crop in crops):,} enlarged",
+        f"{len(cut):,} cut to their middle{' square' if is_square else ''}"
+        + (f" ({np.mean(cut):.0%} kept)" if cut else ""),
     ]
     on_white = sum(crop.on_white for crop in crops)
     parts += [f"{on_white:,} transparent ones laid on white"] if on_white else []
     parts += [f"{inspected.other_buckets:,} listed for another bucket"] if inspected.other_buckets else []
     return ", ".join(parts)
+
+
+def _buckets(prepared: Prepared) -> list[str]:
+    """How many pictures each aspect bucket has, and which were given up; nothing where there are none."""
+    found, kept, settings = prepared.found, prepared.inspected.kept, prepared.settings
+    if found.buckets is None:
+        return []
+    crops = [picture.crop for picture in kept]
+    own = Counter(nearest([(crop.width, crop.height) for crop in crops], prepared.sizes))
+    there = Counter(crop.to for crop in crops)
+    lines = []
+    for size in prepared.sizes:
+        text = f"{there[size]:,} pictures, {found.buckets[shown(size)]:,} of them to train on"
+        if not there[size]:
+            text = (
+                f"given up: its {own[size]:,} pictures, fewer than {settings.bucket_pictures}, go to the nearest left"
+            )
+        lines.append(f"  {f'{size[0]} x {size[1]}':<12}{text}")
+    return lines
 
 
 def needed(settings: Data | None) -> Data:

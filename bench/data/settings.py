@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from bench.api import Option
@@ -14,6 +15,20 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 # Pillow refuses to open pictures of more than twice its own limit, whatever is asked for.
 _LARGEST = 2 * 89_478_485
 
+_MOST_BUCKETS = 25
+
+
+def _buckets(value: object) -> object:
+    """A number of buckets or their sizes, as they were given; anything else is told in one message."""
+    if value is None or (type(value) is int and 3 <= value <= _MOST_BUCKETS and value % 2):
+        return value
+    if isinstance(value, list | tuple) and value and all(re.fullmatch(r"\d+x\d+", str(size)) for size in value):
+        return tuple(value)
+    raise ValueError(
+        f"expected an odd number of buckets (the square, and as many upright as lying) from 3 to {_MOST_BUCKETS}, or "
+        f"sizes in pixels like 48x80,64x64,80x48, got {value!r}"
+    )
+
 
 @dataclass(frozen=True, config=_STRICT)
 class Found:
@@ -21,7 +36,7 @@ class Found:
 
     fingerprint: 16 hex digits of all pictures and captions that are left, of the size they are brought to, and of the
     choice among them. selected_by: the scorer that chose among them in `bench curate`, `rule` how (`score >= 6.8`),
-    `scored` among how many. left_out: rows left out, by kind of fault.
+    `scored` among how many. left_out: rows left out, by kind of fault. buckets: pictures to train on, by size.
     """
 
     fingerprint: str
@@ -35,6 +50,7 @@ class Found:
     selected_by: str | None = None
     rule: str | None = None
     scored: int = 0
+    buckets: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -62,8 +78,21 @@ class Data:
     allow_broken: Annotated[float, Option("share of the rows that may be broken; more stops the run", ge=0, le=1)] = (
         0.01
     )
+    buckets: Annotated[
+        int | tuple[str, ...] | None,
+        BeforeValidator(_buckets),
+        Option(
+            "train in shapes near the pictures' own: so many sizes of nearly the square's area (an odd number; 5: "
+            "about 1:1.74 to 1.74:1), or the sizes themselves (48x80,64x64,80x48); rewards, sampling and evaluation "
+            "keep to the square; runtime.compile compiles once for each; null: the square alone"
+        ),
+    ] = None
+    bucket_pictures: Annotated[
+        int, Option("a bucket of fewer pictures is given up; they go to the nearest one left", ge=1)
+    ] = 32
     found: Annotated[Found | None, Option("what the inspection found; not to be set")] = None
 
     def identity(self) -> dict[str, Any]:
         """What numbers depend on and a report tells; where the pictures lie is no part of it."""
-        return dataclasses.asdict(self.found) if self.found is not None else {}
+        told = dataclasses.asdict(self.found) if self.found is not None else {}
+        return {name: value for name, value in told.items() if name != "buckets" or value is not None}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.data.buckets import Size
 from bench.encoded.encodings import Encodings
 from bench.encoded.identity import entry_key
 from bench.encoded.shard import Entry
@@ -17,17 +18,21 @@ from bench.model.policy import SD3Policy
 from bench.tasks.world import Candidates
 
 
-def moments_of(policy: SD3Policy, digests: Sequence[str], pixels: Callable[[np.ndarray], np.ndarray]) -> Encodings[int]:
+def moments_of(
+    policy: SD3Policy, digests: Sequence[str], pixels: Callable[[np.ndarray], np.ndarray], size: Size | None = None
+) -> Encodings[int]:
     """The latents of pictures by their number: `mean` and `std` (C, h, w) float32, scaled as the policy's own.
 
     `digests` name the pictures as they are prepared; `pixels` reads some of them, uint8 (n, H, W, 3), by their numbers.
+    `size` (W, H) is theirs; None is the model's own.
     """
-    chunk = encoded_at_once(policy.pipeline.vae, policy.latent_shape)
-    encoder = f"{policy.vae_identity} {policy.latent_shape} {chunk}"
+    latent = policy.latent_of(size)
+    chunk = encoded_at_once(policy.pipeline.vae, latent)
+    encoder = f"{policy.vae_identity} {latent} {chunk}"
 
     def encode(numbers: Sequence[int]) -> Iterator[Entry]:
         for start in range(0, len(numbers), chunk):
-            mean, std = policy.encode_pictures(pixels(np.array(numbers[start : start + chunk])))
+            mean, std = policy.encode_pictures(pixels(np.array(numbers[start : start + chunk])), size)
             for m, s in zip(mean.cpu(), std.cpu(), strict=True):
                 yield {"mean": m.clone(), "std": s.clone()}
 

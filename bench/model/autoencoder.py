@@ -23,14 +23,24 @@ def latent_shape(pipeline: Any, resolution: int | None) -> tuple[int, int, int]:
     Raises:
         ConfigError: the transformer takes no pictures of that size.
     """
-    config, scale = pipeline.transformer.config, _scale(pipeline.vae)
     if resolution is None:
+        config = pipeline.transformer.config
         return config.in_channels, config.sample_size, config.sample_size
+    return latent_of(pipeline, (resolution, resolution), f"runtime.resolution {resolution}")
+
+
+def latent_of(pipeline: Any, size: tuple[int, int], asked: str) -> tuple[int, int, int]:
+    """(C, h, w) of one latent of pictures of a size (W, H); `asked` says in a message who asks for it.
+
+    Raises:
+        ConfigError: the transformer takes no pictures of that size.
+    """
+    config, scale = pipeline.transformer.config, _scale(pipeline.vae)
     unit = scale * config.patch_size
     largest = unit * config.pos_embed_max_size
-    if resolution % unit or resolution > largest:
-        raise ConfigError(f"runtime.resolution {resolution}: expected a multiple of {unit}, at most {largest}")
-    return config.in_channels, resolution // scale, resolution // scale
+    if any(side % unit or side > largest for side in size):
+        raise ConfigError(f"{asked}: expected a multiple of {unit}, at most {largest}")
+    return config.in_channels, size[1] // scale, size[0] // scale
 
 
 def _scale(vae: Any) -> int:
@@ -38,14 +48,15 @@ def _scale(vae: Any) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
-def _chunk(side: int) -> int:
-    """Pictures of one pass, from their side in pixels."""
-    return max(1, min(CHUNK, PIXELS // side**2))
+def _chunk(height: int, width: int) -> int:
+    """Pictures of one pass, from their sides in pixels."""
+    return max(1, min(CHUNK, PIXELS // (height * width)))
 
 
 def pictures_at_once(vae: Any, latent: tuple[int, ...]) -> int:
     """Pictures that one pass decodes at most, from the shape (C, h, w) of a latent."""
-    return _chunk(latent[-1] * _scale(vae))
+    height, width = (side * _scale(vae) for side in latent[-2:])
+    return _chunk(height, width)
 
 
 def encoded_at_once(vae: Any, latent: tuple[int, ...]) -> int:

@@ -50,8 +50,9 @@ def compile_blocks(transformer: Any, device: torch.device) -> None:
         raise ConfigError(
             f"runtime.compile: torch.compile does not work here ({first}): install {needed}, or leave it off"
         ) from error
-    # Few kinds of blocks, each with and without gradient and adapters; past the limit torch gives up without a word
-    torch._dynamo.config.recompile_limit = 64
+    # Few kinds of blocks, each with and without gradient and adapters, for every size of picture that is trained on;
+    # past the limit torch gives up without a word
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 1024
     for block in transformer.transformer_blocks:
         # Each batch size has a graph of its own: a dynamic one beside it could be taken by one of the two passes of
         # gradient checkpointing and not by the other

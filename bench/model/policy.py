@@ -213,13 +213,26 @@ class SD3Policy:
         """Latents (B, *S) to pictures uint8 (B, H, W, 3)."""
         return autoencoder.decode(self.pipeline.vae, z0)
 
-    def encode_pictures(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    def encode_pictures(self, images: np.ndarray, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, *S) float32 of the scaled latents of pictures uint8 (B, H, W, 3).
 
+        `size` is that of the pictures, (W, H); None is the model's own.
+
         Raises:
-            DataError: the pictures are of another size than the model's.
+            ConfigError: the model takes no pictures of that size.
+            DataError: the pictures are of another size.
         """
-        return autoencoder.encode(self.pipeline.vae, images, self.latent_shape)
+        return autoencoder.encode(self.pipeline.vae, images, self.latent_of(size))
+
+    def latent_of(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        """(C, h, w) of a latent of pictures of a size (W, H); None is the model's own.
+
+        Raises:
+            ConfigError: the model takes no pictures of that size.
+        """
+        if size is None:
+            return self.latent_shape
+        return autoencoder.latent_of(self.pipeline, size, f"pictures of {size[0]}x{size[1]} pixels")
 
     # Training
 
@@ -289,9 +302,12 @@ class SD3Policy:
             if not tensor.requires_grad
         }
 
-    def measure_flops(self) -> PassFlops:
-        """The FLOPs of one sample's passes, with the trained weights as they are set up now."""
-        return flops.count(self.transformer, self.pipeline.vae, self.latent_shape, self.encode([""]))
+    def measure_flops(self, latent: tuple[int, ...] | None = None) -> PassFlops:
+        """The FLOPs of one sample's passes, with the trained weights as they are set up now.
+
+        `latent` is the shape of the sample; None: `latent_shape`.
+        """
+        return flops.count(self.transformer, self.pipeline.vae, latent or self.latent_shape, self.encode([""]))
 
 
 class Frozen:

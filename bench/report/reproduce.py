@@ -139,9 +139,12 @@ def _pictures(data: Any) -> list[str]:
         ) from error
     left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(found.left_out.items())) or "none"
     chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored}" if found.selected_by else ""
+    there = {size: count for size, count in (found.buckets or {}).items() if count}
+    buckets = f", in aspect buckets: {', '.join(f'{count} of {size}' for size, count in there.items())}"
     return [
         f"- pictures: {escape(found.form)}, fingerprint {code(found.fingerprint)}: {found.rows} rows, {found.kept} "
         f"used, left out: {escape(left_out)}; {found.training} to train on{escape(chosen)}, {found.resolution} pixels"
+        + (escape(buckets) if there else "")
     ]
 
 

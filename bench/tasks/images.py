@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image
 
 from bench.api import ConfigError, DataError, Prompt
+from bench.data.buckets import Size
 from bench.data.inspection import Picture
 from bench.data.preparation import Prepared, as_prompt, needed, prepare, split_of
 from bench.data.settings import Data
 from bench.tasks.scenes.world import ASSETS, base_model
 from bench.tasks.splits import SPLITS
-from bench.tasks.world import Candidates
+from bench.tasks.world import Bucket, Candidates
 
 if TYPE_CHECKING:
     from bench.tasks.scenes.proxies import Clip
@@ -67,10 +68,23 @@ class ImagesWorld:
         rows = [p for p in wanted if p in chosen]
         found = self._prepared.found
         return Candidates(
-            StoredPictures(self._prepared, rows), [as_prompt(i, p) for i, p in enumerate(rows)],
+            StoredPictures(self._prepared, rows, self._prepared.square), [as_prompt(i, p) for i, p in enumerate(rows)],
             selected_by=found.selected_by or "", scored=found.scored,
-            digests=[p.prepared_digest(found.resolution) for p in rows],
+            digests=[p.prepared_digest(self._prepared.square) for p in rows], buckets=self._buckets(rows),
         )  # fmt: skip
+
+    def _buckets(self, rows: Sequence[Picture]) -> tuple[Bucket, ...]:
+        """The pictures by the size at which they are trained on; nothing where that is the square alone."""
+        if self._prepared.found.buckets is None:
+            return ()
+        found = []
+        for size in self._prepared.sizes:
+            own = [row for row, picture in enumerate(rows) if picture.crop.to == size]
+            if own:
+                pictures = [rows[row] for row in own]
+                digests = [picture.prepared_digest(size) for picture in pictures]
+                found.append(Bucket(size, np.array(own), StoredPictures(self._prepared, pictures, size), digests))
+        return tuple(found)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Image embeddings of the embedded world's CLIP, for every model: pictures are brought to its 64 pixels first.
@@ -90,11 +104,12 @@ class ImagesWorld:
 
 
 class StoredPictures:
-    """Pictures uint8 (N, H, W, 3) that are read from where they lie when they are asked for."""
+    """Pictures uint8 (N, H, W, 3) of a size (W, H) that are read from where they lie when they are asked for."""
 
-    def __init__(self, prepared: Prepared, rows: Sequence[Picture]) -> None:
+    def __init__(self, prepared: Prepared, rows: Sequence[Picture], size: Size) -> None:
         self._prepared = prepared
         self._rows = rows
+        self._size = size
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -102,9 +117,9 @@ class StoredPictures:
     def __getitem__(self, index: Any) -> np.ndarray:
         """One picture by its number, or those of a slice or of an array of numbers."""
         if isinstance(index, int | np.integer):
-            return self._prepared.read([self._rows[int(index)]])[0]
+            return self._prepared.read([self._rows[int(index)]], self._size)[0]
         numbers = range(len(self._rows))[index] if isinstance(index, slice) else index
-        return self._prepared.read([self._rows[number] for number in numbers])
+        return self._prepared.read([self._rows[number] for number in numbers], self._size)
 
 
 def _shuffled(pictures: Any) -> list[Picture]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from bench.api import ConfigError, Prompt
+from bench.data.buckets import Size
 from bench.data.settings import Data
 
 if TYPE_CHECKING:
@@ -25,12 +26,22 @@ class Pictures(Protocol):
         """One picture (H, W, 3) by its number, or those of a slice or of an array of numbers (n, H, W, 3)."""
 
 
+class Bucket(NamedTuple):
+    """Those candidates, by their rising `rows`, that are trained on at one `size` (W, H); `digests` name them there."""
+
+    size: Size
+    rows: np.ndarray
+    images: Pictures
+    digests: Sequence[str]
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Captioned pictures uint8 (N, H, W, 3) from which a scorer selects the supervised data.
 
     `selected_by` names the scorer that chose them before, among `scored` pictures; nobody where it is empty. `digests`
-    name each picture as it is prepared, where that can be told without its pixels.
+    name each picture as it is prepared, where that can be told without its pixels. `buckets` hold all of them once more
+    at the sizes they are trained on; where there are none, that is the size of `images`.
     """
 
     images: Pictures
@@ -38,6 +49,7 @@ class Candidates:
     selected_by: str = ""
     scored: int = 0
     digests: Sequence[str] | None = None
+    buckets: tuple[Bucket, ...] = ()
 
 
 class World(Protocol):

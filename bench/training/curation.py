@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from bench.data.bucketed import Bucketed
+from bench.data.buckets import Size
 from bench.encoded.moments import digests_of, moments_of, stacked
 from bench.model.policy import SD3Policy
 from bench.paths import cache_folder
@@ -19,12 +21,12 @@ from bench.tasks.world import Candidates, World
 from bench.training.checkpoint import Checkpoints
 
 _CHUNK = 256
-_VERSION = 2  # of what is kept of a choice
+_VERSION = 3  # of what is kept of a choice
 
 
 def curate(
     world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
-) -> Dataset:
+) -> Dataset | Bucketed:
     """The supervised data of a task: which pictures, kept where it was found out before, and their latent moments.
 
     Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
@@ -40,24 +42,57 @@ def curate(
     state = saved.state if saved is not None else _chosen(found(), task, select)
     if saved is None:
         choice.save(0, {}, state)
-    rows = np.array(state["rows"])
-    pictures = moments_of(policy, state["digests"], lambda numbers: found().images[rows[numbers]])
+    parts = [_dataset(policy, found, state, number) for number in range(len(state["parts"]))]
+    if state["parts"][0]["size"] is None:
+        return parts[0]
+    return Bucketed(tuple(parts), tuple(policy.latent_of(tuple(part["size"])) for part in state["parts"]))
+
+
+def _dataset(policy: SD3Policy, candidates: Callable[[], Candidates], state: Mapping[str, Any], number: int) -> Dataset:
+    """The pictures of one size, whose moments are encoded now, and read when they are drawn."""
+    part = state["parts"][number]
+    rows, size = np.array(part["rows"]), part["size"] and tuple(part["size"])
+
+    def pixels(numbers: np.ndarray) -> np.ndarray:
+        buckets = {bucket.size: bucket.images for bucket in candidates().buckets}
+        return (buckets[size] if size else candidates().images)[rows[numbers]]
+
+    pictures = moments_of(policy, part["digests"], pixels, size)
     pictures.prepare(range(len(rows)))
-    about = {name: value for name, value in state.items() if name not in ("rows", "digests")}
-    return Dataset(lambda index: stacked(pictures, [int(i) for i in index]), **about)
+    return Dataset(
+        lambda index: stacked(pictures, [int(i) for i in index]), part["prompts"], part["metadata"],
+        state["selected_by"], state["scored"],
+    )  # fmt: skip
 
 
 def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[str, Any]:
-    """Rows of the candidates that are kept, what names their pictures, and what a data set says of itself."""
+    """Which candidates are kept, by the size that they are trained on, and what a data set says of itself."""
     kept = top_share(_scores(candidates, select), [p.category for p in candidates.prompts], task.top_share)
+    if candidates.buckets:
+        parts = []
+        for bucket in candidates.buckets:
+            own = np.flatnonzero(np.isin(bucket.rows, kept)).tolist()
+            digests = [bucket.digests[row] for row in own]
+            if own:
+                parts.append(_part(candidates, bucket.size, own, bucket.rows[own], digests))
+    else:
+        parts = [_part(candidates, None, kept.tolist(), kept, digests_of(candidates, kept.tolist()))]
     return {
-        "rows": kept.tolist(),
-        "digests": digests_of(candidates, kept.tolist()),
-        "prompts": [candidates.prompts[i].text for i in kept],
-        "metadata": [candidates.prompts[i].metadata for i in kept],
+        "parts": parts,
         "selected_by": select.name if select else candidates.selected_by or "nothing",
         "scored": candidates.scored + (len(candidates.prompts) if select else 0),
     }
+
+
+def _part(
+    candidates: Candidates, size: Size | None, rows: list[int], numbers: np.ndarray, digests: Sequence[str]
+) -> dict[str, Any]:
+    """The pictures of one size: `rows` among its pictures, `numbers` among all candidates."""
+    prompts = [candidates.prompts[number] for number in numbers]
+    return {
+        "size": size, "rows": rows, "digests": list(digests), "prompts": [p.text for p in prompts],
+        "metadata": [p.metadata for p in prompts],
+    }  # fmt: skip
 
 
 def top_share(scores: np.ndarray, categories: Sequence[str], share: float) -> np.ndarray:

@@ -16,6 +16,8 @@ from torch import Tensor
 from bench import flow, rng
 from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, Prompt, Rollouts
 from bench.budget import Ledger, Limit
+from bench.data.bucketed import Bucketed
+from bench.data.order import Order
 from bench.model.device import memory_told
 from bench.model.policy import PassFlops, Policy, Reference, guided
 from bench.processes.ranks import ALONE, Ranks
@@ -28,13 +30,16 @@ class SampleDraw:
     """Data, prompts and noise of one stage, keyed by global index; its whole state is two counters."""
 
     def __init__(
-        self, policy: Policy, ledger: Ledger, limit: Limit, dataset: Dataset | None, prompts: Sequence[Prompt], *,
-        seed: int, batch_size: int, micro_batch: int, caption_dropout: float, ranks: Ranks = ALONE,
+        self, policy: Policy, ledger: Ledger, limit: Limit, dataset: Dataset | Bucketed | None,
+        prompts: Sequence[Prompt], *, seed: int, batch_size: int, micro_batch: int, caption_dropout: float,
+        ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
         self._policy = policy
         self._ledger = ledger
         self._limit = limit
         self._dataset = dataset
+        counts = dataset.counts if isinstance(dataset, Bucketed) else [len(dataset or ())]
+        self._order = Order(seed, counts, batch_size)
         self._prompts = prompts
         self._seed = seed
         self._batch_size = batch_size
@@ -58,8 +63,8 @@ class SampleDraw:
             self.latest = self._batch(self._dataset, own[start : start + self._micro_batch])
             yield self.latest
 
-    def _batch(self, dataset: Dataset, index: np.ndarray) -> Batch:
-        rows = np.array([self._row(len(dataset), int(i)) for i in index])
+    def _batch(self, dataset: Dataset | Bucketed, index: np.ndarray) -> Batch:
+        rows = np.array([self._order.row(int(i)) for i in index])
         texts, metadata = dataset.rows(rows)
         if self._caption_dropout:
             dropped = rng.uniform(self._seed, "caption_dropout", index) < self._caption_dropout
@@ -68,13 +73,6 @@ class SampleDraw:
         mean, std = dataset.moments(rows)
         z0 = mean.to(device) + std.to(device) * self.noise(index, "vae")
         return Batch(z0, self._policy.encode(texts), texts, metadata, index)
-
-    def _row(self, size: int, index: int) -> int:
-        epoch, position = divmod(index, size)
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch = epoch
-            self._order = rng.permutation(self._seed, "data_order", epoch, size)
-        return int(self._order[position])
 
     def prompts(self, count: int) -> tuple[list[Prompt], np.ndarray]:
         """This rank's share of the next `count` distinct prompts, in a fresh order each epoch.
@@ -93,9 +91,21 @@ class SampleDraw:
         self.prompts_drawn += count
         return [self._prompts[i] for i in order[group * count + own]], index
 
-    def noise(self, index: np.ndarray, name: str = "z1") -> Tensor:
-        """Standard normal (B, *S) float32."""
-        return torch.from_numpy(rng.normal(self._seed, name, index, self._policy.latent_shape)).to(self._policy.device)
+    def noise(self, index: np.ndarray, name: str = "z1", shape: tuple[int, ...] | None = None) -> Tensor:
+        """Standard normal (B, *S) float32, S as the samples' latents have it, or `shape`."""
+        shape = shape or self._latent_shape(index)
+        return torch.from_numpy(rng.normal(self._seed, name, index, shape)).to(self._policy.device)
+
+    def _latent_shape(self, index: np.ndarray) -> tuple[int, ...]:
+        if not isinstance(self._dataset, Bucketed):
+            return self._policy.latent_shape
+        buckets = {self._order.bucket(int(i)) for i in index}
+        if len(buckets) != 1:
+            raise PluginError(
+                f"noise for samples of {len(buckets)} updates, whose pictures have different sizes: ask for those of "
+                "one batch at a time, or give the shape"
+            )
+        return self._dataset.shapes[buckets.pop()]
 
     def uniform(self, index: np.ndarray, name: str) -> Tensor:
         """Uniform on [0, 1) (B,) float32."""
@@ -119,14 +129,16 @@ class MeteredModel:
 
     def __init__(
         self, policy: Policy, reference: Reference | None, ledger: Ledger, limit: Limit, flops: PassFlops,
-        unit: float, ranks: Ranks = ALONE,
+        unit: float, ranks: Ranks = ALONE, sizes: Mapping[tuple[int, ...], PassFlops] | None = None,
     ) -> None:  # fmt: skip
+        """`flops` are those of the policy's own latents; `sizes` those of other shapes that it is trained on."""
         self._policy = policy
         self._reference = reference
         self._ledger = ledger
         self._limit = limit
         self._ranks = ranks
-        self._flops = flops.times(ranks.size)
+        every = {tuple(policy.latent_shape): flops, **(sizes or {})}
+        self._passes = {shape: passes.times(ranks.size) for shape, passes in every.items()}
         self.unit = unit
         self._owed = 0.0  # FLOPs of backward passes to come
         self.latent_shape = policy.latent_shape
@@ -135,8 +147,9 @@ class MeteredModel:
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         """Predicted velocity (B, *S); its backward pass is charged when gradient flows through it."""
-        backward = len(x) * (self._flops.backward_through if x.requires_grad else self._flops.backward)
-        self._charge_forward(len(x) * self._flops.forward, self._owed + backward if torch.is_grad_enabled() else 0.0)
+        flops = self._flops(x)
+        backward = len(x) * (flops.backward_through if x.requires_grad else flops.backward)
+        self._charge_forward(len(x) * flops.forward, self._owed + backward if torch.is_grad_enabled() else 0.0)
         v = self._policy.velocity(x, sigma, cond)
         if v.requires_grad:
             self._owed += backward
@@ -155,7 +168,7 @@ class MeteredModel:
 
     def _reference_pass(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
         assert self._reference is not None
-        self._charge_forward(len(x) * self._flops.reference, 0.0)
+        self._charge_forward(len(x) * self._flops(x).reference, 0.0)
         return self._reference.velocity(x, sigma, cond)
 
     def reference_tensors(self) -> dict[str, Tensor]:
@@ -176,12 +189,22 @@ class MeteredModel:
 
     def decode(self, z0: Tensor) -> np.ndarray:
         """Latents to pictures, charged as VAE decoding."""
-        flops, images = len(z0) * self._flops.decode, len(z0) * self._ranks.size
+        flops, images = len(z0) * self._flops(z0).decode, len(z0) * self._ranks.size
         self._limit.reserve(cost=flops / self.unit, flops=flops, images=images)
         self._ledger.decode_cost += flops / self.unit
         self._ledger.flops += flops
         self._ledger.images += images
         return self._policy.decode(z0.detach())
+
+    def _flops(self, x: Tensor) -> PassFlops:
+        """Of one sample, of all ranks."""
+        shape = tuple(x.shape[1:])
+        if shape not in self._passes:
+            raise PluginError(
+                f"a pass of latents of shape {shape}, whose cost is not known: expected the shape of a batch or of "
+                f"model.latent_shape, {' or '.join(map(str, self._passes))}"
+            )
+        return self._passes[shape]
 
     def forget_graphs(self) -> None:
         """No backward pass is owed any more: the step's graphs are gone."""

@@ -14,6 +14,7 @@ from bench.api import ConfigError, Method, PluginError, Rollouts
 from bench.blame import blamed
 from bench.budget import Budget, Ledger, Limit
 from bench.configuration.settings import Stage as StageSettings
+from bench.data.bucketed import Bucketed
 from bench.model.policy import SD3Policy, TextCondition
 from bench.processes.ranks import ALONE, Ranks
 from bench.scorers.scorer import Scorer
@@ -76,7 +77,9 @@ class Stage:
             policy, ledger, limit, dataset, prompts, seed=seed + STAGE_SEED * number, batch_size=train.batch_size,
             micro_batch=train.micro_batch, caption_dropout=train.caption_dropout, ranks=ranks,
         )  # fmt: skip
-        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks)
+        shapes = set(dataset.shapes) if isinstance(dataset, Bucketed) else set()
+        sizes = {shape: policy.measure_flops(shape) for shape in shapes - {policy.latent_shape}}
+        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks, sizes)
         texts = [*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""]
         ranks.in_turn(lambda: policy.texts.prepare(texts))
         reward = scorers[task.reward] if method.needs.reward and task.reward else None

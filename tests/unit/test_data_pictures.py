@@ -100,17 +100,17 @@ def test_a_phone_s_second_view_is_no_animation() -> None:
 
 @pytest.mark.parametrize(("size", "left", "top", "side"), [((10, 4), 3, 0, 4), ((4, 11), 0, 3, 4), ((5, 5), 0, 0, 5)])
 def test_the_square_lies_in_the_middle(size: tuple[int, int], left: int, top: int, side: int) -> None:
-    assert crop(*size)[2:5] == (left, top, side)
+    assert crop(*size, (8, 8))[2:6] == (left, top, side, side)
 
 
 def test_a_picture_of_the_model_s_size_is_left_as_it_is() -> None:
-    assert np.array_equal(prepare(png(noise(3)), 16, LIMIT), np.asarray(noise(3)))
+    assert np.array_equal(prepare(png(noise(3)), (16, 16), LIMIT), np.asarray(noise(3)))
 
 
 def test_the_middle_square_is_what_is_brought_to_size() -> None:
     wide = Image.new("RGB", (96, 32), "red")
     wide.paste(Image.new("RGB", (32, 32), "blue"), (32, 0))
-    pixels = prepare(png(wide), 8, LIMIT)
+    pixels = prepare(png(wide), (8, 8), LIMIT)
     assert pixels.shape == (8, 8, 3) and (pixels == (0, 0, 255)).all()
 
 

@@ -17,6 +17,7 @@ from bench.api import DataError, Prompt
 from bench.budget import Budget, Ledger, Limit
 from bench.cli import main
 from bench.configuration.settings import Experiment, Runtime
+from bench.data.pictures import crop
 from bench.encoded import encodings as module
 from bench.encoded.folder import folder_of_all
 from bench.encoded.moments import moments_of, pixel_digest, stacked
@@ -149,12 +150,13 @@ def test_another_picture_crop_or_size_misses(tiny_pipeline: Path, folder: Path) 
     place = world_of(small(tiny_pipeline, folder))
     assert isinstance(place, ImagesWorld)
     picture = place._prepared.training[0]
-    before = picture.prepared_digest(64)
+    before = picture.prepared_digest((64, 64))
     assert place.candidates(place.categories, 64).digests[0] == before  # type: ignore[index]
-    shifted = picture.crop._replace(left=picture.crop.left + 1)
-    others = [dataclasses.replace(picture, crop=shifted), dataclasses.replace(picture, digest="0" * 16)]
-    assert len({before, picture.prepared_digest(32), *(other.prepared_digest(64) for other in others)}) == 4
-    assert dataclasses.replace(picture, caption="another", name="b.png").prepared_digest(64) == before
+    other_shape = crop(picture.crop.width + 2, picture.crop.height, (64, 64))
+    others = [dataclasses.replace(picture, crop=other_shape), dataclasses.replace(picture, digest="0" * 16)]
+    digests = {before, picture.prepared_digest((80, 48)), *(other.prepared_digest((64, 64)) for other in others)}
+    assert len(digests) == 4
+    assert dataclasses.replace(picture, caption="another", name="b.png").prepared_digest((64, 64)) == before
     pixels = np.zeros((4, 6, 3), np.uint8)
     assert pixel_digest(pixels) != pixel_digest(pixels.reshape(6, 4, 3))
     changed = pixels.copy()

@@ -59,10 +59,11 @@ def _report_path(args: argparse.Namespace) -> Path:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from bench.launch import Place, Team
+    from bench.launch import Place, Team, refuse_alone
 
     place = Place.here()
     asked = _experiment(args)
+    refuse_alone(asked.shard, place)
     from bench.track import Tracked, tracker_of
 
     tracker = tracker_of(asked, args.results)  # first of all: pictures may take an hour to prepare

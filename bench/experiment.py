@@ -360,6 +360,7 @@ class _Resolver:
     def _check(self, experiment: Experiment) -> None:
         """What no single field can tell."""
         self._check_bfloat16(experiment)
+        self._check_shard(experiment)
         for chain in experiment.methods:
             shares = experiment.split
             if isinstance(shares, tuple) and len(chain.stages) not in (1, len(shares)):
@@ -368,6 +369,13 @@ class _Resolver:
             for task in experiment.tasks:
                 if needs_reward and task.reward is None:
                     self.problems.add(f"task {task.name}", f"has no reward to train on, and {chain.label!r} needs one")
+
+    def _check_shard(self, experiment: Experiment) -> None:
+        """What cannot be shared out."""
+        if experiment.shard and any(s.train.adaptation == "lora" for chain in experiment.methods for s in chain.stages):
+            self.problems.add("shard", "is for weights that are trained wholly: leave it out with train.adaptation lora")
+        if experiment.shard and experiment.runtime.compile:
+            self.problems.add("shard", "blocks cannot be compiled and shared out at once: set runtime.compile to false")
 
     def _check_bfloat16(self, experiment: Experiment) -> None:
         """Weights held in bfloat16 cannot take small updates, and float32 passes cannot use them."""

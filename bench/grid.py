@@ -113,6 +113,7 @@ def header(experiment: Experiment, folder: Path, command: str = "") -> Experimen
         "question",
         "workers",
         "device",
+        "shard",
         "track",
         "reward_seconds",
         "tasks",

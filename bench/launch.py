@@ -71,6 +71,19 @@ class Place:
         return replace(self, hosts=False, key=f"{self.key}/{number}")
 
 
+def refuse_alone(shard: bool, place: Place | None) -> None:
+    """Make sure that there is somebody to share weights with.
+
+    Raises:
+        ConfigError: this process is on its own, and is to share.
+    """
+    if shard and place is None:
+        raise ConfigError(
+            "--shard shares weights out over several processes, but this is one on its own: start with "
+            "`torchrun --nproc-per-node N -m bench run ...`, or leave it out"
+        )
+
+
 class Team:
     """The processes of one run. The first one leads: `begin` and `end`; the others see the same by `cells`."""
 

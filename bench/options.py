@@ -25,6 +25,7 @@ SETTINGS = (
     ("model", "PATH|ID", "folder in the diffusers format, or hub id of a fetched model, not the world's own base"),
     ("weights", "stored|random", "random: a rehearsal in the model's architecture, without the model"),
     ("device", "DEVICE", "auto (default: CUDA where there is one), cpu, cuda or cuda:N"),
+    ("shard", "true|false", "share weights, gradients and optimiser's state out over the processes of torchrun"),
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
     ("track", "TRACKER", "tensorboard or trackio: write curves for it, in tracking/ beside the results"),

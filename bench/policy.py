@@ -10,6 +10,7 @@ import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,8 @@ from bench.files import appears_whole
 from bench.flops import PassFlops
 from bench.loading import load_pipeline
 from bench.settings import Experiment, Runtime, Train
+from bench.shards.passes import Shards
+from bench.shards.tensors import is_part, own
 from bench.tasks.world import World
 
 __all__ = ["Frozen", "PassFlops", "Policy", "Reference", "SD3Policy", "TextCondition", "VelocityField", "guided"]
@@ -83,6 +86,7 @@ class SD3Policy:
         transformer: the part that is trained; everything else stays frozen.
         precision: of the transformer's passes, float32 or bfloat16.
         texts: encodes texts, and keeps what it found.
+        shards: where several ranks share out the weights of denoisers; None: each has them whole.
     """
 
     def __init__(self, pipeline: Any, runtime: Runtime, device: torch.device, *, precision: str = "float32") -> None:
@@ -93,6 +97,7 @@ class SD3Policy:
         self.latent_shape = autoencoder.latent_shape(pipeline, runtime.resolution)
         self.shift = float(pipeline.scheduler.config.shift)
         self.texts = TextEncoding(pipeline, device, runtime.text_length, parked=runtime.park_encoders)
+        self.shards: Shards | None = None
         self._runtime = runtime
         self._lora = False
         self._adapter: adapters.Adapter | None = None
@@ -153,6 +158,15 @@ class SD3Policy:
         return guided(self.velocity, self.null, x, sigma, cond, scale)
 
     def _run(self, transformer: SD3Transformer2DModel, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
+        alone = partial(self._pass, transformer, x, sigma, cond)
+        return alone() if self.shards is None else self.shards.forward(transformer, x, alone)
+
+    def _idle(self, transformer: SD3Transformer2DModel, through: bool) -> Tensor:
+        """A pass of one sample that nobody asked for; `through`: its state wants a gradient."""
+        x = torch.zeros(1, *self.latent_shape, device=self.device, requires_grad=through)
+        return self._pass(transformer, x, torch.ones(1, device=self.device), self.encode([""]))
+
+    def _pass(self, transformer: SD3Transformer2DModel, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with memory_told(f"a pass of {len(x)} samples", _LESS), half:
             out = transformer(
@@ -205,12 +219,22 @@ class SD3Policy:
         self._adapter = None
         return [p for p in self.transformer.parameters() if p.requires_grad]
 
+    def share_out(self, trained: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+        """Leave this rank its parts of all weights and return those; `trained` as it is where ranks share nothing."""
+        if self.shards is None:
+            return trained
+        self.shards.share_out(self.transformer, partial(self._idle, self.transformer))
+        return list(self.transformer.parameters())
+
     def merge(self) -> None:
-        """End a stage: fold LoRA adapters into the weights, which are float32 from then on, and freeze."""
+        """End a stage: fold LoRA adapters into the weights, which are float32 and whole from then on, and freeze."""
         if self._lora:
             self._adapter = adapters.taken(self.transformer)
             adapters.fold(self.transformer)
             self._lora = False
+        if self.shards is not None and any(map(is_part, self.transformer.parameters())):
+            self.transformer = self.pipeline.transformer = self.shards.put_together(self.transformer)
+            kernels.choose_attention(self.transformer, self._runtime.attention)
         self.transformer.requires_grad_(False).eval()
 
     def save(self, folder: Path) -> None:
@@ -235,6 +259,8 @@ class SD3Policy:
         frozen = copy.deepcopy(self.transformer).requires_grad_(False).eval()
         if self._runtime.compile:  # a copy is not compiled
             kernels.compile_blocks(frozen, self.device)
+        if self.shards is not None:
+            self.shards.share_out(frozen, partial(self._idle, frozen))
         return Frozen(self, frozen)
 
     @contextmanager
@@ -269,10 +295,11 @@ class Frozen:
         self._transformer = transformer
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and buffers of the copy; the weights under adapters belong to the policy."""
+        """Weights and buffers of the copy, or this rank's parts; the weights under adapters belong to the policy."""
         if self._transformer is None:
             return {}
-        return dict((*self._transformer.named_parameters(), *self._transformer.named_buffers()))
+        named = (*self._transformer.named_parameters(), *self._transformer.named_buffers())
+        return {name: own(tensor) for name, tensor in named}
 
     @torch.no_grad()
     def velocity(self, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:

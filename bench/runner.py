@@ -35,6 +35,7 @@ from bench.roles import record_scorers
 from bench.schema import config_hash
 from bench.scorer import Guard, Scorer, unguarded
 from bench.settings import BASE
+from bench.shards.passes import Shards
 from bench.tasks.world import Candidates, World, world_of
 from bench.training import Training
 from bench.weighted_sum import examples, sums
@@ -121,6 +122,8 @@ class _Cell:
         if self.ranks.is_first:
             record_scorers(self.record, self.task, scorers, goes_on=goes_on)
         policy = SD3Policy.of(self.experiment, world)
+        if self.experiment.shard:
+            policy.shards = Shards(self.ranks)
         evaluator = Evaluator(
             world, self.task, self.experiment.evaluation, {n: scorers[n] for n in self.task.scorers}, policy,
             tick=lambda part: self.post("evaluate", fraction=self.fraction, update=self.update, part=part),

@@ -205,6 +205,9 @@ class Experiment:
     device: Annotated[
         str, Option("auto (CUDA where there is one), cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     ] = "auto"
+    shard: Annotated[
+        bool, Option("share out weights, gradients and optimiser's state over the processes that train together")
+    ] = False
     split: Annotated[
         Share | tuple[Share, ...],
         Option("share of the budget of a chain's first stage, the others share the rest; or a list of shares"),
@@ -262,10 +265,10 @@ class Experiment:
 
     @property
     def config_hash(self) -> str:
-        """16 hex digits that name what the numbers depend on: all but names, labels, workers, devices and trackers."""
+        """16 hex digits that name what the numbers depend on: all but names, labels, trackers, and where it runs."""
         values = self.resolved()
         told = ("name", "label", "question", "tuning_trials", "baseline")
-        for name in (*told, "workers", "device", "track", "reward_seconds", "data"):
+        for name in (*told, "workers", "device", "shard", "track", "reward_seconds", "data"):
             del values[name]
         return config_hash(values | self._pictures())
 

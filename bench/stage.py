@@ -61,7 +61,9 @@ class Stage:
             _enter_with(policy, entry, ranks)
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
         policy.precision = train.precision
-        optimiser = Optimiser(policy.prepare(train, seed + STAGE_SEED * number), train)
+        trained = policy.prepare(train, seed + STAGE_SEED * number)
+        passes = policy.measure_flops()
+        optimiser = Optimiser(policy.share_out(trained), train)
         if method.needs.reference and train.adaptation == "lora":
             reference = policy.frozen_copy()
         dataset = None
@@ -76,7 +78,7 @@ class Stage:
             policy, ledger, limit, dataset, prompts, seed=seed + STAGE_SEED * number, batch_size=train.batch_size,
             micro_batch=train.micro_batch, caption_dropout=train.caption_dropout, ranks=ranks,
         )  # fmt: skip
-        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks)
+        model = MeteredModel(policy, reference, ledger, limit, passes, unit, ranks)
         policy.texts.prepare([*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""])
         reward = scorers[task.reward] if method.needs.reward and task.reward else None
         if reward is not None:
@@ -166,7 +168,9 @@ class Stage:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moments and the rollouts of all ranks by name."""
-        out = {f"optimiser.{name}": t for name, t in self.env.optimiser.tensors().items()}
+        self._ranks.meet("weights", None)
+        own = self.env.optimiser.tensors(keep=self._ranks.is_first)
+        out = {f"optimiser.{name}": t for name, t in own.items()}
         if self.env.rollouts is not None:
             cond = self.env.rollouts.cond
             assert isinstance(cond, TextCondition)
@@ -194,9 +198,7 @@ class Stage:
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """The inverse of `tensors` and `state_dict`."""
-        device = self.policy.device
-        named = {name: t.to(device) for name, t in tensors.items()}
-        self.env.optimiser.load(_under(named, "optimiser."), state["optimiser"])
+        self.env.optimiser.load(_under(tensors, "optimiser."), state["optimiser"])
         self.limit.load_state_dict(state["limit"])
         self.env.draw.samples_drawn = state["samples_drawn"]
         self.env.draw.prompts_drawn = state["prompts_drawn"]
@@ -205,6 +207,7 @@ class Stage:
             self.method.load_state_dict(state["method"])
         if state["rollouts"] is not None:
             own = self._own_rows(state["rollout_rows"])
+            named = {n: t.to(self.policy.device) for n, t in tensors.items() if n.startswith("rollout")}
             cond = TextCondition(named["rollout_cond.embeds"], named["rollout_cond.pooled"])[own]
             rows = {name: t[own] for name, t in _under(named, "rollout.").items()}
             self.env.rollouts = Rollouts(rows, cond, **state["rollouts"])

@@ -182,7 +182,7 @@ def _forecast(experiment: Any, args: argparse.Namespace) -> int:
     cards = [card(name) for name in args.gpu.split(",")] if args.gpu else list(CARDS.values())
     if experiment.data is not None and is_here(experiment.model):
         experiment, _ = _with_pictures(experiment)
-    print(render_forecast(forecast(experiment, args.results), cards, args.utilisation))
+    print(render_forecast(forecast(experiment, args.results, args.cards), cards, args.utilisation))
     return 0
 
 

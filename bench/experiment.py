@@ -373,7 +373,9 @@ class _Resolver:
     def _check_shard(self, experiment: Experiment) -> None:
         """What cannot be shared out."""
         if experiment.shard and any(s.train.adaptation == "lora" for chain in experiment.methods for s in chain.stages):
-            self.problems.add("shard", "is for weights that are trained wholly: leave it out with train.adaptation lora")
+            self.problems.add(
+                "shard", "is for weights that are trained wholly: leave it out with train.adaptation lora"
+            )
         if experiment.shard and experiment.runtime.compile:
             self.problems.add("shard", "blocks cannot be compiled and shared out at once: set runtime.compile to false")
 

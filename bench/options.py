@@ -119,12 +119,22 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
         "--utilisation", type=_share, default=0.4, metavar="SHARE",
         help="of a card's peak that passes reach, with --gpu (default 0.4)",
     )  # fmt: skip
+    parser.add_argument(
+        "--cards", type=_count, default=1, metavar="N", help="cards that train each cell together, with --gpu"
+    )
 
 
 def _share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 1, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
     return value
 
 

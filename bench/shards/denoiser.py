@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from diffusers.models.transformers import SD3Transformer2DModel
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import init_device_mesh
 
 from bench.shards.tensors import whole
 
@@ -22,7 +22,7 @@ def share_out(transformer: Any) -> None:
     """
     from torch.distributed.fsdp import fully_shard
 
-    mesh = DeviceMesh.from_group(dist.group.WORLD, transformer.device.type)
+    mesh = init_device_mesh(transformer.device.type, (dist.get_world_size(),))
     # At rest all is shared out, the few weights outside the blocks too: what is looked at then is what is trained
     for module in (*transformer.transformer_blocks, transformer):
         part = fully_shard(module, mesh=mesh, reshard_after_forward=True)

@@ -123,7 +123,7 @@ class Shards:
         if step.gradient:
             self._made += 1
             assert v.grad_fn is not None
-            v.grad_fn.metadata[_NUMBER], v.grad_fn.metadata[_THROUGH] = self._made, step.through
+            _marks(v.grad_fn).update({_NUMBER: self._made, _THROUGH: step.through})
         return v
 
 
@@ -135,9 +135,15 @@ def _passes_under(total: Tensor) -> list[int]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if _NUMBER in node.metadata:
-            found.add(node.metadata[_NUMBER])
-            if not node.metadata[_THROUGH]:
+        marks = _marks(node)
+        if _NUMBER in marks:
+            found.add(marks[_NUMBER])
+            if not marks[_THROUGH]:
                 continue  # nothing but the denoiser's weights lies behind it
         waiting += [behind for behind, _ in node.next_functions]
     return sorted(found, reverse=True)
+
+
+def _marks(node: Any) -> dict[str, Any]:
+    """What can be noted on a node of the graph, and lives as long as it does."""
+    return node.metadata

@@ -372,12 +372,13 @@ class _Resolver:
 
     def _check_shard(self, experiment: Experiment) -> None:
         """What cannot be shared out."""
-        if experiment.shard and any(s.train.adaptation == "lora" for chain in experiment.methods for s in chain.stages):
+        stages = [stage for chain in experiment.methods for stage in chain.stages]
+        if experiment.shard and any(stage.train.adaptation == "lora" for stage in stages):
             self.problems.add(
-                "shard", "is for weights that are trained wholly: leave it out with train.adaptation lora"
+                "shard", "true is for weights that are trained wholly, but some method trains LoRA adapters: leave out one"
             )
         if experiment.shard and experiment.runtime.compile:
-            self.problems.add("shard", "blocks cannot be compiled and shared out at once: set runtime.compile to false")
+            self.problems.add("shard", "true does not go with compiled blocks: set runtime.compile to false")
 
     def _check_bfloat16(self, experiment: Experiment) -> None:
         """Weights held in bfloat16 cannot take small updates, and float32 passes cannot use them."""

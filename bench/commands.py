@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace) -> int:
 
     place = Place.here()
     asked = _experiment(args)
-    refuse_alone(asked.shard, place)
+    refuse_alone(asked.shard, place.size if place else 1)
     from bench.track import Tracked, tracker_of
 
     tracker = tracker_of(asked, args.results)  # first of all: pictures may take an hour to prepare

@@ -375,8 +375,9 @@ class _Resolver:
         stages = [stage for chain in experiment.methods for stage in chain.stages]
         if experiment.shard and any(stage.train.adaptation == "lora" for stage in stages):
             self.problems.add(
-                "shard", "true is for weights that are trained wholly, but some method trains LoRA adapters: leave out one"
-            )
+                "shard", "true is for weights that are trained wholly, and some method trains LoRA adapters: run it "
+                "by a command of its own, with the same --name",
+            )  # fmt: skip
         if experiment.shard and experiment.runtime.compile:
             self.problems.add("shard", "true does not go with compiled blocks: set runtime.compile to false")
 

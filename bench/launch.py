@@ -71,13 +71,13 @@ class Place:
         return replace(self, hosts=False, key=f"{self.key}/{number}")
 
 
-def refuse_alone(shard: bool, place: Place | None) -> None:
-    """Make sure that there is somebody to share weights with.
+def refuse_alone(shard: bool, size: int) -> None:
+    """Make sure that there is somebody to share weights with, among `size` processes.
 
     Raises:
         ConfigError: this process is on its own, and is to share.
     """
-    if shard and place is None:
+    if shard and size == 1:
         raise ConfigError(
             "--shard shares weights out over several processes, but this is one on its own: start with "
             "`torchrun --nproc-per-node N -m bench run ...`, or leave it out"

@@ -223,18 +223,21 @@ class SD3Policy:
         """Leave this rank its parts of all weights and return those; `trained` as it is where ranks share nothing."""
         if self.shards is None:
             return trained
-        self.shards.share_out(self.transformer, partial(self._idle, self.transformer))
+        self.shards.share_out(self.transformer, self.device, partial(self._idle, self.transformer))
         return list(self.transformer.parameters())
 
+    def put_together(self, where: torch.device | str) -> None:
+        """Have the weights whole again, in `where`, if ranks share them out; every rank has to ask for it at once."""
+        if self.shards is not None and any(map(is_part, self.transformer.parameters())):
+            self.transformer = self.pipeline.transformer = self.shards.put_together(self.transformer, where)
+            kernels.choose_attention(self.transformer, self._runtime.attention)
+
     def merge(self) -> None:
-        """End a stage: fold LoRA adapters into the weights, which are float32 and whole from then on, and freeze."""
+        """End a stage: fold LoRA adapters into the weights, which are float32 from then on, and freeze."""
         if self._lora:
             self._adapter = adapters.taken(self.transformer)
             adapters.fold(self.transformer)
             self._lora = False
-        if self.shards is not None and any(map(is_part, self.transformer.parameters())):
-            self.transformer = self.pipeline.transformer = self.shards.put_together(self.transformer)
-            kernels.choose_attention(self.transformer, self._runtime.attention)
         self.transformer.requires_grad_(False).eval()
 
     def save(self, folder: Path) -> None:
@@ -256,12 +259,20 @@ class SD3Policy:
         """The model as it is now, frozen: the reference of a stage, or the base that drift is measured from."""
         if self._lora:
             return Frozen(self, None)
+        if self.shards is not None:
+            return Frozen(self, self._shared_copy(self.shards))
         frozen = copy.deepcopy(self.transformer).requires_grad_(False).eval()
         if self._runtime.compile:  # a copy is not compiled
             kernels.compile_blocks(frozen, self.device)
-        if self.shards is not None:
-            self.shards.share_out(frozen, partial(self._idle, frozen))
         return Frozen(self, frozen)
+
+    def _shared_copy(self, shards: Shards) -> Any:
+        """The same, shared out; it is made in main memory, because a card may not hold two of them whole."""
+        transformer: Any = self.transformer
+        frozen = copy.deepcopy(transformer.to("cpu")).requires_grad_(False).eval()
+        transformer.to(self.device)
+        shards.share_out(frozen, self.device, partial(self._idle, frozen))
+        return frozen
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:

@@ -279,6 +279,7 @@ class _Cell:
         self._judge(policy, evaluator, stages - 1, final=True)
         frame = evaluator.grid(policy, self.update)
         png, prompts, tile = evaluator.pictures(policy)
+        policy.put_together("cpu")  # nothing but its file is left to be made
         if not self.ranks.is_first:
             self.post("end", status="done", update=self.update, fraction=1.0)
             return

@@ -57,6 +57,7 @@ class Stage:
             raise ConfigError(
                 f"method {method.name!r} needs a reward, but task {task.name!r} names none: set task.reward"
             )
+        policy.put_together(policy.device)
         if number:
             _enter_with(policy, entry, ranks)
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None

@@ -99,7 +99,7 @@ def forecast(experiment: Experiment, results: Path, cards: int = 1) -> Forecast:
             trained, passes = known[key]
             spent = spending(settings, shapes, passes)
             reference = registry.load_method(settings.source).needs.reference
-            weighed = scales.memory(train, trained, reference=reference, rollouts=spent.rollouts)
+            weighed = scales.memory(train, trained, reference=reference, rollouts=spent.rollouts / cards)
             weighed = shared(weighed, shapes, cards) if experiment.shard else weighed
             found.append(StageForecast(settings, passes, spent, weighed, trained))
         stages[chain.label] = tuple(found)

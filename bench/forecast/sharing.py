@@ -28,8 +28,7 @@ def shared(memory: Memory, shapes: Shapes, cards: int) -> Memory:
         if "activations" in parts or "a sampling pass" in parts:
             times = _BLOCKS_BACKWARD if "activations" in parts else _BLOCKS_FORWARD
             parts["blocks, put together"] = times * largest
-    phases["last evaluation"] = {**phases["evaluation"], "denoiser, whole": memory.resident["denoiser"]}
-    del phases["last evaluation"]["blocks, put together"]
+    phases["sharing out"] = {"the rest of the denoiser": memory.resident["denoiser"] * (1 - 1 / cards)}
     return Memory(_divided(memory.resident, cards), phases)
 
 

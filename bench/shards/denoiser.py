@@ -12,17 +12,17 @@ from torch.distributed.device_mesh import init_device_mesh
 from bench.shards.tensors import whole
 
 
-def share_out(transformer: Any) -> None:
-    """Leave this rank its part of every weight; a block's weights come together when it runs, and go again.
+def share_out(transformer: Any, device: torch.device) -> None:
+    """Leave this rank its part of every weight, on its device.
 
-    Gradients of all ranks are added up, not averaged, block by block in the backward pass. Weights stay float32, and
-    autocast does in each block what it does with whole weights.
+    A block's weights come together when it runs, and go again. Gradients of all ranks are added up, not averaged, block
+    by block in the backward pass. Weights stay float32, and autocast does in each block what it does with whole ones.
 
     Source: FSDP2, torch.distributed.fsdp.fully_shard.
     """
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(transformer.device.type, (dist.get_world_size(),))
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     # At rest all is shared out, the few weights outside the blocks too: what is looked at then is what is trained
     for module in (*transformer.transformer_blocks, transformer):
         part = fully_shard(module, mesh=mesh, reshard_after_forward=True)
@@ -31,10 +31,10 @@ def share_out(transformer: Any) -> None:
 
 
 @torch.no_grad()
-def put_together(transformer: Any) -> SD3Transformer2DModel:
-    """A denoiser of its own with the whole weights, frozen, on every rank; all of them have to ask for it at once."""
+def put_together(transformer: Any, where: torch.device | str) -> SD3Transformer2DModel:
+    """A denoiser of its own with the whole weights, frozen, in `where`; all ranks have to ask for it at once."""
     with torch.device("meta"):
         plain = SD3Transformer2DModel.from_config(dict(transformer.config))
-    state = {name: whole(t).clone() for name, t in transformer.state_dict().items()}
+    state = {name: whole(t).to(where, copy=True) for name, t in transformer.state_dict().items()}
     plain.load_state_dict(state, assign=True)
     return plain.requires_grad_(False).eval()

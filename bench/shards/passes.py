@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.api import PluginError
+from bench.launch import refuse_alone
 from bench.ranks import PASS, Ranks
 from bench.shards.denoiser import put_together, share_out
 
@@ -46,9 +47,13 @@ class Shards:
 
     `idle(through)` of a denoiser is a forward pass of one sample that is thrown away; `through`: its state wants a
     gradient.
+
+    Raises:
+        ConfigError: there is one rank only.
     """
 
     def __init__(self, ranks: Ranks) -> None:
+        refuse_alone(True, ranks.size)
         self._ranks = ranks
         self._denoisers: dict[int, tuple[Any, Idle]] = {}
         self._shared = 0
@@ -56,17 +61,17 @@ class Shards:
         self._along: dict[int, Tensor] = {}
         ranks.companion = self
 
-    def share_out(self, transformer: Any, idle: Idle) -> None:
-        """Leave each rank its part of a denoiser's weights."""
-        share_out(transformer)
+    def share_out(self, transformer: Any, device: torch.device, idle: Idle) -> None:
+        """Leave each rank its part of a denoiser's weights, on its device."""
+        share_out(transformer, device)
         self._denoisers[self._shared] = transformer, idle
         self._shared += 1
 
-    def put_together(self, transformer: Any) -> Any:
-        """A denoiser of its own with the whole weights, frozen, on every rank; the other one has done its work."""
+    def put_together(self, transformer: Any, where: torch.device | str) -> Any:
+        """A denoiser of its own with the whole weights, frozen, in `where`; the other one has done its work."""
         self._ranks.meet("whole weights", None)
         self._denoisers = {i: known for i, known in self._denoisers.items() if known[0] is not transformer}
-        return put_together(transformer)
+        return put_together(transformer, where)
 
     def forward(self, transformer: Any, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
         """What `run` gives: a forward pass of a denoiser at the state `x`, together with the other ranks.

@@ -34,8 +34,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "budget": "900",  # two rollout phases, with room left: unequal shares may end an update earlier
     },
 }  # fmt: skip
-# One rollout phase: a pixel that rounds the other way changes the rewards of the next
-SHARDED = {**SETTINGS, "flowgrpo": {**SETTINGS["flowgrpo"], "budget": "450"}}
+# A few updates, and one rollout phase: a pixel that rounds the other way changes the rewards of the next
+SHARDED = {
+    label: {**settings, "budget": "450" if label == "flowgrpo" else "150"} for label, settings in SETTINGS.items()
+}
 
 
 def weights(folder: Path) -> torch.Tensor:

@@ -59,11 +59,10 @@ def _report_path(args: argparse.Namespace) -> Path:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from bench.launch import Place, Team, refuse_alone
+    from bench.launch import Place, Team
 
-    place = Place.here()
     asked = _experiment(args)
-    refuse_alone(asked.shard, place.size if place else 1)
+    place = Place.here(shard=asked.shard)
     from bench.track import Tracked, tracker_of
 
     tracker = tracker_of(asked, args.results)  # first of all: pictures may take an hour to prepare

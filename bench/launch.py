@@ -38,13 +38,14 @@ class Place:
     key: str
 
     @classmethod
-    def here(cls, environment: Mapping[str, str] = os.environ) -> Place | None:
+    def here(cls, environment: Mapping[str, str] = os.environ, *, shard: bool = False) -> Place | None:
         """As the launcher says; None where this process was started on its own.
 
         Raises:
-            ConfigError: the launcher says only a part of it.
+            ConfigError: the launcher says only a part of it; or this process is on its own, and is to share weights.
         """
         if int(environment.get("WORLD_SIZE", "1")) == 1:
+            refuse_alone(shard, 1)
             return None
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
         if missing:

@@ -57,7 +57,6 @@ class Stage:
             raise ConfigError(
                 f"method {method.name!r} needs a reward, but task {task.name!r} names none: set task.reward"
             )
-        policy.put_together(policy.device)
         if number:
             _enter_with(policy, entry, ranks)
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
@@ -227,6 +226,7 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _enter_with(policy: SD3Policy, entry: Path, ranks: Ranks) -> None:
     """Take the weights at stage entry from `entry`, or keep them there for a resume."""
+    policy.put_together(policy.device)
     if ranks.meet("entry", entry.is_file())[0]:
         policy.transformer.float()  # as a stage leaves them, however the base's are held
         policy.transformer.load_state_dict(load_tensors(entry))

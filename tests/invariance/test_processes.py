@@ -34,9 +34,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "budget": "900",  # two rollout phases, with room left: unequal shares may end an update earlier
     },
 }  # fmt: skip
-# A few updates, and one rollout phase: a pixel that rounds the other way changes the rewards of the next
+# A few updates; and one rollout phase, for a pixel that rounds the other way changes the rewards of the next
 SHARDED = {
-    label: {**settings, "budget": "450" if label == "flowgrpo" else "150"} for label, settings in SETTINGS.items()
+    label: {**settings, "budget": "450" if label == "flowgrpo" else "4updates"} for label, settings in SETTINGS.items()
 }
 
 

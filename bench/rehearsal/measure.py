@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from bench.policy import SD3Policy
-from bench.settings import Train
+from bench.configuration.settings import Train
+from bench.model.policy import SD3Policy
 
 _SIDE = {"cuda": 8192, "cpu": 128}  # of the matrices whose product is the peak
 _REPEATS = 10

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from bench.api import PluginError
-from bench.launch import refuse_alone
-from bench.ranks import PASS, Ranks
+from bench.processes.launch import refuse_alone
+from bench.processes.ranks import PASS, Ranks
 from bench.shards.denoiser import put_together, share_out
 
 Idle = Callable[[bool], Tensor]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
-from bench.experiment import load
-from bench.job import CellJob
-from bench.record import CellRecord
+from bench.commands.sample import load_checkpoint
+from bench.configuration.experiment import load
+from bench.configuration.job import CellJob
+from bench.records.record import CellRecord
 from bench.runner import run_cell
-from bench.sample import load_checkpoint
 from bench.tasks.world import world_of
 
 SHRUNKEN = {

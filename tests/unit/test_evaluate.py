@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.evaluate import Evaluator, mean_pairwise_distance
-from bench.policy import SD3Policy
+from bench.model.policy import SD3Policy
 from tests.cells import experiment, scorers, world
 
 

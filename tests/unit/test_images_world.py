@@ -179,7 +179,7 @@ def test_the_world_asks_for_its_pictures(tiny_pipeline: Path) -> None:
 
 
 def test_the_settings_survive_as_texts(folder: Path, tiny_pipeline: Path) -> None:
-    from bench.experiment import Experiment, load
+    from bench.configuration.experiment import Experiment, load
 
     settings = prepare(Data(path=str(folder)), tiny_pipeline).settings
     before = load("images", {"data.path": str(folder), "model": str(tiny_pipeline)})

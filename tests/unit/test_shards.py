@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from bench.api import BenchError, BudgetExhausted, ConfigError, PluginError
-from bench.checkpoint import load_tensors, write_tensors
-from bench.launch import Place
-from bench.optimise import Optimiser
-from bench.policy import SD3Policy
-from bench.ranks import ALONE, Ranks, Together
-from bench.settings import Train
+from bench.configuration.settings import Train
+from bench.model.policy import SD3Policy
+from bench.model.untouched import Untouched
+from bench.processes.launch import Place
+from bench.processes.ranks import ALONE, Ranks, Together
 from bench.shards.passes import Shards
 from bench.shards.tensors import own, whole
-from bench.untouched import Untouched
+from bench.training.checkpoint import load_tensors, write_tensors
+from bench.training.optimise import Optimiser
 from tests.cells import experiment
 from tests.together import together
 

@@ -30,7 +30,7 @@ _PAIRS = {
 }
 # Settings that the cells of a results folder need not share, or that stand elsewhere in its header.
 _OWN = (
-    "name", "label", "question", "workers", "device", "track", "scorers", "reward_server", "reward_seconds",
+    "name", "label", "question", "workers", "device", "shard", "track", "scorers", "reward_server", "reward_seconds",
     "cache_gib", "tasks", "methods", "seeds", "train", "baseline",
 )  # fmt: skip
 

@@ -36,6 +36,7 @@ from bench.records.schema import config_hash
 from bench.scorers.reward_names import parts_of
 from bench.scorers.scorer import Guard, Scorer, unguarded
 from bench.scorers.weighted_sum import examples, sums
+from bench.shards.passes import Shards
 from bench.tasks.world import Candidates, World, world_of
 from bench.training.checkpoint import Checkpoints, Saved
 from bench.training.curation import curate
@@ -129,6 +130,8 @@ class _Cell:
             record_scorers(self.record, self.task, scorers, goes_on=goes_on, of_sets=of_sets)
         policy = SD3Policy.of(self.experiment, world, self._note)
         self.store = policy.store
+        if self.experiment.shard:
+            policy.shards = Shards(self.ranks)
         evaluator = Evaluator(
             world, self.task, self.experiment.evaluation, scorers, policy,
             tick=lambda part: self.post("evaluate", fraction=self.fraction, update=self.update, part=part),
@@ -298,6 +301,7 @@ class _Cell:
         for judged in evaluator.prompt_sets(policy, self.update):
             self._record_set(judged, evaluator)
         png, prompts, tile = evaluator.pictures(policy)
+        policy.put_together("cpu")  # nothing but its file is left to be made
         if not self.ranks.is_first:
             self.post("end", status="done", update=self.update, fraction=1.0)
             return

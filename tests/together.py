@@ -42,6 +42,14 @@ def train_together(place: Place, job: CellJob) -> None:
     ranks.leave()
 
 
+def train_in_turn(place: Place, jobs: list[CellJob]) -> None:
+    """This process's part of several cells."""
+    store = place.store()  # where all of them meet, as long as the first process lives
+    for number, job in enumerate(jobs):
+        train_together(place.for_cell(number), job)
+    del store
+
+
 def lose_one(place: Place, job: CellJob, kind: str, number: int) -> None:
     """The same with a checkpoint after every update; the last process is killed before its `number`-th event."""
     from bench import runner

@@ -29,6 +29,7 @@ SETTINGS = (
     ("model", "PATH|ID", "folder in the diffusers format, or hub id of a fetched model, not the world's own base"),
     ("weights", "stored|random", "random: a rehearsal in the model's architecture, without the model"),
     ("device", "DEVICE", "auto (default: CUDA where there is one), cpu, cuda or cuda:N"),
+    ("shard", "true|false", "share weights, gradients and optimiser's state out over the processes of torchrun"),
     ("workers", "N", "cells that run at once (default 2)"),
     ("threads", "N", "threads of each worker (default 1)"),
     ("cache-gib", "GIB", "latents and text embeddings kept on disk for all runs (default 50; 0: none)"),
@@ -127,12 +128,22 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
         "--utilisation", type=_share, default=0.4, metavar="SHARE",
         help="of a card's peak that passes reach, with --gpu (default 0.4)",
     )  # fmt: skip
+    parser.add_argument(
+        "--cards", type=_count, default=1, metavar="N", help="cards that train each cell together, with --gpu"
+    )
 
 
 def _share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 1, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
     return value
 
 

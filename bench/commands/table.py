@@ -72,8 +72,9 @@ def _report_path(args: argparse.Namespace) -> Path:
 def _run(args: argparse.Namespace) -> int:
     from bench.processes.launch import Place, Team
 
-    place = Place.here()
-    asked = _with_prompt_sets(_experiment(args), is_first=place is None or place.rank == 0)
+    read = _experiment(args)
+    place = Place.here(shard=read.shard)
+    asked = _with_prompt_sets(read, is_first=place is None or place.rank == 0)
     from bench.status.track import Tracked, tracker_of
 
     tracker = tracker_of(asked, args.results)  # first of all: pictures may take an hour to prepare
@@ -200,7 +201,7 @@ def _forecast(experiment: Any, args: argparse.Namespace) -> int:
     cards = [card(name) for name in args.gpu.split(",")] if args.gpu else list(CARDS.values())
     if experiment.data is not None and is_here(experiment.model):
         experiment, _ = _with_pictures(experiment)
-    print(render_forecast(forecast(experiment, args.results), cards, args.utilisation))
+    print(render_forecast(forecast(experiment, args.results, args.cards), cards, args.utilisation))
     return 0
 
 

@@ -372,6 +372,7 @@ class _Resolver:
     def _check(self, experiment: Experiment) -> None:
         """What no single field can tell."""
         self._check_bfloat16(experiment)
+        self._check_shard(experiment)
         for chain in experiment.methods:
             shares = experiment.split
             if isinstance(shares, tuple) and len(chain.stages) not in (1, len(shares)):
@@ -380,6 +381,17 @@ class _Resolver:
             for task in experiment.tasks:
                 if needs_reward and task.reward is None:
                     self.problems.add(f"task {task.name}", f"has no reward to train on, and {chain.label!r} needs one")
+
+    def _check_shard(self, experiment: Experiment) -> None:
+        """What cannot be shared out."""
+        stages = [stage for chain in experiment.methods for stage in chain.stages]
+        if experiment.shard and any(stage.train.adaptation == "lora" for stage in stages):
+            self.problems.add(
+                "shard", "true is for weights that are trained wholly, and some method trains LoRA adapters: run it "
+                "by a command of its own, with the same --name",
+            )  # fmt: skip
+        if experiment.shard and experiment.runtime.compile:
+            self.problems.add("shard", "true does not go with compiled blocks: set runtime.compile to false")
 
     def _check_bfloat16(self, experiment: Experiment) -> None:
         """Weights held in bfloat16 cannot take small updates, and float32 passes cannot use them."""

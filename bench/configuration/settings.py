@@ -231,6 +231,9 @@ class Experiment:
     device: Annotated[
         str, Option("auto (CUDA where there is one), cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     ] = "auto"
+    shard: Annotated[
+        bool, Option("share out weights, gradients and optimiser's state over the processes that train together")
+    ] = False
     split: Annotated[
         Share | tuple[Share, ...],
         Option("share of the budget of a chain's first stage, the others share the rest; or a list of shares"),
@@ -299,10 +302,10 @@ class Experiment:
 
     @property
     def config_hash(self) -> str:
-        """16 hex digits that name what the numbers depend on: all but names, labels, workers, devices and trackers."""
+        """16 hex digits that name what the numbers depend on: all but names, labels, trackers, and where it runs."""
         values = self.resolved()
         told = ("name", "label", "question", "tuning_trials", "baseline")
-        own = ("workers", "device", "track", "scorers", "reward_server", "reward_seconds", "cache_gib", "data")
+        own = ("workers", "device", "shard", "track", "scorers", "reward_server", "reward_seconds", "cache_gib", "data")
         for name in (*told, *own):
             del values[name]
         return config_hash(values | {"evaluation": self.evaluation.identity()} | self._pictures())

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import registry
+from bench.api import ConfigError
 from bench.configuration.settings import BASE, Experiment, Stage
 from bench.forecast.cards import Card
 from bench.forecast.encodings import Encodings
 from bench.forecast.memory import Memory, Parts, Scales
 from bench.forecast.plan import Plan, StagePlan, counted
 from bench.forecast.shapes import Shapes, is_here
+from bench.forecast.sharing import shared
 from bench.forecast.spending import Spending, spending
 from bench.model.flops import PassFlops
 from bench.model.loading import ENCODERS
@@ -37,7 +39,10 @@ class StageForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What an experiment would take. Stages by method; bytes in main memory and on disk by part."""
+    """What an experiment would take. Stages by method; bytes in main memory and on disk by part.
+
+    cards: how many train each cell together.
+    """
 
     experiment: Experiment
     plan: Plan
@@ -45,6 +50,7 @@ class Forecast:
     host: Parts
     disk: Parts
     fetched: float
+    cards: int = 1
 
     @property
     def most(self) -> float:
@@ -52,7 +58,8 @@ class Forecast:
         return max(stage.memory.most for stages in self.stages.values() for stage in stages)
 
     def on(self, card: Card, utilisation: float) -> Plan:
-        """The plan with the times of a card that reaches a share of its peak."""
+        """The plan with the times of cards that reach a share of their peak."""
+        utilisation *= self.cards
         precision = self.experiment.train.precision
         plans: dict[str, tuple[StagePlan, ...]] = {}
         for label, stages in self.stages.items():
@@ -67,17 +74,19 @@ class Forecast:
         return replace(self.plan, stages=plans, rate=card.peak(precision) * utilisation / one)
 
     def seconds(self, plan: Plan) -> float:
-        """Of all cells one after another on one card."""
+        """Of all cells one after another."""
         tasks, seeds = len(self.experiment.tasks), len(self.experiment.seeds)
         return tasks * (plan.cell_seconds(BASE) + seeds * sum(map(plan.cell_seconds, plan.stages)))
 
 
-def forecast(experiment: Experiment, results: Path) -> Forecast:
-    """What an experiment would take; the model is not loaded and need not be here.
+def forecast(experiment: Experiment, results: Path, cards: int = 1) -> Forecast:
+    """What an experiment would take, each cell trained by so many cards; the model need not be here.
 
     Raises:
-        ConfigError, DataError: the model's numbers are not known; a method fails.
+        ConfigError, DataError: the model's numbers are not known; a method fails; one card is to share.
     """
+    if experiment.shard and cards == 1:
+        raise ConfigError("--shard true shares weights out over several cards: say over how many by --cards N")
     shapes = Shapes.of(experiment)
     scales = Scales(experiment, shapes)
     known: dict[str, tuple[int, PassFlops]] = {}
@@ -92,7 +101,8 @@ def forecast(experiment: Experiment, results: Path) -> Forecast:
             trained, passes = known[key]
             spent = spending(settings, shapes, passes)
             reference = registry.load_method(settings.source).needs.reference
-            weighed = scales.memory(train, trained, reference=reference, rollouts=spent.rollouts)
+            weighed = scales.memory(train, trained, reference=reference, rollouts=spent.rollouts / cards)
+            weighed = shared(weighed, shapes, cards) if experiment.shard else weighed
             found.append(StageForecast(settings, passes, spent, weighed, trained))
         stages[chain.label] = tuple(found)
     halves = 2 * shapes.numbers_of("transformer", "vae", *ENCODERS)
@@ -103,6 +113,7 @@ def forecast(experiment: Experiment, results: Path) -> Forecast:
         host=_host(experiment, shapes),
         disk=_disk(experiment, shapes, stages),
         fetched=0.0 if experiment.weights == "random" or is_here(experiment.model) else halves,
+        cards=cards,
     )
 
 

@@ -59,7 +59,7 @@ def render_forecast(found: Forecast, cards: list[Card], utilisation: float) -> s
     plan = found.on(first, utilisation)
     lines = [*_head(experiment, plan)]
     lines += _methods(plan)
-    lines.append(f"(a cell on one {first.title}, evaluation and start included)")
+    lines.append(f"(a cell on {_number(found.cards)} {first.title}, evaluation and start included)")
     lines += _memory(found)
     lines += _sizes("main memory of a worker, at most", found.host)
     disk = {**found.disk, "in all": sum(found.disk.values())}
@@ -112,7 +112,8 @@ def _sizes(title: str, parts: dict[str, float]) -> list[str]:
 
 
 def _cards(found: Forecast, cards: list[Card], utilisation: float) -> list[str]:
-    lines = ["", f"One card at {utilisation:g} of its dense peak (TFLOP/s), all cells one after another"]
+    several = "One card at" if found.cards == 1 else f"{found.cards} cards, each at"
+    lines = ["", f"{several} {utilisation:g} of its dense peak (TFLOP/s), all cells one after another"]
     lines.append(f"{'card':<12}{'GiB':>5}{'peak':>7}{'all cells':>11}")
     for card in cards:
         plan = found.on(card, utilisation)
@@ -138,6 +139,10 @@ def _fits(found: Forecast, card: Card) -> list[str]:
     for need, mends in short:
         lines += [need, *(f"  try {mend}" for mend in mends)]
     return lines
+
+
+def _number(count: int) -> str:
+    return "one" if count == 1 else str(count)
 
 
 def _size(size: float) -> str:

@@ -32,6 +32,8 @@ from bench.model.conditioning import TextCondition, TextEncoding
 from bench.model.device import memory_told, resolve
 from bench.model.flops import PassFlops
 from bench.model.loading import ENCODERS, load_encoders, load_pipeline, locate
+from bench.shards.passes import Shards
+from bench.shards.tensors import is_part, own
 from bench.tasks.world import World
 
 __all__ = ["Frozen", "PassFlops", "Policy", "Reference", "SD3Policy", "TextCondition", "VelocityField", "guided"]
@@ -90,6 +92,7 @@ class SD3Policy:
         texts: encodes texts, and keeps what it found.
         store: where encodings are kept between runs; None where they are not.
         vae_identity: names the VAE in it.
+        shards: where several ranks share out the weights of denoisers; None: each has them whole.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class SD3Policy:
         self.texts = TextEncoding(pipeline, device, runtime.text_length, parked=runtime.park_encoders, load=encoders)
         self.store: Store | None = None
         self.vae_identity = ""
+        self.shards: Shards | None = None
         self._runtime = runtime
         self._lora = False
         self._adapter: adapters.Adapter | None = None
@@ -186,6 +190,15 @@ class SD3Policy:
         return guided(self.velocity, self.null, x, sigma, cond, scale)
 
     def _run(self, transformer: SD3Transformer2DModel, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
+        alone = partial(self._pass, transformer, x, sigma, cond)
+        return alone() if self.shards is None else self.shards.forward(transformer, x, alone)
+
+    def _idle(self, transformer: SD3Transformer2DModel, through: bool) -> Tensor:
+        """A pass of one sample that nobody asked for; `through`: its state wants a gradient."""
+        x = torch.zeros(1, *self.latent_shape, device=self.device, requires_grad=through)
+        return self._pass(transformer, x, torch.ones(1, device=self.device), self.encode([""]))
+
+    def _pass(self, transformer: SD3Transformer2DModel, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with memory_told(f"a pass of {len(x)} samples", _LESS), half:
             out = transformer(
@@ -251,6 +264,19 @@ class SD3Policy:
         self._adapter = None
         return [p for p in self.transformer.parameters() if p.requires_grad]
 
+    def share_out(self, trained: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+        """Leave this rank its parts of all weights and return those; `trained` as it is where ranks share nothing."""
+        if self.shards is None:
+            return trained
+        self.shards.share_out(self.transformer, self.device, partial(self._idle, self.transformer))
+        return list(self.transformer.parameters())
+
+    def put_together(self, where: torch.device | str) -> None:
+        """Have the weights whole again, in `where`, if ranks share them out; every rank has to ask for it at once."""
+        if self.shards is not None and any(map(is_part, self.transformer.parameters())):
+            self.transformer = self.pipeline.transformer = self.shards.put_together(self.transformer, where)
+            kernels.choose_attention(self.transformer, self._runtime.attention)
+
     def merge(self) -> None:
         """End a stage: fold LoRA adapters into the weights, which are float32 from then on, and freeze."""
         if self._lora:
@@ -278,10 +304,20 @@ class SD3Policy:
         """The model as it is now, frozen: the reference of a stage, or the base that drift is measured from."""
         if self._lora:
             return Frozen(self, None)
+        if self.shards is not None:
+            return Frozen(self, self._shared_copy(self.shards))
         frozen = copy.deepcopy(self.transformer).requires_grad_(False).eval()
         if self._runtime.compile:  # a copy is not compiled
             kernels.compile_blocks(frozen, self.device)
         return Frozen(self, frozen)
+
+    def _shared_copy(self, shards: Shards) -> Any:
+        """The same, shared out; it is made in main memory, because a card may not hold two of them whole."""
+        transformer: Any = self.transformer
+        frozen = copy.deepcopy(transformer.to("cpu")).requires_grad_(False).eval()
+        transformer.to(self.device)
+        shards.share_out(frozen, self.device, partial(self._idle, frozen))
+        return frozen
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
@@ -318,10 +354,11 @@ class Frozen:
         self._transformer = transformer
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and buffers of the copy; the weights under adapters belong to the policy."""
+        """Weights and buffers of the copy, or this rank's parts; the weights under adapters belong to the policy."""
         if self._transformer is None:
             return {}
-        return dict((*self._transformer.named_parameters(), *self._transformer.named_buffers()))
+        named = (*self._transformer.named_parameters(), *self._transformer.named_buffers())
+        return {name: own(tensor) for name, tensor in named}
 
     @torch.no_grad()
     def velocity(self, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:

@@ -38,13 +38,14 @@ class Place:
     key: str
 
     @classmethod
-    def here(cls, environment: Mapping[str, str] = os.environ) -> Place | None:
+    def here(cls, environment: Mapping[str, str] = os.environ, *, shard: bool = False) -> Place | None:
         """As the launcher says; None where this process was started on its own.
 
         Raises:
-            ConfigError: the launcher says only a part of it.
+            ConfigError: the launcher says only a part of it; or this process is on its own, and is to share weights.
         """
         if int(environment.get("WORLD_SIZE", "1")) == 1:
+            refuse_alone(shard, 1)
             return None
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
         if missing:
@@ -69,6 +70,19 @@ class Place:
     def for_cell(self, number: int) -> Place:
         """The place of this process's worker in the `number`-th cell of the run."""
         return replace(self, hosts=False, key=f"{self.key}/{number}")
+
+
+def refuse_alone(shard: bool, size: int) -> None:
+    """Make sure that there is somebody to share weights with, among `size` processes.
+
+    Raises:
+        ConfigError: this process is on its own, and is to share.
+    """
+    if shard and size == 1:
+        raise ConfigError(
+            "--shard shares weights out over several processes, but this is one on its own: start with "
+            "`torchrun --nproc-per-node N -m bench run ...`, or leave it out"
+        )
 
 
 class Team:

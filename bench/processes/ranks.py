@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,23 +22,39 @@ from torch import Tensor
 from bench import api
 from bench.api import BenchError, BudgetExhausted, ConfigError, PluginError
 from bench.processes.launch import Place
+from bench.shards.tensors import is_part
 
 BUCKET = 2**24  # elements of gradients added up at once
 PATIENCE = timedelta(hours=12)  # a lost rank is noticed by its connection; this is for one that hangs
+PASS = "a pass"  # the meeting before a pass of shared out weights, which every rank makes (`bench.shards`)
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _Value = TypeVar("_Value")
 
 
+class Companion(Protocol):
+    """Makes passes of shared out weights that other ranks need, and backward passes through them."""
+
+    def accompany(self, step: Any) -> None:
+        """Make along the pass that they came for."""
+
+    def backward(self, total: Tensor) -> None:
+        """A backward pass together with the others."""
+
+    def forget_graphs(self) -> None:
+        """No backward pass is to come."""
+
+
 class Ranks:
     """One process on its own: every meeting is with itself. `Together` is the same for several.
 
-    rank: this process among `size`, counted from 0.
+    rank: this process among `size`, counted from 0. companion: set where weights are shared out.
     """
 
     rank = 0
     size = 1
+    companion: Companion | None = None
 
     @property
     def is_first(self) -> bool:
@@ -56,6 +72,23 @@ class Ranks:
             PluginError: another rank came for something else.
         """
         return [value]
+
+    def backward(self, total: Tensor) -> None:
+        """The backward pass from a scalar; all ranks take it at once where they share out the weights."""
+        if self.companion is None:
+            total.backward()
+        else:
+            self.companion.backward(total)
+
+    def forget_graphs(self) -> None:
+        """No backward pass is to come of any forward pass so far."""
+        if self.companion is not None:
+            self.companion.forget_graphs()
+
+    @contextmanager
+    def inside_pass(self) -> Iterator[None]:
+        """Surrounds a pass that all ranks make; what is raised inside, the others cannot hear."""
+        yield
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows (b, ...) of all ranks in their order, (B, ...); a rank may bring none."""
@@ -131,14 +164,36 @@ class Together(Ranks):
     def meet(self, what: str, value: _Value) -> list[_Value]:
         """As `Ranks.meet`."""
         words = self._exchange((what, value))
+        while passes := {step for word, step in words if word == PASS}:
+            if len(passes) > 1:
+                raise self._different_ways(sorted(map(str, passes)))
+            if what == PASS:
+                return [value]
+            assert self.companion is not None
+            self.companion.accompany(*passes)
+            words = self._exchange((what, value))
         different = sorted({word for word, _ in words})
         if len(different) > 1:
-            self._has_failed = True  # on every rank, so nobody has to be told
-            raise PluginError(
-                f"the {self.size} processes went different ways and met for {' and '.join(different)}: a method has to "
-                "call gather, backward and update alike on every process"
-            )
+            raise self._different_ways(different)
         return [value for _, value in words]
+
+    def _different_ways(self, met: Sequence[str]) -> PluginError:
+        self._has_failed = True  # on every rank, so nobody has to be told
+        return PluginError(
+            f"the {self.size} processes went different ways and met for {' and '.join(met)}: a method has to call "
+            "gather, backward and update alike on every process"
+        )
+
+    @contextmanager
+    def inside_pass(self) -> Iterator[None]:
+        """As `Ranks.inside_pass`."""
+        try:
+            yield
+        except Exception as error:
+            self._has_failed = True  # the others wait for this pass, and hear of it when the connection ends
+            if isinstance(error, dist.DistError) or "/gloo/" in str(error):
+                raise self._lost_another(error) from error
+            raise
 
     def gather(self, rows: Tensor) -> Tensor:
         """As `Ranks.gather`."""
@@ -155,9 +210,10 @@ class Together(Ranks):
     @torch.no_grad()
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """As `Ranks.sum_gradients`."""
-        present = self.meet("update", [p.grad is not None for p in parameters])
+        plain = [p for p in parameters if not is_part(p)]  # those of parts were added up in the backward pass
+        present = self.meet("update", [p.grad is not None for p in plain])
         gradients = []
-        for parameter, *has in zip(parameters, *present, strict=True):
+        for parameter, *has in zip(plain, *present, strict=True):
             if any(has):
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 gradients.append(parameter.grad)
@@ -198,9 +254,12 @@ class Together(Ranks):
             collective()
         except (RuntimeError, dist.DistError) as error:
             self._has_failed = True
-            raise BenchError(
-                f"process {self.rank} of {self.size} has lost another one: its own message says why ({error})"
-            ) from error
+            raise self._lost_another(error) from error
+
+    def _lost_another(self, error: Exception) -> BenchError:
+        return BenchError(
+            f"process {self.rank} of {self.size} has lost another one: its own message says why ({error})"
+        )
 
 
 class _Failure:

@@ -209,6 +209,7 @@ class MeteredModel:
     def forget_graphs(self) -> None:
         """No backward pass is owed any more: the step's graphs are gone."""
         self._owed = 0.0
+        self._ranks.forget_graphs()
 
     def _charge_forward(self, flops: float, owed: float) -> None:
         """Charge a forward pass, if the backward passes that are owed (FLOPs) would still fit after it."""
@@ -302,7 +303,7 @@ class TrainingEnv:
             with memory_told(
                 "the backward pass", "lower --train.micro_batch, or say --train.gradient_checkpointing true"
             ):
-                total.backward()
+                self._ranks.backward(total)
 
     def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
         """Clip, step, and return the means of everything logged."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.api import NonFiniteError
 from bench.configuration.settings import Train
+from bench.shards.tensors import clip, is_part, part_of, whole
 
 
 class Optimiser:
@@ -23,8 +24,9 @@ class Optimiser:
         self.parameters = parameters
         self._train = train
         self._adamw = torch.optim.AdamW(
-            parameters, lr=train.learning_rate, betas=(train.betas[0], train.betas[1]), weight_decay=train.weight_decay
-        )
+            parameters, lr=train.learning_rate, betas=(train.betas[0], train.betas[1]), weight_decay=train.weight_decay,
+            foreach=any(map(is_part, parameters)) or None,  # what torch would choose, were they no parts
+        )  # fmt: skip
         self._updates = 0
         self._average: list[Tensor] | None = None
         self._last_fraction = 0.0
@@ -41,7 +43,7 @@ class Optimiser:
         Raises:
             NonFiniteError: the gradient is NaN or infinite; the weights are untouched.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self._train.clip_norm))
+        norm = clip(self.parameters, self._train.clip_norm)
         if not math.isfinite(norm):
             raise NonFiniteError(f"gradient norm {norm}: the loss is finite but its gradient is not")
         warmup = min(1.0, (self._updates + 1) / self._train.warmup_updates) if self._train.warmup_updates else 1.0
@@ -72,15 +74,20 @@ class Optimiser:
             p.copy_(average)
             average.copy_(held)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Moments and averages by name, for a checkpoint."""
+    def tensors(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """Weights, moments and averages by name, for a checkpoint; what ranks share out is whole, in main memory.
+
+        Every rank has to ask at once; without `keep` it helps the others, and leaves out what is shared.
+        """
         out: dict[str, Tensor] = {}
         for i, p in enumerate(self.parameters):
-            out[f"weight.{i}"] = p.detach()
-            for key, value in self._adamw.state.get(p, {}).items():
-                out[f"{key}.{i}"] = value.detach()
+            held = {"weight": p, **self._adamw.state.get(p, {})}
             if self._average is not None:
-                out[f"average.{i}"] = self._average[i]
+                held["average"] = self._average[i]
+            for key, value in held.items():
+                together = whole(value.detach())
+                if keep or not is_part(value):
+                    out[f"{key}.{i}"] = together.cpu() if is_part(value) else together
         return out
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,10 +99,10 @@ class Optimiser:
         """The inverse of `tensors` and `state_dict`."""
         self._updates, self._last_fraction = state["updates"], state["last_fraction"]
         for i, p in enumerate(self.parameters):
-            p.copy_(tensors[f"weight.{i}"])
+            p.copy_(part_of(tensors[f"weight.{i}"], p))
             if f"exp_avg.{i}" in tensors:
                 names = ("exp_avg", "exp_avg_sq")
-                self._adamw.state[p] = {name: tensors[f"{name}.{i}"].clone() for name in names}
+                self._adamw.state[p] = {name: part_of(tensors[f"{name}.{i}"], p).clone() for name in names}
                 self._adamw.state[p]["step"] = tensors[f"step.{i}"].cpu().clone()  # where AdamW counts
             if self._average is not None:
-                self._average[i].copy_(tensors[f"average.{i}"])
+                self._average[i].copy_(part_of(tensors[f"average.{i}"], p))

@@ -15,9 +15,10 @@ from bench.blame import blamed
 from bench.budget import Budget, Ledger, Limit
 from bench.configuration.settings import Stage as StageSettings
 from bench.data.bucketed import Bucketed
-from bench.model.policy import SD3Policy, TextCondition
+from bench.model.policy import PassFlops, SD3Policy, TextCondition
 from bench.processes.ranks import ALONE, Ranks
 from bench.scorers.scorer import Scorer
+from bench.tasks.dataset import Dataset
 from bench.tasks.definitions import Task
 from bench.tasks.world import World
 from bench.training.checkpoint import load_tensors, write_tensors
@@ -62,14 +63,16 @@ class Stage:
             _enter_with(policy, entry, ranks)
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
         policy.precision = train.precision
-        optimiser = Optimiser(policy.prepare(train, seed + STAGE_SEED * number), train)
-        if method.needs.reference and train.adaptation == "lora":
-            reference = policy.frozen_copy()
+        trained = policy.prepare(train, seed + STAGE_SEED * number)
         dataset = None
         if method.needs.data:
             select = scorers[task.select] if task.select else None
             dataset = ranks.in_turn(lambda: curate(world, task, policy, select, note))
             ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
+        passes, sizes = _measured(policy, dataset)
+        optimiser = Optimiser(policy.share_out(trained), train)
+        if method.needs.reference and train.adaptation == "lora":
+            reference = policy.frozen_copy()
         categories = task.categories or world.categories
         prompts = world.prompts("train", categories, task.train_prompts) if method.needs.reward else []
         limit = Limit(budget, ledger, spent)
@@ -77,9 +80,7 @@ class Stage:
             policy, ledger, limit, dataset, prompts, seed=seed + STAGE_SEED * number, batch_size=train.batch_size,
             micro_batch=train.micro_batch, caption_dropout=train.caption_dropout, ranks=ranks,
         )  # fmt: skip
-        shapes = set(dataset.shapes) if isinstance(dataset, Bucketed) else set()
-        sizes = {shape: policy.measure_flops(shape) for shape in shapes - {policy.latent_shape}}
-        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks, sizes)
+        model = MeteredModel(policy, reference, ledger, limit, passes, unit, ranks, sizes)
         texts = [*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""]
         ranks.in_turn(lambda: policy.texts.prepare(texts))
         reward = scorers[task.reward] if method.needs.reward and task.reward else None
@@ -170,7 +171,9 @@ class Stage:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moments and the rollouts of all ranks by name."""
-        out = {f"optimiser.{name}": t for name, t in self.env.optimiser.tensors().items()}
+        self._ranks.meet("weights", None)
+        own = self.env.optimiser.tensors(keep=self._ranks.is_first)
+        out = {f"optimiser.{name}": t for name, t in own.items()}
         if self.env.rollouts is not None:
             cond = self.env.rollouts.cond
             assert isinstance(cond, TextCondition)
@@ -198,9 +201,7 @@ class Stage:
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """The inverse of `tensors` and `state_dict`."""
-        device = self.policy.device
-        named = {name: t.to(device) for name, t in tensors.items()}
-        self.env.optimiser.load(_under(named, "optimiser."), state["optimiser"])
+        self.env.optimiser.load(_under(tensors, "optimiser."), state["optimiser"])
         self.limit.load_state_dict(state["limit"])
         self.env.draw.samples_drawn = state["samples_drawn"]
         self.env.draw.prompts_drawn = state["prompts_drawn"]
@@ -209,6 +210,7 @@ class Stage:
             self.method.load_state_dict(state["method"])
         if state["rollouts"] is not None:
             own = self._own_rows(state["rollout_rows"])
+            named = {n: t.to(self.policy.device) for n, t in tensors.items() if n.startswith("rollout")}
             cond = TextCondition(named["rollout_cond.embeds"], named["rollout_cond.pooled"])[own]
             rows = {name: t[own] for name, t in _under(named, "rollout.").items()}
             self.env.rollouts = Rollouts(rows, cond, **state["rollouts"])
@@ -225,8 +227,17 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
+def _measured(
+    policy: SD3Policy, dataset: Dataset | Bucketed | None
+) -> tuple[PassFlops, dict[tuple[int, ...], PassFlops]]:
+    """The FLOPs of one sample's passes, and of those of other sizes; before weights are shared out among ranks."""
+    shapes = set(dataset.shapes) if isinstance(dataset, Bucketed) else set()
+    return policy.measure_flops(), {shape: policy.measure_flops(shape) for shape in shapes - {policy.latent_shape}}
+
+
 def _enter_with(policy: SD3Policy, entry: Path, ranks: Ranks) -> None:
     """Take the weights at stage entry from `entry`, or keep them there for a resume."""
+    policy.put_together(policy.device)
     if ranks.meet("entry", entry.is_file())[0]:
         policy.transformer.float()  # as a stage leaves them, however the base's are held
         policy.transformer.load_state_dict(load_tensors(entry))

@@ -1,4 +1,7 @@
-"""Several processes that train a cell together find what one finds at the same global batch, killed ones included."""
+"""Several processes that train a cell together find what one finds at the same global batch, killed ones included.
+
+With `shard` they find it too, while each holds only its part of weights, gradients and optimiser's state.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 
 from bench.configuration.job import CellJob
 from bench.records.record import CellRecord
 from bench.records.schema import Cell, End, Milestone
 from tests.cells import experiment, facts, options, run
-from tests.together import lose_one, together, train_together
+from tests.together import lose_one, together, train_in_turn, train_together
 
 # Odd numbers, so that shares are unequal; statistics over all groups; averaging that follows the budget
 SHARED: dict[str, Any] = {
@@ -30,6 +34,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "budget": "900",  # two rollout phases, with room left: unequal shares may end an update earlier
     },
 }  # fmt: skip
+# A few updates; and one rollout phase, for a pixel that rounds the other way changes the rewards of the next
+SHARDED = {
+    label: {**settings, "budget": "450" if label == "flowgrpo" else "4updates"} for label, settings in SETTINGS.items()
+}
 
 
 def weights(folder: Path) -> torch.Tensor:
@@ -61,13 +69,16 @@ def by_hand(job: CellJob, pipeline: Path) -> None:
 def test_two_processes_equal_one(
     tiny_pipeline: Path, tmp_path: Path, label: str, launch: Callable[[CellJob, Path], None]
 ) -> None:
-    """They add up in another order: the weights differ by less than 1e-4 of how far they moved."""
     e = experiment(tiny_pipeline, methods=[label], **SETTINGS[label])
     jobs = [CellJob(e, tmp_path / name / "results", "alignment", label, 0) for name in ("one", "two")]
     run(e, jobs[0].results, label)
     launch(jobs[1], tiny_pipeline)
-    one, two = (job.folder for job in jobs)
-    start, model = weights(tiny_pipeline / "transformer"), Path("checkpoint") / "model"
+    assert_same(jobs[0].folder, jobs[1].folder, tiny_pipeline)
+
+
+def assert_same(one: Path, two: Path, pipeline: Path) -> None:
+    """They add up in another order: the weights differ by less than 1e-4 of how far they moved."""
+    start, model = weights(pipeline / "transformer"), Path("checkpoint") / "model"
     moved = weights(one / model) - start
     assert moved.norm() > 5e-4 * start.norm(), "nothing was trained"
     assert (weights(two / model) - weights(one / model)).norm() < 1e-4 * moved.norm()
@@ -93,6 +104,45 @@ def test_a_lost_process_fails_the_cell_and_the_next_run_goes_on(tiny_pipeline: P
     end = CellRecord(parts.folder).events()[-1]
     assert isinstance(end, End) and end.status == "failed"
     assert end.reason is not None and "process 0 of 2 has lost another one" in end.reason
+    assert together(2, train_together, parts) == [0, 0]
+    assert facts(parts.folder) == facts(whole.folder)
+    assert facts(parts.folder / "checkpoint" / "model") == facts(whole.folder / "checkpoint" / "model")
+
+
+@pytest.fixture(scope="module")
+def sharded(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CellJob]:
+    """A cell of each method, trained by two processes that share out the weights."""
+    results, jobs = tmp_path_factory.mktemp("sharded"), {}
+    for label, settings in SHARDED.items():
+        e = experiment(tiny_pipeline, methods=[label], shard=True, **settings)
+        jobs[label] = CellJob(e, results, "alignment", label, 0)
+    assert together(2, train_in_turn, list(jobs.values())) == [0, 0]
+    return jobs
+
+
+@pytest.mark.parametrize("label", list(SHARDED))
+def test_shared_out_weights_are_trained_as_whole_ones(
+    sharded: dict[str, CellJob], tiny_pipeline: Path, tmp_path: Path, label: str
+) -> None:
+    e = experiment(tiny_pipeline, methods=[label], **SHARDED[label])
+    run(e, tmp_path, label)
+    assert_same(CellJob(e, tmp_path, "alignment", label, 0).folder, sharded[label].folder, tiny_pipeline)
+
+
+def test_what_was_shared_out_is_a_plain_model_in_the_end(sharded: dict[str, CellJob], tiny_pipeline: Path) -> None:
+    folder = sharded["sft"].folder / "checkpoint" / "model"
+    of_base = load_file(next((tiny_pipeline / "transformer").glob("*.safetensors")))
+    trained = SD3Transformer2DModel.from_pretrained(folder).state_dict()
+    assert {name: t.shape for name, t in trained.items()} == {name: t.shape for name, t in of_base.items()}
+
+
+def test_a_lost_process_and_what_it_shared_come_back(sharded: dict[str, CellJob], tmp_path: Path) -> None:
+    """One of two is killed after its second update; the checkpoint of the first holds the weights whole."""
+    whole = sharded["flowgrpo"]
+    parts = CellJob(whole.experiment, tmp_path, "alignment", "flowgrpo", 0)
+    assert together(2, lose_one, parts, "step", 2) == [1, -9]
+    end = CellRecord(parts.folder).events()[-1]
+    assert isinstance(end, End) and end.reason is not None and "process 0 of 2 has lost another one" in end.reason
     assert together(2, train_together, parts) == [0, 0]
     assert facts(parts.folder) == facts(whole.folder)
     assert facts(parts.folder / "checkpoint" / "model") == facts(whole.folder / "checkpoint" / "model")

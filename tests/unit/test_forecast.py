@@ -179,6 +179,25 @@ def test_a_run_is_planned_with_what_it_has_to_encode(tiny_pipeline: Path, found:
     assert found.disk["cache of latents and texts"] == 0  # random weights are not worth a cache
 
 
+def test_cards_that_share_hold_a_part_and_take_a_part_of_the_time(found: Forecast, tmp_path: Path) -> None:
+    """By hand: three quarters of the weights, gradients and moments go, what passes bring together comes."""
+    planned = dataclasses.replace(found.experiment, shard=True)
+    shared = forecast(planned, tmp_path, cards=4)
+    (whole,), (part,) = found.stages["sft"], shared.stages["sft"]
+    for name, size in whole.memory.resident.items():
+        assert part.memory.resident[name] == (size / 4 if name in ("denoiser", "base, for drift") else size)
+    before, after = (stage.memory.phases["training passes"] for stage in (whole, part))
+    blocks = Shapes.of(planned).pipeline.transformer.transformer_blocks
+    largest = max(sum(p.numel() for p in block.parameters()) for block in blocks)
+    assert after.pop("blocks, put together") == 6 * 4 * largest
+    alike = ("rollouts", "activations")
+    assert after == {name: size if name in alike else size / 4 for name, size in before.items()}
+    alone, together = (each.on(card("l4"), 0.4).stages["sft"][0].total("seconds") for each in (found, shared))
+    assert alone == pytest.approx(4 * together)
+    with pytest.raises(ConfigError, match="over how many by --cards N"):
+        forecast(planned, tmp_path)
+
+
 def test_one_sentence_where_nothing_can_be_known() -> None:
     assert not is_here("stabilityai/stable-diffusion-3.5-medium")
     with pytest.raises(ConfigError, match=r"--gpu h10: expected one of the cards .*did you mean"):

@@ -218,6 +218,11 @@ def test_the_place_is_what_the_launcher_says(environment: dict[str, str], expect
     assert Place.here(environment) == expected
 
 
+def test_a_process_on_its_own_shares_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"one on its own: start with `torchrun"):
+        Place.here({}, shard=True)
+
+
 def test_half_a_launcher_is_told_apart() -> None:
     with pytest.raises(ConfigError, match="RANK, MASTER_ADDR is missing: start with torchrun"):
         Place.here({"WORLD_SIZE": "2", "MASTER_PORT": "5"})

@@ -1,0 +1,47 @@
+"""Tensors of which each rank holds a part: as a whole again, one's own part of a whole, and the norm of all parts.
+
+A part is torch's DTensor, split along its first dimension. Plain tensors pass through as they are, so that one code
+serves weights that are shared out and weights that are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether ranks share this tensor out."""
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, put together from the parts; every rank has to ask for it at once."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor; one rank may hold nothing of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """Of a whole tensor, wherever it lies, what belongs beside `like`: on its device, shared out as it is."""
+    if not isinstance(like, DTensor):
+        return tensor.to(like.device)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def clip(parameters: Sequence[torch.nn.Parameter], largest: float) -> float:
+    """Scale the gradients so that their norm, over all parts, is `largest` at most; returns what it was before."""
+    norm = whole(torch.nn.utils.get_total_norm(_gradients(parameters)))
+    torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return float(norm)
+
+
+def _gradients(parameters: Iterable[torch.nn.Parameter]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]

@@ -89,13 +89,13 @@ class Optimiser:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """The inverse of `tensors` and `state_dict`."""
+        """The inverse of `tensors` and `state_dict`; the tensors may lie in main memory, and are brought one by one."""
         self._updates, self._last_fraction = state["updates"], state["last_fraction"]
         for i, p in enumerate(self.parameters):
             p.copy_(tensors[f"weight.{i}"])
             if f"exp_avg.{i}" in tensors:
                 names = ("exp_avg", "exp_avg_sq")
-                self._adamw.state[p] = {name: tensors[f"{name}.{i}"].clone() for name in names}
+                self._adamw.state[p] = {name: tensors[f"{name}.{i}"].to(p.device, copy=True) for name in names}
                 self._adamw.state[p]["step"] = tensors[f"step.{i}"].cpu().clone()  # where AdamW counts
             if self._average is not None:
                 self._average[i].copy_(tensors[f"average.{i}"])

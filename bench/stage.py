@@ -194,9 +194,7 @@ class Stage:
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """The inverse of `tensors` and `state_dict`."""
-        device = self.policy.device
-        named = {name: t.to(device) for name, t in tensors.items()}
-        self.env.optimiser.load(_under(named, "optimiser."), state["optimiser"])
+        self.env.optimiser.load(_under(tensors, "optimiser."), state["optimiser"])
         self.limit.load_state_dict(state["limit"])
         self.env.draw.samples_drawn = state["samples_drawn"]
         self.env.draw.prompts_drawn = state["prompts_drawn"]
@@ -204,9 +202,9 @@ class Stage:
         with self._blamed("load_state_dict"):
             self.method.load_state_dict(state["method"])
         if state["rollouts"] is not None:
-            own = self._own_rows(state["rollout_rows"])
-            cond = TextCondition(named["rollout_cond.embeds"], named["rollout_cond.pooled"])[own]
-            rows = {name: t[own] for name, t in _under(named, "rollout.").items()}
+            own, device = self._own_rows(state["rollout_rows"]), self.policy.device
+            cond = TextCondition(tensors["rollout_cond.embeds"], tensors["rollout_cond.pooled"])[own].to(device)
+            rows = {name: t[own].to(device) for name, t in _under(tensors, "rollout.").items()}
             self.env.rollouts = Rollouts(rows, cond, **state["rollouts"])
 
     def _own_rows(self, rows: list[int]) -> slice:

@@ -49,9 +49,11 @@ def load_pipeline(model: str | Path, runtime: Runtime, device: torch.device, wei
         DataError: there is no such pipeline, or it is incomplete or damaged.
     """
     if weights == "random":
-        pipeline = architectures.build(str(model), str(device), t5=runtime.t5)
+        pipeline = architectures.build(
+            str(model), str(device), t5=runtime.t5, denoiser=runtime.denoiser_weights, frozen=runtime.frozen_weights
+        )
     else:
-        pipeline = _stored(model, runtime.t5)
+        pipeline = _stored(model, runtime)
     for name in ("transformer", "vae", *ENCODERS):
         module = getattr(pipeline, name)
         if module is not None:
@@ -61,15 +63,19 @@ def load_pipeline(model: str | Path, runtime: Runtime, device: torch.device, wei
     return pipeline
 
 
-def _stored(model: str | Path, t5: bool) -> Any:
+def _stored(model: str | Path, runtime: Runtime) -> Any:
     folder = locate(model)
     _refuse_empty_tokenizers(folder)
-    without_t5 = not t5 or not (folder / "text_encoder_3").is_dir()
+    without_t5 = not runtime.t5 or not (folder / "text_encoder_3").is_dir()
     absent = {"text_encoder_3": None, "tokenizer_3": None} if without_t5 else {}
+    # Read in the precision in which they are held: T5-XXL in float32 takes 18 GiB of main memory on its way
+    held = {
+        "transformer": getattr(torch, runtime.denoiser_weights), "default": getattr(torch, runtime.frozen_weights),
+    }  # fmt: skip
     try:
         # Safetensors only: a pickle runs whatever it holds
         return StableDiffusion3Pipeline.from_pretrained(
-            str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True, **absent
+            str(folder), dtype=held, use_safetensors=True, local_files_only=True, **absent
         )
     except _BROKEN_BASE as error:
         raise DataError(

@@ -120,7 +120,7 @@ def _host(experiment: Experiment, shapes: Shapes) -> Parts:
     texts += evaluation.final_prompts + evaluation.held_out_prompts
     held = _BYTES[experiment.runtime.frozen_weights]
     return {
-        "while the model is loaded": 4 * shapes.numbers_of("transformer", "vae", *ENCODERS),
+        "while the model is loaded": shapes.bytes_of("transformer", "vae", *ENCODERS),
         f"embeddings of {texts:,} texts": texts * shapes.text_numbers * held,
         f"latents of {pictures:,} pictures": pictures * _latent_bytes(shapes),
         "parked text encoders": shapes.bytes_of(*ENCODERS) if experiment.runtime.park_encoders else 0,

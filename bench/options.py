@@ -178,10 +178,10 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with a prompt in each line")
     parser.add_argument("--world", default="scenes", metavar="NAME", help="gives base and prompts (default: scenes)")
     parser.add_argument(
-        "--model", type=Path, metavar="PATH", help="the base of the run, where it is not the world's own"
+        "--model", type=Path, metavar="PATH", help="the base, where it is neither the cell's nor the world's own"
     )
-    parser.add_argument("--guidance", type=float, default=3.0, metavar="W", help="guidance scale (default 3)")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default 20)")
+    parser.add_argument("--guidance", type=float, metavar="W", help="default: the cell's in evaluation, else 3")
+    parser.add_argument("--steps", type=int, metavar="N", help="default: the cell's in evaluation, else 20")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default 0)")
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="pictures of each prompt (default 4)")
     parser.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help="default: samples.png")

@@ -131,8 +131,7 @@ def build(
     """A StableDiffusion3Pipeline of that shape on a device, with random weights, the same for one `seed`.
 
     `denoiser` and `frozen` are the precisions in which the transformer and all other weights are drawn: T5-XXL in
-    float32 alone would take most of a 24 GB card. The tokenizers are of the right classes, but know single characters
-    alone. A GPU draws eight billion weights in seconds, a CPU in minutes.
+    float32 alone would take most of a 24 GB card. The tokenizers are of the right classes, but know only characters.
 
     Raises:
         ConfigError: there is no such architecture.

@@ -28,18 +28,10 @@ _CHUNK = 64
 
 
 def sample_grid(
-    checkpoint: Path | None,
-    out: Path,
-    *,
-    prompts: Sequence[str] = (),
-    prompt_file: Path | None = None,
-    world: str = "scenes",
-    model: Path | None = None,
-    guidance: float | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    samples: int = 4,
-) -> list[str]:
+    checkpoint: Path | None, out: Path, *, prompts: Sequence[str] = (), prompt_file: Path | None = None,
+    world: str = "scenes", model: Path | None = None, guidance: float | None = None, steps: int | None = None,
+    seed: int = 0, samples: int = 4,
+) -> list[str]:  # fmt: skip
     """Write a PNG to `out` and return its prompts, from the top row down.
 
     `checkpoint` is a cell of the results, a transformer's folder, a whole pipeline's, or None for the base, which is

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bench import __version__
-from bench.commands import COMMANDS, Command
-from bench.options import EXAMPLES
+from bench.commands.options import EXAMPLES
+from bench.commands.table import COMMANDS, Command
 from bench.suggest import hint, nearest
 
 

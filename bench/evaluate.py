@@ -18,10 +18,10 @@ from torch import Tensor
 
 from bench import flow, rng
 from bench.api import Prompt
-from bench.policy import Frozen, SD3Policy, VelocityField
-from bench.ranks import ALONE, Ranks
-from bench.scorer import Scorer
-from bench.settings import Evaluation
+from bench.configuration.settings import Evaluation
+from bench.model.policy import Frozen, SD3Policy, VelocityField
+from bench.processes.ranks import ALONE, Ranks
+from bench.scorers.scorer import Scorer
 from bench.tasks.definitions import Task
 from bench.tasks.world import World
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
+from bench.configuration.job import CellJob
+from bench.configuration.settings import BASE, Experiment
 from bench.files import remove_parts
-from bench.identity import left_to_do
-from bench.job import CellJob
-from bench.launch import Place, Team
-from bench.lock import held
-from bench.record import read_experiment_header, write_experiment_header
-from bench.schema import ExperimentHeader, ScorerInfo, TaskInfo, config_hash
-from bench.settings import BASE, Experiment
+from bench.processes.launch import Place, Team
+from bench.processes.lock import held
+from bench.records.identity import left_to_do
+from bench.records.record import read_experiment_header, write_experiment_header
+from bench.records.schema import ExperimentHeader, ScorerInfo, TaskInfo, config_hash
 from bench.workers import Display, alone, run_all
 
 # Which gold scorer a proxy stands for.

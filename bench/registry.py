@@ -240,7 +240,7 @@ def _check_config(cls: type[Method], origin: str) -> None:
 
 def _module(group: str, spec: str) -> tuple[ModuleType, str | None, str]:
     """The imported module, the name of the class in it where one is given, and the plugin's origin for messages."""
-    from bench.shadow import check_shadow
+    from bench.processes.shadow import check_shadow
 
     target, _, attribute = spec.rpartition(":") if ":" in spec else (spec, "", "")
     if target.endswith(".py"):

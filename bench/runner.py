@@ -17,27 +17,27 @@ from bench import registry
 from bench.api import BenchError, ConfigError, DataError, NonFiniteError
 from bench.blame import blamed
 from bench.budget import Ledger
-from bench.checkpoint import Checkpoints, Saved
-from bench.curation import curate
-from bench.device import describe
+from bench.configuration.job import CellJob
+from bench.configuration.settings import BASE
 from bench.evaluate import Evaluator
-from bench.evidence import FOLDER as FAILURE
-from bench.evidence import keep
 from bench.files import remove_parts
-from bench.identity import cell_header
-from bench.job import CellJob
-from bench.lock import held
-from bench.policy import SD3Policy
-from bench.ranks import ALONE, Ranks
-from bench.record import CellRecord
-from bench.reward_names import parts_of
-from bench.roles import record_scorers
-from bench.schema import config_hash
-from bench.scorer import Guard, Scorer, unguarded
-from bench.settings import BASE
+from bench.model.device import describe
+from bench.model.policy import SD3Policy
+from bench.processes.lock import held
+from bench.processes.ranks import ALONE, Ranks
+from bench.records.identity import cell_header
+from bench.records.record import CellRecord
+from bench.records.roles import record_scorers
+from bench.records.schema import config_hash
+from bench.scorers.reward_names import parts_of
+from bench.scorers.scorer import Guard, Scorer, unguarded
+from bench.scorers.weighted_sum import examples, sums
 from bench.tasks.world import Candidates, World, world_of
-from bench.training import Training
-from bench.weighted_sum import examples, sums
+from bench.training.checkpoint import Checkpoints, Saved
+from bench.training.curation import curate
+from bench.training.evidence import FOLDER as FAILURE
+from bench.training.evidence import keep
+from bench.training.loop import Training
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints, at least; 0: one after every update
 LOG_SHARE = 0.01  # of the budget between two logged steps

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.api import DataError, Reward
-from bench.scorer import Scorer
+from bench.scorers.scorer import Scorer
 
 
 def reward_function(reward: Reward) -> Callable[..., list[float | None]]:

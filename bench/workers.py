@@ -14,11 +14,11 @@ from multiprocessing.context import ForkServerContext
 from typing import Any, Protocol
 
 from bench.api import BenchError
-from bench.job import CellJob
-from bench.launch import Place
-from bench.record import CellRecord
-from bench.settings import BASE, Experiment
-from bench.watchdog import Watchdog
+from bench.configuration.job import CellJob
+from bench.configuration.settings import BASE, Experiment
+from bench.processes.launch import Place
+from bench.processes.watchdog import Watchdog
+from bench.records.record import CellRecord
 
 TICK = 0.5  # seconds between two looks at the workers
 # What every worker imports, sooner or later: the fork server does it once for all, which saves each a second.
@@ -155,8 +155,8 @@ def _less_memory(job: CellJob, phase: str) -> str:
 
 
 def _record_failure(job: CellJob, reason: str) -> None:
-    from bench.device import describe
-    from bench.identity import cell_header
+    from bench.model.device import describe
+    from bench.records.identity import cell_header
 
     record = CellRecord(job.folder)
     if record.status() == "new":
@@ -174,7 +174,7 @@ def _work(job: CellJob, sender: Connection, place: Place | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from bench.ranks import ALONE, Together
+    from bench.processes.ranks import ALONE, Together
     from bench.runner import run_cell
 
     has_told = False

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.experiment import Experiment, load
-from bench.job import CellJob
+from bench.configuration.experiment import Experiment, load
+from bench.configuration.job import CellJob
 from bench.runner import load_scorers, run_cell
-from bench.scorer import Scorer
+from bench.scorers.scorer import Scorer
 from bench.tasks.world import World, load_world
 
 GOLD = ["scenes-geneval", "scenes-ocr", "scenes-aesthetic"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench import flow, rng
 from bench.api import Batch, Condition, Method, Prompt, Rollouts
-from bench.policy import guided
+from bench.model.policy import guided
 from bench.tasks.closed_form import DEVIATION, MEANS, SHIFT, TEXTS, ClosedFormPolicy, Labels, MixtureField
 
 

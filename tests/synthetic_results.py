@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from bench import report
-from bench.record import CellRecord, write_experiment_header
-from bench.schema import BASE, ExperimentHeader, ScorerInfo, TaskInfo, config_hash
+from bench.records.record import CellRecord, write_experiment_header
+from bench.records.schema import BASE, ExperimentHeader, ScorerInfo, TaskInfo, config_hash
 
 CATEGORIES = ("colors", "counting", "position", "text")
 SCORERS = {

@@ -7,8 +7,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from bench.job import CellJob
-from bench.launch import Place
+from bench.configuration.job import CellJob
+from bench.processes.launch import Place
 from bench.workers import PRELOADED
 
 
@@ -34,7 +34,7 @@ def together(size: int, work: Callable[..., None], *args: Any) -> list[int | Non
 
 def train_together(place: Place, job: CellJob) -> None:
     """This process's part of a cell."""
-    from bench.ranks import Together
+    from bench.processes.ranks import Together
     from bench.runner import run_cell
 
     ranks = Together(place)
@@ -45,7 +45,7 @@ def train_together(place: Place, job: CellJob) -> None:
 def lose_one(place: Place, job: CellJob, kind: str, number: int) -> None:
     """The same with a checkpoint after every update; the last process is killed before its `number`-th event."""
     from bench import runner
-    from bench.ranks import Together
+    from bench.processes.ranks import Together
     from tests.stress.kill import killed_at
 
     runner.CHECKPOINT_SECONDS = 0.0

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from bench.api import CheckpointMissing, DataError
 from bench.files import write_whole
-from bench.lock import held
 from bench.paths import cache_folder
+from bench.processes.lock import held
 
 # Requirement files, and how pip is to install them
 STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (

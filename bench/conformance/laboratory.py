@@ -14,15 +14,15 @@ from torch import Tensor
 
 from bench.api import Method, Prompt, Reward
 from bench.budget import Budget, Ledger
+from bench.configuration.settings import Stage as StageSettings
+from bench.configuration.settings import Train
 from bench.conformance.check import Mismatch
-from bench.policy import PassFlops, SD3Policy
+from bench.model.policy import PassFlops, SD3Policy
 from bench.runner import load_scorers
-from bench.scorer import Scorer
-from bench.settings import Stage as StageSettings
-from bench.settings import Train
-from bench.stage import Stage
+from bench.scorers.scorer import Scorer
 from bench.tasks.definitions import Task
 from bench.tasks.world import Candidates, World
+from bench.training.stage import Stage
 
 BATCH = 4
 LORA_RANK = 2

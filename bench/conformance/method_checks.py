@@ -13,8 +13,8 @@ from bench.api import ConfigError, Needs
 from bench.conformance.check import Mismatch, NotApplicable, Suite
 from bench.conformance.laboratory import BATCH, UPDATES, MethodSubject, for_each_adaptation
 from bench.conformance.observe import counted, gradients, moved_random_states
-from bench.stage import Stage
 from bench.strict import Problems, field_types, validate
+from bench.training.stage import Stage
 
 SUITE = Suite[MethodSubject]()
 

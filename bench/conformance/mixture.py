@@ -6,17 +6,17 @@ from typing import Any
 
 from bench.api import Method
 from bench.budget import Budget, Ledger, Limit
+from bench.configuration.settings import Train
 from bench.conformance.check import Mismatch, NotApplicable, Suite
 from bench.conformance.laboratory import MethodSubject
-from bench.dataset import Dataset
-from bench.env import MeteredModel, SampleDraw, TrainingEnv
-from bench.optimise import Optimiser
-from bench.policy import PassFlops
-from bench.scorer import Scorer
-from bench.settings import Train
-from bench.stage import Stage
+from bench.model.policy import PassFlops
+from bench.scorers.scorer import Scorer
 from bench.tasks import closed_form
 from bench.tasks.closed_form import REWARDED, ClosedFormPolicy, Moments, RewardedMode
+from bench.tasks.dataset import Dataset
+from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
+from bench.training.optimise import Optimiser
+from bench.training.stage import Stage
 
 SUITE = Suite[MethodSubject]()
 

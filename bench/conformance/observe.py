@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.policy import SD3Policy
+from bench.model.policy import SD3Policy
 
 _ODD_SEED = 868_135_307
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.checkpoint import Checkpoints
 from bench.conformance.check import Mismatch, Suite
 from bench.conformance.laboratory import MethodSubject, for_each_adaptation
-from bench.stage import Stage
+from bench.training.checkpoint import Checkpoints
+from bench.training.stage import Stage
 
 SUITE = Suite[MethodSubject]()
 

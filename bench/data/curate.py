@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 
 from bench.api import ConfigError, DataError
-from bench.curation import top_share
 from bench.data.inspection import Picture, csv_bytes
 from bench.data.preparation import Prepared, as_prompt, prepare, table
 from bench.data.selection import Selection, columns_of, write_selection
 from bench.data.settings import Data
 from bench.files import write_whole
-from bench.reward_names import is_sum
+from bench.records.schema import config_hash
 from bench.runner import load_scorers
-from bench.schema import config_hash
-from bench.scorer import Scorer
+from bench.scorers.reward_names import is_sum
+from bench.scorers.scorer import Scorer
 from bench.strict import Problems, Text, validate
 from bench.tasks.scenes.world import base_model
+from bench.training.curation import top_share
 
 HEAD = ("name", "score", "scorer", "version", "weights", "input")
 SHARES = (0.5, 0.25, 0.1, 0.05, 0.01)

@@ -75,7 +75,7 @@ def prepare(settings: Data, model: Path) -> Prepared:
             such model.
     """
     if not (model / "model_index.json").is_file():
-        from bench.loading import locate
+        from bench.model.loading import locate
 
         model = locate(model)
     opened = open_source(settings)

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import registry
-from bench.checkpoint import KEEP
-from bench.flops import PassFlops
+from bench.configuration.settings import BASE, Experiment, Stage
 from bench.forecast.cards import Card
 from bench.forecast.memory import Memory, Parts, Scales
+from bench.forecast.plan import Plan, StagePlan, counted
 from bench.forecast.shapes import Shapes, is_here
 from bench.forecast.spending import Spending, spending
-from bench.loading import ENCODERS
-from bench.plan import Plan, StagePlan, counted
-from bench.settings import BASE, Experiment, Stage
+from bench.model.flops import PassFlops
+from bench.model.loading import ENCODERS
 from bench.tasks.definitions import Task
+from bench.training.checkpoint import KEEP
 
 UTILISATION = 0.4  # of the peak; well-run training of transformers of this size reaches 0.3 to 0.5
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.autoencoder import pictures_at_once
-from bench.conditioning import TextCondition
-from bench.policy import SD3Policy
-from bench.settings import Runtime, Train
+from bench.configuration.settings import Runtime, Train
+from bench.model.autoencoder import pictures_at_once
+from bench.model.conditioning import TextCondition
+from bench.model.policy import SD3Policy
 
 
 class LiveMemory(TorchDispatchMode):

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from bench.configuration.settings import Experiment, Train
 from bench.forecast.live_memory import Pass, decoding, peaks
 from bench.forecast.shapes import Shapes
-from bench.loading import ENCODERS
-from bench.settings import Experiment, Train
+from bench.model.loading import ENCODERS
 
 Parts = dict[str, float]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from bench import architectures, flops
 from bench.api import DataError
-from bench.conditioning import TextCondition
-from bench.flops import PassFlops
-from bench.loading import ENCODERS, locate
-from bench.policy import SD3Policy
-from bench.settings import Experiment, Runtime, Train
+from bench.configuration.settings import Experiment, Runtime, Train
+from bench.model import architectures, flops
+from bench.model.conditioning import TextCondition
+from bench.model.flops import PassFlops
+from bench.model.loading import ENCODERS, locate
+from bench.model.policy import SD3Policy
 from bench.tasks.scenes.world import base_model
 
 

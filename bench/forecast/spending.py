@@ -13,18 +13,18 @@ from torch import Tensor
 from bench import flow
 from bench.api import Prompt
 from bench.budget import Budget, Ledger, Limit
-from bench.conditioning import TextCondition
-from bench.dataset import Dataset
-from bench.env import MeteredModel, SampleDraw, TrainingEnv
-from bench.flops import PassFlops
+from bench.configuration.settings import Stage as StageSettings
+from bench.configuration.settings import Train
+from bench.forecast.plan import by_update
 from bench.forecast.shapes import Shapes
-from bench.optimise import Optimiser
-from bench.plan import by_update
-from bench.scorer import Scorer
-from bench.settings import Stage as StageSettings
-from bench.settings import Train
-from bench.stage import Stage
+from bench.model.conditioning import TextCondition
+from bench.model.flops import PassFlops
+from bench.scorers.scorer import Scorer
+from bench.tasks.dataset import Dataset
 from bench.tasks.rehearsal import Brightness
+from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
+from bench.training.optimise import Optimiser
+from bench.training.stage import Stage
 
 _LATENT = (1, 1, 3)  # picks out tensors of latents among a method's rollouts by their shape
 _ENDLESS = Budget(1e18, "cost")
@@ -32,7 +32,7 @@ _ALL_AT_ONCE = 2**30  # what a method spends does not depend on micro-batches: `
 
 
 class OneWeight:
-    """Implements `bench.policy.Policy`: the velocity is a weight times the state."""
+    """Implements `bench.model.policy.Policy`: the velocity is a weight times the state."""
 
     def __init__(self, shift: float) -> None:
         self.weight = torch.nn.Parameter(torch.ones(()))

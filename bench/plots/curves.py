@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.plots.style import UNIT_TITLES, Look, looks, panels, plain_axes, short_number, to_png
-from bench.schema import BASE
+from bench.records.schema import BASE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.schema import BASE
+from bench.records.schema import BASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import ConfigError
-from bench.device import describe, resolve
+from bench.configuration.settings import Experiment
 from bench.files import write_whole
-from bench.provenance import collect
+from bench.model.device import describe, resolve
+from bench.records.provenance import collect
+from bench.records.schema import dump
 from bench.rehearsal.measure import matrix_peak
 from bench.rehearsal.parts import PARTS
-from bench.schema import dump
-from bench.settings import Experiment
 from bench.suggest import hint
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from bench.device import memory_told
-from bench.policy import SD3Policy
-from bench.settings import Train
+from bench.configuration.settings import Train
+from bench.model.device import memory_told
+from bench.model.policy import SD3Policy
 
 _SIDE = {"cuda": 8192, "cpu": 128}  # of the matrices whose product is the peak
 _REPEATS = 10

@@ -16,19 +16,19 @@ import torch
 
 from bench.api import BenchError
 from bench.budget import Budget, Ledger
-from bench.checkpoint import Checkpoints
-from bench.device import MemoryShortError
+from bench.configuration.job import CellJob
+from bench.configuration.settings import Chain, Experiment
+from bench.configuration.settings import Stage as StageSettings
 from bench.evaluate import Evaluator
-from bench.job import CellJob
-from bench.policy import SD3Policy
-from bench.record import CellRecord
+from bench.model.device import MemoryShortError
+from bench.model.policy import SD3Policy
+from bench.records.record import CellRecord
+from bench.records.schema import End
 from bench.rehearsal.measure import passes, reading
 from bench.runner import load_scorers, run_cell
-from bench.schema import End
-from bench.settings import Chain, Experiment
-from bench.settings import Stage as StageSettings
-from bench.stage import Stage
 from bench.tasks.world import world_of
+from bench.training.checkpoint import Checkpoints
+from bench.training.stage import Stage
 
 Findings = dict[str, Any]
 Adaptation = Literal["lora", "full"]

@@ -11,10 +11,10 @@ from typing import Any
 
 from bench.files import told
 from bench.paths import inside
+from bench.records.schema import canonical_json
 from bench.report.document import render
 from bench.report.figures import Figure
 from bench.report.terminal import terminal_table
-from bench.schema import canonical_json
 
 __all__ = ["build", "check", "terminal_table"]
 

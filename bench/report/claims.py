@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.analysis import Analysis, Difference
 from bench.report.markdown import digits, escape, interval_text, table
 from bench.report.tables import verdict_words
-from bench.stats import crossed_interval, detectable, paired_differences, verdict
+from bench.statistics.analysis import Analysis, Difference
+from bench.statistics.stats import crossed_interval, detectable, paired_differences, verdict
 
 __all__ = ["CLAIMS", "Claim", "Finding", "claims_table", "findings", "summarise"]
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.analysis import Analysis
 from bench.api import DataError
+from bench.records.results import list_experiments, load_experiment
+from bench.records.schema import BASE
 from bench.report import judges, reproduce, tables, world
 from bench.report.claims import claims_table
 from bench.report.figures import Figure, experiment_figures, headline_scorers
 from bench.report.markdown import code, digits, escape, interval_text, link
 from bench.report.selection import choose_main, read_choice
-from bench.results import list_experiments, load_experiment
-from bench.schema import BASE
+from bench.statistics.analysis import Analysis
 
 __all__ = ["Document", "render"]
 
@@ -246,10 +246,10 @@ class _Page:
             "Seeds are the unit of replication. Differences are taken seed by seed on the same prompts and noise. The "
             "variance of their mean is the variance over seeds divided by the number of seeds, plus what all seeds "
             "share because they see the same prompts; the t quantiles of both parts are weighed by their shares "
-            "(`bench/stats.py` has the formula and its sources). better, worse: the interval excludes zero. tie: it "
-            "lies inside the margin. undecided: anything else; beside it stands the smallest difference that this "
-            "design would have shown with probability 0.8. One seed gives no interval. The base has no training seed: "
-            "its interval is over prompts alone. "
+            "(`bench/statistics/stats.py` has the formula and its sources). better, worse: the interval excludes zero. "
+            "tie: it lies inside the margin. undecided: anything else; beside it stands the smallest difference that "
+            "this design would have shown with probability 0.8. One seed gives no interval. The base has no training "
+            "seed: its interval is over prompts alone. "
             f"There are {count} comparisons in the tables of differences; if no method differed from any other, about "
             f"{0.05 * count:.1f} of them would still exclude zero."
         )

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from bench.analysis import UNITS, Analysis, Run
 from bench.api import DataError
 from bench.plots import (
     draw_budget_curves,
@@ -22,10 +21,11 @@ from bench.plots import (
     draw_sample_grid,
     split_tiles,
 )
+from bench.records.results import CellResult, damaged, named_file
+from bench.records.schema import BASE, canonical_json
 from bench.report.gains import paths
 from bench.report.markdown import printable
-from bench.results import CellResult, damaged, named_file
-from bench.schema import BASE, canonical_json
+from bench.statistics.analysis import UNITS, Analysis, Run
 
 __all__ = ["Figure", "curves", "differences", "experiment_figures", "guidance_grid", "proxy_against_gold", "samples"]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.analysis import Analysis
-from bench.schema import BASE
-from bench.stats import Interval, crossed_interval
+from bench.records.schema import BASE
+from bench.statistics.analysis import Analysis
+from bench.statistics.stats import Interval, crossed_interval
 
 __all__ = ["Gain", "gains", "pairs", "paths"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.analysis import Analysis
 from bench.report.markdown import code, escape, table
+from bench.statistics.analysis import Analysis
 
 __all__ = ["judges_table"]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from bench.schema import ScorerInfo
-from bench.stats import Interval
+from bench.records.schema import ScorerInfo
+from bench.statistics.stats import Interval
 
 __all__ = [
     "code",

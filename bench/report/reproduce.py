@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from bench.analysis import Analysis
 from bench.api import DataError
 from bench.data.settings import Found
+from bench.records.schema import BASE, Cell
 from bench.report.markdown import code, escape, fenced, table
 from bench.report.tables import method_name
-from bench.schema import BASE, Cell
+from bench.statistics.analysis import Analysis
 
 __all__ = ["cost_table", "failures_table", "reproduction", "settings_table", "setup_table"]
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.analysis import Analysis
 from bench.api import DataError
+from bench.statistics.analysis import Analysis
 
 __all__ = ["Choice", "choose_main", "read_choice"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bench.analysis import FEW_UPDATES, HELD_OUT, REPORT, Analysis, Difference, Row
+from bench.records.schema import BASE
 from bench.report.figures import kind
 from bench.report.gains import gains
 from bench.report.markdown import digits, escape, interval_text, number, table
-from bench.schema import BASE
+from bench.statistics.analysis import FEW_UPDATES, HELD_OUT, REPORT, Analysis, Difference, Row
 
 __all__ = [
     "FEW",

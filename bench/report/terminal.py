@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.analysis import Analysis
+from bench.records.results import Experiment, load_experiment
+from bench.records.schema import BASE
 from bench.report.figures import headline_scorers
 from bench.report.markdown import digits, number, one_line, printable, signed
 from bench.report.tables import FEW
-from bench.results import Experiment, load_experiment
-from bench.schema import BASE
+from bench.statistics.analysis import Analysis
 
 __all__ = ["terminal_table"]
 

@@ -86,10 +86,10 @@ def _measured(path: Path, note: str, absent: str) -> str:
 
 
 def coverage_section(results: Path) -> str:
-    """How often the intervals hold the truth, as `python -m bench.coverage` simulated it."""
+    """How often the intervals hold the truth, as `python -m bench.statistics.coverage` simulated it."""
     path = inside(results, "statistics/coverage.json")
     if not path.is_file():
-        return "results/statistics/coverage.json is absent: run `python -m bench.coverage`."
+        return "results/statistics/coverage.json is absent: run `python -m bench.statistics.coverage`."
     found = _read(path)
     with _of_its_shape(path):
         names = list(found["coverage"])
@@ -100,7 +100,8 @@ def coverage_section(results: Path) -> str:
         ]
         head = [f"Coverage of the {100 * found['level']:g} % interval", *(f"{count} seeds" for count in counts)]
         note = (
-            f"{found['repeats']} simulated experiments each, {found['prompts']} prompts (`python -m bench.coverage`)."
+            f"{found['repeats']} simulated experiments each, {found['prompts']} prompts "
+            "(`python -m bench.statistics.coverage`)."
         )
     return f"{table(head, rows)}\n\n{note}"
 

@@ -18,7 +18,7 @@ from bench.files import write_whole
 from bench.runner import load_scorers
 from bench.score.listing import Entry, list_pictures, read_picture
 from bench.score.sheet import draw_sheet
-from bench.scorer import Scorer
+from bench.scorers.scorer import Scorer
 
 TABLE, ABOUT = "scores.csv", "scores.json"
 _CHUNK = 16  # pictures read and judged at once

@@ -13,11 +13,11 @@ from rich.live import Live
 from rich.text import Text
 
 from bench.api import ConfigError, DataError
-from bench.detach import LOG
-from bench.lock import holder
 from bench.paths import inside
-from bench.progress import amount, cell_table, clock_text
-from bench.record import EXPERIMENT
+from bench.processes.detach import LOG
+from bench.processes.lock import holder
+from bench.records.record import EXPERIMENT
+from bench.status.progress import amount, cell_table, clock_text
 from bench.status.view import ExperimentView, look
 from bench.suggest import hint
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from bench.budget import Budget, Ledger
-from bench.lock import Holder, holder
 from bench.paths import inside
-from bench.progress import CellState
-from bench.record import RECORD, read_events, read_experiment_header, read_telemetry, status_of
-from bench.schema import BASE, Cell, End, Event, ExperimentHeader, LedgerEntry, Milestone, Step, dump
+from bench.processes.lock import Holder, holder
+from bench.records.record import RECORD, read_events, read_experiment_header, read_telemetry, status_of
+from bench.records.schema import BASE, Cell, End, Event, ExperimentHeader, LedgerEntry, Milestone, Step, dump
+from bench.status.progress import CellState
 
 _AT_WORK = ("training", "judging", "starting")
 _SHORTEST = 0.02  # share of a budget that tells a pace

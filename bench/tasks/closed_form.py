@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench import flow, rng
 from bench.api import Prompt, Reward
-from bench.dataset import Dataset
+from bench.tasks.dataset import Dataset
 
 TEXTS = ("left", "right", "up", "down")
 MEANS = torch.tensor([[-2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
@@ -72,7 +72,7 @@ class MixtureField(torch.nn.Module):
 
 
 class ClosedFormPolicy:
-    """Implements `bench.policy.Policy` around a `MixtureField`."""
+    """Implements `bench.model.policy.Policy` around a `MixtureField`."""
 
     def __init__(self, field: MixtureField) -> None:
         self.field = field

@@ -13,7 +13,7 @@ from bench.api import ConfigError, Prompt
 from bench.data.settings import Data
 
 if TYPE_CHECKING:
-    from bench.settings import Experiment
+    from bench.configuration.settings import Experiment
 
 
 class Pictures(Protocol):

@@ -10,7 +10,7 @@ import torch
 
 from bench import runner
 from bench.api import BenchError
-from bench.record import CellRecord
+from bench.records.record import CellRecord
 from tests.cells import experiment, facts, run
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench import grid
 from bench.api import DataError
-from bench.record import CellRecord
+from bench.records.record import CellRecord
 from tests.cells import Events, experiment
 
 
@@ -28,7 +28,7 @@ def test_a_second_run_adds_its_methods_to_the_table(tiny_pipeline, tmp_path):
     first, second = (experiment(tiny_pipeline, methods=[m], seeds=s) for m, s in (("sft", 1), ("soar", 3)))
     folder = tmp_path / first.name
     folder.mkdir()
-    from bench.record import write_experiment_header
+    from bench.records.record import write_experiment_header
 
     write_experiment_header(folder, grid.header(first, folder))
     held = grid.header(second, folder)

@@ -13,10 +13,10 @@ import torch
 
 from bench import registry
 from bench.cli import main
+from bench.commands.scaffold import create
+from bench.configuration.experiment import load
 from bench.conformance import assert_conforms
-from bench.experiment import load
-from bench.record import CellRecord
-from bench.scaffold import create
+from bench.records.record import CellRecord
 from bench.tasks.world import load_world
 from methods.sft import SFT
 from tests.closed_form import ClosedFormEnv, train

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from bench.cli import main
-from bench.experiment import load
-from bench.job import CellJob
-from bench.record import CellRecord
+from bench.commands.sample import load_checkpoint, sample_grid
+from bench.configuration.experiment import load
+from bench.configuration.job import CellJob
+from bench.records.record import CellRecord
 from bench.runner import run_cell
-from bench.sample import load_checkpoint, sample_grid
 from bench.tasks.world import world_of
 
 SHRUNKEN = {

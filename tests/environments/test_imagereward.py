@@ -23,7 +23,7 @@ from torch import Tensor
 from bench.apart.environment import PinnedEnvironment
 from bench.apart.process import WorkerProcess
 from bench.api import DataError, PluginError
-from bench.scorer import Scorer
+from bench.scorers.scorer import Scorer
 from rewards import convert
 from rewards.imagereward import CHECKPOINT, PINS, VOCABULARY, ImageReward
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
-from bench.lock import held
-from bench.record import CellRecord
-from bench.schema import End
-from bench.training import MAX_SKIPPED_IN_A_ROW
+from bench.processes.lock import held
+from bench.records.record import CellRecord
+from bench.records.schema import End
+from bench.training.loop import MAX_SKIPPED_IN_A_ROW
 
 TINY = """
 extends: smoke

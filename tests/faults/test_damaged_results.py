@@ -11,7 +11,7 @@ import pytest
 
 from bench.api import DataError
 from bench.cli import main
-from bench.results import load_experiment
+from bench.records.results import load_experiment
 from tests.synthetic_results import World, write_world
 
 SMALL = World(tasks=("alignment",), methods=("sft",), seeds=1, prompts=8, milestone_prompts=4, grid=((3.0,), (5,)))

@@ -11,9 +11,9 @@ import pytest
 from bench import runner
 from bench.api import BenchError
 from bench.cli import main
-from bench.record import CellRecord
-from bench.results import load_experiment
-from bench.schema import End
+from bench.records.record import CellRecord
+from bench.records.results import load_experiment
+from bench.records.schema import End
 from tests.cells import experiment, facts, run
 from tests.faults.test_bad_inputs import command
 from tests.unit.test_files import largest_file
@@ -163,7 +163,7 @@ def test_replay_finds_the_batch_again_and_changes_nothing(
     checkpoints: bool,
 ) -> None:  # fmt: skip
     from bench.grid import header
-    from bench.record import write_experiment_header
+    from bench.records.record import write_experiment_header
 
     if checkpoints:
         monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", 0.0)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench import grid
-from bench.experiment import load
-from bench.job import CellJob
-from bench.record import CellRecord
+from bench.configuration.experiment import load
+from bench.configuration.job import CellJob
+from bench.records.record import CellRecord
 from bench.workers import PRELOADED
 from tests.cells import Events, experiment, facts, run
 from tests.stress.kill import SETTINGS, digests, kill_cell, session, start, wait_for, workers

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench.job import CellJob
-from bench.record import CellRecord
-from bench.schema import Cell, End, Milestone
+from bench.configuration.job import CellJob
+from bench.records.record import CellRecord
+from bench.records.schema import Cell, End, Milestone
 from tests.cells import experiment, facts, options, run
 from tests.together import lose_one, together, train_together
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from bench import flow
 from bench.api import Batch, Method, Reward, Rollouts
+from bench.configuration.settings import Train
 from bench.conformance.laboratory import Laboratory
 from bench.conformance.observe import gradients
-from bench.scorer import Scorer
-from bench.settings import Train
-from bench.stage import Stage
+from bench.scorers.scorer import Scorer
 from bench.tasks.world import load_world
+from bench.training.stage import Stage
 from methods.flowgrpo import FlowGRPO
 from methods.sft import SFT
 from methods.soar import SOAR

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import flow, rng
-from bench.policy import SD3Policy
+from bench.model.policy import SD3Policy
 from bench.tasks.scenes.render import render
 from bench.tasks.scenes.scene import sample_scenes
 from rewards.scenes_geneval import ScenesGenEval

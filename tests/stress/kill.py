@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from bench.job import CellJob
+    from bench.configuration.job import CellJob
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds in which a killed run's processes have to end, on a machine with other work to do

@@ -18,7 +18,7 @@ import pytest
 from bench.apart.environment import PinnedEnvironment
 from bench.apart.process import WorkerProcess
 from bench.api import CheckpointMissing, DataError, PluginError
-from bench.scorer import Scorer
+from bench.scorers.scorer import Scorer
 from rewards.imagereward import PINS, ImageReward
 
 ROOT = Path(__file__).resolve().parents[2]

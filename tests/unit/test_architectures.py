@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import architectures, flops
 from bench.api import ConfigError
-from bench.experiment import load
-from bench.policy import SD3Policy
-from bench.settings import Runtime, Train
+from bench.configuration.experiment import load
+from bench.configuration.settings import Runtime, Train
+from bench.model import architectures, flops
+from bench.model.policy import SD3Policy
 
 # Of the checkpoints on the hub, in millions: the transformers are known as 2B, 2.5B (with its table of positions, which
 # is not trained) and 8.1B; the encoders are CLIP-L, OpenCLIP bigG's text tower and T5 v1.1 XXL's encoder.

@@ -12,8 +12,8 @@ import torch
 
 from bench.api import BudgetExhausted, ConfigError, PluginError, Reward
 from bench.blame import blame, blamed
+from bench.configuration.experiment import load
 from bench.conformance.laboratory import Laboratory, MethodSubject
-from bench.experiment import load
 from bench.registry import load_method
 from bench.runner import load_scorers
 from bench.tasks.world import load_world

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.checkpoint import Checkpoints, write_tensors
+from bench.training.checkpoint import Checkpoints, write_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 

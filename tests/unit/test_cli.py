@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from bench import cli, commands
+from bench import cli
 from bench.api import ConfigError
 from bench.cli import main
-from bench.scaffold import TEMPLATES
+from bench.commands import table as commands
+from bench.commands.scaffold import TEMPLATES
 
 TOY = '''
 from dataclasses import dataclass
@@ -198,25 +199,25 @@ def test_sample_draws_the_same_grid_again(tiny_pipeline: Path, tmp_path: Path) -
 @pytest.fixture
 def fast_machine(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny world in the place of the embedded one, and hardly any time for each measurement."""
-    from bench import throughput
+    from bench.forecast import throughput
     from bench.tasks import world
 
     tiny = world.load_world("scenes", str(tiny_pipeline))
     monkeypatch.setattr(world, "load_world", lambda name, model=None: tiny)
     monkeypatch.setattr(throughput, "SECONDS", 0.01)
-    monkeypatch.setattr("bench.doctor.THREADS", (1,))  # on a busy machine two are slower by far than one
-    monkeypatch.setattr("bench.doctor.cores", lambda: 1)
+    monkeypatch.setattr("bench.commands.doctor.THREADS", (1,))  # on a busy machine two are slower by far than one
+    monkeypatch.setattr("bench.commands.doctor.cores", lambda: 1)
 
 
 @pytest.mark.usefixtures("fast_machine")
 def test_doctor_examines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("bench.doctor.shadowed", lambda: [])
+    monkeypatch.setattr("bench.commands.doctor.shadowed", lambda: [])
     assert main(["doctor", "--results", str(tmp_path / "results")]) == 0
     out = capsys.readouterr().out
     for part in ("python 3", "torch ", "GiB of memory", "3 methods registered", "can be written", "1 thread: "):
         assert part in out
     assert not (tmp_path / "results").exists()
-    monkeypatch.setattr("bench.doctor.shadowed", lambda: ["package 'methods' is foreign"])
+    monkeypatch.setattr("bench.commands.doctor.shadowed", lambda: ["package 'methods' is foreign"])
     assert main(["doctor", "--results", "/dev/full/results"]) == 1
     out = capsys.readouterr().out
     assert "bad   package 'methods' is foreign" in out and "not fit yet: 2 of these" in out
@@ -226,7 +227,7 @@ def test_doctor_examines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_doctor_tunes_into_a_file_that_a_run_reads(
     tmp_path: Path, toy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bench.experiment import load
+    from bench.configuration.experiment import load
 
     path = tmp_path / "machine.yaml"
     assert main(["doctor", "--tune", str(path)]) == 0

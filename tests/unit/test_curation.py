@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.curation import cache_folder, curate, top_share
-from bench.policy import SD3Policy
+from bench.model.policy import SD3Policy
+from bench.training.curation import cache_folder, curate, top_share
 from tests.cells import experiment, run, scorers, world
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from bench.api import DataError
 from bench.cli import main
-from bench.commands import _command
-from bench.detach import detach
-from bench.lock import held
+from bench.commands.table import _command
+from bench.processes.detach import detach
+from bench.processes.lock import held
 
 
 def test_it_runs_in_a_session_of_its_own_and_writes_to_its_log(tmp_path: Path) -> None:

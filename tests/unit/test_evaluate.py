@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.evaluate import Evaluator, mean_pairwise_distance
-from bench.policy import SD3Policy
+from bench.model.policy import SD3Policy
 from tests.cells import experiment, scorers, world
 
 

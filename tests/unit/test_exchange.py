@@ -12,9 +12,9 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
-from bench.policy import SD3Policy
+from bench.configuration.settings import Runtime, Train
+from bench.model.policy import SD3Policy
 from bench.registry import ROOT
-from bench.settings import Runtime, Train
 from bench.tasks.world import load_world
 
 STEPS, GUIDANCE = 3, 3.0

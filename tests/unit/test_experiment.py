@@ -10,7 +10,7 @@ import pytest
 
 from bench.api import ConfigError
 from bench.budget import Budget
-from bench.experiment import Evaluation, Experiment, Text, Train, load, presets
+from bench.configuration.experiment import Evaluation, Experiment, Text, Train, load, presets
 from bench.strict import read_text, read_yaml
 
 METHOD = '''

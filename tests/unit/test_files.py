@@ -12,7 +12,7 @@ import pytest
 
 from bench.api import DataError
 from bench.files import appears_whole, append_whole, remove_parts, write_whole
-from bench.lock import held
+from bench.processes.lock import held
 
 
 @contextmanager

@@ -9,22 +9,22 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench import architectures
 from bench.api import ConfigError, DataError
 from bench.budget import Budget
-from bench.experiment import load
+from bench.configuration.experiment import load
+from bench.configuration.settings import Experiment, Runtime, Train
 from bench.forecast.cards import Card, card
 from bench.forecast.forecast import Forecast, forecast
 from bench.forecast.live_memory import Pass, of_blocks, peaks, run
 from bench.forecast.memory import Scales
+from bench.forecast.plan import _try_out
 from bench.forecast.shapes import Shapes, is_here
 from bench.forecast.spending import spending
-from bench.loading import ENCODERS
-from bench.optimise import Optimiser
-from bench.plan import _try_out
-from bench.plan_text import render_forecast
-from bench.policy import SD3Policy
-from bench.settings import Experiment, Runtime, Train
+from bench.forecast.text import render_forecast
+from bench.model import architectures
+from bench.model.loading import ENCODERS
+from bench.model.policy import SD3Policy
+from bench.training.optimise import Optimiser
 from tests.cells import experiment
 
 LATENT, LENGTH, BATCH = (16, 8, 8), 101, 4

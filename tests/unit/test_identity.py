@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import identity
 from bench.api import DataError
-from bench.job import CellJob
-from bench.provenance import base_files
-from bench.record import CellRecord
+from bench.configuration.job import CellJob
+from bench.records import identity
+from bench.records.provenance import base_files
+from bench.records.record import CellRecord
 from tests.cells import experiment
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"

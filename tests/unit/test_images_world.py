@@ -15,7 +15,7 @@ from bench.data.inspection import LEFT_OUT, PICTURES
 from bench.data.preparation import prepare, split_of, table
 from bench.data.selection import Selection, columns_of, write_selection
 from bench.data.settings import Data
-from bench.policy import SD3Policy
+from bench.model.policy import SD3Policy
 from bench.tasks.images import ImagesWorld
 from bench.tasks.splits import SPLITS
 from tests.user_pictures import captions, image_folder, noise, png, write_listing
@@ -197,7 +197,7 @@ def test_the_world_asks_for_its_pictures(tiny_pipeline: Path) -> None:
 
 
 def test_the_settings_survive_as_texts(folder: Path, tiny_pipeline: Path) -> None:
-    from bench.experiment import Experiment, load
+    from bench.configuration.experiment import Experiment, load
 
     settings = prepare(Data(path=str(folder)), tiny_pipeline).settings
     before = load("images", {"data.path": str(folder), "model": str(tiny_pipeline)})

@@ -10,8 +10,8 @@ import torch
 from bench.api import BudgetExhausted
 from bench.budget import Budget, Ledger
 from bench.conformance.observe import counted
-from bench.policy import SD3Policy
-from bench.stage import Stage
+from bench.model.policy import SD3Policy
+from bench.training.stage import Stage
 from tests.cells import experiment, scorers, world
 
 

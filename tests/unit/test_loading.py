@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from bench import architectures, loading
 from bench.api import ConfigError, DataError
 from bench.cli import main
-from bench.device import MemoryShortError, describe, memory_told, resolve
-from bench.experiment import load
-from bench.kernels import compile_blocks
-from bench.loading import ENCODERS, fetch, locate
-from bench.policy import SD3Policy
-from bench.settings import Runtime
+from bench.configuration.experiment import load
+from bench.configuration.settings import Runtime
+from bench.model import architectures, loading
+from bench.model.device import MemoryShortError, describe, memory_told, resolve
+from bench.model.kernels import compile_blocks
+from bench.model.loading import ENCODERS, fetch, locate
+from bench.model.policy import SD3Policy
 
 SMALL = Runtime(resolution=64, text_length=24)
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from bench.api import DataError
+from bench.configuration.job import CellJob
+from bench.configuration.settings import Experiment
+from bench.forecast.plan import estimate
+from bench.forecast.text import render
 from bench.grid import jobs
-from bench.identity import cell_header
-from bench.job import CellJob
-from bench.lock import held
-from bench.plan import estimate
-from bench.plan_text import render
-from bench.record import CellRecord, cell_status
-from bench.settings import Experiment
+from bench.processes.lock import held
+from bench.records.identity import cell_header
+from bench.records.record import CellRecord, cell_status
 from tests.cells import experiment
 from tests.synthetic_results import ledger
 

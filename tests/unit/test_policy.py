@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench.api import DataError
-from bench.policy import SD3Policy
-from bench.settings import Train
+from bench.configuration.settings import Train
+from bench.model.policy import SD3Policy
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from bench.progress import CellState, Display, amount, cell_table
+from bench.status.progress import CellState, Display, amount, cell_table
 
 SOAR, SFT = "alignment/soar/seed0", "alignment/sft/seed0"
 

@@ -11,8 +11,8 @@ import torch
 
 from bench.api import BenchError, BudgetExhausted, ConfigError, NonFiniteError, PluginError
 from bench.budget import Ledger
-from bench.launch import Place
-from bench.ranks import ALONE, Ranks, Together
+from bench.processes.launch import Place
+from bench.processes.ranks import ALONE, Ranks, Together
 from tests.together import together
 
 SIZE = 3

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.api import DataError, NonFiniteError
-from bench.provenance import collect, commit_and_dirty, source_files
-from bench.record import CellRecord, write_experiment_header
-from bench.results import load_experiment
-from bench.schema import SCHEMA, ExperimentHeader, Step, canonical_json, config_hash, parse_event
+from bench.records.provenance import collect, commit_and_dirty, source_files
+from bench.records.record import CellRecord, write_experiment_header
+from bench.records.results import load_experiment
+from bench.records.schema import SCHEMA, ExperimentHeader, Step, canonical_json, config_hash, parse_event
 from tests.synthetic_results import World, ledger, provenance, start, write_world
 
 SMALL = World(tasks=("alignment",), methods=("sft",), seeds=2, prompts=8, milestone_prompts=4, grid=((3.0,), (5,)))
@@ -317,5 +317,5 @@ def test_dirty_ignores_results(checkout: Path) -> None:
 
 def test_this_package_hashes_its_methods_and_not_its_report() -> None:
     names = {path.as_posix() for path in source_files()}
-    assert "bench/api.py" in names and "bench/record.py" in names
+    assert "bench/api.py" in names and "bench/records/record.py" in names
     assert not any(name.startswith(("bench/report", "bench/plots", "bench/cli", "bench/presets")) for name in names)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import catalogue, registry, shadow
+from bench import registry
 from bench.api import ConfigError, Method, PluginError, Reward
+from bench.commands import catalogue
+from bench.processes import shadow
 
 HEAD = "from dataclasses import dataclass; from typing import Annotated\nfrom bench.api import Method, Option, Reward\n"
 GOOD = 'class Good(Method):\n    """Does good."""\n    name = "good"\n    def step(self, env): ...\n'
@@ -193,7 +195,7 @@ def test_every_built_in_says_what_it_is() -> None:
 def test_a_foreign_package_that_shadows_ours_is_named(tmp_path: Path) -> None:
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "__init__.py").write_text("")
-    command = [sys.executable, "-c", "from bench.shadow import check_shadow; check_shadow()"]
+    command = [sys.executable, "-c", "from bench.processes.shadow import check_shadow; check_shadow()"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert f"package 'methods' would be imported from {tmp_path / 'methods'}, which hides ours" in result.stderr

@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 
 from bench import report
-from bench.analysis import Analysis
 from bench.api import DataError
-from bench.record import CellRecord
+from bench.records.record import CellRecord
+from bench.records.results import load_experiment
 from bench.report import world
 from bench.report.claims import CLAIMS, claims_table, findings, summarise
 from bench.report.gains import gains
 from bench.report.markdown import code, escape, number, signed, table
-from bench.results import load_experiment
+from bench.statistics.analysis import Analysis
 from tests.synthetic_results import World, build_world, ledger, start, write_world
 
 EVIL = ("<script>alert(1)</script>", "[a](http://evil.example) ![b](x)", "pipes | and $x$ `code` *stars* @someone")

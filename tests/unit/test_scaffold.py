@@ -12,7 +12,7 @@ import torch
 
 from bench import registry
 from bench.cli import main
-from bench.record import CellRecord
+from bench.records.record import CellRecord
 from methods.sft import SFT
 from tests.cells import GOLD, experiment, run
 from tests.closed_form import ClosedFormEnv, train

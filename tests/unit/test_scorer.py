@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bench.api import NonFiniteError, PluginError, Reward
-from bench.scorer import Scorer
-from bench.watchdog import Watchdog
+from bench.processes.watchdog import Watchdog
+from bench.scorers.scorer import Scorer
 
 
 class Fixed(Reward):

@@ -20,14 +20,14 @@ from markdown_it import MarkdownIt
 
 from bench import report
 from bench.api import BenchError, ConfigError, DataError
-from bench.job import CellJob
+from bench.commands.sample import load_checkpoint
+from bench.configuration.job import CellJob
+from bench.model.policy import SD3Policy
 from bench.paths import inside
 from bench.plots import draw_differences, draw_sample_grid
-from bench.policy import SD3Policy
-from bench.record import CellRecord, read_experiment_header
+from bench.records.record import CellRecord, read_experiment_header
+from bench.records.results import load_experiment
 from bench.report.markdown import code, escape, table
-from bench.results import load_experiment
-from bench.sample import load_checkpoint
 from bench.strict import read_yaml
 from tests.cells import experiment, world
 from tests.synthetic_results import World, build_world, write_world
@@ -105,11 +105,11 @@ def test_no_code_comes_with_a_model_and_no_model_from_the_network_but_by_fetch()
             # Tokenizers, schedulers and configurations are JSON and text
             assert words.get("use_safetensors") is True or re.search("Tokenizer|Config|Scheduler", function), place
             # A checkpoint's folder is there for sure, its config.json was seen; everything else says so
-            assert words.get("local_files_only") is True or place.startswith("bench/sample.py"), place
+            assert words.get("local_files_only") is True or place.startswith("bench/commands/sample.py"), place
     assert loads >= 6
-    assert [place.split(":")[0] for place in downloads] == ["bench/loading.py"]
+    assert [place.split(":")[0] for place in downloads] == ["bench/model/loading.py"]
     fetching = [place.split(":")[0] for place, function, _ in calls() if function.split(".")[-1] == "fetch"]
-    assert fetching == ["bench/commands.py"]  # the command of that name
+    assert fetching == ["bench/commands/table.py"]  # the command of that name
 
 
 def test_a_settings_file_constructs_nothing(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
-from bench import stats
 from bench.api import DataError
-from bench.coverage import SCENARIOS, TRUTH, Scenario, coverage_simulation
-from bench.stats import Interval, crossed_interval, detectable, paired_differences, verdict
+from bench.statistics import stats
+from bench.statistics.coverage import SCENARIOS, TRUTH, Scenario, coverage_simulation
+from bench.statistics.stats import Interval, crossed_interval, detectable, paired_differences, verdict
 
 COVERAGE = Path(__file__).parents[2] / "results" / "statistics" / "coverage.json"
 

@@ -18,9 +18,9 @@ from rich.console import Console
 from bench.api import ConfigError, DataError
 from bench.budget import Budget
 from bench.cli import main
-from bench.lock import Holder, held, holder
-from bench.record import CellRecord, write_experiment_header
-from bench.schema import ExperimentHeader, ScorerInfo, TaskInfo, config_hash
+from bench.processes.lock import Holder, held, holder
+from bench.records.record import CellRecord, write_experiment_header
+from bench.records.schema import ExperimentHeader, ScorerInfo, TaskInfo, config_hash
 from bench.status.command import render, show
 from bench.status.view import look
 from tests.synthetic_results import ledger, provenance

@@ -14,10 +14,10 @@ import pytest
 
 from bench.api import ConfigError
 from bench.cli import main
-from bench.experiment import load
+from bench.configuration.experiment import load
 from bench.grid import header
-from bench.record import CellRecord
-from bench.track import Point, TensorBoard, Tracked, Tracker, Trackio, tracker_of
+from bench.records.record import CellRecord
+from bench.status.track import Point, TensorBoard, Tracked, Tracker, Trackio, tracker_of
 from tests.unit.test_status import cell, milestone, step
 
 SFT = "alignment/sft/seed0"

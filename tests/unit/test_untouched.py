@@ -10,8 +10,8 @@ import torch
 
 from bench.api import Method, PluginError
 from bench.conformance.laboratory import Laboratory, MethodSubject
+from bench.model.untouched import Untouched
 from bench.tasks.world import load_world
-from bench.untouched import Untouched
 from methods.flowgrpo import FlowGRPO
 from methods.sft import SFT
 

@@ -9,17 +9,17 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from bench.analysis import Analysis
 from bench.api import ConfigError, DataError, Prompt, Reward
-from bench.record import CellRecord, read_experiment_header, write_experiment_header
+from bench.records.record import CellRecord, read_experiment_header, write_experiment_header
+from bench.records.results import load_experiment
+from bench.records.schema import TaskInfo, canonical_json
 from bench.report.figures import kind
 from bench.report.judges import judges_table
-from bench.results import load_experiment
-from bench.reward_names import is_sum, parts_of, read_sum
-from bench.schema import TaskInfo, canonical_json
-from bench.scorer import Scorer
+from bench.scorers.reward_names import is_sum, parts_of, read_sum
+from bench.scorers.scorer import Scorer
+from bench.scorers.weighted_sum import WeightedSum, sums
+from bench.statistics.analysis import Analysis
 from bench.tasks.world import Candidates
-from bench.weighted_sum import WeightedSum, sums
 from tests.cells import GOLD, experiment, run
 from tests.synthetic_results import World, start, write_world
 
@@ -147,7 +147,7 @@ def test_a_cell_that_trains_and_selects_by_sums(tiny_pipeline: Path, tmp_path: P
 
 
 def test_a_cell_does_not_go_on_with_another_checkpoint(tmp_path: Path) -> None:
-    from bench.roles import record_scorers
+    from bench.records.roles import record_scorers
     from bench.tasks.definitions import Task
 
     task = Task(name="a", primary="red", scorers=("red",))

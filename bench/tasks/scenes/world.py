@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench import architectures
 from bench.api import ConfigError, DataError, Prompt
+from bench.model import architectures
 from bench.tasks.scenes.manifest import ASSETS, check_manifest
 from bench.tasks.scenes.render import render
 from bench.tasks.scenes.scene import sample_prompts, sample_scenes
@@ -39,7 +39,7 @@ def base_model(model: str | None) -> Path:
     if model in architectures.BY_NAME:
         return Path(model)
     if model is not None and architectures.is_hub_id(model):
-        from bench.loading import locate
+        from bench.model.loading import locate
 
         return locate(model)
     folder = Path(model) if model else ASSETS / "pipeline"

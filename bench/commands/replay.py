@@ -1,0 +1,125 @@
+"""`bench replay`: the update of a failed cell that met NaN or infinity, run again from the cell's last checkpoint.
+
+The random numbers are the same, so the update is the same to the last bit, unless code or machine have changed since.
+The cell's folder is only read.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.api import DataError, NonFiniteError
+from bench.budget import Ledger
+from bench.configuration.job import CellJob
+from bench.configuration.settings import Experiment
+from bench.model.device import describe
+from bench.model.policy import SD3Policy
+from bench.paths import inside
+from bench.records.identity import cell_header
+from bench.records.record import RECORD, read_experiment_header, read_lines
+from bench.records.schema import Cell, parse_event
+from bench.runner import load_scorers
+from bench.scorers.weighted_sum import examples
+from bench.tasks.world import world_of
+from bench.training import evidence
+from bench.training.checkpoint import Checkpoints, Saved, load_tensors
+from bench.training.loop import Training
+from bench.training.stage import Stage
+
+
+def replay(folder: Path) -> int:
+    """Run it again and print what it finds; returns 1 where it meets the same again, 0 where it does not.
+
+    Raises:
+        DataError: the folder holds no cell, or none that met NaN or infinity.
+    """
+    cell, about = _cell(folder), evidence.read(folder)
+    job = _job(folder, cell)
+    print(f"{job.name}: update {about['update']} failed: {about['reason']}")
+    if cell_header(job, describe(job.experiment.device))["provenance"]["sources_hash"] != cell.provenance.sources_hash:
+        print("the code has changed since, so the updates before may not be the same")
+    torch.set_num_threads(job.experiment.threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / "checkpoint"
+        if (folder / "checkpoint").is_dir():
+            shutil.copytree(
+                folder / "checkpoint", copy, symlinks=True, ignore=shutil.ignore_patterns("model", "lora", ".*")
+            )
+        copy.mkdir(exist_ok=True)
+        saved, complaints = Checkpoints(copy).load()
+        begin = f"the checkpoint of update {saved.state['update']}" if saved else "the beginning"
+        print("\n".join([*complaints, f"from {begin}"]))
+        return _again(job, copy, saved, about, folder)
+
+
+def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[str, Any], folder: Path) -> int:
+    experiment = job.experiment
+    world, task = world_of(experiment), experiment.task(job.task)
+    policy = SD3Policy.of(experiment, world)
+    ledger = Ledger.from_state(saved.state["ledger"]) if saved else Ledger()
+    scorers = load_scorers({task.reward, task.select}, standard=lambda: examples(world, task))
+    training = Training(job, world, policy, scorers, ledger, policy.measure_flops().forward, checkpoints)
+    try:
+        for metrics in training.updates(saved):
+            print(f"update {training.update}: " + ", ".join(f"{k} {v:.6g}" for k, v in sorted(metrics.items())))
+            if training.update >= about["update"]:
+                print("it passes now")
+                return 0
+    except NonFiniteError as error:
+        print(f"update {training.update + 1}: {error}")
+        assert training.stage is not None
+        print("\n".join(_findings(training.stage, folder)))
+        return 1
+    print(f"the budget ended after update {training.update}: it passes now")
+    return 0
+
+
+def _findings(stage: Stage, folder: Path) -> Iterator[str]:
+    """What is known of a stage whose step has just met NaN or infinity."""
+    kept = load_tensors(inside(folder, f"{evidence.FOLDER}/batch.safetensors"))
+    now = evidence.tensors(stage)
+    other = sorted(n for n in {*kept, *now} if n not in kept or n not in now or not _same(kept[n], now[n]))
+    yield f"differs from what was kept in {', '.join(other)}" if other else "the same batch as was kept, bit for bit"
+    weights = torch.cat([p.detach().flatten() for p in stage.env.optimiser.parameters])
+    finite = weights[weights.isfinite()]
+    yield (
+        f"trained weights before the update: {len(weights) - len(finite)} of {len(weights)} are not finite, "
+        f"the largest is {float(finite.abs().max()) if len(finite) else float('nan'):.4g}"
+    )
+    for name, values in stage.env.non_finite.items():
+        latest = stage.env.draw.latest
+        for place in (~values.isfinite()).nonzero().flatten().tolist():
+            sample = "" if latest is None else f", sample {latest.index[place]}, {latest.prompts[place]!r}"
+            yield f"{name}[{place}] is {float(values[place])}{sample}"
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same values, NaN in the same places included."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _cell(folder: Path) -> Cell:
+    lines, _ = read_lines(folder / RECORD)
+    first = parse_event(lines[0], f"{folder / RECORD}:1") if lines else None
+    if not isinstance(first, Cell):
+        raise DataError(f"{folder} holds no {RECORD}: expected a cell of the results, <task>/<method>/seed<k>")
+    return first
+
+
+def _job(folder: Path, cell: Cell) -> CellJob:
+    """The job that was recorded there; the experiment's header has what the cells share."""
+    place = folder.resolve().parents[2]
+    shared = read_experiment_header(place).config
+    stages, task = cell.config.get("stages", []), cell.config["task"]
+    own = {
+        "name": cell.experiment, "tasks": [task], "seeds": [cell.seed],
+        "methods": [{"label": cell.method, "stages": stages}],
+    }  # fmt: skip
+    return CellJob(Experiment.from_resolved(shared | own), place.parent, cell.task, cell.method, cell.seed)

@@ -1,0 +1,380 @@
+"""What each command of the command line does; `bench.commands.options` says what it takes.
+
+What a command needs is imported when it runs, so that `--help` and `list` stay quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.commands import options
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def _experiment(args: argparse.Namespace) -> Any:
+    """The experiment that the options describe; everything wrong with them in one message."""
+    from bench.configuration.experiment import Text, load
+
+    overrides: dict[str, Any] = {}
+    problems = list(args.unknown)
+    for name, _, _ in options.SETTINGS:
+        field = name.replace("-", "_")
+        if getattr(args, field) is not None:
+            overrides[options.WITHIN.get(field, field)] = Text(getattr(args, field))
+    for path, value in args.dotted:
+        if value is None:
+            problems.append(f"--{path}: a value is missing")
+        elif not all(path.split(".")):
+            problems.append(f"--{path}: expected names with a dot between them, like --train.batch_size")
+        elif path in overrides:
+            problems.append(f"--{path}: given twice")
+        else:
+            overrides[path] = Text(value)
+    preset = args.preset or ("quick" if args.data is None else "images")
+    return load(preset, overrides, args.config, problems)
+
+
+def _with_pictures(experiment: Any, *, is_first: bool = True) -> tuple[Any, Any]:
+    """The experiment with what was found in the user's pictures, which is printed, and the pictures; others as is."""
+    if experiment.world != "images":
+        return experiment, None
+    from bench.data.preparation import needed, prepare, table
+    from bench.tasks.scenes.world import base_model
+
+    prepared = prepare(needed(experiment.data), base_model(experiment.model))
+    if is_first:
+        print(f"{table(prepared)}\n")
+    return dataclasses.replace(experiment, data=prepared.settings), prepared
+
+
+def _report_path(args: argparse.Namespace) -> Path:
+    return args.report or args.results.parent / "REPORT.md"
+
+
+def _run(args: argparse.Namespace) -> int:
+    from bench.processes.launch import Place, Team
+
+    place = Place.here()
+    asked = _experiment(args)
+    from bench.status.track import Tracked, tracker_of
+
+    tracker = tracker_of(asked, args.results)  # first of all: pictures may take an hour to prepare
+    if args.detach:
+        return _detach(args, asked.name, under_launcher=place is not None)
+    team = Team(place) if place else None
+    experiment, prepared = _with_pictures(asked, is_first=team is None or team.leads)
+    from bench import grid, report
+    from bench.status.progress import Display
+
+    if team is not None and not team.leads:
+        grid.follow(experiment, args.results, team)
+        return 0  # the first process tells how the run ended
+    folder = args.results / experiment.name
+    with Display() as display:
+        failed = grid.run(
+            experiment, args.results, 1 if team else experiment.workers,
+            Tracked(display, tracker, folder) if tracker else display, _command(args.given),
+            allow_mixed=args.allow_mixed, team=team,
+        )  # fmt: skip
+    path = _report_path(args)
+    if prepared is not None:
+        from bench.data.inspection import copy_lists
+
+        copy_lists(prepared.inspected, folder / "data")
+    report.build(args.results, path)
+    print(report.terminal_table(folder))
+    print(f"\nreport       {path}")
+    for picture in sorted((folder / "figures").glob("samples*.png")):
+        print(f"sample grid  {picture}")
+    if tracker:
+        print(f"curves       {tracker.hint}")
+    if failed:
+        print(f"\n{failed} cells failed; their records say why, and the same command tries them again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _command(given: Sequence[str]) -> str:
+    """The command line as it can be given again; where it wrote to is left out."""
+    kept: list[str] = []
+    rest = iter(given)
+    for argument in rest:
+        name = argument.split("=", 1)[0]
+        if name not in ("--results", "--report", "--workers", "--track"):
+            kept.append(argument)
+        elif "=" not in argument:
+            next(rest)
+    return shlex.join(["python", "-m", "bench", *kept])
+
+
+def _detach(args: argparse.Namespace, name: str, *, under_launcher: bool) -> int:
+    from bench.api import ConfigError
+    from bench.processes.detach import detach
+
+    if under_launcher:
+        raise ConfigError("--detach starts one process of its own: start the launcher itself in the background instead")
+    pid, log = detach([argument for argument in args.given if argument != "--detach"], args.results / name)
+    where = "" if args.results == Path("results") else f" --results {shlex.quote(str(args.results))}"
+    print(f"process  {pid}; `kill {pid}` stops it, and the same command goes on")
+    print(f"log      {log}")
+    print(f"watch    python -m bench status{where} --name {name} --watch")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from bench.status.command import show
+
+    try:
+        show(args.results, args.name, watch=args.watch)
+    except KeyboardInterrupt:  # enough was seen; the run goes on
+        print()
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from bench import report
+
+    path = _report_path(args)
+    if not args.check:
+        report.build(args.results, path)
+        print(path)
+        return 0
+    differences = report.check(args.results, path)
+    for difference in differences:
+        print(difference, file=sys.stderr)
+    print(f"{path}: {'agrees with the results' if not differences else f'{len(differences)} differences'}")
+    return 1 if differences else 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from bench.commands.replay import replay
+
+    return replay(args.cell)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    experiment = _experiment(args)
+    from bench.forecast.shapes import is_here
+
+    if args.gpu is not None or experiment.weights == "random" or not is_here(experiment.model):
+        return _forecast(experiment, args)
+    if args.utilisation is not None:
+        from bench.api import ConfigError
+
+        raise ConfigError("--utilisation: this model is here and is measured: name a card by --gpu as well")
+    experiment, _ = _with_pictures(experiment)
+    from bench.forecast.plan import estimate
+    from bench.forecast.text import render
+
+    print(render(experiment, estimate(experiment, args.results)))
+    return 0
+
+
+def _forecast(experiment: Any, args: argparse.Namespace) -> int:
+    from bench.forecast.cards import CARDS, card
+    from bench.forecast.forecast import UTILISATION, forecast
+    from bench.forecast.shapes import is_here
+    from bench.forecast.text import render_forecast
+
+    cards = [card(name.strip()) for name in args.gpu.split(",")] if args.gpu is not None else list(CARDS.values())
+    if experiment.data is not None and is_here(experiment.model):
+        experiment, _ = _with_pictures(experiment)
+    print(render_forecast(forecast(experiment, args.results), cards, args.utilisation or UTILISATION))
+    return 0
+
+
+def _rehearse(args: argparse.Namespace) -> int:
+    experiment = _experiment(args)
+    from bench.rehearsal.command import main
+
+    return main(experiment, args.parts.split(","), args.out)
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from bench.model.loading import fetch
+
+    print(fetch(args.model))
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from bench.commands.listing import listing
+
+    print(listing(args.what))
+    return 0
+
+
+def _new(args: argparse.Namespace) -> int:
+    from bench.commands.scaffold import create
+
+    print(create(args.name, args.into, reward=args.reward, package=args.package))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from bench.conformance import command
+
+    return command.main(args.names, everything=args.all, listed=args.list)
+
+
+def _curate(args: argparse.Namespace) -> int:
+    from bench.data.curate import Rule, curate, settings_of
+
+    allowed = [] if args.allow_broken is None else [("data.allow_broken", args.allow_broken)]
+    settings = settings_of(args.data, [*allowed, *args.dotted])
+    print(curate(settings, args.reward, args.model, Rule.of(args.min, args.top)))
+    return 0
+
+
+def _sample(args: argparse.Namespace) -> int:
+    from bench.commands.sample import sample_grid
+
+    prompts = sample_grid(
+        args.checkpoint, args.out, prompts=args.prompt, prompt_file=args.prompts, world=args.world, model=args.model,
+        guidance=args.guidance, steps=args.steps, seed=args.seed, samples=args.samples,
+    )  # fmt: skip
+    for row, prompt in enumerate(prompts, 1):
+        print(f"row {row:2d}  {prompt}")
+    print(args.out)
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    from bench.score.command import score_folder, summary
+
+    scores = score_folder(args.reward.split(","), args.images, args.out, args.prompts)
+    print(summary(scores, args.out))
+    return 1 if scores.broken else 0
+
+
+def _prompts(args: argparse.Namespace) -> int:
+    from bench.prompts.command import write_prompts
+
+    counts = write_prompts(
+        args.kind, args.count, args.out, split=args.split, seed=args.seed, without=args.without
+    )  # fmt: skip
+    print(f"{args.out}: {', '.join(f'{count} {category}' for category, count in counts.items())}")
+    return 0
+
+
+def _pretrain(args: argparse.Namespace) -> int:
+    from bench.pretrain import recipe
+
+    return int(recipe.main(args) or 0)
+
+
+def _reward_env(args: argparse.Namespace) -> int:
+    from bench.apart.command import build
+
+    build(args.name)
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from bench.commands import doctor
+
+    if args.tune is not None:
+        return doctor.tune(args.tune)
+    return doctor.examine(args.results)
+
+
+COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], object], str]] = {
+    "run": (
+        "run a comparison, write the report, print the table",
+        _run,
+        options.add_run,
+        f"{options.OVERRIDES}\n\nFinished cells are not run again; an interrupted run goes on where it stopped.\n\n"
+        f"{options.EXAMPLES}",
+    ),
+    "status": (
+        "say what runs, how far it is and how long it will take",
+        _status,
+        options.add_status,
+        "Only reads, while a run goes on or after it.\n\n"
+        "Examples:\n  bench run --preset scenes --detach\n  bench status --name scenes --watch",
+    ),
+    "report": ("write the report and all figures from the results alone", _report, options.add_report, ""),
+    "replay": (
+        "run the update of a failed cell that met NaN or infinity again, and say what it finds",
+        _replay,
+        lambda parser: parser.add_argument("cell", type=Path, metavar="CELL_FOLDER", help="a cell of the results"),
+        "Nothing in the folder is changed.\n\nExample:\n  bench replay results/demonstration/alignment/soar/seed0",
+    ),
+    "plan": (
+        "say what would run, at what cost and for how long, without training",
+        _plan,
+        options.add_plan,
+        f"{options.PLANNING}\n\n{options.OVERRIDES}",
+    ),
+    "fetch": (
+        "download a model of the Hugging Face hub, so that --model finds it; nothing else ever downloads one",
+        _fetch,
+        lambda parser: parser.add_argument("model", metavar="ID", help="organisation/name on the hub"),
+        "Where the hub asks for it, accept the licence on the model's page, and set HF_TOKEN to a token of yours.\n\n"
+        "Example:\n  bench fetch stabilityai/stable-diffusion-3.5-medium",
+    ),
+    "rehearse": (
+        "run every method, evaluation and checkpoint with random weights, and measure time, memory and utilisation",
+        _rehearse,
+        options.add_rehearse,
+        options.REHEARSING,
+    ),
+    "list": (
+        "list methods, rewards, tasks and presets, or show one with its settings",
+        _list,
+        options.add_list,
+        "Examples:\n  bench list\n  bench list soar\n  bench list alignment\n  bench list quick\n  bench list train",
+    ),
+    "new": (
+        "write a new method or reward that works, to be changed",
+        _new,
+        options.add_new,
+        "Examples:\n  bench new min_snr\n  bench new sharpness --reward\n  bench new min_snr --package --into ..",
+    ),
+    "check": ("run the conformance checks of methods and rewards", _check, options.add_check, options.CHECKING),
+    "curate": (
+        "score the user's own pictures, and select the best of them to train on",
+        _curate,
+        options.add_curate,
+        "Scores and selection are written beside the data; `run --data SELECTION.json` trains on it.\n\n"
+        "Examples:\n  bench curate --data pictures --reward aesthetic\n"
+        "  bench curate --data pictures --reward aesthetic --min 6.8",
+    ),
+    "sample": (
+        "draw a grid of pictures from a checkpoint or from the base",
+        _sample,
+        options.add_sample,
+        'Example:\n  bench sample results/demonstration/alignment/soar/seed0 --prompt "a red circle"',
+    ),
+    "score": (
+        "judge the pictures of a folder: a table and a ranked contact sheet",
+        _score,
+        options.add_score,
+        "Files that are no pictures, or cannot be judged, are listed and never scored; then the exit status is 1.\n\n"
+        "Examples:\n  bench score --reward jpeg --images FOLDER\n"
+        "  bench score --reward clipscore,ocr --images FOLDER --prompts prompts.txt",
+    ),
+    "reward-env": (
+        "build the environment of its own that a reward works in; a second call finds it",
+        _reward_env,
+        lambda parser: parser.add_argument("name", metavar="REWARD", help="e.g. imagereward"),
+        "It lies below $BENCH_CACHE (~/.cache/bench), by the hash of its pins; it takes minutes and gigabytes.\n\n"
+        "Example:\n  bench reward-env imagereward",
+    ),
+    "prompts": (
+        "write prompts in GenEval's format, or that ask for a written text",
+        _prompts,
+        options.add_prompts,
+        "The splits have nothing in common, whatever the seed.\n\n"
+        "Examples:\n  bench prompts geneval --count 600 --split report --out geneval.jsonl\n"
+        "  bench prompts ocr --count 1000 --out ocr.txt",
+    ),
+    "pretrain": ("rebuild the embedded world's models from nothing", _pretrain, options.add_pretrain, ""),
+    "doctor": ("say whether this machine is fit, and with --tune how to use it best", _doctor, options.add_doctor, ""),
+}

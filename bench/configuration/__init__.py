@@ -1,0 +1,1 @@
+"""What to compare: settings, presets, and strict reading of both."""

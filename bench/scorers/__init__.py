@@ -1,0 +1,1 @@
+"""Rewards as the harness calls them: checked, summed, named."""

@@ -1,0 +1,1 @@
+"""From per-sample scores to intervals and verdicts."""

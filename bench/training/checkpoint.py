@@ -1,0 +1,114 @@
+"""Checkpoints: safetensors, a manifest with hashes, no pickle; a damaged one is named and passed over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.api import DataError
+from bench.files import appears_whole, remove_parts, write_whole
+from bench.paths import inside
+from bench.records.provenance import hash_file
+from bench.records.schema import canonical_json, config_hash
+
+KEEP = 2
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds: tensors by name, and JSON-able state."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints in a folder, newest last; the last `KEEP` stay."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._digests: dict[str, str] = {}
+
+    def save(
+        self, number: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], beside: Sequence[str] = ()
+    ) -> None:
+        """Write checkpoint `number` (rising): tensors first, then the manifest that makes it valid.
+
+        `beside` names files of this folder that it is of no use without: their hashes are kept and checked too.
+
+        Raises:
+            DataError: the disk is full or the folder cannot be written; earlier checkpoints stay.
+        """
+        name = f"{number:08d}"
+        files = {f"{name}.safetensors": write_tensors(self.folder / f"{name}.safetensors", tensors)}
+        files |= {other: self._digest(other) for other in beside}
+        # As it will be read: keys that are numbers come back as texts, in another order
+        body = json.loads(canonical_json({"number": number, "files": files, "state": dict(state)}))
+        write_whole(self.folder / f"{name}.json", canonical_json({"body": body, "hash": config_hash(body)}).encode())
+        for old in self._numbers()[:-KEEP]:
+            (self.folder / f"{old:08d}.json").unlink(missing_ok=True)
+            (self.folder / f"{old:08d}.safetensors").unlink(missing_ok=True)
+
+    def load(self) -> tuple[Saved | None, list[str]]:
+        """The newest good checkpoint, or None without any; and what is wrong with each newer one."""
+        complaints: list[str] = []
+        for number in reversed(self._numbers()):
+            try:
+                return self.read(number), complaints
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError, DataError) as error:
+                path = self.folder / f"{number:08d}.json"
+                complaints.append(f"{path} is damaged and was passed over: {error}")
+        return None, complaints
+
+    def read(self, number: int) -> Saved:
+        """Checkpoint `number`; raises one of several errors where it is damaged."""
+        name = f"{number:08d}"
+        manifest = json.loads(inside(self.folder, f"{name}.json").read_bytes().decode("utf-8"))
+        body = manifest["body"]
+        if config_hash(body) != manifest["hash"] or body["number"] != number:
+            raise DataError("its manifest does not match the manifest's own hash")
+        for file, digest in {f"{name}.safetensors": "", **body["files"]}.items():
+            if hash_file(inside(self.folder, file)) != digest:
+                raise DataError(f"{file} does not match its hash in the manifest")
+        return Saved(load_file(self.folder / f"{name}.safetensors"), body["state"])
+
+    def clear(self) -> None:
+        """Remove all: the cell has ended, or begins afresh."""
+        remove_parts(self.folder)
+        for path in (*self.folder.glob("[0-9]*.json"), *self.folder.glob("*.safetensors")):
+            path.unlink()
+
+    def _digest(self, name: str) -> str:
+        if name not in self._digests:
+            self._digests[name] = hash_file(self.folder / name)
+        return self._digests[name]
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Store tensors so that the file appears whole or not at all; returns its hash.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    with appears_whole(path) as temporary:
+        try:
+            save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary)
+        except SafetensorError as error:  # how it reports the operating system's refusals
+            raise OSError(str(error)) from error
+        return hash_file(temporary)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of one file that `write_tensors` stored."""
+    return load_file(path)

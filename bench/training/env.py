@@ -1,0 +1,315 @@
+"""What a method touches: data and random numbers, a metered model, the reward, and the optimiser.
+
+The environment meters everything by what really runs; a plugin never declares its own cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import flow, rng
+from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, Prompt, Rollouts
+from bench.budget import Ledger, Limit
+from bench.model.device import memory_told
+from bench.model.policy import PassFlops, Policy, Reference, guided
+from bench.processes.ranks import ALONE, Ranks
+from bench.scorers.scorer import Scorer
+from bench.tasks.dataset import Dataset
+from bench.training.optimise import Optimiser
+
+
+class SampleDraw:
+    """Data, prompts and noise of one stage, keyed by global index; its whole state is two counters."""
+
+    def __init__(
+        self, policy: Policy, ledger: Ledger, limit: Limit, dataset: Dataset | None, prompts: Sequence[Prompt], *,
+        seed: int, batch_size: int, micro_batch: int, caption_dropout: float, ranks: Ranks = ALONE,
+    ) -> None:  # fmt: skip
+        self._policy = policy
+        self._ledger = ledger
+        self._limit = limit
+        self._dataset = dataset
+        self._prompts = prompts
+        self._seed = seed
+        self._batch_size = batch_size
+        self._micro_batch = micro_batch
+        self._caption_dropout = caption_dropout
+        self._ranks = ranks
+        self.samples_drawn = 0
+        self.prompts_drawn = 0
+        self.latest: Batch | None = None
+
+    def batches(self) -> Iterator[Batch]:
+        """The micro-batches of this rank's share of the next global batch."""
+        if self._dataset is None:
+            raise PluginError("this method draws clean data but does not say so: set needs = Needs(data=True)")
+        self._limit.reserve(images=self._batch_size)
+        index = np.arange(self.samples_drawn, self.samples_drawn + self._batch_size)
+        self.samples_drawn += self._batch_size
+        self._ledger.samples += self._batch_size
+        own = index[self._ranks.own(self._batch_size)]
+        for start in range(0, len(own), self._micro_batch):
+            self.latest = self._batch(self._dataset, own[start : start + self._micro_batch])
+            yield self.latest
+
+    def _batch(self, dataset: Dataset, index: np.ndarray) -> Batch:
+        rows = np.array([self._row(len(dataset), int(i)) for i in index])
+        texts, metadata = dataset.rows(rows)
+        if self._caption_dropout:
+            dropped = rng.uniform(self._seed, "caption_dropout", index) < self._caption_dropout
+            texts = ["" if d else t for d, t in zip(dropped, texts, strict=True)]
+        device = self._policy.device
+        z0 = dataset.mean[rows].to(device) + dataset.std[rows].to(device) * self.noise(index, "vae")
+        return Batch(z0, self._policy.encode(texts), texts, metadata, index)
+
+    def _row(self, size: int, index: int) -> int:
+        epoch, position = divmod(index, size)
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch = epoch
+            self._order = rng.permutation(self._seed, "data_order", epoch, size)
+        return int(self._order[position])
+
+    def prompts(self, count: int) -> tuple[list[Prompt], np.ndarray]:
+        """This rank's share of the next `count` distinct prompts, in a fresh order each epoch.
+
+        The order is that of trl's RepeatSampler: whole groups of `count` per epoch, the incomplete tail dropped.
+        """
+        per_epoch = len(self._prompts) // count
+        if per_epoch == 0:
+            raise DataError(f"{count} different prompts asked for at once, but there are {len(self._prompts)}")
+        if self.prompts_drawn % count:
+            raise PluginError(f"prompts({count}) after {self.prompts_drawn} prompts: ask for the same number each time")
+        epoch, group = divmod(self.prompts_drawn // count, per_epoch)
+        order = rng.permutation(self._seed, "prompt_order", epoch, len(self._prompts))
+        own = np.arange(count)[self._ranks.own(count)]
+        index = self.prompts_drawn + own
+        self.prompts_drawn += count
+        return [self._prompts[i] for i in order[group * count + own]], index
+
+    def noise(self, index: np.ndarray, name: str = "z1") -> Tensor:
+        """Standard normal (B, *S) float32."""
+        return torch.from_numpy(rng.normal(self._seed, name, index, self._policy.latent_shape)).to(self._policy.device)
+
+    def uniform(self, index: np.ndarray, name: str) -> Tensor:
+        """Uniform on [0, 1) (B,) float32."""
+        # float32 rounds the largest doubles below one up to one
+        values = np.minimum(rng.uniform(self._seed, name, index).astype(np.float32), np.float32(1 - 2**-24))
+        return torch.from_numpy(values).to(self._policy.device)
+
+    def sigma(self, index: np.ndarray, name: str = "sigma") -> Tensor:
+        """Logit-normal(0, 1) through the shifted schedule, (B,) float32 in (0, 1)."""
+        normal = torch.from_numpy(rng.normal(self._seed, name, index, ())).to(self._policy.device)
+        return flow.shift_sigma(torch.sigmoid(normal), self._policy.shift)
+
+
+class MeteredModel:
+    """The policy, every pass of which is charged to the ledger before it runs.
+
+    Of several ranks each charges as if all did the same; the mean over ranks, taken by `TrainingEnv.settle`, is then
+    what all of them have spent. Within a phase the rank with most work decides what still fits: the budget holds, and
+    where shares are unequal a run may end an update earlier than that of one process.
+    """
+
+    def __init__(
+        self, policy: Policy, reference: Reference | None, ledger: Ledger, limit: Limit, flops: PassFlops,
+        unit: float, ranks: Ranks = ALONE,
+    ) -> None:  # fmt: skip
+        self._policy = policy
+        self._reference = reference
+        self._ledger = ledger
+        self._limit = limit
+        self._ranks = ranks
+        self._flops = flops.times(ranks.size)
+        self.unit = unit
+        self._owed = 0.0  # FLOPs of backward passes to come
+        self.latent_shape = policy.latent_shape
+        self.device = policy.device
+        self.shift = policy.shift
+
+    def velocity(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        """Predicted velocity (B, *S); its backward pass is charged when gradient flows through it."""
+        backward = len(x) * (self._flops.backward_through if x.requires_grad else self._flops.backward)
+        self._charge_forward(len(x) * self._flops.forward, self._owed + backward if torch.is_grad_enabled() else 0.0)
+        v = self._policy.velocity(x, sigma, cond)
+        if v.requires_grad:
+            self._owed += backward
+            v.register_hook(lambda _: self._charge_backward(backward))
+        return v
+
+    def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u)."""
+        return guided(self.velocity, self.null, x, sigma, cond, scale)
+
+    def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
+        """The frozen model at stage entry, without gradient."""
+        if self._reference is None:
+            raise PluginError("this method asks for the reference model but does not say so: Needs(reference=True)")
+        return guided(self._reference_pass, self.null, x, sigma, cond, scale)
+
+    def _reference_pass(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
+        assert self._reference is not None
+        self._charge_forward(len(x) * self._flops.reference, 0.0)
+        return self._reference.velocity(x, sigma, cond)
+
+    def reference_tensors(self) -> dict[str, Tensor]:
+        """Weights of the frozen model at stage entry, by name; none where the method needs none."""
+        return {f"reference.{k}": t for k, t in self._reference.tensors().items()} if self._reference else {}
+
+    def null(self, cond: Condition) -> Condition:
+        """The empty prompt's conditioning."""
+        return self._policy.null(cond)
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Text to conditioning; each text once, as with a cache of embeddings, so it is not charged."""
+        return self._policy.encode(prompts)
+
+    def sigmas(self, steps: int) -> Tensor:
+        """The sampling schedule (steps + 1,)."""
+        return self._policy.sigmas(steps)
+
+    def decode(self, z0: Tensor) -> np.ndarray:
+        """Latents to pictures, charged as VAE decoding."""
+        flops, images = len(z0) * self._flops.decode, len(z0) * self._ranks.size
+        self._limit.reserve(cost=flops / self.unit, flops=flops, images=images)
+        self._ledger.decode_cost += flops / self.unit
+        self._ledger.flops += flops
+        self._ledger.images += images
+        return self._policy.decode(z0.detach())
+
+    def forget_graphs(self) -> None:
+        """No backward pass is owed any more: the step's graphs are gone."""
+        self._owed = 0.0
+
+    def _charge_forward(self, flops: float, owed: float) -> None:
+        """Charge a forward pass, if the backward passes that are owed (FLOPs) would still fit after it."""
+        need = flops + owed
+        self._limit.reserve(cost=need / self.unit, flops=need)
+        self._ledger.forward += flops / self.unit
+        self._ledger.flops += flops
+
+    def _charge_backward(self, flops: float) -> None:
+        self._owed -= flops
+        self._ledger.backward += flops / self.unit
+        self._ledger.flops += flops
+
+
+class TrainingEnv:
+    """One stage of one cell: implements `bench.api.Env`."""
+
+    def __init__(
+        self, draw: SampleDraw, model: MeteredModel, optimiser: Optimiser, reward: Scorer | None, ledger: Ledger,
+        limit: Limit, batch_size: int, micro_batch: int, ranks: Ranks = ALONE,
+    ) -> None:  # fmt: skip
+        self.draw = draw
+        self.model = model
+        self.batch_size = batch_size
+        self.micro_batch = micro_batch
+        self.rollouts: Rollouts | None = None
+        self.optimiser = optimiser
+        self._reward = reward
+        self._ledger = ledger
+        self._limit = limit
+        self._ranks = ranks
+        self._sums: dict[str, tuple[float, int]] = {}
+        self.non_finite: dict[str, Tensor] = {}
+        self.updates_in_step = 0
+        self.skipped_in_a_row = 0
+
+    def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """The task's training reward (B,) float32, charged."""
+        if self._reward is None:
+            raise PluginError("this method asks for a reward but does not say so: set needs = Needs(reward=True)")
+        calls = len(images) * self._ranks.size
+        flops = calls * self._reward.flops
+        cost = flops / self.model.unit
+        self._limit.reserve(cost=cost, flops=flops)
+        scores = self._reward.training_scores(images, prompts, metadata)
+        self._ledger.reward_cost += cost
+        self._ledger.flops += flops
+        self._ledger.reward_calls += calls
+        for part, values in self._reward.parts.items():
+            self._log(f"reward.{part}", torch.from_numpy(values))
+        return scores
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks, in order."""
+        return self._ranks.gather(rows)
+
+    def settle(self) -> None:
+        """Agree with the other ranks on what has been spent."""
+        self._ledger.agree(self._ranks.meet("settle", self._ledger.state_dict()))
+
+    def backward(self, terms: Mapping[str, tuple[float, Tensor]], count: float) -> None:
+        """Accumulate the gradient of the weighted terms."""
+        total: Tensor | None = None
+        for name, (weight, loss) in terms.items():
+            if loss.ndim != 1:
+                raise PluginError(f"loss {name!r}: expected one value per sample (b,), got shape {tuple(loss.shape)}")
+            values = loss.detach()
+            if not torch.isfinite(values).all():
+                self.non_finite = {f"loss.{name}": values}
+                bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
+                raise NonFiniteError(
+                    f"loss {name!r}: expected finite values, but {len(bad)} of {len(values)} samples are NaN or "
+                    f"infinite (positions {', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''})"
+                )
+            self._log(name, values)
+            if weight:
+                term = weight * loss.sum() / count
+                total = term if total is None else total + term
+        if total is not None:
+            with memory_told(
+                "the backward pass", "lower --train.micro_batch, or say --train.gradient_checkpointing true"
+            ):
+                total.backward()
+
+    def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
+        """Clip, step, and return the means of everything logged."""
+        self.updates_in_step += 1
+        self.settle()
+        self._limit.reserve(updates=1)
+        self._ranks.sum_gradients(self.optimiser.parameters)
+        with memory_told("the optimiser's state", "say --train.adaptation lora"):
+            norm = self.optimiser.step(self._limit.fraction)
+        self._ledger.updates += 1
+        self.skipped_in_a_row = 0
+        for name, values in (metrics or {}).items():
+            if not isinstance(values, Tensor) or values.ndim != 1:
+                raise PluginError(f"metric {name!r}: expected a tensor with one value per sample (b,), got {values!r}")
+            self._log(name, values.detach())
+        return {**self._flush(), "gradient_norm": norm}
+
+    def skip_update(self, reason: str) -> dict[str, float]:
+        """No gradient this time; counted."""
+        self.updates_in_step += 1
+        self.optimiser.zero_grad()
+        self._ledger.skipped_updates += 1
+        self.skipped_in_a_row += 1
+        return self._flush()
+
+    def abandon(self) -> None:
+        """Drop the gradient of a step that the budget cut short."""
+        self.optimiser.zero_grad()
+        self.model.forget_graphs()
+        self._sums = {}
+
+    def _log(self, name: str, values: Tensor) -> None:
+        """Add to the mean that the next update reports."""
+        total, count = self._sums.get(name, (0.0, 0))
+        self._sums[name] = (total + float(values.double().sum()), count + len(values))
+
+    def _flush(self) -> dict[str, float]:
+        """The means over the samples of all ranks, of which one may have logged nothing."""
+        told = self._ranks.meet("log", self._sums)
+        means = {}
+        for name in dict.fromkeys(name for sums in told for name in sums):
+            total, count = map(sum, zip(*(sums[name] for sums in told if name in sums), strict=True))
+            means[name] = total / count
+        self._sums = {}
+        self.model.forget_graphs()
+        return means

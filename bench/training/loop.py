@@ -1,0 +1,172 @@
+"""The updates of one cell, stage after stage, from the beginning or from a checkpoint; no evaluation, no record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bench.api import BudgetExhausted, ConfigError, PluginError
+from bench.budget import Budget, Ledger
+from bench.configuration.job import CellJob
+from bench.configuration.settings import Stage as StageSettings
+from bench.model.policy import SD3Policy
+from bench.model.untouched import Untouched
+from bench.processes.ranks import ALONE, Ranks
+from bench.scorers.scorer import Scorer
+from bench.tasks.world import World
+from bench.training.checkpoint import Saved
+from bench.training.stage import Stage
+
+MAX_SKIPPED_IN_A_ROW = 50
+# Measured on the embedded base; tests/invariance/test_updates.py has it for the tests' pipeline.
+ROUNDED = (
+    "method {!r} compares log-probabilities, and train.precision is bfloat16: at guidance 3 rounding adds about 6e-5 "
+    "to a KL, whatever its size, and turns the gradient by some 5 %, more at larger guidance. Read a small KL as "
+    "noise, or set --train.precision float32"
+)
+
+
+class Training:
+    """Runs a cell's methods on a policy within their budgets, and knows all that a checkpoint has to hold.
+
+    Attributes:
+        update: optimiser updates so far, over all stages.
+        fraction: share of the whole budget that is spent, 0 to 1.
+        number: the stage at work, counted from 0.
+    """
+
+    def __init__(
+        self, job: CellJob, world: World, policy: SD3Policy, scorers: dict[str, Scorer], ledger: Ledger, unit: float,
+        folder: Path, ranks: Ranks = ALONE, note: Callable[[str], object] = print,
+    ) -> None:  # fmt: skip
+        self._job = job
+        self._world = world
+        self._policy = policy
+        self._scorers = scorers
+        self._ledger = ledger
+        self._unit = unit
+        self._folder = folder
+        self._ranks = ranks
+        self._note = note
+        self._untouched: Untouched | None = None
+        self.stage: Stage | None = None
+        self.update = 0
+        self.fraction = 0.0
+        self.number = 0
+
+    @property
+    def entries(self) -> list[str]:
+        """The files in the checkpoints' folder that a resume needs: the weights at entry of the present stage."""
+        return [_entry(self.number)] if self.number else []
+
+    def updates(self, saved: Saved | None) -> Iterator[dict[str, float]]:
+        """Make one optimiser update after another until the budget ends; gives what each one logged.
+
+        Raises:
+            ConfigError: the budget of a stage is too small for a single update.
+            PluginError: a method breaks the contract, or finds no gradient many times in a row.
+            NonFiniteError: a loss or a gradient is NaN or infinite.
+        """
+        experiment, label = self._job.experiment, self._job.label
+        stages, budgets = experiment.stages(label), experiment.budgets(label)
+        whole = sum(budget.amount for budget in budgets)
+        if saved is not None:
+            self.number, self.update, self.fraction = (saved.state[name] for name in ("stage", "update", "fraction"))
+        first, before = self.number, 0.0
+        for number, (settings, budget) in enumerate(zip(stages, budgets, strict=True)):
+            if number >= first:
+                resumed = saved if number == first else None
+                self.number, self.stage = number, None
+                self.stage = self._enter(settings, budget, before, resumed)
+                yield from self._stage_updates(self.stage, before / whole, budget.amount / whole, resumed is not None)
+                self.check_untouched()
+                self.stage.leave()
+            before += budget.amount
+
+    def _enter(self, settings: StageSettings, budget: Budget, before: float, saved: Saved | None) -> Stage:
+        task = self._job.experiment.task(self._job.task)
+        entry = self._folder / _entry(self.number)
+        if saved is None and self._ranks.is_first:  # what an interrupted run left there was checked by nothing
+            entry.unlink(missing_ok=True)
+        with self._ranks.joint():
+            stage = Stage.enter(
+                settings, budget, before, self._policy, self._world, task, self._scorers, self._ledger, self._unit,
+                seed=self._job.seed, number=self.number, entry=entry, ranks=self._ranks, note=self._note,
+            )  # fmt: skip
+        if stage.method.needs.log_prob and settings.train.precision == "bfloat16":
+            self._note(ROUNDED.format(stage.method.name))
+        if saved is not None:
+            stage.load(saved.tensors, saved.state["inside"])
+        self._untouched = Untouched(stage.frozen())
+        return stage
+
+    def _stage_updates(
+        self, stage: Stage, offset: float, share: float, has_made_one: bool
+    ) -> Iterator[dict[str, float]]:
+        """Run the phases of one stage until the next does not fit."""
+        while True:
+            try:
+                metrics = self._timed(stage)
+            except BudgetExhausted as error:
+                stage.abandon()
+                if not has_made_one:
+                    raise ConfigError(
+                        f"{stage.method.name!r} got a budget of {stage.limit.budget}, which is too small for one "
+                        f"update ({error}): raise --budget, or lower its batch size or its pictures by update"
+                    ) from error
+                return
+            if metrics is None:
+                return
+            has_made_one = True
+            if stage.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+                raise PluginError(
+                    f"{stage.skipped_in_a_row} steps in a row had no gradient to apply: the rewards within each group "
+                    "are all equal; choose a finer reward, more pictures per prompt, or easier prompts"
+                )
+            self.fraction = offset + share * stage.limit.fraction
+            self.update = self._ledger.updates
+            yield metrics
+
+    def _timed(self, stage: Stage) -> dict[str, float] | None:
+        start = time.perf_counter()
+        try:
+            with self._ranks.joint():
+                metrics = stage.advance()
+        except BudgetExhausted:
+            self._spend(stage, time.perf_counter() - start)
+            raise
+        self._spend(stage, time.perf_counter() - start)
+        return metrics
+
+    def _spend(self, stage: Stage, seconds: float) -> None:
+        self._ledger.seconds += seconds
+        stage.env.settle()
+
+    def check_untouched(self) -> None:
+        """Make sure that the method has changed no weights but those it trains.
+
+        Raises:
+            PluginError: it has.
+        """
+        if self._untouched is not None and self.stage is not None:
+            self._untouched.check(self.stage.method.name)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of a checkpoint."""
+        assert self.stage is not None
+        return self.stage.tensors()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All else of a checkpoint, JSON-able."""
+        assert self.stage is not None
+        return {
+            "stage": self.number, "inside": self.stage.state_dict(), "update": self.update, "fraction": self.fraction,
+        }  # fmt: skip
+
+
+def _entry(number: int) -> str:
+    return f"stage{number}.safetensors"

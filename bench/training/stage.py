@@ -1,0 +1,228 @@
+"""One stage of a cell: a method with its environment, its budget and its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from bench.api import ConfigError, Method, PluginError, Rollouts
+from bench.blame import blamed
+from bench.budget import Budget, Ledger, Limit
+from bench.configuration.settings import Stage as StageSettings
+from bench.model.policy import SD3Policy, TextCondition
+from bench.processes.ranks import ALONE, Ranks
+from bench.scorers.scorer import Scorer
+from bench.tasks.definitions import Task
+from bench.tasks.world import World
+from bench.training.checkpoint import load_tensors, write_tensors
+from bench.training.curation import curate
+from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
+from bench.training.optimise import Optimiser
+
+T = TypeVar("T")
+
+STAGE_SEED = 1_000_003  # apart for each stage of a chain, so that the second sees fresh noise
+
+
+class Stage:
+    """Advances a method phase by phase: `collect` where the buffer is empty, then `step`."""
+
+    def __init__(self, method: Method, env: TrainingEnv, limit: Limit, policy: SD3Policy, ranks: Ranks = ALONE) -> None:
+        self.method = method
+        self.env = env
+        self.limit = limit
+        self.policy = policy
+        self._ranks = ranks
+
+    @classmethod
+    def enter(
+        cls, settings: StageSettings, budget: Budget, spent: float, policy: SD3Policy, world: World, task: Task,
+        scorers: dict[str, Scorer], ledger: Ledger, unit: float, *, seed: int, number: int, entry: Path,
+        ranks: Ranks = ALONE, note: Callable[[str], object] = print,
+    ) -> Stage:  # fmt: skip
+        """Set up a stage on the policy as it is now, which becomes the reference.
+
+        `spent` is what the stages before were given, in the budget's unit; what they left over is not carried on.
+        `unit` is the FLOPs of one forward pass of the base. `entry` keeps the weights at entry, for a later resume.
+        `note` is told what had to be mended on the way.
+        """
+        method = settings.build()
+        train = settings.train
+        if method.needs.reward and task.reward is None:
+            raise ConfigError(
+                f"method {method.name!r} needs a reward, but task {task.name!r} names none: set task.reward"
+            )
+        if number:
+            _enter_with(policy, entry, ranks)
+        reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
+        policy.precision = train.precision
+        optimiser = Optimiser(policy.prepare(train, seed + STAGE_SEED * number), train)
+        if method.needs.reference and train.adaptation == "lora":
+            reference = policy.frozen_copy()
+        dataset = None
+        if method.needs.data:
+            select = scorers[task.select] if task.select else None
+            dataset = ranks.in_turn(lambda: curate(world, task, policy, select, note))
+            ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
+        categories = task.categories or world.categories
+        prompts = world.prompts("train", categories, task.train_prompts) if method.needs.reward else []
+        limit = Limit(budget, ledger, spent)
+        draw = SampleDraw(
+            policy, ledger, limit, dataset, prompts, seed=seed + STAGE_SEED * number, batch_size=train.batch_size,
+            micro_batch=train.micro_batch, caption_dropout=train.caption_dropout, ranks=ranks,
+        )  # fmt: skip
+        model = MeteredModel(policy, reference, ledger, limit, policy.measure_flops(), unit, ranks)
+        policy.texts.prepare([*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""])
+        reward = scorers[task.reward] if method.needs.reward and task.reward else None
+        if reward is not None:
+            example = world.candidates(categories, 1)
+            reward.measure(example.images[0], example.prompts[0].text, example.prompts[0].metadata)
+        env = TrainingEnv(draw, model, optimiser, reward, ledger, limit, train.batch_size, train.micro_batch, ranks)
+        return cls(method, env, limit, policy, ranks)
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """Steps without an update since the last one with."""
+        return self.env.skipped_in_a_row
+
+    def advance(self) -> dict[str, float] | None:
+        """One optimiser update, after a fresh collect where one is due; None where the budget does not hold them.
+
+        Raises:
+            BudgetExhausted: the limit cut a phase short.
+            PluginError: the method made no update, or more than one.
+        """
+        metrics: dict[str, float] = {}
+        if self.method.collects() and self._is_used_up():
+            if not self.limit.fits("collect", "step"):
+                return None
+            self.limit.begin()
+            with self._blamed("collect"):
+                self.env.rollouts = self._given("collect", self.method.collect(self.env), Rollouts)
+            self.env.settle()
+            self.limit.finish("collect")
+            metrics |= self.env.rollouts.metrics
+        if not self.limit.fits("step"):
+            return None
+        self.limit.begin()
+        self.env.updates_in_step = 0
+        with self._blamed("step"):
+            logged = self._given("step", self.method.step(self.env), dict)
+            metrics |= {str(name): float(value) for name, value in logged.items()}
+        self.env.settle()
+        self.limit.finish("step")
+        if self.env.updates_in_step != 1:
+            raise PluginError(
+                f"method {self.method.name!r}: one step has to make exactly one optimiser update by env.update() (or "
+                f"env.skip_update()), but it made {self.env.updates_in_step}"
+            )
+        if self.env.rollouts is not None:
+            self.env.rollouts.used += 1
+        return metrics
+
+    def _blamed(self, part: str) -> AbstractContextManager[None]:
+        return blamed(f"method {self.method.name!r} in {part}()", type(self.method))
+
+    def _given(self, part: str, value: Any, kind: type[T]) -> T:
+        """What the method returned, if it is of this kind."""
+        if not isinstance(value, kind):
+            raise PluginError(
+                f"method {self.method.name!r}: expected {part}() to return a {kind.__name__}, got {value!r}: mend what "
+                "it returns"
+            )
+        return value
+
+    def _is_used_up(self) -> bool:
+        return self.env.rollouts is None or self.env.rollouts.used >= self.env.rollouts.updates
+
+    def abandon(self) -> None:
+        """Drop a phase that the budget cut short; its cost stays in the ledger, its gradient goes."""
+        self.env.abandon()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights, where averaging is on."""
+        self.env.optimiser.swap_average()
+        try:
+            yield
+        finally:
+            self.env.optimiser.swap_average()
+
+    def leave(self) -> None:
+        """End the stage: take the averaged weights where averaging is on, merge adapters, freeze."""
+        self.env.optimiser.swap_average()
+        self.policy.merge()
+
+    def frozen(self) -> dict[str, Tensor]:
+        """All that the method must leave as it is, by name: what is not trained, and the reference."""
+        return self.policy.frozen_tensors() | self.env.model.reference_tensors()
+
+    # State
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, moments and the rollouts of all ranks by name."""
+        out = {f"optimiser.{name}": t for name, t in self.env.optimiser.tensors().items()}
+        if self.env.rollouts is not None:
+            cond = self.env.rollouts.cond
+            assert isinstance(cond, TextCondition)
+            rows = {"rollout_cond.embeds": cond.embeds, "rollout_cond.pooled": cond.pooled}
+            rows |= {f"rollout.{name}": t for name, t in self.env.rollouts.tensors.items()}
+            out |= {name: self._ranks.gather(t) for name, t in rows.items()}
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and the method's own state, JSON-able."""
+        rollouts = self.env.rollouts
+        with self._blamed("state_dict"):
+            own = self._given("state_dict", self.method.state_dict(), dict)
+        return {
+            "optimiser": self.env.optimiser.state_dict(),
+            "limit": self.limit.state_dict(),
+            "samples_drawn": self.env.draw.samples_drawn,
+            "prompts_drawn": self.env.draw.prompts_drawn,
+            "skipped_in_a_row": self.env.skipped_in_a_row,
+            "method": own,
+            "rollouts": None if rollouts is None else
+            {"updates": rollouts.updates, "used": rollouts.used, "metrics": rollouts.metrics},
+            "rollout_rows": None if rollouts is None else self._ranks.meet("rows", len(rollouts.cond)),
+        }  # fmt: skip
+
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """The inverse of `tensors` and `state_dict`."""
+        self.env.optimiser.load(_under(tensors, "optimiser."), state["optimiser"])
+        self.limit.load_state_dict(state["limit"])
+        self.env.draw.samples_drawn = state["samples_drawn"]
+        self.env.draw.prompts_drawn = state["prompts_drawn"]
+        self.env.skipped_in_a_row = state["skipped_in_a_row"]
+        with self._blamed("load_state_dict"):
+            self.method.load_state_dict(state["method"])
+        if state["rollouts"] is not None:
+            own, device = self._own_rows(state["rollout_rows"]), self.policy.device
+            cond = TextCondition(tensors["rollout_cond.embeds"], tensors["rollout_cond.pooled"])[own].to(device)
+            rows = {name: t[own].to(device) for name, t in _under(tensors, "rollout.").items()}
+            self.env.rollouts = Rollouts(rows, cond, **state["rollouts"])
+
+    def _own_rows(self, rows: list[int]) -> slice:
+        """Which of the rollouts of all ranks are this one's; shared out anew where their number has changed."""
+        if len(rows) != self._ranks.size:
+            return self._ranks.own(sum(rows))
+        start = sum(rows[: self._ranks.rank])
+        return slice(start, start + rows[self._ranks.rank])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _enter_with(policy: SD3Policy, entry: Path, ranks: Ranks) -> None:
+    """Take the weights at stage entry from `entry`, or keep them there for a resume."""
+    if ranks.meet("entry", entry.is_file())[0]:
+        policy.transformer.float()  # as a stage leaves them, however the base's are held
+        policy.transformer.load_state_dict(load_tensors(entry))
+    elif ranks.is_first:
+        write_tensors(entry, {name: t for name, t in policy.transformer.state_dict().items() if torch.is_tensor(t)})

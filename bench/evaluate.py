@@ -20,7 +20,7 @@ from bench import flow, rng
 from bench.api import Prompt
 from bench.configuration.settings import Evaluation
 from bench.encoded.moments import digests_of, moments_of, stacked
-from bench.model.policy import Frozen, SD3Policy
+from bench.model.policy import Frozen, SD3Policy, VelocityField
 from bench.processes.ranks import ALONE, Ranks
 from bench.prompts.sets import LoadedSet, among, load_sets
 from bench.scorers.scorer import Scorer
@@ -235,21 +235,32 @@ class Evaluator:
         velocity: |v - v_base|^2 / |v_base|^2 over the fixed states. norm_ratio: |v| / |v_base|, the inflation that
         NormGuard reports (arXiv 2606.27771). path_kl: KL divergence in nats of the model's SDE paths from the base's.
         """
-        cond = policy.encode(self._state_texts)
-        v = policy.velocity(self._states, self._state_sigma, cond).flatten(1).double()
-        v_base = self._base.velocity(self._states, self._state_sigma, cond).flatten(1).double()
+        v, v_base = (self._at_states(model, policy).double() for model in (policy, self._base))
         distance = (v - v_base).square().sum(1) / v_base.square().sum(1)
         ratio = v.norm(dim=1) / v_base.norm(dim=1)
-        paths = max(1, len(self._state_texts) // 8)
+        paths = [self._path_kl(policy, part) for part in self._parts(max(1, len(self._state_texts) // 8))]
         return {
             "velocity": float(distance.mean()),
             "norm_ratio": float(ratio.mean()),
-            "path_kl": self._path_kl(policy, self._state_texts[:paths]),
+            "path_kl": float(torch.cat(paths).mean()),
         }
 
-    def _path_kl(self, policy: SD3Policy, texts: list[str]) -> float:
-        """Sum over the steps of an SDE path of the KL between the model's and the base's next-step Gaussians."""
-        cond, index = policy.encode(texts), range(len(texts))
+    def _parts(self, count: int) -> list[range]:
+        """The numbers below `count`, as many at a time as one pass may have samples."""
+        size = self._settings.batch_size
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def _at_states(self, model: VelocityField, policy: SD3Policy) -> Tensor:
+        """Velocities (N, D) float32 at the fixed states."""
+        found = []
+        for part in self._parts(len(self._state_texts)):
+            rows, cond = slice(part.start, part.stop), policy.encode([self._state_texts[i] for i in part])
+            found.append(model.velocity(self._states[rows], self._state_sigma[rows], cond).flatten(1))
+        return torch.cat(found)
+
+    def _path_kl(self, policy: SD3Policy, index: range) -> Tensor:
+        """Sum over the steps of SDE paths of the KL between the model's and the base's next-step Gaussians (n,)."""
+        cond = policy.encode([self._state_texts[i] for i in index])
         sigmas = policy.sigmas(PATH_STEPS)
         x = torch.from_numpy(rng.normal(NOISE_SEED, "path", index, policy.latent_shape)).to(policy.device)
         total = torch.zeros(len(x), dtype=torch.float64)
@@ -261,7 +272,7 @@ class Evaluator:
             total += flow.gaussian_kl(mean, mean_base, std).double().cpu() * mean[0].numel()
             noise = rng.normal(NOISE_SEED, f"path/{step}", index, policy.latent_shape)
             x = mean + std * torch.from_numpy(noise).to(policy.device)
-        return float(total.mean())
+        return total
 
 
 def mean_pairwise_distance(embeddings: np.ndarray) -> float:

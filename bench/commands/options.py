@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 # Options of `run` and `plan` that are settings at the top level: name, what to write, help.
@@ -62,6 +63,17 @@ EXAMPLES = """Examples:
 
 PLANNING = """A model that is here is measured for a few updates. For one that is not, or with --gpu, the same is
 computed from its shapes, and memory by part and disk beside it: nothing is downloaded, and no GPU is needed."""
+
+REHEARSING = """Nothing is downloaded. The default is SD3.5-Medium's shape at 512 pixels, for a GPU of 80 GB, 80 GB of
+main memory and 40 GB of disk in $TMPDIR. Each part is a command of its own where time is short, and writes
+OUT/PART.json. Minutes expected on one H100, compiling included; guesses, for no GPU has run it yet:
+  bench rehearse --parts passes    4 to 8   the denoiser's passes: samples/s, share of the matrix peak, a profile
+  bench rehearse --parts lora      5 to 9   every method by LoRA: time and memory of an update, evaluation, checkpoint
+  bench rehearse --parts full      6 to 10  the same with all weights; a checkpoint there and back for the first method
+  bench rehearse --parts full --methods soar        a part may be cut by methods; with another --out, or it is replaced
+  bench rehearse --parts resume    2 to 4   a cell with LoRA is killed and goes on; nothing is compiled
+  bench rehearse --parts rewards   4 to 9   the published scorers at real size: pictures/s and memory of each
+  bench rehearse --model shrunken --runtime.resolution 64 --runtime.compile false --device cpu --out here"""
 
 CHECKING = """Each check exists because real code failed so. A failure says what was expected, what came, and why.
 Micro-batches, ledger, frozen parts and resume are looked at again with LoRA.
@@ -125,8 +137,8 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
         "--gpu", metavar="A,B", help="hours and memory on these cards, computed: h100, a100, rtx4090, ..."
     )
     parser.add_argument(
-        "--utilisation", type=_share, default=0.4, metavar="SHARE",
-        help="of a card's peak that passes reach, with --gpu (default 0.4)",
+        "--utilisation", type=_share, metavar="SHARE",
+        help="of a card's peak that passes reach, where hours are computed and not measured (default 0.4)",
     )  # fmt: skip
     parser.add_argument(
         "--cards", type=_count, default=1, metavar="N", help="cards that train each cell together, with --gpu"
@@ -134,7 +146,10 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 1, got {text}")
     return value
@@ -194,10 +209,10 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with a prompt in each line")
     parser.add_argument("--world", default="scenes", metavar="NAME", help="gives base and prompts (default: scenes)")
     parser.add_argument(
-        "--model", type=Path, metavar="PATH", help="the base of the run, where it is not the world's own"
+        "--model", type=Path, metavar="PATH", help="the base, where it is neither the cell's nor the world's own"
     )
-    parser.add_argument("--guidance", type=float, default=3.0, metavar="W", help="guidance scale (default 3)")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default 20)")
+    parser.add_argument("--guidance", type=float, metavar="W", help="default: the cell's in evaluation, else 3")
+    parser.add_argument("--steps", type=int, metavar="N", help="default: the cell's in evaluation, else 20")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default 0)")
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="pictures of each prompt (default 4)")
     parser.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help="default: samples.png")
@@ -279,7 +294,7 @@ def add_rehearse(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(preset="rehearsal")
     parser.add_argument(
         "--parts", default="passes,lora,full,resume", metavar="A,B",
-        help="default: passes,lora,full,resume; or rewards: the published scorers, with random weights of real size",
+        help="default: passes,lora,full,resume; each writes a file of its own; or rewards: the published scorers",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("results/gpu"), metavar="FOLDER", help="default: results/gpu")
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,33 +22,31 @@ from bench.records.schema import Cell, parse_event
 from bench.strict import Problems, validate
 from bench.tasks.world import World, load_world
 
+GUIDANCE, STEPS = 3.0, 20  # where no cell says others
 _GAP = 4  # pixels between tiles
 _CHUNK = 64
 
 
 def sample_grid(
-    checkpoint: Path | None,
-    out: Path,
-    *,
-    prompts: Sequence[str] = (),
-    prompt_file: Path | None = None,
-    world: str = "scenes",
-    model: Path | None = None,
-    guidance: float = 3.0,
-    steps: int = 20,
-    seed: int = 0,
-    samples: int = 4,
-) -> list[str]:
+    checkpoint: Path | None, out: Path, *, prompts: Sequence[str] = (), prompt_file: Path | None = None,
+    world: str = "scenes", model: Path | None = None, guidance: float | None = None, steps: int | None = None,
+    seed: int = 0, samples: int = 4,
+) -> list[str]:  # fmt: skip
     """Write a PNG to `out` and return its prompts, from the top row down.
 
     `checkpoint` is a cell of the results, a transformer's folder, a whole pipeline's, or None for the base, which is
-    `model` or the world's own. Without prompts there is one of each category. The noise depends on `seed` and the
-    prompt, not on the checkpoint.
+    `model` or the world's own. Of a cell, base, guidance and steps are those it was evaluated with where nothing else
+    is said; of all else guidance is 3 and steps are 20. Without prompts there is one of each category. The noise
+    depends on `seed` and the prompt, not on the checkpoint.
 
     Raises:
         ConfigError: steps or samples below 1, a negative guidance scale, or an output that is no PNG.
         DataError: the checkpoint or the file of prompts is missing, or holds none.
     """
+    cell = _cell_config(checkpoint) if checkpoint is not None else {}
+    evaluated = cell.get("evaluation", {})
+    guidance = float(evaluated.get("guidance", GUIDANCE)) if guidance is None else guidance
+    steps = int(evaluated.get("steps", STEPS)) if steps is None else steps
     if steps < 1 or samples < 1 or guidance < 0:
         raise ConfigError(
             "expected at least 1 step and 1 sample and a guidance scale of at least 0, "
@@ -57,7 +56,7 @@ def sample_grid(
         raise ConfigError(f"--out {out}: expected a name that ends with .png")
     if checkpoint is not None and (checkpoint / "model_index.json").is_file():
         checkpoint, model = None, checkpoint
-    place = load_world(world, str(model) if model else None)
+    place = load_world(world, str(model) if model else cell.get("model"))
     texts = [*prompts, *(_lines(prompt_file) if prompt_file else ())] or _examples(place)
     policy = load_checkpoint(place, checkpoint)
     rows = [_row(policy, text, guidance=guidance, steps=steps, seed=seed, samples=samples) for text in texts]
@@ -101,17 +100,20 @@ def _as_trained(checkpoint: Path) -> tuple[Runtime, str]:
 
     The result's weights are float32, and compiling takes longer than a few pictures.
     """
-    lines, _ = read_lines(inside(checkpoint, RECORD))
-    first = parse_event(lines[0], f"{checkpoint / RECORD}:1") if lines else None
-    if not isinstance(first, Cell):
-        return Runtime(), "stored"
+    config = _cell_config(checkpoint)
     problems = Problems()
-    runtime = validate(Runtime, first.config.get("runtime", {}), "runtime", problems)
+    runtime = validate(Runtime, config.get("runtime", {}), "runtime", problems)
     problems.raise_if_any(f"{checkpoint / RECORD}")
     assert runtime is not None
-    return dataclasses.replace(runtime, denoiser_weights="float32", compile=False), first.config.get(
-        "weights", "stored"
-    )
+    as_result = dataclasses.replace(runtime, denoiser_weights="float32", compile=False)
+    return as_result, config.get("weights", "stored")
+
+
+def _cell_config(folder: Path) -> dict[str, Any]:
+    """What a cell of the results was made with; empty for what is no cell."""
+    lines, _ = read_lines(inside(folder, RECORD))
+    first = parse_event(lines[0], f"{folder / RECORD}:1") if lines else None
+    return dict(first.config) if isinstance(first, Cell) else {}
 
 
 def _refuse_ways_out(folder: Path) -> None:

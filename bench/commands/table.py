@@ -184,6 +184,10 @@ def _plan(args: argparse.Namespace) -> int:
 
     if args.gpu is not None or experiment.weights == "random" or not is_here(experiment.model):
         return _forecast(experiment, args)
+    if args.utilisation is not None:
+        from bench.api import ConfigError
+
+        raise ConfigError("--utilisation: this model is here and is measured: name a card by --gpu as well")
     experiment, _ = _with_pictures(experiment)
     from bench.forecast.plan import estimate
     from bench.forecast.text import render
@@ -194,14 +198,15 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _forecast(experiment: Any, args: argparse.Namespace) -> int:
     from bench.forecast.cards import CARDS, card
-    from bench.forecast.forecast import forecast
+    from bench.forecast.forecast import UTILISATION, forecast
     from bench.forecast.shapes import is_here
     from bench.forecast.text import render_forecast
 
-    cards = [card(name) for name in args.gpu.split(",")] if args.gpu else list(CARDS.values())
+    cards = [card(name.strip()) for name in args.gpu.split(",")] if args.gpu is not None else list(CARDS.values())
     if experiment.data is not None and is_here(experiment.model):
         experiment, _ = _with_pictures(experiment)
-    print(render_forecast(forecast(experiment, args.results, args.cards), cards, args.utilisation))
+    utilisation = args.utilisation or UTILISATION
+    print(render_forecast(forecast(experiment, args.results, args.cards), cards, utilisation))
     return 0
 
 
@@ -356,9 +361,7 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         "run every method, evaluation and checkpoint with random weights, and measure time, memory and utilisation",
         _rehearse,
         options.add_rehearse,
-        "Nothing is downloaded. The default is SD3.5-Medium's shape at 512 pixels, for a GPU of 80 GB.\n\nExamples:\n"
-        "  bench rehearse --parts lora,resume\n  bench rehearse --parts rewards\n"
-        "  bench rehearse --model shrunken --runtime.resolution 64 --runtime.compile false --device cpu --out here",
+        options.REHEARSING,
     ),
     "list": (
         "list methods, rewards, tasks and presets, or show one with its settings",

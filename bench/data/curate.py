@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,19 +94,21 @@ def curate(settings: Data, reward: str, model: str | None, rule: Rule | None, se
     lines += [
         f"selected    {len(kept):,} of {len(pictures):,} ({rule}): {path}",
         "",
-        f"  python -m bench run --data {path}{f' --model {model}' if model else ''}"
-        + (f" --data.pictures {settings.pictures}" if settings.pictures else "")
-        + _bucket_options(settings),
+        _next(path, settings, model),
     ]
     return "\n".join(lines)
 
 
-def _bucket_options(settings: Data) -> str:
-    """The options that ask for the same aspect buckets again."""
-    if settings.buckets is None:
-        return ""
-    wanted = settings.buckets if isinstance(settings.buckets, int) else ",".join(settings.buckets)
-    return f" --data.buckets {wanted} --data.bucket_pictures {settings.bucket_pictures}"
+def _next(selection: Path, settings: Data, model: str | None) -> str:
+    """The command that trains on a selection, with what it has to say again."""
+    given = ["--data", str(selection)]
+    given += ["--model", model] if model else []
+    given += ["--data.pictures", str(settings.pictures)] if settings.pictures else []
+    given += ["--allow-broken", f"{settings.allow_broken:g}"] if settings.allow_broken != Data.allow_broken else []
+    if settings.buckets is not None:
+        wanted = settings.buckets if isinstance(settings.buckets, int) else ",".join(settings.buckets)
+        given += ["--data.buckets", str(wanted), "--data.bucket_pictures", str(settings.bucket_pictures)]
+    return f"  python -m bench run {shlex.join(given)}"
 
 
 def _beside(settings: Data) -> tuple[Path, str]:

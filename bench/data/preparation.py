@@ -76,11 +76,16 @@ class Prepared:
 
 
 def prepare(settings: Data, model: Path) -> Prepared:
-    """Open and inspect the pictures that the settings name, for a pipeline folder.
+    """Open and inspect the pictures that the settings name, for a pipeline folder or the hub id of a fetched model.
 
     Raises:
-        DataError: there are none, too many are broken, or they are others than `settings.found` says.
+        DataError: there are none, too many are broken, or they are others than `settings.found` says; or there is no
+            such model.
     """
+    if not (model / "model_index.json").is_file():
+        from bench.model.loading import locate
+
+        model = locate(model)
     opened = open_source(settings)
     side = settings.resolution or resolution(model)
     to = ((side, side),) if settings.buckets is None else sizes(settings.buckets, side, grid(model))

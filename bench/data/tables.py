@@ -97,7 +97,7 @@ def of_the_hub(name: str, settings: Data) -> TablePictures:
         DataError: there is no such dataset, or no way to it.
     """
     datasets = _library()
-    with _told(f"dataset {name!r} of the hub"):
+    with _told(f"--data {name} (no folder or file here, so a dataset of the hub)"):
         table = datasets.load_dataset(name, split=settings.subset)
     return TablePictures(table, f"dataset of the hub ({settings.subset})", name, None, settings, table._fingerprint)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.api import ConfigError
-from bench.suggest import hint
+from bench.suggest import nearest
 
 # The rest is for the driver's context, kernels' workspaces, error correction, and what fragmentation leaves unused.
 USABLE = 0.93
@@ -53,9 +53,11 @@ def card(name: str) -> Card:
     """The card of that name.
 
     Raises:
-        ConfigError: it is not in the table.
+        ConfigError: no such card is known.
     """
     found = CARDS.get(name.lower())
     if found is None:
-        raise ConfigError(f"--gpu {name}: expected one of the cards in the table{hint(name.lower(), CARDS)}")
+        close = nearest(name.lower(), CARDS)
+        meant = f"did you mean {close!r}?" if close else f"choose from {', '.join(CARDS)}"
+        raise ConfigError(f"--gpu: no card {name!r} is known; {meant}")
     return found

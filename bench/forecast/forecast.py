@@ -127,7 +127,7 @@ def _pictures(experiment: Experiment, task: Task) -> int:
 
 def _host(experiment: Experiment, shapes: Shapes) -> Parts:
     """Bytes of main memory that one worker needs, at most: tasks with fewer pictures and prompts need less."""
-    loading: Parts = {"while the model is loaded": 4 * shapes.numbers_of("transformer", "vae", *ENCODERS)}
+    loading: Parts = {"while the model is loaded": shapes.bytes_of("transformer", "vae", *ENCODERS)}
     cached = experiment.weights == "stored" and experiment.cache_gib
     parked: Parts = {
         "text encoders, while they encode" if cached else "parked text encoders":

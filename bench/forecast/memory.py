@@ -95,6 +95,9 @@ class Scales:
             "evaluation": {**moments, "a sampling pass": sampling},
             "decoding": {**moments, "decoding": self._decoding()},
         }
+        if not full and runtime.denoiser_weights != "float32":
+            folded = 4.0 * shapes.numbers_of("transformer") - denoiser
+            phases["the result's evaluation"] = {**phases["evaluation"], "adapters folded in, float32": folded}
         if rollouts:
             gathering = {"AdamW's moments": 8.0 * trained, "rollouts, gathered": 2 * rollouts}
             phases["rollout"] = {**gathering, "a sampling pass": sampling}

@@ -34,7 +34,23 @@ def _head(experiment: Experiment, plan: Plan) -> list[str]:
         f"seeds, and the base once a task: {plan.cells} cells, {plan.done} of them done",
         f"budget of every method: {Budget.parse(experiment.budget)}; evaluation, never charged: "
         f"{plan.evaluation_passes:,} passes a cell",
+        *_guidance(experiment),
     ]
+
+
+def _guidance(experiment: Experiment) -> list[str]:
+    """A line where methods train with another guidance scale than evaluation samples with."""
+    judged = experiment.evaluation.guidance
+    others = {
+        stage.name: stage.config["guidance"]
+        for chain in experiment.methods
+        for stage in chain.stages
+        if stage.config.get("guidance", judged) != judged
+    }
+    if not others:
+        return []
+    trained = ", ".join(f"{name} {scale:g}" for name, scale in others.items())
+    return [f"guidance scale: {judged:g} in evaluation, another one in training: {trained}"]
 
 
 def _methods(plan: Plan) -> list[str]:

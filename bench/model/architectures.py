@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,11 +111,27 @@ def named(model: str) -> Architecture:
     return BY_NAME[model]
 
 
-def build(model: str, device: str = "cpu", *, t5: bool = True, seed: int = 0) -> Any:
-    """A StableDiffusion3Pipeline float32 of that shape on a device, with random weights, the same for one `seed`.
+@contextmanager
+def _drawn_in(precision: str) -> Iterator[None]:
+    """New weights are of this precision."""
+    import torch
 
-    Its tokenizers are of the right classes, but know single characters alone. A GPU draws eight billion weights in
-    seconds, a CPU in minutes.
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, precision))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def build(
+    model: str, device: str = "cpu", *, t5: bool = True, seed: int = 0, denoiser: str = "float32",
+    frozen: str = "float32",
+) -> Any:  # fmt: skip
+    """A StableDiffusion3Pipeline of that shape on a device, with random weights, the same for one `seed`.
+
+    `denoiser` and `frozen` are the precisions in which the transformer and all other weights are drawn: T5-XXL in
+    float32 alone would take most of a 24 GB card. The tokenizers are of the right classes, but know only characters.
 
     Raises:
         ConfigError: there is no such architecture.
@@ -130,10 +148,12 @@ def build(model: str, device: str = "cpu", *, t5: bool = True, seed: int = 0) ->
     shape = named(model)
     blocks = len(shape.vae["block_out_channels"])
     gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), torch.device(device):
+    with torch.random.fork_rng(devices=gpus), torch.device(device), _drawn_in(frozen):
         torch.manual_seed(seed)
+        with _drawn_in(denoiser):
+            transformer = SD3Transformer2DModel(**shape.transformer)
         return StableDiffusion3Pipeline(
-            transformer=SD3Transformer2DModel(**shape.transformer),
+            transformer=transformer,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=shape.shift),
             vae=AutoencoderKL(
                 down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,

@@ -53,9 +53,11 @@ def load_pipeline(
         DataError: there is no such pipeline, or it is incomplete or damaged.
     """
     if weights == "random":
-        pipeline = architectures.build(str(model), str(device), t5=runtime.t5)
+        pipeline = architectures.build(
+            str(model), str(device), t5=runtime.t5, denoiser=runtime.denoiser_weights, frozen=runtime.frozen_weights
+        )
     else:
-        pipeline = _stored(model, runtime.t5, () if encoders else ENCODERS)
+        pipeline = _stored(model, runtime, () if encoders else ENCODERS)
     for name in ("transformer", "vae", *ENCODERS):
         module = getattr(pipeline, name)
         if module is not None:
@@ -67,21 +69,25 @@ def load_pipeline(
 
 def load_encoders(model: str | Path, runtime: Runtime) -> dict[str, Any]:
     """The text encoders of a stored pipeline by name, in main memory; raises as `load_pipeline` does."""
-    pipeline = _stored(model, runtime.t5, ("transformer", "vae"))
+    pipeline = _stored(model, runtime, ("transformer", "vae"))
     held = {name: getattr(pipeline, name) for name in ENCODERS}
     dtype = getattr(torch, runtime.frozen_weights)
     return {n: m.to(dtype=dtype).requires_grad_(False).eval() for n, m in held.items() if m is not None}
 
 
-def _stored(model: str | Path, t5: bool, without: Sequence[str] = ()) -> Any:
+def _stored(model: str | Path, runtime: Runtime, without: Sequence[str] = ()) -> Any:
     folder = locate(model)
     _refuse_empty_tokenizers(folder)
-    without_t5 = not t5 or not (folder / "text_encoder_3").is_dir()
+    without_t5 = not runtime.t5 or not (folder / "text_encoder_3").is_dir()
     absent = dict.fromkeys([*without, *(("text_encoder_3", "tokenizer_3") if without_t5 else ())])
+    # Read in the precision in which they are held: T5-XXL in float32 takes 18 GiB of main memory on its way
+    held = {
+        "transformer": getattr(torch, runtime.denoiser_weights), "default": getattr(torch, runtime.frozen_weights),
+    }  # fmt: skip
     try:
         # Safetensors only: a pickle runs whatever it holds
         return StableDiffusion3Pipeline.from_pretrained(
-            str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True, **absent
+            str(folder), dtype=held, use_safetensors=True, local_files_only=True, **absent
         )
     except _BROKEN_BASE as error:
         raise DataError(

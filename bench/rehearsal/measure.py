@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from bench.configuration.settings import Train
+from bench.model.device import memory_told
 from bench.model.policy import SD3Policy
 
 _SIDE = {"cuda": 8192, "cpu": 128}  # of the matrices whose product is the peak
 _REPEATS = 10
+_PRODUCTS = {"cuda": 100, "cpu": 1}  # in one reading: some tenths of a second, in which a GPU's clock settles
 _SHOWN = 12  # kernels of a profile
 
 
@@ -55,9 +57,14 @@ def median_seconds(device: torch.device, step: Callable[[], object]) -> tuple[fl
 
 def matrix_peak(device: torch.device) -> float:
     """FLOP/s of a large bfloat16 matrix product of random numbers: the peak that utilisation is a share of."""
-    side = _SIDE[device.type]
-    a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16)
-    return 2 * side**3 / median_seconds(device, lambda: a @ b)[0]
+    side, products = _SIDE[device.type], _PRODUCTS[device.type]
+    a, b, product = torch.randn(3, side, side, device=device, dtype=torch.bfloat16)
+
+    def multiply() -> None:
+        for _ in range(products):
+            torch.mm(a, b, out=product)
+
+    return products * 2 * side**3 / median_seconds(device, multiply)[0]
 
 
 def passes(policy: SD3Policy, train: Train, peak: float) -> dict[str, Any]:
@@ -79,7 +86,9 @@ def passes(policy: SD3Policy, train: Train, peak: float) -> dict[str, Any]:
         policy.velocity(x, sigma, cond)
 
     def training() -> None:
-        policy.velocity(x, sigma, cond).square().mean().backward()
+        loss = policy.velocity(x, sigma, cond).square().mean()
+        with memory_told("the backward pass", "lower --train.micro_batch"):
+            loss.backward()
         policy.transformer.zero_grad(set_to_none=True)
 
     found: dict[str, Any] = {}
@@ -98,15 +107,19 @@ def passes(policy: SD3Policy, train: Train, peak: float) -> dict[str, Any]:
 
 
 def profile(device: torch.device, step: Callable[[], object]) -> list[dict[str, Any]]:
-    """The kernels that take most of the device's time in a call of `step`: name, share of that time, calls."""
+    """What takes most of the device's time in a call of `step`: kernel (on the CPU operator), share of it, calls."""
+    cuda = device.type == "cuda"
     kinds = [torch.profiler.ProfilerActivity.CPU]
-    kinds += [torch.profiler.ProfilerActivity.CUDA] if device.type == "cuda" else []
+    kinds += [torch.profiler.ProfilerActivity.CUDA] if cuda else []
     with torch.profiler.profile(activities=kinds) as profiler:
         step()
-        if device.type == "cuda":
+        if cuda:
             torch.cuda.synchronize(device)
-    attribute = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    rows = sorted(profiler.key_averages(), key=lambda row: -getattr(row, attribute))
+    # An operator's row has the time of the kernels that it started, which have rows of their own
+    side = torch.autograd.DeviceType.CUDA if cuda else torch.autograd.DeviceType.CPU
+    attribute = "self_device_time_total" if cuda else "self_cpu_time_total"
+    rows = [row for row in profiler.key_averages() if row.device_type == side and not row.is_user_annotation]
+    rows.sort(key=lambda row: -getattr(row, attribute))
     total = sum(getattr(row, attribute) for row in rows) or 1
     return [
         {"kernel": row.key[:120], "share": round(getattr(row, attribute) / total, 4), "calls": row.count}

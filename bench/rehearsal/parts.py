@@ -36,7 +36,7 @@ Findings = dict[str, Any]
 Adaptation = Literal["lora", "full"]
 ADAPTATIONS: tuple[Adaptation, ...] = ("lora", "full")
 _ENDLESS = Budget(1e18, "cost")
-_PATIENCE = 240.0  # seconds until the first checkpoint of a cell that is to be killed
+_PATIENCE = 300.0  # seconds until the first checkpoint of a cell that is to be killed
 _CYCLES = 2  # rollout phases, or as many pairs of updates; the first one warms up
 
 
@@ -60,16 +60,21 @@ def rehearse_passes(experiment: Experiment, peak: float) -> Findings:
 
 
 def rehearse_methods(experiment: Experiment, peak: float, adaptation: Adaptation) -> Findings:
-    """A few updates of every method, an evaluation, a checkpoint there and back, and the result's files."""
+    """A few updates of every method, an evaluation, a checkpoint there and back, and the result's files.
+
+    With all weights a checkpoint takes minutes and 25 GB, whatever the method: the first one's has to do.
+    """
     found: Findings = {}
-    for chain in experiment.methods:
+    for number, chain in enumerate(experiment.methods):
         (settings,) = chain.stages
-        found[chain.label] = _rehearse_method(experiment, _adapted(settings, adaptation), peak)
+        returns = adaptation == "lora" or number == 0
+        found[chain.label] = _rehearse_method(experiment, _adapted(settings, adaptation), peak, returns=returns)
         _forget()
     return found
 
 
-def _rehearse_method(experiment: Experiment, settings: StageSettings, peak: float) -> Findings:
+def _rehearse_method(experiment: Experiment, settings: StageSettings, peak: float, *, returns: bool) -> Findings:
+    """`returns`: whether a checkpoint is taken there and back."""
     world, task, ledger = world_of(experiment), experiment.tasks[0], Ledger()
     scorers = load_scorers({*task.scorers, task.reward, task.select}, elsewhere=Elsewhere.of(experiment))
     policy = SD3Policy.of(experiment, world)
@@ -87,10 +92,12 @@ def _rehearse_method(experiment: Experiment, settings: StageSettings, peak: floa
         with reading(policy.device) as entered:
             stage = enter()
         found: Findings = {"enter": _rounded(entered), "updates": _updates(stage, ledger, policy.device, peak)}
+        evaluator.judge(policy, 1, final=False)  # compiles
         with reading(policy.device) as judged:
-            evaluator.judge(policy, 1, final=False)
+            evaluator.judge(policy, 2, final=False)
         found["evaluation"] = _rounded(judged)
-        found["checkpoint"] = _there_and_back(stage, policy.device, Path(folder) / "checkpoint")
+        if returns:
+            found["checkpoint"] = _there_and_back(stage, policy.device, Path(folder) / "checkpoint")
         stage.leave()
         with reading(policy.device) as saved:
             policy.save(Path(folder) / "model")
@@ -144,10 +151,14 @@ def _there_and_back(stage: Stage, device: torch.device, folder: Path) -> Finding
 
 
 def rehearse_resume(experiment: Experiment, _: float) -> Findings:
-    """A cell that is killed after its first checkpoint, and run again by another process to its end."""
+    """A cell that is killed after its first checkpoint, and run again by another process to its end.
+
+    Nothing is compiled: that would take each of the two processes longer than all else, and is no matter here.
+    """
     (settings,) = experiment.methods[0].stages
     chain = Chain(settings.name, (_adapted(settings, "lora"),))
-    experiment = dataclasses.replace(experiment, methods=(chain,))
+    runtime = dataclasses.replace(experiment.runtime, compile=False)
+    experiment = dataclasses.replace(experiment, methods=(chain,), runtime=runtime)
     with tempfile.TemporaryDirectory() as folder:
         job = CellJob(experiment, Path(folder), experiment.tasks[0].name, chain.label, 0)
         first = _cell(job)
@@ -155,9 +166,7 @@ def rehearse_resume(experiment: Experiment, _: float) -> Findings:
         while not list((job.folder / "checkpoint").glob("[0-9]*.json")):
             if not first.is_alive() or time.monotonic() - begun > _PATIENCE:
                 first.kill()
-                raise BenchError(
-                    f"{job.name} made no checkpoint within {_PATIENCE:g} s: its record says why, or nothing"
-                )
+                raise BenchError(f"{job.name} made no checkpoint within {_PATIENCE:g} s: {_reason(job)}")
             time.sleep(0.05)
         first.kill()
         first.join()
@@ -168,7 +177,7 @@ def rehearse_resume(experiment: Experiment, _: float) -> Findings:
         events = CellRecord(job.folder).events()
         end = events[-1]
         if second.exitcode or not isinstance(end, End) or end.status != "done":
-            raise BenchError(f"{job.name} did not go on to its end after it was killed: {end}")
+            raise BenchError(f"{job.name} did not go on to its end after it was killed: {_reason(job)}")
         return {
             "seconds_until_killed": round(again - begun, 1), "seconds_of_the_rest": round(time.monotonic() - again, 1),
             "events_when_killed": killed, "events": len(events), "updates": end.ledger.updates,
@@ -179,6 +188,13 @@ def _cell(job: CellJob) -> mp.process.BaseProcess:
     process = mp.get_context("spawn").Process(target=run_cell, args=(job, _unheard))
     process.start()
     return process
+
+
+def _reason(job: CellJob) -> str:
+    """Why a cell came to no end, as its record has it: its folder goes when the rehearsal ends."""
+    events = CellRecord(job.folder).events()
+    end = events[-1] if events else None
+    return str(end.reason) if isinstance(end, End) else "it was still at work, or ended without a word"
 
 
 def _unheard(event: dict[str, Any]) -> None:

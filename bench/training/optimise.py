@@ -96,7 +96,7 @@ class Optimiser:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """The inverse of `tensors` and `state_dict`."""
+        """The inverse of `tensors` and `state_dict`; the tensors may lie in main memory, and are brought one by one."""
         self._updates, self._last_fraction = state["updates"], state["last_fraction"]
         for i, p in enumerate(self.parameters):
             p.copy_(part_of(tensors[f"weight.{i}"], p))

@@ -209,10 +209,9 @@ class Stage:
         with self._blamed("load_state_dict"):
             self.method.load_state_dict(state["method"])
         if state["rollouts"] is not None:
-            own = self._own_rows(state["rollout_rows"])
-            named = {n: t.to(self.policy.device) for n, t in tensors.items() if n.startswith("rollout")}
-            cond = TextCondition(named["rollout_cond.embeds"], named["rollout_cond.pooled"])[own]
-            rows = {name: t[own] for name, t in _under(named, "rollout.").items()}
+            own, device = self._own_rows(state["rollout_rows"]), self.policy.device
+            cond = TextCondition(tensors["rollout_cond.embeds"], tensors["rollout_cond.pooled"])[own].to(device)
+            rows = {name: t[own].to(device) for name, t in _under(tensors, "rollout.").items()}
             self.env.rollouts = Rollouts(rows, cond, **state["rollouts"])
 
     def _own_rows(self, rows: list[int]) -> slice:

@@ -141,7 +141,7 @@ def test_from_curation_to_a_report_that_names_the_scorer(
     model = ["--model", str(tiny_pipeline), "--allow-broken", "0.02"]
     assert main(["curate", "--data", str(folder), "--reward", "scenes-aesthetic", "--top", "0.5", *model]) == 0
     path = folder / "selected-scenes-aesthetic.json"
-    assert f"python -m bench run --data {path}" in capsys.readouterr().out
+    assert f"python -m bench run --data {path} --model {tiny_pipeline} --allow-broken 0.02" in capsys.readouterr().out
     chosen = json.loads(path.read_text())["names"]
     assert len(chosen) == 30
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bench.cli import main
-from bench.commands.sample import load_checkpoint
+from bench.commands.sample import load_checkpoint, sample_grid
 from bench.configuration.experiment import load
 from bench.configuration.job import CellJob
 from bench.records.record import CellRecord
@@ -63,6 +65,13 @@ def test_a_cell_runs_to_its_end_on_random_weights_and_is_sampled_as_it_was_train
     assert (job.folder / "checkpoint" / "lora" / "pytorch_lora_weights.safetensors").is_file()
     policy = load_checkpoint(world_of(experiment), job.folder)
     assert policy.latent_shape == (16, 10, 10) and policy.texts.length == 48
+
+    pictures = []
+    for settings in ({}, {"guidance": 4.5, "steps": 2}, {"guidance": 3.0, "steps": 2}):
+        sample_grid(job.folder, tmp_path / "one.png", prompts=["a star"], samples=1, **settings)
+        pictures.append(np.asarray(Image.open(tmp_path / "one.png")))
+    assert pictures[0].shape == (80, 80, 3)
+    assert np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[0], pictures[2])
 
 
 def test_parts_and_chains_that_cannot_be_rehearsed_are_named(capsys: pytest.CaptureFixture[str]) -> None:

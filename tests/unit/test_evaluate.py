@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from bench.evaluate import Evaluator, mean_pairwise_distance
 from bench.model.policy import SD3Policy
@@ -69,3 +70,19 @@ def test_the_grid_has_every_pair_of_settings(judge):
     pairs = set(zip(frame["guidance"].tolist(), frame["steps"].tolist(), strict=True))
     assert pairs == {(1.0, 2), (1.0, 3), (2.0, 2), (2.0, 3)}
     assert len(frame["split"]) == 4 * 2
+
+
+def test_drift_takes_no_larger_passes_than_evaluation_may(judge):
+    whole, policy = judge(drift_states=40, batch_size=128)
+    parts, _ = judge(drift_states=40, batch_size=4)
+    with torch.no_grad():
+        policy.transformer.proj_out.weight.mul_(1.1)
+    sizes: list[int] = []
+    hook = policy.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    found = parts.judge(policy, 0, final=False).drift
+    hook.remove()
+    assert max(sizes) == 4
+    assert found == pytest.approx(whole.judge(policy, 0, final=False).drift, rel=1e-3)
+    assert found["velocity"] > 1e-3 and found["path_kl"] > 1e-3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from bench.configuration.settings import Runtime, Train
 from bench.model.policy import SD3Policy
+from bench.registry import ROOT
 from bench.tasks.world import load_world
 
 STEPS, GUIDANCE = 3, 3.0
@@ -68,6 +71,25 @@ def test_a_result_draws_the_same_pictures_in_plain_diffusers(adaptation: str, tm
         latents, pictures = in_diffusers(pipeline, z1)
         torch.testing.assert_close(latents, ours, rtol=0, atol=1e-5 * float(ours.abs().max()))
         assert np.abs(pictures * 255 - policy.decode(ours)).max() <= 1
+
+
+@pytest.mark.parametrize("line", [0, 1], ids=["all weights", "adapters"])
+def test_the_lines_of_the_readme_load_a_result_into_a_pipeline_in_bfloat16(line: int, tmp_path: Path) -> None:
+    policy = trained(Train(adaptation="lora", lora_rank=4, lora_alpha=8), size=0.1)
+    policy.merge()
+    policy.save(tmp_path / "checkpoint" / "model")
+    policy.save_lora(tmp_path / "checkpoint" / "lora")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(pipe.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    (tmp_path / "line.py").write_text(block.splitlines()[line])
+    z1 = noise(policy).bfloat16()
+    pipe = base().to(torch.bfloat16)
+    untrained, _ = in_diffusers(pipe, z1)
+    runpy.run_path(str(tmp_path / "line.py"), {"pipe": pipe, "cell": tmp_path})
+    assert pipe.transformer.dtype == torch.bfloat16
+    latents, _ = in_diffusers(pipe, z1)
+    ours = policy.sample(z1.float(), policy.encode(PROMPTS), steps=STEPS, guidance=GUIDANCE)
+    assert (latents - ours).norm() < 0.1 * (untrained - ours).norm()  # what is left is bfloat16's rounding
 
 
 def test_folding_adapters_into_bfloat16_weights_loses_none_of_a_small_update() -> None:

@@ -17,6 +17,7 @@ from bench.forecast.cards import Card, card
 from bench.forecast.encodings import Encodings
 from bench.forecast.forecast import Forecast, encodings, forecast
 from bench.forecast.live_memory import Pass, of_blocks, peaks, run
+from bench.forecast.memory import Scales
 from bench.forecast.plan import _try_out
 from bench.forecast.shapes import Shapes, is_here
 from bench.forecast.spending import spending
@@ -131,6 +132,15 @@ def test_rollouts_weigh_what_the_method_keeps(found: Forecast) -> None:
     assert stage.spending.rollouts == latents + small + texts
 
 
+def test_folded_adapters_weigh_as_float32() -> None:
+    lora = Train(adaptation="lora", precision="bfloat16")
+    planned = shrunken(**{"train.adaptation": "lora", "runtime.denoiser_weights": "bfloat16"})
+    shapes = Shapes.of(planned)
+    memory = Scales(planned, shapes).memory(lora, 1000, reference=False, rollouts=0)
+    more = memory.total("the result's evaluation") - memory.total("evaluation")
+    assert more == 2 * shapes.numbers_of("transformer")
+
+
 def test_checkpointing_takes_time_and_costs_nothing(found: Forecast) -> None:
     (sft,) = found.stages["sft"]
     passes = sft.passes
@@ -200,7 +210,16 @@ def test_cards_that_share_hold_a_part_and_take_a_part_of_the_time(found: Forecas
 
 def test_one_sentence_where_nothing_can_be_known() -> None:
     assert not is_here("stabilityai/stable-diffusion-3.5-medium")
-    with pytest.raises(ConfigError, match=r"--gpu h10: expected one of the cards .*did you mean"):
+    with pytest.raises(ConfigError, match="--gpu: no card 'h10' is known; did you mean 'h100'"):
         card("h10")
     with pytest.raises(DataError, match="bench fetch nobody/nothing"):
         Shapes.of(dataclasses.replace(shrunken(), weights="stored", model="nobody/nothing"))
+
+
+def test_guidance_that_differs_between_training_and_evaluation_is_told(found: Forecast) -> None:
+    h100 = [card("H100")]
+    assert "guidance scale" not in render_forecast(found, h100, 0.4)
+    changed = dataclasses.replace(found.experiment.evaluation, guidance=3.0)
+    told = dataclasses.replace(found, experiment=dataclasses.replace(found.experiment, evaluation=changed))
+    line = "guidance scale: 3 in evaluation, another one in training: flowgrpo 4.5"
+    assert line in render_forecast(told, h100, 0.4).splitlines()

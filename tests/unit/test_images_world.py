@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from bench.data.inspection import LEFT_OUT, PICTURES
 from bench.data.preparation import prepare, split_of, table
 from bench.data.selection import Selection, columns_of, write_selection
 from bench.data.settings import Data
+from bench.model.policy import SD3Policy
 from bench.tasks.images import ImagesWorld
 from bench.tasks.splits import SPLITS
 from tests.user_pictures import captions, image_folder, noise, png, write_listing
@@ -53,6 +55,22 @@ def test_prompts_are_a_fixed_order_of_which_fewer_are_the_beginning(folder: Path
         == world(folder, tiny_pipeline).prompts("train", place.categories, 5)
     )
     assert [p.text for p in whole] != [text for text in captions(90) if split_of(text) == "train"]
+
+
+def test_a_fetched_model_is_named_by_its_hub_id(
+    folder: Path, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, commit = "stabilityai/stable-diffusion-3.5-medium", "0" * 40
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(DataError, match=f"python -m bench fetch {name}"):
+        ImagesWorld(Data(path=str(folder)), name)
+    place = tmp_path / "models--stabilityai--stable-diffusion-3.5-medium"
+    shutil.copytree(tiny_pipeline, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    by_id = ImagesWorld(Data(path=str(folder)), name)
+    assert by_id.version == world(folder, tiny_pipeline).version
+    assert SD3Policy.load(by_id.model, device="cpu").latent_shape
 
 
 def test_tags_are_the_categories(folder: Path, tiny_pipeline: Path) -> None:

@@ -18,9 +18,10 @@ from bench.api import ConfigError, DataError
 from bench.cli import main
 from bench.configuration.experiment import load
 from bench.configuration.settings import Runtime
+from bench.model import architectures, loading
 from bench.model.device import MemoryShortError, describe, memory_told, resolve
 from bench.model.kernels import compile_blocks
-from bench.model.loading import fetch, locate
+from bench.model.loading import ENCODERS, fetch, locate
 from bench.model.policy import SD3Policy
 
 SMALL = Runtime(resolution=64, text_length=24)
@@ -53,6 +54,27 @@ def test_a_fetched_model_is_loaded_by_its_hub_id(
     x, sigma = states(by_id)
     cond = by_id.encode(["a star", "a ring"])
     assert torch.equal(by_id.velocity(x, sigma, cond), by_folder.velocity(x, sigma, cond))
+
+
+def test_weights_are_read_as_they_are_held_and_rounded_once(tmp_path: Path) -> None:
+    pipeline = architectures.build("shrunken")
+    pipeline.to(torch.float16).save_pretrained(tmp_path)
+    held = Runtime(denoiser_weights="float32", frozen_weights="bfloat16")
+    read, policy = loading._stored(tmp_path, held), SD3Policy.load(tmp_path, device="cpu", runtime=held)
+    for name, dtype in (("transformer", torch.float32), *((part, torch.bfloat16) for part in ("vae", *ENCODERS))):
+        published = getattr(pipeline, name).state_dict()
+        for found in (getattr(read, name).state_dict(), getattr(policy.pipeline, name).state_dict()):
+            assert all(torch.equal(t, published[key].to(dtype)) and t.dtype == dtype for key, t in found.items()), name
+
+
+def test_random_weights_are_drawn_as_they_are_held() -> None:
+    pipeline = architectures.build("shrunken", frozen="bfloat16")
+    assert {p.dtype for p in pipeline.transformer.parameters()} == {torch.float32}
+    for name in ("vae", *ENCODERS):
+        parameters = list(getattr(pipeline, name).parameters())
+        assert {p.dtype for p in parameters} == {torch.bfloat16}
+        assert max(float(p.detach().std()) for p in parameters if p.ndim > 1) > 0
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_a_model_that_was_not_fetched_is_named_with_the_command_that_does(tmp_path: Path) -> None:
@@ -138,8 +160,12 @@ def test_parked_encoders_give_the_same_bits_at_once_or_ahead() -> None:
 # Precision
 
 
-def test_frozen_parts_may_be_held_in_half_precision_and_give_float32() -> None:
-    policy, full = shrunken(frozen_weights="bfloat16"), shrunken()
+def test_frozen_parts_may_be_held_in_half_precision_and_give_float32(tmp_path: Path) -> None:
+    architectures.build("shrunken").save_pretrained(tmp_path)
+    policy, full = (
+        SD3Policy.load(tmp_path, device="cpu", runtime=Runtime(text_length=24, frozen_weights=held))
+        for held in ("bfloat16", "float32")
+    )
     held = {p.dtype for part in (policy.pipeline.vae, policy.pipeline.text_encoder_3) for p in part.parameters()}
     assert held == {torch.bfloat16} and policy.transformer.dtype == torch.float32
     cond, pictures = policy.encode(["a star"]), policy.decode(torch.randn(2, *policy.latent_shape))

@@ -17,9 +17,10 @@ from bench.configuration.settings import BASE, Experiment
 from bench.files import remove_parts
 from bench.processes.launch import Place, Team
 from bench.processes.lock import held
+from bench.records.canonical import config_hash
 from bench.records.identity import left_to_do
 from bench.records.record import read_experiment_header, write_experiment_header
-from bench.records.schema import ExperimentHeader, ScorerInfo, TaskInfo, config_hash
+from bench.records.schema import ExperimentHeader, ScorerInfo, TaskInfo
 from bench.workers import Display, alone, run_all
 
 # Which gold scorer a proxy stands for.

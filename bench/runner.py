@@ -29,15 +29,16 @@ from bench.model.device import describe
 from bench.model.policy import SD3Policy
 from bench.processes.lock import held
 from bench.processes.ranks import ALONE, Ranks
+from bench.records.canonical import config_hash
 from bench.records.identity import cell_header
 from bench.records.record import CellRecord
 from bench.records.roles import record_scorers
-from bench.records.schema import config_hash
 from bench.scorers.reward_names import parts_of
 from bench.scorers.scorer import Guard, Scorer, unguarded
 from bench.scorers.weighted_sum import examples, sums
 from bench.shards.passes import Shards
-from bench.tasks.world import Candidates, World, world_of
+from bench.tasks.world import Candidates, World
+from bench.tasks.worlds import world_of
 from bench.training.checkpoint import Checkpoints, Saved
 from bench.training.curation import curate
 from bench.training.evidence import FOLDER as FAILURE

@@ -10,7 +10,8 @@ from bench.configuration.experiment import Experiment, load
 from bench.configuration.job import CellJob
 from bench.runner import load_scorers, run_cell
 from bench.scorers.scorer import Scorer
-from bench.tasks.world import World, load_world
+from bench.tasks.world import World
+from bench.tasks.worlds import load_world
 
 GOLD = ["scenes-geneval", "scenes-ocr", "scenes-aesthetic"]
 

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from bench import report
+from bench.records.canonical import config_hash
 from bench.records.record import CellRecord, write_experiment_header
-from bench.records.schema import BASE, ExperimentHeader, ScorerInfo, TaskInfo, config_hash
+from bench.records.schema import BASE, ExperimentHeader, ScorerInfo, TaskInfo
 
 CATEGORIES = ("colors", "counting", "position", "text")
 SCORERS = {

@@ -154,7 +154,7 @@ def _writable(results: Path) -> Iterator[Finding]:
 def _throughput() -> Iterator[Finding]:
     from bench.forecast.throughput import forward_rate, threads, training_rate
     from bench.model.policy import SD3Policy
-    from bench.tasks.world import load_world
+    from bench.tasks.worlds import load_world
 
     try:
         policy = SD3Policy.load(load_world("scenes").model)
@@ -209,7 +209,7 @@ def tune(path: Path) -> int:
 def _measure(count: int) -> Rates:
     from bench.forecast.throughput import forward_rate, threads, training_rate
     from bench.model.policy import SD3Policy
-    from bench.tasks.world import load_world
+    from bench.tasks.worlds import load_world
 
     policy = SD3Policy.load(load_world("scenes").model)
     with threads(1):

@@ -28,7 +28,7 @@ from bench.records.record import RECORD, read_experiment_header, read_lines
 from bench.records.schema import Cell, parse_event
 from bench.runner import load_scorers
 from bench.scorers.weighted_sum import examples
-from bench.tasks.world import world_of
+from bench.tasks.worlds import world_of
 from bench.training import evidence
 from bench.training.checkpoint import Checkpoints, Saved, load_tensors
 from bench.training.loop import Training

@@ -20,7 +20,8 @@ from bench.paths import inside
 from bench.records.record import RECORD, read_lines
 from bench.records.schema import Cell, parse_event
 from bench.strict import Problems, validate
-from bench.tasks.world import World, load_world
+from bench.tasks.world import World
+from bench.tasks.worlds import load_world
 
 GUIDANCE, STEPS = 3.0, 20  # where no cell says others
 _GAP = 4  # pixels between tiles

@@ -34,7 +34,7 @@ def create(name: str, folder: Path, *, reward: bool = False, package: bool = Fal
 
 
 def _check_name(group: str, name: str) -> None:
-    from bench.configuration.experiment import FIELDS
+    from bench.configuration.resolver import FIELDS
 
     problem = registry.name_problem(group, name)
     if problem is None and name in FIELDS:

@@ -6,145 +6,16 @@ What a command needs is imported when it runs, so that `--help` and `list` stay 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench.commands import options
+from bench.commands.asked import experiment_of, report_path, with_pictures, with_prompt_sets
+from bench.commands.run import run
 
 Command = Callable[[argparse.Namespace], int]
-
-
-def _experiment(args: argparse.Namespace) -> Any:
-    """The experiment that the options describe; everything wrong with them in one message."""
-    from bench.configuration.experiment import Text, load
-
-    overrides: dict[str, Any] = {}
-    problems = list(args.unknown)
-    for name, _, _ in options.SETTINGS:
-        field = name.replace("-", "_")
-        if getattr(args, field) is not None:
-            overrides[options.WITHIN.get(field, field)] = Text(getattr(args, field))
-    for path, value in args.dotted:
-        if value is None:
-            problems.append(f"--{path}: a value is missing")
-        elif not all(path.split(".")):
-            problems.append(f"--{path}: expected names with a dot between them, like --train.batch_size")
-        elif path in overrides:
-            problems.append(f"--{path}: given twice")
-        else:
-            overrides[path] = Text(value)
-    preset = args.preset or ("quick" if args.data is None else "images")
-    return load(preset, overrides, args.config, problems)
-
-
-def _with_prompt_sets(experiment: Any, *, is_first: bool = True) -> Any:
-    """The experiment with what was found in its prompt sets, which is printed."""
-    from bench.prompts.sets import load_sets, table
-
-    sets = load_sets(experiment.evaluation.prompt_sets)
-    if sets and is_first:
-        print(f"{table(sets)}\n")
-    found = dataclasses.replace(experiment.evaluation, prompt_sets={one.name: one.settings for one in sets})
-    return dataclasses.replace(experiment, evaluation=found)
-
-
-def _with_pictures(experiment: Any, *, is_first: bool = True) -> tuple[Any, Any]:
-    """The experiment with what was found in the user's pictures, which is printed, and the pictures; others as is."""
-    if experiment.world != "images":
-        return experiment, None
-    from bench.data.preparation import needed, prepare, table
-    from bench.tasks.scenes.world import base_model
-
-    prepared = prepare(needed(experiment.data), base_model(experiment.model))
-    if is_first:
-        print(f"{table(prepared)}\n")
-    return dataclasses.replace(experiment, data=prepared.settings), prepared
-
-
-def _report_path(args: argparse.Namespace) -> Path:
-    return args.report or args.results.parent / "REPORT.md"
-
-
-def _run(args: argparse.Namespace) -> int:
-    from bench.processes.launch import Place, Team
-
-    read = _experiment(args)
-    place = Place.here(shard=read.shard)
-    asked = _with_prompt_sets(read, is_first=place is None or place.rank == 0)
-    from bench.status.track import Tracked, tracker_of
-
-    tracker = tracker_of(asked, args.results)  # first of all: pictures may take an hour to prepare
-    if args.detach:
-        return _detach(args, asked.name, under_launcher=place is not None)
-    team = Team(place) if place else None
-    experiment, prepared = _with_pictures(asked, is_first=team is None or team.leads)
-    from bench import grid, report
-    from bench.status.progress import Display
-
-    if team is not None and not team.leads:
-        grid.follow(experiment, args.results, team)
-        return 0  # the first process tells how the run ended
-    folder = args.results / experiment.name
-    with Display() as display:
-        failed = grid.run(
-            experiment, args.results, 1 if team else experiment.workers,
-            Tracked(display, tracker, folder) if tracker else display, _command(args.given),
-            allow_mixed=args.allow_mixed, team=team,
-        )  # fmt: skip
-    path = _report_path(args)
-    if prepared is not None:
-        from bench.data.inspection import copy_lists
-
-        copy_lists(prepared.inspected, folder / "data")
-    report.build(args.results, path)
-    print(report.terminal_table(folder))
-    _print_places(folder, path, tracker.hint if tracker else None, experiment.cache_gib)
-    if failed:
-        print(f"\n{failed} cells failed; their records say why, and the same command tries them again", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _print_places(folder: Path, report: Path, curves: str | None, cache_gib: float) -> None:
-    from bench.encoded.command import saved
-
-    print(f"\nreport       {report}")
-    for picture in sorted((folder / "figures").glob("samples*.png")):
-        print(f"sample grid  {picture}")
-    if curves:
-        print(f"curves       {curves}")
-    if cache := saved(folder, cache_gib):
-        print(f"cache        {cache}")
-
-
-def _command(given: Sequence[str]) -> str:
-    """The command line as it can be given again; where it wrote to is left out."""
-    kept: list[str] = []
-    rest = iter(given)
-    for argument in rest:
-        name = argument.split("=", 1)[0]
-        if name not in ("--results", "--report", "--workers", "--track"):
-            kept.append(argument)
-        elif "=" not in argument:
-            next(rest)
-    return shlex.join(["python", "-m", "bench", *kept])
-
-
-def _detach(args: argparse.Namespace, name: str, *, under_launcher: bool) -> int:
-    from bench.api import ConfigError
-    from bench.processes.detach import detach
-
-    if under_launcher:
-        raise ConfigError("--detach starts one process of its own: start the launcher itself in the background instead")
-    pid, log = detach([argument for argument in args.given if argument != "--detach"], args.results / name)
-    where = "" if args.results == Path("results") else f" --results {shlex.quote(str(args.results))}"
-    print(f"process  {pid}; `kill {pid}` stops it, and the same command goes on")
-    print(f"log      {log}")
-    print(f"watch    python -m bench status{where} --name {name} --watch")
-    return 0
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -160,7 +31,7 @@ def _status(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from bench import report
 
-    path = _report_path(args)
+    path = report_path(args)
     if not args.check:
         report.build(args.results, path)
         print(path)
@@ -179,7 +50,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    experiment = _with_prompt_sets(_experiment(args))
+    experiment = with_prompt_sets(experiment_of(args))
     from bench.forecast.shapes import is_here
 
     if args.gpu is not None or experiment.weights == "random" or not is_here(experiment.model):
@@ -188,7 +59,7 @@ def _plan(args: argparse.Namespace) -> int:
         from bench.api import ConfigError
 
         raise ConfigError("--utilisation: this model is here and is measured: name a card by --gpu as well")
-    experiment, _ = _with_pictures(experiment)
+    experiment, _ = with_pictures(experiment)
     from bench.forecast.plan import estimate
     from bench.forecast.text import render
 
@@ -204,14 +75,14 @@ def _forecast(experiment: Any, args: argparse.Namespace) -> int:
 
     cards = [card(name.strip()) for name in args.gpu.split(",")] if args.gpu is not None else list(CARDS.values())
     if experiment.data is not None and is_here(experiment.model):
-        experiment, _ = _with_pictures(experiment)
+        experiment, _ = with_pictures(experiment)
     utilisation = args.utilisation or UTILISATION
     print(render_forecast(forecast(experiment, args.results, args.cards), cards, utilisation))
     return 0
 
 
 def _rehearse(args: argparse.Namespace) -> int:
-    experiment = _experiment(args)
+    experiment = experiment_of(args)
     from bench.rehearsal.command import main
 
     return main(experiment, args.parts.split(","), args.out)
@@ -324,7 +195,7 @@ def _doctor(args: argparse.Namespace) -> int:
 COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], object], str]] = {
     "run": (
         "run a comparison, write the report, print the table",
-        _run,
+        run,
         options.add_run,
         f"{options.OVERRIDES}\n\nFinished cells are not run again; an interrupted run goes on where it stopped.\n\n"
         f"{options.EXAMPLES}",

@@ -17,7 +17,7 @@ from bench.blame import blamed
 from bench.budget import Budget
 from bench.data.settings import Data
 from bench.prompts.set_settings import PromptSet
-from bench.records.schema import config_hash
+from bench.records.canonical import config_hash
 from bench.strict import Problems, validate
 from bench.tasks.definitions import Task
 

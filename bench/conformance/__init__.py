@@ -29,7 +29,7 @@ def assert_conforms(plugin: str | type[Method] | type[Reward], world: World | No
     from bench.conformance.laboratory import Laboratory
     from bench.conformance.suite import examine
     from bench.registry import load_plugin
-    from bench.tasks.world import load_world
+    from bench.tasks.worlds import load_world
 
     spec = plugin if isinstance(plugin, str) else f"{plugin.__module__}:{plugin.__qualname__}"
     cls = load_plugin(spec)

@@ -54,7 +54,7 @@ def _examined(
 ) -> int:  # fmt: skip
     """Examine every plugin; `rewards` by their classes, of which some may have no checkpoint here if `may_lack`."""
     from bench.conformance.laboratory import Laboratory
-    from bench.tasks.world import load_world
+    from bench.tasks.worlds import load_world
 
     laboratory = Laboratory(load_world("scenes"))
     failed, absent = [], []

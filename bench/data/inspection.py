@@ -30,7 +30,7 @@ from bench.data.rows import KINDS, Fault, LeftOut, Row, Source
 from bench.data.settings import Data
 from bench.files import appears_whole, write_whole
 from bench.paths import cache_folder
-from bench.records.schema import config_hash
+from bench.records.canonical import config_hash
 
 VERSION = "1"  # raise it with every change that can change what is left out, or how a picture is cropped
 PICTURES, LEFT_OUT = "pictures.parquet", "left-out.csv"

@@ -18,8 +18,8 @@ from bench.api import DataError
 from bench.data.rows import Fault, LeftOut, Row, column, label
 from bench.data.settings import Data
 from bench.paths import inside
+from bench.records.canonical import config_hash
 from bench.records.provenance import hash_file
-from bench.records.schema import config_hash
 
 SOAR_COLUMNS = ("md5", "caption_en")
 _REPLACED = "\ufffd"

@@ -10,8 +10,8 @@ from typing import Any
 from bench.api import DataError
 from bench.data.buckets import Grid
 from bench.data.rows import Fault
+from bench.records.canonical import config_hash
 from bench.records.provenance import hash_file
-from bench.records.schema import config_hash
 
 T5_TOKENS = 256  # as the policy encodes, where nothing else is asked for
 _CHUNK = 512

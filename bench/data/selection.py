@@ -16,7 +16,7 @@ from bench.api import DataError
 from bench.data.settings import Data
 from bench.files import write_whole
 from bench.paths import inside
-from bench.records.schema import canonical_json
+from bench.records.canonical import canonical_json
 
 
 class Columns(BaseModel):

@@ -14,7 +14,7 @@ from bench.api import DataError
 from bench.data.rows import Fault, LeftOut, Row, column, label
 from bench.data.settings import Data
 from bench.paths import cache_folder, inside
-from bench.records.schema import config_hash
+from bench.records.canonical import config_hash
 
 
 class TablePictures:

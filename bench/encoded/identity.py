@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from bench.model.device import describe
+from bench.records.canonical import config_hash
 from bench.records.provenance import hash_file
-from bench.records.schema import config_hash
 
 VERSION = 1  # raise it with every change of the harness that can change an encoding
 _PACKAGES = ("torch", "diffusers", "transformers")  # other versions may round differently

@@ -118,7 +118,7 @@ def estimate(experiment: Experiment, results: Path) -> Plan:
 def _measure(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, ...]]]:
     from bench.forecast.throughput import forward_rate, threads
     from bench.model.policy import SD3Policy
-    from bench.tasks.world import world_of
+    from bench.tasks.worlds import world_of
 
     world = world_of(experiment)
     with threads(experiment.threads):
@@ -133,7 +133,7 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     from bench.model.policy import SD3Policy
     from bench.runner import load_scorers
     from bench.scorers.weighted_sum import examples
-    from bench.tasks.world import world_of
+    from bench.tasks.worlds import world_of
     from bench.training.stage import Stage
 
     task = dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)

@@ -12,7 +12,7 @@ from bench.prompts.hub import locate
 from bench.prompts.readers import read_prompts
 from bench.prompts.set_settings import FoundPrompts, PromptSet, set_split
 from bench.prompts.split import in_turn
-from bench.records.schema import config_hash
+from bench.records.canonical import config_hash
 from bench.tasks.splits import same_words
 
 

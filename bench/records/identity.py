@@ -11,9 +11,10 @@ from bench import registry
 from bench.api import DataError
 from bench.configuration.job import CellJob
 from bench.configuration.settings import BASE
+from bench.records.canonical import config_hash
 from bench.records.provenance import collect, source_hashes
 from bench.records.record import RECORD, CellRecord, Status
-from bench.records.schema import Cell, config_hash, dump
+from bench.records.schema import Cell, dump
 from bench.scorers.reward_names import parts_of
 
 _SHOWN = 4  # changed files named in a message

@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from bench.api import DataError, NonFiniteError
 from bench.files import append_whole, write_whole
 from bench.paths import inside
+from bench.records.canonical import canonical_json
 from bench.records.schema import (
     SCORE_COLUMNS,
     Cell,
@@ -35,7 +36,6 @@ from bench.records.schema import (
     Milestone,
     Step,
     Telemetry,
-    canonical_json,
     dump,
     parse_event,
     parse_header,

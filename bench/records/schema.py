@@ -7,14 +7,12 @@ has sorted keys and Python's shortest float repr, so that equal facts are equal 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Collection, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from bench.api import DataError, NonFiniteError
+from bench.api import DataError
 from bench.scorers.reward_names import parts_of
 
 __all__ = [
@@ -39,8 +37,6 @@ __all__ = [
     "Step",
     "TaskInfo",
     "Telemetry",
-    "canonical_json",
-    "config_hash",
     "dump",
     "parse_event",
     "parse_header",
@@ -323,23 +319,6 @@ class ExperimentHeader(_Strict):
         return next((name for name in wanted if name in among), None)
 
 
-def canonical_json(value: Any, indent: int | None = None) -> str:
-    """Deterministic JSON: sorted keys, shortest float repr, UTF-8 text. Numpy scalars become Python's.
-
-    Raises NonFiniteError for NaN and infinities, naming the field; DataError for values that JSON cannot hold.
-    """
-    _refuse_non_finite(value, "")
-    try:
-        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent, default=_plain)
-    except TypeError as error:
-        raise DataError(f"a record holds numbers, texts, lists and mappings only: {error}") from error
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """16 hex digits that name a resolved configuration."""
-    return blake2b(canonical_json(config).encode(), digest_size=8).hexdigest()
-
-
 def parse_event(line: str, where: str = "event") -> Event:
     """One line of record.jsonl. `where` names file and line in messages.
 
@@ -372,28 +351,6 @@ def parse_header(text: str, where: str = "header") -> ExperimentHeader:
 def dump(event: BaseModel) -> dict[str, Any]:
     """An event or a header as plain JSON values, every default written out."""
     return event.model_dump(mode="json", by_alias=True)
-
-
-def _plain(value: Any) -> Any:
-    """Numpy scalars and arrays, without importing numpy."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{value!r} is a {type(value).__name__}")
-
-
-def _refuse_non_finite(value: Any, where: str) -> None:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _refuse_non_finite(item, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for number, item in enumerate(value):
-            _refuse_non_finite(item, f"{where}[{number}]")
-    elif isinstance(value, float) or hasattr(value, "tolist"):
-        plain = _plain(value) if hasattr(value, "tolist") else value
-        if isinstance(plain, list):
-            _refuse_non_finite(plain, where)
-        elif isinstance(plain, float) and not math.isfinite(plain):
-            raise NonFiniteError(f"{where or 'a recorded value'} is {plain}: a record holds finite numbers only")
 
 
 def _refuse_newer(text: str, where: str) -> None:

@@ -28,7 +28,7 @@ from bench.records.schema import End
 from bench.rehearsal.measure import passes, reading
 from bench.rehearsal.rewards import rehearse_rewards
 from bench.runner import load_scorers, run_cell
-from bench.tasks.world import world_of
+from bench.tasks.worlds import world_of
 from bench.training.checkpoint import Checkpoints
 from bench.training.stage import Stage
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.files import told
 from bench.paths import inside
-from bench.records.schema import canonical_json
+from bench.records.canonical import canonical_json
 from bench.report.document import render
 from bench.report.figures import Figure
 from bench.report.terminal import terminal_table

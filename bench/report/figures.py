@@ -21,8 +21,9 @@ from bench.plots import (
     draw_sample_grid,
     split_tiles,
 )
+from bench.records.canonical import canonical_json
 from bench.records.results import CellResult, damaged, named_file
-from bench.records.schema import BASE, canonical_json
+from bench.records.schema import BASE
 from bench.report.gains import paths
 from bench.report.markdown import printable
 from bench.statistics.analysis import UNITS, Analysis, Run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.records.schema import canonical_json
+from bench.records.canonical import canonical_json
 from bench.statistics.stats import crossed_interval
 
 __all__ = ["SCENARIOS", "Scenario", "coverage_simulation", "write_coverage"]

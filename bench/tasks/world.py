@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from bench.api import ConfigError, Prompt
+from bench.api import Prompt
 from bench.data.buckets import Size
-from bench.data.settings import Data
 
 if TYPE_CHECKING:
-    from bench.configuration.settings import Experiment
+    pass
 
 
 class Pictures(Protocol):
@@ -71,31 +70,3 @@ class World(Protocol):
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Unit-length embeddings (B, D) float32 of pictures uint8 (B, H, W, 3), for diversity."""
-
-
-def load_world(name: str, model: str | None = None, data: Data | None = None, resolution: int | None = None) -> World:
-    """The world of that name, around its own base model or the one given.
-
-    `data` are the pictures of `images`, `resolution` the pixels of those of `rehearsal`.
-
-    Raises:
-        ConfigError: there is no such world, or it has no such pictures.
-    """
-    if name == "scenes":
-        from bench.tasks.scenes.world import ScenesWorld
-
-        return ScenesWorld(model)
-    if name == "images":
-        from bench.tasks.images import ImagesWorld
-
-        return ImagesWorld(data, model)
-    if name == "rehearsal":
-        from bench.tasks.rehearsal import RehearsalWorld
-
-        return RehearsalWorld(model, resolution)
-    raise ConfigError(f"world {name!r}: expected 'scenes', 'images' or 'rehearsal'")
-
-
-def world_of(experiment: Experiment) -> World:
-    """The world of an experiment; raises as `load_world` does."""
-    return load_world(experiment.world, experiment.model, experiment.data, experiment.runtime.resolution)

@@ -16,8 +16,8 @@ from torch import Tensor
 from bench.api import DataError
 from bench.files import appears_whole, remove_parts, write_whole
 from bench.paths import inside
+from bench.records.canonical import canonical_json, config_hash
 from bench.records.provenance import hash_file
-from bench.records.schema import canonical_json, config_hash
 
 KEEP = 2
 

@@ -13,7 +13,7 @@ from bench.data.buckets import Size
 from bench.encoded.moments import digests_of, moments_of, stacked
 from bench.model.policy import SD3Policy
 from bench.paths import cache_folder
-from bench.records.schema import config_hash
+from bench.records.canonical import config_hash
 from bench.scorers.scorer import Scorer
 from bench.tasks.dataset import Dataset
 from bench.tasks.definitions import Task

@@ -16,7 +16,7 @@ from bench.api import DataError
 from bench.files import write_whole
 from bench.model.policy import TextCondition
 from bench.paths import inside
-from bench.records.schema import canonical_json
+from bench.records.canonical import canonical_json
 from bench.training.checkpoint import write_tensors
 from bench.training.stage import Stage
 

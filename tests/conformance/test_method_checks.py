@@ -12,7 +12,7 @@ from bench.conformance import assert_conforms
 from bench.conformance.check import Outcome, run
 from bench.conformance.laboratory import Laboratory, MethodSubject
 from bench.conformance.suite import METHOD_CHECKS
-from bench.tasks.world import load_world
+from bench.tasks.worlds import load_world
 from tests import broken_plugins as broken
 
 # Each broken method, the check that it is made to fail, and what else that implies.

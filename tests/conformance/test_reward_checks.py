@@ -11,7 +11,7 @@ from bench.api import Reward
 from bench.conformance import assert_conforms
 from bench.conformance.laboratory import Laboratory
 from bench.conformance.suite import REWARD_CHECKS, examine
-from bench.tasks.world import load_world
+from bench.tasks.worlds import load_world
 from tests import broken_plugins as broken
 
 # Each broken reward, the check that it is made to fail, and what else that implies.

@@ -17,7 +17,7 @@ from bench.commands.scaffold import create
 from bench.configuration.experiment import load
 from bench.conformance import assert_conforms
 from bench.records.record import CellRecord
-from bench.tasks.world import load_world
+from bench.tasks.worlds import load_world
 from methods.sft import SFT
 from tests.closed_form import ClosedFormEnv, train
 

@@ -15,7 +15,7 @@ from bench.configuration.experiment import load
 from bench.configuration.job import CellJob
 from bench.records.record import CellRecord
 from bench.runner import run_cell
-from bench.tasks.world import world_of
+from bench.tasks.worlds import world_of
 
 SHRUNKEN = {
     "model": "shrunken",

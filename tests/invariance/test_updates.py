@@ -21,7 +21,7 @@ from bench.configuration.settings import Train
 from bench.conformance.laboratory import Laboratory
 from bench.conformance.observe import gradients
 from bench.scorers.scorer import Scorer
-from bench.tasks.world import load_world
+from bench.tasks.worlds import load_world
 from bench.training.stage import Stage
 from methods.flowgrpo import FlowGRPO
 from methods.sft import SFT

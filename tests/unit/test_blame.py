@@ -16,7 +16,7 @@ from bench.configuration.experiment import load
 from bench.conformance.laboratory import Laboratory, MethodSubject
 from bench.registry import load_method
 from bench.runner import load_scorers
-from bench.tasks.world import load_world
+from bench.tasks.worlds import load_world
 
 METHOD = '''
 import torch

@@ -22,7 +22,7 @@ from bench.model.policy import PassFlops, SD3Policy
 from bench.processes.ranks import ALONE, Ranks
 from bench.report.reproduce import _pictures
 from bench.runner import load_scorers
-from bench.tasks.world import world_of
+from bench.tasks.worlds import world_of
 from bench.training.stage import Stage
 from tests import cells
 from tests.user_pictures import captions, image_folder, noise

@@ -13,7 +13,7 @@ import pytest
 from bench import cli
 from bench.api import ConfigError
 from bench.cli import main
-from bench.commands import table as commands
+from bench.commands.run import command_line
 from bench.commands.scaffold import TEMPLATES
 
 TOY = '''
@@ -200,10 +200,10 @@ def test_sample_draws_the_same_grid_again(tiny_pipeline: Path, tmp_path: Path) -
 def fast_machine(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny world in the place of the embedded one, and hardly any time for each measurement."""
     from bench.forecast import throughput
-    from bench.tasks import world
+    from bench.tasks import worlds
 
-    tiny = world.load_world("scenes", str(tiny_pipeline))
-    monkeypatch.setattr(world, "load_world", lambda name, model=None: tiny)
+    tiny = worlds.load_world("scenes", str(tiny_pipeline))
+    monkeypatch.setattr(worlds, "load_world", lambda name, model=None: tiny)
     monkeypatch.setattr(throughput, "SECONDS", 0.01)
     monkeypatch.setattr("bench.commands.doctor.THREADS", (1,))  # on a busy machine two are slower by far than one
     monkeypatch.setattr("bench.commands.doctor.cores", lambda: 1)
@@ -240,4 +240,4 @@ def test_doctor_tunes_into_a_file_that_a_run_reads(
 
 def test_the_recorded_command_leaves_out_where_it_wrote_to() -> None:
     given = ["run", "--methods", "sft", "--results", "/somewhere/else", "--report=here.md", "--soar.num_points", "3"]
-    assert commands._command(given) == "python -m bench run --methods sft --soar.num_points 3"
+    assert command_line(given) == "python -m bench run --methods sft --soar.num_points 3"

@@ -9,7 +9,7 @@ import pytest
 
 from bench.api import DataError
 from bench.cli import main
-from bench.commands.table import _command
+from bench.commands.run import command_line
 from bench.processes.detach import detach
 from bench.processes.lock import held
 
@@ -45,4 +45,4 @@ def test_nothing_is_started_where_it_could_not_run(
 
 def test_the_recorded_command_says_neither_how_it_was_watched_nor_where() -> None:
     given = ["run", "--name", "x", "--track", "trackio", "--results=here", "--seeds", "2"]
-    assert _command(given) == "python -m bench run --name x --seeds 2"
+    assert command_line(given) == "python -m bench run --name x --seeds 2"

@@ -24,7 +24,7 @@ from bench.encoded.moments import moments_of, pixel_digest, stacked
 from bench.encoded.store import Store
 from bench.model.policy import SD3Policy
 from bench.tasks.images import ImagesWorld
-from bench.tasks.world import world_of
+from bench.tasks.worlds import world_of
 from bench.training.curation import curate
 from bench.training.env import SampleDraw
 from tests.cells import experiment, facts, run

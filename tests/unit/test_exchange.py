@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.configuration.settings import Runtime, Train
 from bench.model.policy import SD3Policy
 from bench.registry import ROOT
-from bench.tasks.world import load_world
+from bench.tasks.worlds import load_world
 
 STEPS, GUIDANCE = 3, 3.0
 PROMPTS = ["a red circle", "two blue squares"]

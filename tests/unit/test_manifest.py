@@ -10,7 +10,7 @@ import pytest
 from bench.api import DataError
 from bench.tasks.scenes import manifest, proxies, world
 from bench.tasks.scenes.manifest import ASSETS, MANIFEST, check_manifest, write_manifest
-from bench.tasks.world import load_world
+from bench.tasks.worlds import load_world
 from rewards.scenes_aesthetic_head import ScenesAestheticHead
 
 WEIGHTS = "pipeline/transformer/diffusion_pytorch_model.safetensors"

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.api import DataError, NonFiniteError
+from bench.records.canonical import canonical_json, config_hash
 from bench.records.provenance import collect, commit_and_dirty, source_files
 from bench.records.record import CellRecord, write_experiment_header
 from bench.records.results import load_experiment
-from bench.records.schema import SCHEMA, ExperimentHeader, Step, canonical_json, config_hash, parse_event
+from bench.records.schema import SCHEMA, ExperimentHeader, Step, parse_event
 from tests.synthetic_results import World, ledger, provenance, start, write_world
 
 SMALL = World(tasks=("alignment",), methods=("sft",), seeds=2, prompts=8, milestone_prompts=4, grid=((3.0,), (5,)))

@@ -19,8 +19,9 @@ from bench.api import ConfigError, DataError
 from bench.budget import Budget
 from bench.cli import main
 from bench.processes.lock import Holder, held, holder
+from bench.records.canonical import config_hash
 from bench.records.record import CellRecord, write_experiment_header
-from bench.records.schema import ExperimentHeader, ScorerInfo, TaskInfo, config_hash
+from bench.records.schema import ExperimentHeader, ScorerInfo, TaskInfo
 from bench.status.command import render, show
 from bench.status.view import look
 from tests.synthetic_results import ledger, provenance

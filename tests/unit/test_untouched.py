@@ -11,7 +11,7 @@ import torch
 from bench.api import Method, PluginError
 from bench.conformance.laboratory import Laboratory, MethodSubject
 from bench.model.untouched import Untouched
-from bench.tasks.world import load_world
+from bench.tasks.worlds import load_world
 from methods.flowgrpo import FlowGRPO
 from methods.sft import SFT
 

@@ -11,9 +11,10 @@ import pytest
 
 from bench import grid
 from bench.api import ConfigError, DataError, Prompt, Reward
+from bench.records.canonical import canonical_json
 from bench.records.record import CellRecord, read_experiment_header, write_experiment_header
 from bench.records.results import load_experiment
-from bench.records.schema import TaskInfo, canonical_json
+from bench.records.schema import TaskInfo
 from bench.report.figures import kind
 from bench.report.judges import judges_table
 from bench.report.markdown import escape

@@ -131,6 +131,13 @@ def add_status(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cell", type=Path, metavar="CELL_FOLDER", help="a cell of the results")
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="where the pictures of your own lie that it was trained on, as for `run`"
+    )
+
+
 def add_plan(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     parser.add_argument(

@@ -6,9 +6,11 @@ The cell's folder is only read.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,18 @@ from bench.api import DataError, NonFiniteError
 from bench.budget import Ledger
 from bench.configuration.job import CellJob
 from bench.configuration.settings import Experiment
+from bench.data.preparation import prepare
+from bench.data.settings import Data
 from bench.model.device import describe
 from bench.model.policy import SD3Policy
 from bench.paths import inside
+from bench.records.canonical import canonical_json
 from bench.records.identity import cell_header
 from bench.records.record import RECORD, read_experiment_header, read_lines
 from bench.records.schema import Cell, parse_event
 from bench.runner import load_scorers
 from bench.scorers.weighted_sum import examples
+from bench.tasks.scenes.world import base_model
 from bench.tasks.worlds import world_of
 from bench.training import evidence
 from bench.training.checkpoint import Checkpoints, Saved, load_tensors
@@ -35,14 +41,16 @@ from bench.training.loop import Training
 from bench.training.stage import Stage
 
 
-def replay(folder: Path) -> int:
+def replay(folder: Path, pictures: Data | None = None) -> int:
     """Run it again and print what it finds; returns 1 where it meets the same again, 0 where it does not.
 
+    `pictures` say where those lie that the cell was trained on, where they were the user's own.
+
     Raises:
-        DataError: the folder holds no cell, or none that met NaN or infinity.
+        DataError: the folder holds no cell, or none that met NaN or infinity; or its pictures are others.
     """
     cell, about = _cell(folder), evidence.read(folder)
-    job = _job(folder, cell)
+    job = _job(folder, cell, pictures)
     print(f"{job.name}: update {about['update']} failed: {about['reason']}")
     if cell_header(job, describe(job.experiment.device))["provenance"]["sources_hash"] != cell.provenance.sources_hash:
         print("the code has changed since, so the updates before may not be the same")
@@ -116,7 +124,7 @@ def _cell(folder: Path) -> Cell:
     return first
 
 
-def _job(folder: Path, cell: Cell) -> CellJob:
+def _job(folder: Path, cell: Cell, pictures: Data | None) -> CellJob:
     """The job that was recorded there; the experiment's header has what the cells share."""
     place = folder.resolve().parents[2]
     shared = dict(read_experiment_header(place).config)
@@ -128,4 +136,18 @@ def _job(folder: Path, cell: Cell) -> CellJob:
         "name": cell.experiment, "tasks": [task], "seeds": [cell.seed],
         "methods": [{"label": cell.method, "stages": stages}],
     }  # fmt: skip
-    return CellJob(Experiment.from_resolved(shared | own), place.parent, cell.task, cell.method, cell.seed)
+    recorded = shared.pop("data", None)
+    experiment = Experiment.from_resolved(shared | own)
+    if experiment.world == "images":
+        experiment = replace(experiment, data=_pictures(folder, experiment, pictures, recorded))
+    return CellJob(experiment, place.parent, cell.task, cell.method, cell.seed)
+
+
+def _pictures(folder: Path, experiment: Experiment, asked: Data | None, recorded: Mapping[str, Any] | None) -> Data:
+    """The pictures that the cell was trained on, looked for where `asked` says; where they lay is not recorded."""
+    if asked is None:
+        raise DataError(f"{folder} was trained on pictures of your own: say where they lie, by --data FOLDER")
+    found = prepare(asked, base_model(experiment.model)).settings
+    if json.loads(canonical_json(found.identity())) != recorded:
+        raise DataError(f"{asked.path}: expected the pictures and settings that {folder} was trained on, got others")
+    return found

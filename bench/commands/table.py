@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from bench.commands import options
@@ -45,8 +44,9 @@ def _report(args: argparse.Namespace) -> int:
 
 def _replay(args: argparse.Namespace) -> int:
     from bench.commands.replay import replay
+    from bench.data.curate import settings_of
 
-    return replay(args.cell)
+    return replay(args.cell, None if args.data is None else settings_of(args.data, args.dotted))
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -211,7 +211,7 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
     "replay": (
         "run the update of a failed cell that met NaN or infinity again, and say what it finds",
         _replay,
-        lambda parser: parser.add_argument("cell", type=Path, metavar="CELL_FOLDER", help="a cell of the results"),
+        options.add_replay,
         "Nothing in the folder is changed.\n\nExample:\n  bench replay results/demonstration/alignment/soar/seed0",
     ),
     "plan": (

@@ -12,7 +12,7 @@ import pytest
 
 from bench import grid, report
 from bench.api import DataError
-from bench.commands.table import _with_pictures, _with_prompt_sets
+from bench.commands.asked import with_pictures, with_prompt_sets
 from bench.configuration.experiment import Experiment, load
 from bench.data.preparation import split_of
 from bench.records.record import write_experiment_header
@@ -59,7 +59,7 @@ def done(tiny_pipeline: Path, tiny_weights: Path, tmp_path_factory: pytest.TempP
         "budget": "3updates", "evaluation.milestones": [1.0], "evaluation.grid_steps": [], "evaluation.drift_states": 2,
     }  # fmt: skip
     e = load("smoke", settings(tiny_pipeline, **more) | write_sets(folder, trained))
-    e, _ = _with_pictures(_with_prompt_sets(e))
+    e, _ = with_pictures(with_prompt_sets(e))
     results = folder / "results"
     write_experiment_header(results / e.name, grid.header(e, results / e.name, "bench run"))
     for job in grid.jobs(e, results):
@@ -118,17 +118,17 @@ def test_a_set_that_changes_is_another_experiment(done: tuple[Experiment, Path],
     path.write_text("a heart\na star\n")
     try:
         with pytest.raises(DataError, match=r"prompt set 'own': .*own\.txt has changed since this run began"):
-            _with_prompt_sets(e)
+            with_prompt_sets(e)
         again = load("smoke", {"evaluation.prompt_sets.own": {"path": str(path), "scorers": ["jpeg"], "prompts": 1}})
-        changed = _with_prompt_sets(again)
+        changed = with_prompt_sets(again)
     finally:
         path.write_text(before)
-    assert changed.config_hash != _with_prompt_sets(again).config_hash
+    assert changed.config_hash != with_prompt_sets(again).config_hash
     (tmp_path / "moved.txt").write_text(before)
     moved = load("smoke", {"evaluation.prompt_sets.own": {
         "path": str(tmp_path / "moved.txt"), "scorers": ["jpeg"], "prompts": 1,
     }})  # fmt: skip
-    assert _with_prompt_sets(moved).config_hash == _with_prompt_sets(again).config_hash
+    assert with_prompt_sets(moved).config_hash == with_prompt_sets(again).config_hash
 
 
 def test_geneval_is_the_mean_of_its_categories(analysis: Analysis) -> None:

@@ -15,8 +15,9 @@ from bench.records.record import CellRecord
 from bench.records.results import load_experiment
 from bench.records.schema import End
 from tests.cells import experiment, facts, run
-from tests.faults.test_bad_inputs import command
+from tests.faults.test_bad_inputs import command, refused
 from tests.unit.test_files import largest_file
+from tests.user_pictures import image_folder
 
 REWARD = '''
 from pathlib import Path
@@ -188,3 +189,30 @@ def test_replay_finds_the_batch_again_and_changes_nothing(
     assert main(["replay", str(cell)]) == 0
     out = capsys.readouterr().out
     assert "the code has changed since" in out and "it passes now" in out
+
+
+def test_replay_of_a_cell_on_pictures_of_the_users_own_asks_where_they_lie(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    from bench.data.preparation import prepare
+    from bench.grid import header
+    from bench.records.record import write_experiment_header
+
+    plugin, folder = tmp_path / "nan.py", image_folder(tmp_path / "pictures", 30)
+    plugin.write_text(NAN.format(condition="True"))
+    own = {"world": "images", "tasks": ["pictures"], "data.path": str(folder)}
+    own |= {"task.scorers": ["scenes-aesthetic"], "task.select": None, "evaluation.held_out_prompts": 0}
+    e = experiment(tiny_pipeline, methods=[str(plugin)], **own)
+    assert e.data is not None
+    e = replace(e, data=prepare(e.data, tiny_pipeline).settings)
+    write_experiment_header(tmp_path / e.name, header(e, tmp_path / e.name))
+    with pytest.raises(BenchError, match="update 3: loss 'base'"):
+        run(e, tmp_path, "nan")
+    cell = str(tmp_path / e.name / "pictures" / "nan" / "seed0")
+    refused(["replay", cell], ["trained on pictures of your own", "--data FOLDER"], capsys)
+    others = image_folder(tmp_path / "others", 31)
+    refused(["replay", cell, "--data", str(others)], ["expected the pictures and settings that"], capsys)
+    assert main(["replay", cell, "--data", str(folder)]) == 1
+    assert "the same batch as was kept, bit for bit" in capsys.readouterr().out

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,24 +55,23 @@ def by_torchrun(job: CellJob, pipeline: Path) -> None:
     assert ended.stdout.count("report  ") == 1, "one process speaks for both"
 
 
-def by_hand(job: CellJob, pipeline: Path) -> None:
-    """The same two without torchrun's own seconds."""
-    assert together(2, train_together, job) == [0, 0]
+@pytest.fixture(scope="module")
+def of_two(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CellJob]:
+    """A cell of each method, trained by two processes: Flow-GRPO's by torchrun, the others without its own seconds."""
+    results, jobs = tmp_path_factory.mktemp("two") / "results", {}
+    for label, settings in SETTINGS.items():
+        e = experiment(tiny_pipeline, methods=[label], **settings)
+        jobs[label] = CellJob(e, results, "alignment", label, 0)
+    assert together(2, train_in_turn, [jobs["sft"], jobs["soar"]]) == [0, 0]
+    by_torchrun(jobs["flowgrpo"], tiny_pipeline)
+    return jobs
 
 
-@pytest.mark.parametrize(
-    ("label", "launch"),
-    [("sft", by_hand), ("soar", by_hand), ("flowgrpo", by_torchrun)],
-    ids=["sft", "soar", "torchrun"],
-)
-def test_two_processes_equal_one(
-    tiny_pipeline: Path, tmp_path: Path, label: str, launch: Callable[[CellJob, Path], None]
-) -> None:
-    e = experiment(tiny_pipeline, methods=[label], **SETTINGS[label])
-    jobs = [CellJob(e, tmp_path / name / "results", "alignment", label, 0) for name in ("one", "two")]
-    run(e, jobs[0].results, label)
-    launch(jobs[1], tiny_pipeline)
-    assert_same(jobs[0].folder, jobs[1].folder, tiny_pipeline)
+@pytest.mark.parametrize("label", list(SETTINGS))
+def test_two_processes_equal_one(of_two: dict[str, CellJob], tiny_pipeline: Path, tmp_path: Path, label: str) -> None:
+    run(of_two[label].experiment, tmp_path, label)
+    one = CellJob(of_two[label].experiment, tmp_path, "alignment", label, 0)
+    assert_same(one.folder, of_two[label].folder, tiny_pipeline)
 
 
 def assert_same(one: Path, two: Path, pipeline: Path) -> None:
@@ -95,11 +93,10 @@ def assert_same(one: Path, two: Path, pipeline: Path) -> None:
                 assert b.scores[name].n == score.n and b.scores[name].mean == pytest.approx(score.mean, abs=0.05)
 
 
-def test_a_lost_process_fails_the_cell_and_the_next_run_goes_on(tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_a_lost_process_fails_the_cell_and_the_next_run_goes_on(of_two: dict[str, CellJob], tmp_path: Path) -> None:
     """One of two is killed after its fourth update; the last checkpoint lies between two updates of one buffer."""
-    e = experiment(tiny_pipeline, methods=["flowgrpo"], **SETTINGS["flowgrpo"])
-    whole, parts = (CellJob(e, tmp_path / name, "alignment", "flowgrpo", 0) for name in ("whole", "parts"))
-    assert together(2, train_together, whole) == [0, 0]
+    whole = of_two["flowgrpo"]
+    parts = CellJob(whole.experiment, tmp_path, "alignment", "flowgrpo", 0)
     assert together(2, lose_one, parts, "step", 4) == [1, -9]
     end = CellRecord(parts.folder).events()[-1]
     assert isinstance(end, End) and end.status == "failed"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -133,9 +133,14 @@ class Evaluator:
 
     def in_training(self, prompts: Sequence[Prompt]) -> int:
         """How many of the prompts the task could train on too, as a caption or as a prompt."""
+        return among(prompts, self._trainable)
+
+    @cached_property
+    def _trainable(self) -> frozenset[str]:
+        """The texts of all training prompts and candidates."""
         own = self._world.prompts("train", self._categories, self._task.train_prompts)
         captions = self._world.candidates(self._categories, self._task.candidates).prompts
-        return among(prompts, (p.text for p in (*own, *captions)))
+        return frozenset(p.text for p in (*own, *captions))
 
     def pictures(self, policy: SD3Policy) -> tuple[bytes, list[Prompt], tuple[int, int]]:
         """A PNG with one row of tiles, its prompts, and a tile's (width, height)."""

@@ -25,7 +25,7 @@ from bench.configuration.settings import BASE
 from bench.encoded.store import Store
 from bench.evaluate import Evaluator, SetJudgement
 from bench.files import remove_parts
-from bench.model.device import describe
+from bench.model.device import describe, resolve
 from bench.model.policy import SD3Policy
 from bench.processes.lock import held
 from bench.processes.ranks import ALONE, Ranks
@@ -121,6 +121,7 @@ class _Cell:
 
     def _set_up(self, *, goes_on: bool) -> tuple[World, dict[str, Scorer], SD3Policy, Evaluator]:
         """Load what the cell needs."""
+        resolve(self.experiment.device)  # first: scorers that run in this process go to its device
         world = world_of(self.experiment)
         trains_on = None if self.job.label == BASE else self.task.reward
         of_sets = self.experiment.evaluation.set_scorers
@@ -142,13 +143,14 @@ class _Cell:
 
     def _curate(self, world: World, scorers: dict[str, Scorer], policy: SD3Policy) -> None:
         """Encode the supervised data while there is one cell only, so that those that train find it in the cache."""
-        select = self.task.select
-        if select:
-            self.ranks.in_turn(lambda: curate(world, self.task, policy, scorers[select], self._note))
+        stages = [stage for chain in self.experiment.methods for stage in chain.stages]
+        if any(stage.build().needs.data for stage in stages):
+            select = scorers[self.task.select] if self.task.select else None
+            self.ranks.in_turn(lambda: curate(world, self.task, policy, select, self._note))
 
     def _refuse_different_settings(self) -> None:
         config = self.experiment.cell_config(self.job.task, self.job.label)
-        if len(set(self.ranks.meet("settings", config_hash(config)))) > 1:
+        if len(set(self.ranks.meet("settings", f"{config_hash(config)} {self.experiment.shard}"))) > 1:
             raise ConfigError("the processes were started with different settings: give all of them the same command")
 
     def fail(self, reason: str) -> None:

@@ -26,8 +26,9 @@ _HIGHEST = 2  # an `eos_token_id` that makes transformers pool the text at the h
 
 
 def device() -> str:
-    """Where published scorers run: `cuda` where there is a GPU, else `cpu`."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Where published scorers run: the GPU that this process works on, else `cpu`."""
+    # by its number: what reads weights takes "cuda" for the first one
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
 def empty(config: CLIPConfig) -> CLIPModel:

@@ -65,6 +65,8 @@ class Apart:
             found["CUDA_VISIBLE_DEVICES"] = ""
         elif ":" in self.device:
             found["CUDA_VISIBLE_DEVICES"] = _visible(int(self.device.split(":")[1]))
+        elif (rank := int(os.environ.get("LOCAL_RANK", "0"))) and rank < _gpus():  # of torchrun: a GPU for each
+            found["CUDA_VISIBLE_DEVICES"] = _visible(rank)
         if reward.environment is not None:
             prefix = f"BENCH_{reward.name.upper().replace('-', '_')}"
             found[f"{prefix}_THREADS"] = str(self.threads)
@@ -73,15 +75,20 @@ class Apart:
         return found
 
 
-def read_apart(block: Mapping[str, Any], tasks: Sequence[Task], problems: Problems) -> dict[str, Apart]:
-    """The blocks of `scorers` by the name of a scorer of the tasks; what is wrong with them goes to `problems`."""
+def read_apart(
+    block: Mapping[str, Any], tasks: Sequence[Task], of_sets: Iterable[str], problems: Problems
+) -> dict[str, Apart]:
+    """The blocks of `scorers` by the name of a scorer of the tasks or of the prompt sets.
+
+    What is wrong with them goes to `problems`.
+    """
     if not block or problems.messages:  # what the tasks use can be told only of tasks without problems
         return {}
     found: dict[str, Apart] = {}
-    used = _used_by(tasks)
+    used = _used_by(tasks, of_sets)
     for name, values in block.items():
         if name not in used:
-            problems.add(f"scorers.{name}", f"no task uses a scorer of that name{hint(name, used)}")
+            problems.add(f"scorers.{name}", f"no task and no prompt set uses a scorer of that name{hint(name, used)}")
         elif not isinstance(values, Mapping):
             problems.add(f"scorers.{name}", f"expected settings (`scorers.{name}.device: cpu`), got {values!r}")
         else:
@@ -90,10 +97,17 @@ def read_apart(block: Mapping[str, Any], tasks: Sequence[Task], problems: Proble
     return found
 
 
-def _used_by(tasks: Iterable[Task]) -> set[str]:
-    """The names of all scorers of some tasks; those of files and modules as their classes say."""
-    specs = {spec for task in tasks for spec in (*task.scorers, *parts_of(task.reward), *parts_of(task.select))}
+def _used_by(tasks: Iterable[Task], of_sets: Iterable[str]) -> set[str]:
+    """The names of all scorers of some tasks and of prompt sets; those of files and modules as their classes say."""
+    of_tasks = (spec for task in tasks for spec in (*task.scorers, *parts_of(task.reward), *parts_of(task.select)))
+    specs = {*of_sets, *of_tasks}
     return {registry.load_reward(spec).name if registry.is_foreign(spec) else spec for spec in specs}
+
+
+def _gpus() -> int:
+    from torch import cuda
+
+    return cuda.device_count()
 
 
 def _visible(number: int) -> str:

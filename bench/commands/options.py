@@ -99,8 +99,8 @@ Exit status: 0 all passed, or failed as declared; 1 a check failed; 2 there is n
 def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", metavar="NAME",
-        help="smoke, quick (default), scenes, plateau, images (default with --data), sd35-medium, sd35-medium-lora, or "
-        "a .yaml file",
+        help="smoke, quick (default), scenes, plateau, tuning, images (default with --data), sd35-medium, "
+        "sd35-medium-lora, or a .yaml file",
     )  # fmt: skip
     parser.add_argument(
         "--config", action="append", default=[], type=Path, metavar="FILE", help="a .yaml file laid over the preset"
@@ -136,6 +136,7 @@ def add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="FOLDER", help="where the pictures of your own lie that it was trained on, as for `run`"
     )
+    add_reward_server(parser)
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

@@ -41,16 +41,18 @@ from bench.training.loop import Training
 from bench.training.stage import Stage
 
 
-def replay(folder: Path, pictures: Data | None = None) -> int:
+def replay(folder: Path, pictures: Data | None = None, server: str | None = None) -> int:
     """Run it again and print what it finds; returns 1 where it meets the same again, 0 where it does not.
 
-    `pictures` say where those lie that the cell was trained on, where they were the user's own.
+    `pictures` say where those lie that the cell was trained on, where they were the user's own; `server` is where a
+    reward server is, if its scorers are there.
 
     Raises:
         DataError: the folder holds no cell, or none that met NaN or infinity; or its pictures are others.
     """
     cell, about = _cell(folder), evidence.read(folder)
     job = _job(folder, cell, pictures)
+    job = replace(job, experiment=replace(job.experiment, reward_server=server))
     print(f"{job.name}: update {about['update']} failed: {about['reason']}")
     if cell_header(job, describe(job.experiment.device))["provenance"]["sources_hash"] != cell.provenance.sources_hash:
         print("the code has changed since, so the updates before may not be the same")

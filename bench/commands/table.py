@@ -46,7 +46,8 @@ def _replay(args: argparse.Namespace) -> int:
     from bench.commands.replay import replay
     from bench.data.curate import settings_of
 
-    return replay(args.cell, None if args.data is None else settings_of(args.data, args.dotted))
+    pictures = None if args.data is None else settings_of(args.data, args.dotted)
+    return replay(args.cell, pictures, args.reward_server)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -55,10 +56,13 @@ def _plan(args: argparse.Namespace) -> int:
 
     if args.gpu is not None or experiment.weights == "random" or not is_here(experiment.model):
         return _forecast(experiment, args)
-    if args.utilisation is not None:
+    if args.utilisation is not None or args.cards != 1 or experiment.shard:
         from bench.api import ConfigError
 
-        raise ConfigError("--utilisation: this model is here and is measured: name a card by --gpu as well")
+        raise ConfigError(
+            "--utilisation, --cards, --shard: this model is here and is measured, by one process: name a card by --gpu "
+            "as well, and the same is computed"
+        )
     experiment, _ = with_pictures(experiment)
     from bench.forecast.plan import estimate
     from bench.forecast.text import render

@@ -74,7 +74,7 @@ class Resolver:
         values |= {"tasks": [_plain(task) for task in tasks], "methods": [_plain(chain) for chain in chains]}
         blocks = {"runtime": runtime, "train": train, "evaluation": evaluation, "data": data}
         values |= {name: _plain(block) for name, block in blocks.items() if block}
-        apart = read_apart(self._block("scorers"), tasks, self.problems)
+        apart = read_apart(self._block("scorers"), tasks, evaluation.set_scorers if evaluation else (), self.problems)
         values["scorers"] = {name: _plain(block) for name, block in apart.items()}
         experiment = validate(Experiment, values, "", self.problems, elsewhere=_OWN_CHECKS)
         if experiment is not None:

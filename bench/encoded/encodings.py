@@ -21,12 +21,13 @@ class Encodings(Generic[Source]):
 
     `key` names an encoding by all that its bits depend on. `encode` gives the entries of some sources in their order,
     each with the same bits in whatever company. What `prepare` makes is kept in the store; what is met without having
-    been prepared stays in memory, for a method could have changed the encoders by then.
+    been prepared stays in memory, for a method could have changed the encoders by then. `share` is its part of
+    `HELD_BYTES`.
     """
 
     def __init__(
         self, kind: str, key: Callable[[Source], str], encode: Callable[[Sequence[Source]], Iterable[Entry]],
-        store: Store | None = None,
+        store: Store | None = None, share: float = 1.0,
     ) -> None:  # fmt: skip
         self.store = store
         self._kind = kind
@@ -35,6 +36,7 @@ class Encodings(Generic[Source]):
         self._on_disk: set[str] = set()
         self._recent: OrderedDict[str, Entry] = OrderedDict()  # on disk too; those used last
         self._recent_bytes = 0
+        self._share = share
         self._pinned: dict[str, Entry] = {}  # nowhere else
 
     def prepare(self, sources: Iterable[Source]) -> None:
@@ -71,7 +73,7 @@ class Encodings(Generic[Source]):
         """Read into memory what fits; returns the keys that turned out to be damaged."""
         lost: set[str] = set()
         for start in range(0, len(keys), _AT_ONCE):
-            if self._recent_bytes >= HELD_BYTES:
+            if self._recent_bytes >= self._share * HELD_BYTES:
                 break
             part = keys[start : start + _AT_ONCE]
             read = self._read(part)
@@ -114,6 +116,6 @@ class Encodings(Generic[Source]):
         """Keep in memory what lies on disk too, as far as there is room."""
         self._recent[key] = entry
         self._recent_bytes += size_of([entry])
-        while self._recent_bytes > HELD_BYTES:
+        while self._recent_bytes > self._share * HELD_BYTES:
             _, oldest = self._recent.popitem(last=False)
             self._recent_bytes -= size_of([oldest])

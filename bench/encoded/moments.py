@@ -19,12 +19,17 @@ from bench.tasks.world import Candidates
 
 
 def moments_of(
-    policy: SD3Policy, digests: Sequence[str], pixels: Callable[[np.ndarray], np.ndarray], size: Size | None = None
+    policy: SD3Policy,
+    digests: Sequence[str],
+    pixels: Callable[[np.ndarray], np.ndarray],
+    size: Size | None = None,
+    *,
+    share: float = 1.0,
 ) -> Encodings[int]:
     """The latents of pictures by their number: `mean` and `std` (C, h, w) float32, scaled as the policy's own.
 
     `digests` name the pictures as they are prepared; `pixels` reads some of them, uint8 (n, H, W, 3), by their numbers.
-    `size` (W, H) is theirs; None is the model's own.
+    `size` (W, H) is theirs; None is the model's own. `share` is that of the memory which holds what lies on disk too.
     """
     latent = policy.latent_of(size)
     chunk = encoded_at_once(policy.pipeline.vae, latent)
@@ -36,7 +41,7 @@ def moments_of(
             for m, s in zip(mean.cpu(), std.cpu(), strict=True):
                 yield {"mean": m.clone(), "std": s.clone()}
 
-    return Encodings("pictures", lambda number: entry_key(encoder, digests[number]), encode, policy.store)
+    return Encodings("pictures", lambda number: entry_key(encoder, digests[number]), encode, policy.store, share)
 
 
 def stacked(pictures: Encodings[int], numbers: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -76,11 +76,11 @@ def rehearse_methods(experiment: Experiment, peak: float, adaptation: Adaptation
 def _rehearse_method(experiment: Experiment, settings: StageSettings, peak: float, *, returns: bool) -> Findings:
     """`returns`: whether a checkpoint is taken there and back."""
     world, task, ledger = world_of(experiment), experiment.tasks[0], Ledger()
-    scorers = load_scorers({*task.scorers, task.reward, task.select}, elsewhere=Elsewhere.of(experiment))
+    names = {*task.scorers, *experiment.evaluation.set_scorers, task.reward, task.select}
+    scorers = load_scorers(names, elsewhere=Elsewhere.of(experiment))
     policy = SD3Policy.of(experiment, world)
     unit = policy.measure_flops().forward
-    judges = {name: scorers[name] for name in task.scorers}
-    evaluator = Evaluator(world, task, experiment.evaluation, judges, policy)
+    evaluator = Evaluator(world, task, experiment.evaluation, scorers, policy)
     with tempfile.TemporaryDirectory() as folder:
 
         def enter() -> Stage:

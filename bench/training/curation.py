@@ -43,6 +43,7 @@ def curate(
     if saved is None:
         choice.save(0, {}, state)
     parts = [_dataset(policy, found, state, number) for number in range(len(state["parts"]))]
+    found.cache_clear()  # the pixels are not needed again, but where an encoding is lost
     if state["parts"][0]["size"] is None:
         return parts[0]
     return Bucketed(tuple(parts), tuple(policy.latent_of(tuple(part["size"])) for part in state["parts"]))
@@ -55,9 +56,10 @@ def _dataset(policy: SD3Policy, candidates: Callable[[], Candidates], state: Map
 
     def pixels(numbers: np.ndarray) -> np.ndarray:
         buckets = {bucket.size: bucket.images for bucket in candidates().buckets}
-        return (buckets[size] if size else candidates().images)[rows[numbers]]
+        # one choice serves pictures without buckets and those whose only bucket is the square
+        return buckets.get(size, candidates().images)[rows[numbers]]
 
-    pictures = moments_of(policy, part["digests"], pixels, size)
+    pictures = moments_of(policy, part["digests"], pixels, size, share=1 / len(state["parts"]))
     pictures.prepare(range(len(rows)))
     return Dataset(
         lambda index: stacked(pictures, [int(i) for i in index]), part["prompts"], part["metadata"],

@@ -93,7 +93,10 @@ ARGUMENTS = [
     (["--workers", "0"], ["workers: should be greater than or equal to 1, got 0"]),
     (["--threads", "many"], ["threads: should be a valid integer, got 'many'"]),
     (["--reward-seconds", "0"], ["reward_seconds: should be greater than 0, got 0"]),
-    (["--scorers.scenes-genevla.threads", "2"], ["no task uses a scorer of that name; did you mean 'scenes-geneval'?"]),
+    (
+        ["--scorers.scenes-genevla.threads", "2"],
+        ["no task and no prompt set uses a scorer of that name; did you mean 'scenes-geneval'?"],
+    ),
     (
         ["--scorers.scenes-geneval.memory", "8 GB"],
         ["geneval.memory: expected a size like 8GiB or 500MiB"],

@@ -18,6 +18,7 @@ from bench.apart.line import Line
 from bench.apart.reward import ProcessReward
 from bench.apart.settings import Apart
 from bench.api import BenchError, ConfigError, DataError, NonFiniteError, PluginError, Reward
+from bench.configuration.experiment import load
 from bench.scorers.scorer import Scorer
 from bench.scorers.weighted_sum import WeightedSum
 from tests.apart_rewards import Fickle, Network
@@ -137,6 +138,23 @@ def test_the_memory_limit_is_named_when_it_is_hit(start: Start) -> None:
     assert scorer(*asked("hold 50")).tolist() == [0.0] * 5
     with pytest.raises(PluginError, match=r"MemoryError.*; its memory is limited to 600MiB: raise scorers.fickle.memo"):
         scorer(*asked("hold 700"))
+
+
+def test_processes_of_torchrun_have_a_gpu_each_for_their_scorers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for rank, visible in (("0", None), ("1", "1"), ("2", None)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert Apart().variables(Network).get("CUDA_VISIBLE_DEVICES") == visible
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert Apart(device="cuda:0").variables(Network)["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_a_scorer_of_a_prompt_set_may_have_a_process_of_its_own() -> None:
+    own = {"scorers.jpeg.threads": 2}
+    sets = {"evaluation.prompt_sets.mine": {"path": "a.txt", "scorers": ["jpeg"]}}
+    assert load("smoke", own | sets).scorers == {"jpeg": Apart(threads=2)}
+    with pytest.raises(ConfigError, match=r"scorers\.jpeg: no task and no prompt set uses a scorer of that name"):
+        load("smoke", own)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,3 +227,17 @@ def test_a_cell_trains_in_buckets_and_is_judged_by_squares(folder: Path, tiny_pi
     assert pictures["tile"] == [64, 64]
     (milestone,) = [event for event in events if event["kind"] == "milestone"]
     assert milestone["drift"]["velocity"] > 0
+
+
+def test_a_choice_of_squares_serves_with_buckets_and_without(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have the same fingerprint, so what one has chosen the other finds, its encodings lost or not."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    squares = image_folder(tmp_path / "squares", COUNT, lambda number: noise(number, 64, 64))
+    found = [
+        enter(experiment(squares, tiny_pipeline, methods=["sft"], **{"data.buckets": buckets, "cache_gib": 0.0}), "sft")
+        for buckets in (["48x80", "64x64"], None)
+    ]
+    assert len(list((tmp_path / "cache" / "curated").iterdir())) == 1
+    assert found[0].advance() == found[1].advance()

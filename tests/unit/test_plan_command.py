@@ -48,6 +48,9 @@ def test_a_wrong_card_or_share_is_one_message(
     assert message in error and len(error.splitlines()) == 1
 
 
-def test_a_utilisation_is_not_taken_where_the_model_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--utilisation", "0.3"]) == 2
-    assert "--utilisation: this model is here and is measured: name a card by --gpu" in capsys.readouterr().err
+@pytest.mark.parametrize("option", [["--utilisation", "0.3"], ["--cards", "4"], ["--shard", "true"]])
+def test_what_is_for_computed_hours_is_not_taken_where_the_model_is_measured(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *option]) == 2
+    assert "this model is here and is measured, by one process: name a card by --gpu" in capsys.readouterr().err

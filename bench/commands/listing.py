@@ -30,9 +30,7 @@ def listing(what: str | None = None) -> str:
     """
     if what is None:
         parts = [_plugins("methods"), _plugins("rewards"), _tasks(), _presets()]
-        return "\n\n".join(
-            [*parts, "bench list NAME shows one of them; bench list train, evaluation, runtime, task: settings"]
-        )
+        return "\n\n".join([*parts, f"bench list NAME shows one of them; settings: bench list {', '.join(_SETTINGS)}"])
     if what in _GROUPS:
         return _plugins(what)
     if what in ("tasks", "presets"):
@@ -69,7 +67,12 @@ def _tasks() -> str:
     rows = []
     for world, tasks in TASKS.items():
         for name, task in tasks.items():
-            rows.append((name, f"{task['title']}; trains on {task['reward']}, judged by {task['primary']} [{world}]"))
+            rows.append(
+                (
+                    name,
+                    f"{task['title']}; trains on {task['reward'] or 'no reward'}, judged by {task['primary']} [{world}]",
+                )
+            )
     return _table("tasks", rows)
 
 

@@ -179,7 +179,8 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 def add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", nargs="?", metavar="WHAT", help="methods, rewards, tasks, presets, or the name or file of one of them; "
-        "train, evaluation, runtime, experiment, task, data or scorers for their settings; nothing for an overview",
+        "train, evaluation, runtime, experiment, task, data, prompt_set or scorers for their settings; nothing for an "
+        "overview",
     )  # fmt: skip
 
 

@@ -80,6 +80,8 @@ def _forecast(experiment: Any, args: argparse.Namespace) -> int:
     cards = [card(name.strip()) for name in args.gpu.split(",")] if args.gpu is not None else list(CARDS.values())
     if experiment.data is not None and is_here(experiment.model):
         experiment, _ = with_pictures(experiment)
+    elif experiment.world == "images":
+        print("The user's pictures were not looked at: as many are assumed as the tasks take at most.\n")
     utilisation = args.utilisation or UTILISATION
     print(render_forecast(forecast(experiment, args.results, args.cards), cards, utilisation))
     return 0

@@ -307,10 +307,11 @@ class Resolver:
     def _check_shard(self, experiment: Experiment) -> None:
         """What cannot be shared out."""
         stages = [stage for chain in experiment.methods for stage in chain.stages]
-        if experiment.shard and any(stage.train.adaptation == "lora" for stage in stages):
+        lora = sorted({stage.name for stage in stages if stage.train.adaptation == "lora"})
+        if experiment.shard and lora:
             self.problems.add(
-                "shard", "true is for weights that are trained wholly, and some method trains LoRA adapters: run it "
-                "by a command of its own, with the same --name",
+                "shard", f"true is for weights that are trained wholly, and {', '.join(lora)} trains LoRA adapters: "
+                "leave that out of --methods here, and run it alone with the same --name and without --shard",
             )  # fmt: skip
         if experiment.shard and experiment.runtime.compile:
             self.problems.add("shard", "true does not go with compiled blocks: set runtime.compile to false")

@@ -45,7 +45,9 @@ def render(results: Path, report: Path) -> Document:
     """
     folders = list_experiments(results)
     if not folders:
-        raise DataError(f"{results} holds no experiment: run one first (`python -m bench run`)")
+        raise DataError(
+            f"{results} holds no experiment: run one (`python -m bench run`), or name another folder by --results"
+        )
     choice = read_choice(results)
     analyses = [Analysis(load_experiment(folder)) for folder in folders]
     reported = [analysis for analysis in analyses if analysis.tasks and not analysis.is_tuning]

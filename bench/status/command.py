@@ -88,7 +88,9 @@ def show(results: Path, name: str | None, *, watch: bool, console: Console | Non
 def _folders(results: Path, name: str | None) -> list[Path]:
     names = sorted(path.parent.name for path in results.glob(f"*/{EXPERIMENT}"))
     if not names:
-        raise DataError(f"{results} holds no experiment: expected a results folder; name it by --results")
+        raise DataError(
+            f"{results} holds no experiment: run one (`python -m bench run`), or name another folder by --results"
+        )
     if name is not None and name not in names:
         raise DataError(f"no experiment {name!r} in {results}{hint(name, names)}")
     return [inside(results, found) for found in names if name in (None, found)]

@@ -230,7 +230,7 @@ def test_a_failure_is_heard_before_the_next_pass(found: list[dict[str, Any]]) ->
 def test_what_cannot_be_shared_out_is_refused(tiny_pipeline: Path) -> None:
     with pytest.raises(ConfigError, match="this is one on its own: start with `torchrun"):
         Shards(ALONE)
-    with pytest.raises(ConfigError, match="some method trains LoRA adapters"):
+    with pytest.raises(ConfigError, match="trains LoRA adapters: leave that out of --methods here"):
         experiment(tiny_pipeline, shard=True, methods=["sft"], **{"train.adaptation": "lora"})
     with pytest.raises(ConfigError, match=r"set runtime\.compile to false"):
         experiment(tiny_pipeline, shard=True, methods=["sft"], **{"runtime.compile": True})

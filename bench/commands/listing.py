@@ -67,12 +67,8 @@ def _tasks() -> str:
     rows = []
     for world, tasks in TASKS.items():
         for name, task in tasks.items():
-            rows.append(
-                (
-                    name,
-                    f"{task['title']}; trains on {task['reward'] or 'no reward'}, judged by {task['primary']} [{world}]",
-                )
-            )
+            trains = f"trains on {task['reward']}" if task["reward"] else "trains without a reward"
+            rows.append((name, f"{task['title']}; {trains}, judged by {task['primary']} [{world}]"))
     return _table("tasks", rows)
 
 

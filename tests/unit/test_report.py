@@ -293,7 +293,7 @@ def test_agreement_and_sheets_are_shown(copied: Path) -> None:
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="run one first"):
+    with pytest.raises(DataError, match=r"run one \(`python -m bench run`\)"):
         report.build(tmp_path, tmp_path / "REPORT.md")
 
 

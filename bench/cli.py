@@ -2,7 +2,8 @@
 serve-rewards, reward-env, prompts, pretrain, cache, doctor.
 
 Exit status: 0 all is well; 1 cells failed, or a check found differences; 2 the input was wrong (one message says how);
-130 interrupted. What a command needs is imported when it runs, so that `--help` and `list` stay quick.
+130 interrupted; 141 the reader of the output has gone. What a command needs is imported when it runs, so that `--help`
+and `list` stay quick.
 """
 
 from __future__ import annotations
@@ -39,15 +40,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # transformers warns at import of a package that is left out on purpose (see `bench doctor`)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        return _dispatch(given)
+        status = _dispatch(given)
+        sys.stdout.flush()
+        return status
     except SystemExit as exit_:  # --help and --version, told before anything heavy is imported
         return int(exit_.code or 0)
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 141
     except KeyboardInterrupt:
         print("bench: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     except _expected_error() as error:  # evaluated only when something was raised
         print(f"bench: {error}", file=sys.stderr)
         return 2
+
+
+def _reader_is_gone() -> bool:
+    """Whether what reads our output has closed it, as `head` does; nothing more is then said to it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _expected_error() -> type[Exception]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,16 +81,10 @@ def _presets() -> str:
 
 
 def _one(name: str) -> str:
-    """All about one method, reward, task, preset or block of settings."""
-    if registry.is_foreign(name) or name in (*registry.names(registry.METHODS), *registry.names(registry.REWARDS)):
-        return _plugin(registry.load_plugin(name))
-    for tasks in TASKS.values():
-        if name in tasks:
-            return _table(f"task {name}", ((field, str(value)) for field, value in tasks[name].items()))
-    if (_PRESETS / f"{name}.yaml").is_file():
-        return (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8").rstrip()
-    if name in _SETTINGS:
-        return _settings(name)
+    """All that has this name: a method, reward, task, preset or block of settings, or several of them."""
+    found = list(_named(name))
+    if found:
+        return "\n\n".join(found)
     from bench.api import ConfigError
 
     known = [
@@ -98,6 +92,18 @@ def _one(name: str) -> str:
         *(path.stem for path in _PRESETS.glob("*.yaml")), *_GROUPS, "tasks", "presets", *_SETTINGS,
     ]  # fmt: skip
     raise ConfigError(f"nothing is named {name!r}{hint(name, known)}")
+
+
+def _named(name: str) -> Iterator[str]:
+    if registry.is_foreign(name) or name in (*registry.names(registry.METHODS), *registry.names(registry.REWARDS)):
+        yield _plugin(registry.load_plugin(name))
+    for tasks in TASKS.values():
+        if name in tasks:
+            yield _table(f"task {name}", ((field, str(value)) for field, value in tasks[name].items()))
+    if (_PRESETS / f"{name}.yaml").is_file():
+        yield (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8").rstrip()
+    if name in _SETTINGS:
+        yield _settings(name)
 
 
 def _plugin(cls: type[Method] | type[Reward]) -> str:

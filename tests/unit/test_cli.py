@@ -140,6 +140,7 @@ def test_without_a_command_it_says_how(capsys: pytest.CaptureFixture[str]) -> No
         ("evaluation", ["--evaluation.milestones", "default 0.25,0.5,0.75,1.0"]),
         ("experiment", ["--budget", "20kimages (required)"]),
         ("task", ["--task.top_share", "> 0, <= 1"]),
+        ("aesthetic", ["reward aesthetic", "task aesthetic"]),
         ("TOY", ["A toy that does nothing.", "--toy.points", "points per sample (default 2, >= 1)"]),
         (str(TEMPLATES / "reward.py"), ["reward my_plugin", "gold: computed exactly from the picture", "Smith 1978"]),
     ],
@@ -241,3 +242,12 @@ def test_doctor_tunes_into_a_file_that_a_run_reads(
 def test_the_recorded_command_leaves_out_where_it_wrote_to() -> None:
     given = ["run", "--methods", "sft", "--results", "/somewhere/else", "--report=here.md", "--soar.num_points", "3"]
     assert command_line(given) == "python -m bench run --methods sft --soar.num_points 3"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "bench", "list", "soar"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -59,12 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _reader_is_gone() -> bool:
     """Whether what reads our output has closed it, as `head` does; nothing more is then said to it."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return gone
 
 
 def _expected_error() -> type[Exception]:

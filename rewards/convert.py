@@ -102,9 +102,9 @@ def read_untrusted(source: Path) -> dict[str, Any]:
     """
     if not source.is_file():
         raise DataError(f"{source}: expected the published checkpoint, but there is no such file")
-    if source.suffix == ".safetensors":
-        return load_file(source)
     try:
+        if source.suffix == ".safetensors":
+            return load_file(source)
         content = torch.load(source, map_location="cpu", weights_only=True)
     except MemoryError:  # says nothing about the file
         raise
@@ -112,7 +112,7 @@ def read_untrusted(source: Path) -> dict[str, Any]:
         raise DataError(
             f"{source}: cannot be read: {error.strerror or error}; mend the permissions or the disk"
         ) from error
-    except Exception as error:  # torch raises many kinds here, UnpicklingError, RuntimeError and EOFError among them
+    except Exception as error:  # of damaged bytes torch and safetensors raise kinds without a common base
         first = str(error).split("\n", 1)[0]
         raise DataError(
             f"{source}: expected a checkpoint that holds tensors only, got something else ({first}): get it again"

@@ -189,8 +189,8 @@ class Together(Ranks):
         """As `Ranks.inside_pass`."""
         try:
             yield
-        except Exception as error:
-            self._has_failed = True  # the others wait for this pass, and hear of it when the connection ends
+        except Exception as error:  # whatever it is, it is raised again below; first the others must come to know
+            self._has_failed = True  # they wait for this pass, and hear of it when the connection ends
             if isinstance(error, dist.DistError) or "/gloo/" in str(error):
                 raise self._lost_another(error) from error
             raise

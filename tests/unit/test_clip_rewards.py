@@ -360,3 +360,10 @@ def spoil(path: Path, change: Any) -> None:
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path)
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.pt"])
+def test_a_damaged_checkpoint_is_one_message(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\x10\x00")
+    with pytest.raises(DataError, match=rf"{name}: expected a checkpoint that holds tensors only"):
+        convert.read_untrusted(tmp_path / name)

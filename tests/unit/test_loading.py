@@ -215,8 +215,8 @@ def test_the_picture_size_is_the_models_own_or_the_one_asked_for() -> None:
         larger.encode_pictures(np.zeros((1, 64, 64, 3), np.uint8))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said where there is no CUDA")
-def test_a_device_that_is_not_there_is_refused() -> None:
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve("auto") == torch.device("cpu") and describe("auto") == "cpu"
     with pytest.raises(ConfigError, match=r"device 'cuda:1': expected a CUDA device, but torch .* say --device cpu"):
         resolve("cuda:1")

@@ -29,9 +29,6 @@ from bench.serve.journal import Journal
 from bench.serve.wire import decode, encode
 from tests.apart_rewards import Counting, Fickle, Network
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.apart_rewards"
 TOKEN = "a-word-that-nobody-guesses"

@@ -91,7 +91,6 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float, float]]]:
 
 
 def test_tensorboard_shows_the_record_over_updates_and_cost(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="needs the extra track")
     for _ in range(2):  # a second run begins afresh, and nothing stands there twice
         record = cell(tmp_path, SFT)
         record.truncate(1)

@@ -86,6 +86,22 @@ def test_parquet_and_saved_datasets(tmp_path: Path) -> None:
         opened(tmp_path / "several")
 
 
+def test_a_dataset_of_the_hub_is_asked_for_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub itself is what `datasets` brings; here it has one dataset."""
+
+    def load(name: str, split: str) -> datasets.Dataset:
+        if (name, split) != ("somebody/pets", "train"):
+            raise FileNotFoundError(f"no {name}")
+        return table()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    source = open_source(Data(path="somebody/pets")).source
+    assert listed(source) == [("0", "a cat", None), ("1", "a dog", None)]
+    assert source.read("1") == png(noise(1))
+    with pytest.raises(DataError, match=r"--data somebody/cars \(no folder or file here, so a dataset of the hub\)"):
+        open_source(Data(path="somebody/cars"))
+
+
 def test_the_stamp_changes_with_a_file(folder: Path) -> None:
     write_listing(folder, [{"file_name": "0.png", "text": "a cat"}])
     before = opened(folder).stamp

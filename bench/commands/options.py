@@ -99,7 +99,7 @@ Exit status: 0 all passed, or failed as declared; 1 a check failed; 2 there is n
 def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", metavar="NAME",
-        help="smoke, quick (default), scenes, plateau, tuning, images (default with --data), sd35-medium, "
+        help="smoke, quick (default), tenfold, scenes, plateau, tuning, images (default with --data), sd35-medium, "
         "sd35-medium-lora, or a .yaml file",
     )  # fmt: skip
     parser.add_argument(

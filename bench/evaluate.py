@@ -6,7 +6,7 @@ The initial noise of a sample is keyed by its prompt alone, so all methods, seed
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -116,10 +116,15 @@ class Evaluator:
             return None
         return _joined(frames)
 
-    def prompt_sets(self, policy: SD3Policy, update: int) -> Iterator[SetJudgement]:
-        """The prompt sets in turn; a prompt's score is the mean of its samples, each with noise of its own."""
+    def prompt_sets(self, policy: SD3Policy, update: int, without: Collection[str] = ()) -> Iterator[SetJudgement]:
+        """The prompt sets in turn, but those `without`; a prompt's score is the mean of its samples' scores.
+
+        Each sample has noise of its own.
+        """
         settings = self._settings
         for one, scorers in self._sets:
+            if one.name in without:
+                continue
             jobs = [(one.split, p) for p in one.prompts]
             frames = [
                 self._score(policy, jobs, settings.guidance, settings.steps, update, scorers, f"z1/{sample}")

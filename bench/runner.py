@@ -6,10 +6,11 @@ import resource
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from bench.records.canonical import config_hash
 from bench.records.identity import cell_header
 from bench.records.record import CellRecord
 from bench.records.roles import record_scorers
+from bench.records.schema import Event, Milestone, PromptSetScores, Scorers
 from bench.scorers.reward_names import parts_of
 from bench.scorers.scorer import Guard, Scorer, unguarded
 from bench.scorers.weighted_sum import examples, sums
@@ -48,6 +50,7 @@ from bench.training.loop import Training
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints, at least; 0: one after every update
 LOG_SHARE = 0.01  # of the budget between two logged steps
 CHECKPOINT_SHARE = 0.05  # of the time that checkpoints may take: those of large models take long
+JUDGED = Scorers | Milestone | PromptSetScores  # what stays of a record once nothing but judging is left
 LOCK_SECONDS = 30.0  # for the worker of a killed run to end
 
 Post = Callable[[dict[str, Any]], None]
@@ -87,6 +90,7 @@ class _Cell:
         self._pause = CHECKPOINT_SECONDS
         self._last_logged = 0.0
         self._metrics: dict[str, list[float]] = {}
+        self._judged: list[Event] = []  # at the end of training, before this run
 
     @property
     def update(self) -> int:
@@ -116,6 +120,10 @@ class _Cell:
             for metrics in self._updates(self.training, saved):
                 with self.ranks.joint():
                     self._after_update(metrics, self.training, policy, evaluator)
+            with self.ranks.joint():
+                if saved is None or not saved.state["is_complete"]:
+                    self._save_complete(self.training)
+            self.training.leave()
         with self.ranks.joint():
             self._finish(policy, evaluator)
 
@@ -129,6 +137,7 @@ class _Cell:
         elsewhere = Elsewhere.of(self.experiment)
         scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task), elsewhere)
         if self.ranks.is_first:
+            goes_on = goes_on or bool(self._judged)
             record_scorers(self.record, self.task, scorers, goes_on=goes_on, of_sets=of_sets)
         policy = SD3Policy.of(self.experiment, world, self._note)
         self.store = policy.store
@@ -170,9 +179,9 @@ class _Cell:
     def _open(self) -> Saved | None:
         """Begin the record, or go on where the last good checkpoint stands, after a failure too."""
         saved = self._open_record() if self.ranks.is_first else None
-        update = self.ranks.meet("checkpoint", saved.state["update"] if saved else None)[0]
-        if update is not None:
-            saved = saved or self.checkpoints.read(update)
+        number = self.ranks.meet("checkpoint", saved.number if saved else None)[0]
+        if number is not None:
+            saved = saved or self.checkpoints.read(number)
             self._restore(saved.state)
         return saved
 
@@ -187,10 +196,14 @@ class _Cell:
         saved, complaints = self.checkpoints.load()
         for complaint in complaints:
             self._note(complaint)
-        self.record.truncate(1 if saved is None else saved.state["events"])
+        count = saved.state["events"] if saved else 1
+        if self.job.label == BASE or (saved and saved.state["is_complete"]):
+            self._judged = list(takewhile(lambda event: isinstance(event, JUDGED), self.record.events()[count:]))
+        self.record.truncate(count + len(self._judged))
         self._is_open = True
         if before != "new":
-            where = f"goes on from update {saved.state['update']}" if saved else "starts afresh"
+            afresh = "goes on with what was not judged yet" if self._judged else "starts afresh"
+            where = f"goes on from update {saved.state['update']}" if saved else afresh
             self._note(f"{'failed' if before == 'failed' else 'was interrupted'} before; {where}")
         return saved
 
@@ -205,13 +218,19 @@ class _Cell:
         self._milestone_fractions = state["milestones"]
         self._last_logged, self._metrics = state["last_logged"], state["metrics"]
 
+    def _save_complete(self, training: Training) -> None:
+        """Keep what is to be judged: where judging is interrupted, nothing else is done again."""
+        if self._metrics:
+            self._log(training.number)
+        self._save(training)
+
     def _save(self, training: Training) -> None:
         start = time.monotonic()
         training.check_untouched()
         tensors, state = training.tensors(), training.state_dict()
         if self.ranks.is_first:
             self.checkpoints.save(
-                training.update,
+                training.update + training.is_complete,  # one may have been made after the last update already
                 tensors,
                 {
                     **state, "ledger": self.ledger.state_dict(), "milestones": self._milestone_fractions,
@@ -280,7 +299,10 @@ class _Cell:
             diversity=judgement.diversity, drift=judgement.drift,
         )  # fmt: skip
         self._telemetry("milestone")
-        score = judgement.scores[self.task.primary]["mean"] if self.task.primary in judgement.scores else None
+        self._post_milestone({name: summary["mean"] for name, summary in judgement.scores.items()})
+
+    def _post_milestone(self, means: Mapping[str, float]) -> None:
+        score = means.get(self.task.primary)
         self.post("milestone", update=self.update, fraction=self.fraction, cost=self.ledger.cost, score=score)
 
     def _record_set(self, judged: SetJudgement, evaluator: Evaluator) -> None:
@@ -297,12 +319,16 @@ class _Cell:
 
     def _finish(self, policy: SD3Policy, evaluator: Evaluator) -> None:
         stages = 1 if self.job.label == BASE else len(self.experiment.stages(self.job.label))
-        if self._metrics:
-            self._log(stages - 1)
-        self._judge(policy, evaluator, stages - 1, final=True)
-        frame = evaluator.grid(policy, self.update)
-        for judged in evaluator.prompt_sets(policy, self.update):
+        final = [event for event in self._judged if isinstance(event, Milestone)]
+        sets = [event.name for event in self._judged if isinstance(event, PromptSetScores)]
+        is_judged, sets = self.ranks.meet("judged", (bool(final), sets))[0]
+        if not is_judged:
+            self._judge(policy, evaluator, stages - 1, final=True)
+        for event in final:
+            self._post_milestone({name: summary.mean for name, summary in event.scores.items()})
+        for judged in evaluator.prompt_sets(policy, self.update, without=sets):
             self._record_set(judged, evaluator)
+        frame = evaluator.grid(policy, self.update)
         png, prompts, tile = evaluator.pictures(policy)
         policy.put_together("cpu")  # nothing but its file is left to be made
         if not self.ranks.is_first:

@@ -26,6 +26,7 @@ KEEP = 2
 class Saved:
     """What a checkpoint holds: tensors by name, and JSON-able state."""
 
+    number: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
@@ -78,7 +79,7 @@ class Checkpoints:
         for file, digest in {f"{name}.safetensors": "", **body["files"]}.items():
             if hash_file(inside(self.folder, file)) != digest:
                 raise DataError(f"{file} does not match its hash in the manifest")
-        return Saved(load_file(self.folder / f"{name}.safetensors"), body["state"])
+        return Saved(number, load_file(self.folder / f"{name}.safetensors"), body["state"])
 
     def clear(self) -> None:
         """Remove all: the cell has ended, or begins afresh."""

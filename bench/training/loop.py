@@ -37,6 +37,7 @@ class Training:
         update: optimiser updates so far, over all stages.
         fraction: share of the whole budget that is spent, 0 to 1.
         number: the stage at work, counted from 0.
+        is_complete: whether all updates are made; `leave` ends the last stage then.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Training:
         self.update = 0
         self.fraction = 0.0
         self.number = 0
+        self.is_complete = False
 
     @property
     def entries(self) -> list[str]:
@@ -65,6 +67,8 @@ class Training:
 
     def updates(self, saved: Saved | None) -> Iterator[dict[str, float]]:
         """Make one optimiser update after another until the budget ends; gives what each one logged.
+
+        The last stage is not left, so that it can be saved. From where all updates were made, there are none.
 
         Raises:
             ConfigError: the budget of a stage is too small for a single update.
@@ -76,16 +80,20 @@ class Training:
         whole = sum(budget.amount for budget in budgets)
         if saved is not None:
             self.number, self.update, self.fraction = (saved.state[name] for name in ("stage", "update", "fraction"))
+            self.is_complete = saved.state["is_complete"]
         first, before = self.number, 0.0
         for number, (settings, budget) in enumerate(zip(stages, budgets, strict=True)):
             if number >= first:
                 resumed = saved if number == first else None
+                if number > first:
+                    self.leave()
                 self.number, self.stage = number, None
                 self.stage = self._enter(settings, budget, before, resumed)
-                yield from self._stage_updates(self.stage, before / whole, budget.amount / whole, resumed is not None)
-                self.check_untouched()
-                self.stage.leave()
+                if not self.is_complete:
+                    share = budget.amount / whole
+                    yield from self._stage_updates(self.stage, before / whole, share, resumed is not None)
             before += budget.amount
+        self.is_complete = True
 
     def _enter(self, settings: StageSettings, budget: Budget, before: float, saved: Saved | None) -> Stage:
         task = self._job.experiment.task(self._job.task)
@@ -146,6 +154,16 @@ class Training:
         self._ledger.seconds += seconds
         stage.env.settle()
 
+    def leave(self) -> None:
+        """End the stage at work: the policy is what its method made of it.
+
+        Raises:
+            PluginError: the method changed other weights than those it trains.
+        """
+        assert self.stage is not None
+        self.check_untouched()
+        self.stage.leave()
+
     def check_untouched(self) -> None:
         """Make sure that the method has changed no weights but those it trains.
 
@@ -165,6 +183,7 @@ class Training:
         assert self.stage is not None
         return {
             "stage": self.number, "inside": self.stage.state_dict(), "update": self.update, "fraction": self.fraction,
+            "is_complete": self.is_complete,
         }  # fmt: skip
 
 

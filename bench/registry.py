@@ -162,11 +162,10 @@ def source_file(module: str) -> Path | None:
     """The file of a module, without importing it or its parents; None where there is none."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top) if top else None
-    for depth, part in enumerate(rest):
+    for part in rest:
         if spec is None or spec.submodule_search_locations is None:
             return None
-        name = ".".join([top, *rest[:depth], part])
-        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
+        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))  # by part: no parent is imported
     if spec is None or not spec.has_location or spec.origin is None:
         return None
     return Path(spec.origin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from bench.api import DataError
+from bench.model.device import present
 from rewards._clip import CLIP_FILES
 from rewards._weights import read_tensors
 
@@ -23,12 +24,6 @@ END = "<|endoftext|>"
 # Buffers (0, 1, 2, ...) that older versions of transformers stored among the weights.
 COUNTERS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 _HIGHEST = 2  # an `eos_token_id` that makes transformers pool the text at the highest token id instead
-
-
-def device() -> str:
-    """Where published scorers run: the GPU that this process works on, else `cpu`."""
-    # by its number: what reads weights takes "cuda" for the first one
-    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
 def empty(config: CLIPConfig) -> CLIPModel:
@@ -54,10 +49,11 @@ class Clip:
         """
         config, weights, vocabulary, merges = (folder / name for name in CLIP_FILES)
         self.model = empty(_config(config))
-        tensors = read_tensors(weights, shapes(self.model), device(), ignored=COUNTERS)
+        self.device = present()
+        tensors = read_tensors(weights, shapes(self.model), str(self.device), ignored=COUNTERS)
         self.model.load_state_dict(tensors, assign=True)
         for tower in (self.model.text_model, self.model.vision_model):
-            positions = torch.arange(tower.embeddings.position_ids.shape[1], device=device())
+            positions = torch.arange(tower.embeddings.position_ids.shape[1], device=self.device)
             tower.embeddings.position_ids = positions[None]
         self.model.requires_grad_(False).eval()
         self.tokenizer = CLIPTokenizer(str(vocabulary), str(merges), pad_token=END)
@@ -77,29 +73,35 @@ class Clip:
             unique, padding="max_length", truncation=True, max_length=self.context, return_tensors="pt"
         ).input_ids  # fmt: skip
         # What pads a prompt stands behind its end, where the causal tower does not look from
-        features = self.model.get_text_features(input_ids=ids.to(device())).pooler_output
+        features = self.model.get_text_features(input_ids=ids.to(self.device)).pooler_output
         rows = {prompt: row for row, prompt in enumerate(unique)}
         return _unit(features)[[rows[prompt] for prompt in prompts]]
 
     @torch.no_grad()
     def image(self, pixels: Tensor) -> Tensor:
         """Unit embeddings (B, D) of normalised pictures (B, 3, size, size)."""
-        return _unit(self.model.get_image_features(pixel_values=pixels.to(device())).pooler_output)
+        return _unit(self.model.get_image_features(pixel_values=pixels.to(self.device)).pooler_output)
 
 
-def centre_crop(images: np.ndarray, size: int) -> Tensor:
+def centre_crop(images: np.ndarray, size: int, middle: Callable[[int], int] = lambda margin: margin // 2) -> Tensor:
     """Float32 (B, 3, size, size), normalised, of pictures uint8 (B, H, W, 3).
 
     The shorter side is brought to `size` (PIL's bicubic filter, which antialiases and rounds to whole grey levels),
-    then the middle is cut out. Source: CLIP's `preprocess`, as transformers' `CLIPImageProcessor` does it.
+    then the middle is cut out; `middle` says how much of an odd margin lies before it. Source: CLIP's `preprocess`, as
+    transformers' `CLIPImageProcessor` does it, or with `rounded_middle` as torchvision.
     """
     height, width = images.shape[1:3]
     short = min(height, width)
     height, width = size * height // short, size * width // short
-    top, left = (height - size) // 2, (width - size) // 2
+    top, left = middle(height - size), middle(width - size)
     box = (slice(None), slice(top, top + size), slice(left, left + size))
     resized = np.stack([np.asarray(Image.fromarray(image).resize((width, height), _BICUBIC)) for image in images])
     return normalised(torch.from_numpy(resized[box]).permute(0, 3, 1, 2) / 255)
+
+
+def rounded_middle(margin: int) -> int:
+    """Half of a margin as torchvision's `CenterCrop` rounds it, to the even one of two neighbours."""
+    return round(margin / 2)
 
 
 def normalised(pixels: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ Pictures are looked at one by one, so that no score depends on its neighbours.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,20 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
-from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
+from torch.nn.functional import interpolate, normalize, pad
+from transformers import Mask2FormerForUniversalSegmentation
 from transformers.utils import logging
 
 from bench.api import DataError
+from bench.model.device import present
 from bench.prompts.vocabulary import CLASSES, COLORS
-from rewards._clip_model import Clip, centre_crop, device
+from rewards._clip_model import Clip, centre_crop, rounded_middle
 from rewards._geneval_rules import CONFIDENCE, Detection
 from rewards._weights import refuse_other
 
 # Tables that the detector computes by itself (older files hold them all the same), and what only its loss reads.
 _NO_WEIGHTS = ("relative_position_index", "criterion.empty_weight")
+_SHORTER, _LONGER, _MULTIPLE = 800, 1333, 32  # pixels of what the detector sees, padded to multiples
+_MEAN, _DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, of 255
 MOST_INSTANCES = 100  # of one picture, over all classes
 GREY = (0x99, 0x99, 0x99)  # GenEval's background around an object whose colour is asked for
 TEMPLATES = ("a photo of a {color} {label}", "a photo of a {color}-colored {label}", "a photo of a {color} object")
@@ -41,8 +44,8 @@ class ObjectDetector:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._model = _read_detector(folder)
-        self._processor = _read_processor(folder / "preprocessor_config.json")
+        self._device = present()
+        self._model = _read_detector(folder).to(self._device)
         labels = self._model.config.id2label or {}
         if len(labels) != len(CLASSES):
             raise DataError(
@@ -52,12 +55,29 @@ class ObjectDetector:
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> list[Detection]:
         """Objects of a picture uint8 (H, W, 3), more confident than 0.3, in no order."""
-        inputs = self._processor(images=image, return_tensors="pt").to(device())
-        found = self._model(**inputs)
-        masks = interpolate(found.masks_queries_logits, inputs["pixel_values"].shape[2:], mode="bilinear")
-        height, width = (int(inputs["pixel_mask"][0].any(dim).sum()) for dim in (1, 0))  # without padding
+        pixels = seen(image)
+        height, width = pixels.shape[1:]
+        padded = pad(pixels, (0, -width % _MULTIPLE, 0, -height % _MULTIPLE))[None].to(self._device)
+        found = self._model(padded)
+        masks = interpolate(found.masks_queries_logits, padded.shape[2:], mode="bilinear")
         masks = interpolate(masks[..., :height, :width], image.shape[:2], mode="bilinear")[0]
         return instances(found.class_queries_logits[0], masks)
+
+
+def seen(image: np.ndarray) -> Tensor:
+    """What the detector is shown, float32 (3, h, w), normalised, of a picture uint8 (H, W, 3).
+
+    Its shorter side is brought to 800, or its longer one to 1333 where that is less, as in the test pipeline that the
+    detector of GenEval was published with (mmdet 2.28, `mask2former_r50_lsj_8x2_50e_coco`); not to the 384 x 384 of
+    this checkpoint's own `preprocessor_config.json`. Pillow's bilinear filter stands for OpenCV's: they are the same
+    where a picture grows.
+    """
+    height, width = image.shape[:2]
+    scale = min(_LONGER / max(height, width), _SHORTER / min(height, width))
+    size = int(width * scale + 0.5), int(height * scale + 0.5)
+    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _DEVIATION))
+    return (torch.from_numpy(resized.copy()).permute(2, 0, 1) - mean) / deviation
 
 
 def instances(classes: Tensor, masks: Tensor) -> list[Detection]:
@@ -104,15 +124,7 @@ def _read_detector(folder: Path) -> Any:
     held |= {name: tuple(theirs) for name, theirs, _ in found["mismatched_keys"]}
     held |= {name: () for name in found["unexpected_keys"] if _is_weight(name)}
     refuse_other(held, expected, str(folder))
-    return model.requires_grad_(False).eval().to(device())
-
-
-def _read_processor(path: Path) -> Mask2FormerImageProcessorPil:
-    """The resizing to 800 pixels of the shorter side, and the normalisation, by Pillow whatever else is installed."""
-    try:
-        return Mask2FormerImageProcessorPil.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: expected the preprocessing of a Mask2Former ({error}): get it again") from error
+    return model.requires_grad_(False).eval()
 
 
 def _is_weight(name: str) -> bool:
@@ -128,8 +140,13 @@ class ColorNamer:
 
     def __call__(self, image: np.ndarray, label: str, found: Sequence[Detection]) -> list[str]:
         """A colour for each detection in a picture uint8 (H, W, 3)."""
-        pixels = torch.cat([centre_crop(cut_out(image, detection)[None], self._clip.size) for detection in found])
-        return [COLORS[best] for best in (self._clip.image(pixels) @ self._classifier(label).T).argmax(1).tolist()]
+        return [COLORS[best] for best in self.likeness(image, label, found).argmax(1).tolist()]
+
+    def likeness(self, image: np.ndarray, label: str, found: Sequence[Detection]) -> Tensor:
+        """Cosines (detections, 10) of what was cut out for each, and of each colour of this class."""
+        cuts = [cut_out(image, detection)[None] for detection in found]
+        pixels = torch.cat([centre_crop(cut, self._clip.size, rounded_middle) for cut in cuts])
+        return self._clip.image(pixels) @ self._classifier(label).T
 
     def _embed_colors(self, label: str) -> Tensor:
         """Unit embeddings (10, D): the mean over the templates, of each colour of this class."""

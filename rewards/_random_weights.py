@@ -63,7 +63,6 @@ class Sizes:
     vit_h: Numbers = field(default_factory=lambda: CONFIG)
     swin: Numbers = field(default_factory=lambda: _SWIN_SMALL)
     detector: Numbers = field(default_factory=dict)  # Mask2FormerConfig's defaults are the published ones
-    side: tuple[int, int] = (800, 1333)  # of what the detector sees: the shorter one, and the most of the longer one
     bert: Numbers = field(default_factory=lambda: _BERT)
 
 
@@ -75,7 +74,7 @@ SHRUNKEN = Sizes(
         "feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "encoder_feedforward_dim": 16,
         "encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 2, "dim_feedforward": 16, "num_queries": 8,
     },
-    side=(64, 107), bert={**_BERT, "intermediate_size": 64, "num_hidden_layers": 1},
+    bert={**_BERT, "intermediate_size": 64, "num_hidden_layers": 1},
 )  # fmt: skip
 
 
@@ -108,15 +107,6 @@ def _detector(sizes: Sizes) -> None:
     config = Mask2FormerConfig(**numbers)
     folder = _folder(geneval.DETECTOR)
     Mask2FormerForUniversalSegmentation(config).half().save_pretrained(folder)
-    shorter, longer = sizes.side
-    _write_json(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "Mask2FormerImageProcessor", "do_normalize": True, "do_rescale": True,
-            "do_resize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 2,
-            "rescale_factor": 1 / 255, "size": {"shortest_edge": shorter, "longest_edge": longer}, "size_divisor": 32,
-        },
-    )  # fmt: skip
 
 
 def _imagereward(sizes: Sizes) -> None:

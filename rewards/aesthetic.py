@@ -70,10 +70,10 @@ class Aesthetic(ClipReward):
         Raises:
             DataError: the head has other tensors than its network.
         """
-        from rewards._clip_model import centre_crop, device, shapes
+        from rewards._clip_model import centre_crop, rounded_middle, shapes
 
         network = head(clip.dimensions)
-        tensors = read_tensors(located(HEAD) / HEAD.files[0], shapes(network), device())
+        tensors = read_tensors(located(HEAD) / HEAD.files[0], shapes(network), str(clip.device))
         network.load_state_dict(tensors, assign=True)
         layers = network.requires_grad_(False).eval()["layers"]
-        return lambda images, prompts: layers(clip.image(centre_crop(images, clip.size)))[:, 0]
+        return lambda images, prompts: layers(clip.image(centre_crop(images, clip.size, rounded_middle)))[:, 0]

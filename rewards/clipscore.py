@@ -27,5 +27,8 @@ class ClipScore(ClipAgreement):
 
     name: ClassVar[str] = "clipscore"
     version: ClassVar[str] = "1"
-    source: ClassVar[str] = "arXiv 2104.08718; openai/clip-vit-large-patch14"
+    source: ClassVar[str] = (
+        "arXiv 2104.08718; openai/clip-vit-large-patch14 with its own preprocessing, where Flow-GRPO's code resizes "
+        "with a bilinear filter"
+    )
     checkpoint: ClassVar[Published] = OPENAI_CLIP

@@ -17,7 +17,7 @@ from rewards.clipscore import OPENAI_CLIP
 if TYPE_CHECKING:
     from rewards._geneval_eyes import ColorNamer, ObjectDetector
 
-_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+_FILES = ("config.json", "model.safetensors")
 DETECTOR = Published(
     home="facebook/mask2former-swin-small-coco-instance",
     files=_FILES,
@@ -34,17 +34,16 @@ class GenEval(Reward):
 
     Source: GenEval, arXiv 2310.11513, and `evaluation/evaluate_images.py` of its repository, with its thresholds (see
     `rewards/_geneval_rules.py`). Deviations: the detector is the same network, Mask2Former with a small Swin, on the
-    same data, but with the weights of its authors instead of OpenMMLab's retraining, on pictures that Pillow resizes to
-    multiples of 32, instead of OpenCV and padding; the CLIP, OpenAI's ViT-L/14, runs in float32 instead of mixed
-    precision.
+    same data, but with the weights of its authors instead of OpenMMLab's retraining; Pillow resizes (to 800 pixels by
+    at most 1333, as there) instead of OpenCV; the CLIP, OpenAI's ViT-L/14, runs in float32 instead of mixed precision.
     """
 
     name: ClassVar[str] = "geneval"
-    version: ClassVar[str] = "1-mask2former-swin-small"
+    version: ClassVar[str] = "2-mask2former-swin-small"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = (
-        f"arXiv 2310.11513; detector {DETECTOR.home}, its authors' weights and Pillow's resizing in the place of "
-        "OpenMMLab's retraining, OpenCV and padding; CLIP in float32"
+        f"arXiv 2310.11513; detector {DETECTOR.home} at 800 pixels, its authors' weights and Pillow's resizing in the "
+        "place of OpenMMLab's retraining and OpenCV; CLIP in float32"
     )
     examples: ClassVar[Sequence[tuple[str, Mapping[str, Any]]]] = (
         ("a photo of a bench", {"tag": "single_object", "include": [{"class": "bench", "count": 1}]}),

@@ -42,7 +42,9 @@ class HPSv2(ClipAgreement):
 
     name: ClassVar[str] = "hpsv2"
     version: ClassVar[str] = "2.1"
-    source: ClassVar[str] = "arXiv 2306.09341; xswu/HPSv2, HPS_v2.1_compressed.pt"
+    source: ClassVar[str] = (
+        "arXiv 2306.09341; xswu/HPSv2, HPS_v2.1_compressed.pt, in float32, prompts without ftfy's repairs"
+    )
     checkpoint: ClassVar[Published] = Published(
         home="xswu/HPSv2",
         files=CLIP_FILES,

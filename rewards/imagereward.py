@@ -32,6 +32,7 @@ VOCABULARY = Published(
     get="`hf download google-bert/bert-base-uncased vocab.txt`",
 )
 PINS = Path(__file__).with_name("environments") / "imagereward"
+_CHUNK = 8  # pictures in one call, which has to end in time; the package looks at them one by one
 # Buffers (0, 1, 2, ...), which the network makes itself
 _COUNTERS = ("blip.text_encoder.embeddings.position_ids",)
 
@@ -93,7 +94,8 @@ class ImageReward(Reward):
         if self._process is None:
             self.load()
         assert self._process is not None
-        return self._process.scores(images, prompts)
+        parts = [slice(start, start + _CHUNK) for start in range(0, len(images), _CHUNK)]
+        return np.concatenate([self._process.scores(images[part], prompts[part]) for part in parts])
 
 
 def _stored(weights: Path) -> dict[str, tuple[int, ...]]:

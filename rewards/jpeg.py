@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.api import Reward
+from rewards._clip import refuse_other_pictures
 
 QUALITY = 95
 
@@ -40,7 +41,12 @@ class Jpeg(Reward):
     reads_prompts: ClassVar[bool] = False
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Scores (B,) float32, below 0, of uint8 (B, H, W, 3)."""
+        """Scores (B,) float32, below 0, of uint8 (B, H, W, 3).
+
+        Raises:
+            DataError: pictures of another type, or not one prompt for each.
+        """
+        refuse_other_pictures(self.name, images, prompts)
         return np.array([-kilobytes(image) for image in images], np.float32)
 
 

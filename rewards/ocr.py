@@ -11,6 +11,7 @@ import numpy as np
 from bench.api import ConfigError, DataError, Reward
 from bench.prompts.quoted import quoted_text
 from bench.tasks.scenes.verify import edit_distance
+from rewards._clip import refuse_other_pictures
 
 # As PaddleOCR reads by default, and Flow-GRPO with it; RapidOCR's own defaults enlarge every picture to 736 pixels.
 _LONGEST_SIDE = 960
@@ -39,15 +40,19 @@ class OCR(Reward):
     Spaces and case do not count, and neither does what is read around the text: all lines are joined, in the reader's
     order. The text is the metadata's `text`, or else what stands between the first two double quotes of the prompt.
 
-    Source: Flow-GRPO, arXiv 2505.05470, section 5.1. Deviation: its code reads with PaddleOCR's English models, this
-    with RapidOCR's PP-OCRv6 (small), which come with its package; a picture that cannot be read is an error here, and
-    scores 0 there.
+    Source: Flow-GRPO, arXiv 2505.05470, section 5.1. Deviations: its code reads with PaddleOCR's English models, this
+    with RapidOCR's PP-OCRv6 (small), which come with its package, and with that package's thresholds of where text
+    stands; it gives the reader red and blue the wrong way round, which this does not; a picture that cannot be read is
+    an error here, and scores 0 there.
     """
 
     name: ClassVar[str] = "ocr"
     version: ClassVar[str] = "1-ppocrv6-small"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    source: ClassVar[str] = "arXiv 2505.05470, section 5.1; RapidOCR's PP-OCRv6 in the place of PaddleOCR"
+    source: ClassVar[str] = (
+        "arXiv 2505.05470, section 5.1; RapidOCR's PP-OCRv6 and thresholds in the place of PaddleOCR's; red and blue "
+        "as they are, not exchanged; unreadable pictures are errors, not 0"
+    )
 
     def __init__(self) -> None:
         self._engine: Any = None
@@ -104,8 +109,9 @@ class OCR(Reward):
         """Scores (B,) float32 in [0, 1] of uint8 (B, H, W, 3).
 
         Raises:
-            DataError: a prompt quotes no text.
+            DataError: pictures of another type, not one prompt for each, or a prompt that quotes no text.
         """
+        refuse_other_pictures(self.name, images, prompts)
         scores = []
         for image, prompt, about in zip(images, prompts, metadata, strict=True):
             wanted = about.get("text") or quoted_text(prompt)

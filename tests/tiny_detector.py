@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-
-SIDE = 64  # the shorter side of what it sees
 
 
 def write_detector(folder: Path, seed: int = 0, **config: int) -> Path:
@@ -15,7 +12,7 @@ def write_detector(folder: Path, seed: int = 0, **config: int) -> Path:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
     swin = SwinConfig(
-        image_size=SIDE, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
     settings = Mask2FormerConfig(
@@ -31,12 +28,4 @@ def write_detector(folder: Path, seed: int = 0, **config: int) -> Path:
             for tensor in model.model.pixel_level_module.encoder.parameters():  # and of what it sees
                 tensor += 0.1 * torch.randn(tensor.shape)
     model.save_pretrained(folder)
-    processor = {
-        "image_processor_type": "Mask2FormerImageProcessor", "do_normalize": True, "do_rescale": True,
-        "do_resize": True, "ignore_index": 255, "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225], "num_labels": 80, "reduce_labels": False, "resample": 2,
-        "rescale_factor": 0.00392156862745098, "size": {"longest_edge": 107, "shortest_edge": SIDE},
-        "size_divisor": 32,
-    }  # fmt: skip
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
     return folder

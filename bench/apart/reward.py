@@ -82,10 +82,14 @@ class ProcessReward(Distant):
 
     def __init__(
         self, spec: str, cls: type[Reward], apart: Apart, seconds: float | None = SECONDS, *,
-        load_seconds: float | None = SECONDS, journal: Path | None = None,
+        load_seconds: float | None = SECONDS, journal: Path | None = None, options: tuple[str, str] | None = None,
     ) -> None:  # fmt: skip
-        """`spec` names the class as settings do; `seconds` bounds a call; `journal` is `bench.apart.scoring`'s."""
+        """`spec` names the class as settings do; `seconds` bounds a call; `journal` is `bench.apart.scoring`'s.
+
+        `options` of the command give it more time, and more memory.
+        """
         super().__init__(cls)
+        self._time_option, self._memory_option = options or ("--reward-seconds", f"--scorers.{self.name}.memory")
         self._spec, self._apart, self._journal = spec, apart, journal
         self._seconds, self._load_seconds = seconds, load_seconds
         self._process: WorkerProcess | None = None
@@ -145,7 +149,7 @@ class ProcessReward(Distant):
     def _mended(self, message: str) -> str:
         """The message, with what to try."""
         if "hangs:" in message:
-            return f"{message}. Mend the reward, or give it more time (--reward-seconds)"
+            return f"{message}. Mend the reward, or give it more time ({self._time_option})"
         if self._apart.memory is not None and any(word in message for word in _SHORT):
-            return f"{message}; its memory is limited to {self._apart.memory}: raise scorers.{self.name}.memory"
+            return f"{message}; its memory is limited to {self._apart.memory}: raise {self._memory_option}"
         return message

@@ -61,6 +61,7 @@ class Apart:
             ConfigError: this process sees fewer GPUs than the setting's number.
         """
         found = {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}  # noqa: PTH100 - "" is here
+        found["LOCAL_RANK"] = "0"  # it takes the first of those that it sees
         if self.device == "cpu":
             found["CUDA_VISIBLE_DEVICES"] = ""
         elif ":" in self.device:

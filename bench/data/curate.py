@@ -33,7 +33,7 @@ from bench.training.curation import top_share
 
 HEAD = ("name", "score", "scorer", "version", "weights", "input")
 SHARES = (0.5, 0.25, 0.1, 0.05, 0.01)
-_CHUNK = 256
+_CHUNK = 32  # pictures in one call of the scorer, which has to end in time
 _BINS, _BAR = 12, 40
 
 

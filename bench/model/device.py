@@ -10,6 +10,8 @@ import torch
 
 from bench.api import BenchError, ConfigError
 
+_present: torch.device | None = None
+
 
 class MemoryShortError(BenchError):
     """The device's memory did not hold what had to run."""
@@ -24,9 +26,11 @@ def resolve(asked: str) -> torch.device:
     Raises:
         ConfigError: there is no such device.
     """
+    global _present
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked == "cpu" or (asked == "auto" and count == 0):
-        return torch.device("cpu")
+        _present = torch.device("cpu")
+        return _present
     if count == 0:
         built = (
             f"torch {torch.__version__} sees none" if torch.version.cuda else f"torch {torch.__version__} has no CUDA"
@@ -40,7 +44,13 @@ def resolve(asked: str) -> torch.device:
         raise ConfigError(f"device cuda:{index}: expected one of cuda:0 to cuda:{count - 1}; start fewer processes")
     torch.cuda.set_device(index)
     torch.backends.cudnn.allow_tf32 = False
-    return torch.device("cuda", index)
+    _present = torch.device("cuda", index)
+    return _present
+
+
+def present() -> torch.device:
+    """The device that this process works on: what was resolved last, else that of `auto`."""
+    return resolve("auto") if _present is None else _present
 
 
 def describe(asked: str) -> str:

@@ -15,6 +15,7 @@ from bench.tasks.definitions import Task
 from bench.tasks.world import Candidates, World
 
 EXAMPLES = 256
+_CHUNK = 32  # of them in one call, which has to end in time
 
 
 class WeightedSum(Reward):
@@ -48,8 +49,10 @@ class WeightedSum(Reward):
             DataError: a part scores all of them alike, or applies to none.
         """
         texts, metadata = [p.text for p in examples.prompts], [p.metadata for p in examples.prompts]
+        parts = [slice(start, start + _CHUNK) for start in range(0, len(texts), _CHUNK)]
         for name, scorer in self.scorers.items():
-            scores = scorer.where_it_applies(examples.images[:], texts, metadata).astype(np.float64)
+            each = [scorer.where_it_applies(examples.images[p], texts[p], metadata[p]) for p in parts]
+            scores = np.concatenate(each).astype(np.float64)
             scores = scores[np.isfinite(scores)]
             deviation = float(scores.std()) if len(scores) else 0.0
             if deviation == 0.0:

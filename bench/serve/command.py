@@ -20,6 +20,7 @@ from bench.serve.wire import TOKEN_VARIABLE
 from bench.strict import Problems, validate
 
 WAITING = 32  # requests at once; more are asked to come again
+_OPTIONS = ("serve-rewards --timeout", "serve-rewards --memory")
 _CLOSE_SECONDS = 5  # for answers under way when the server is told to stop
 
 
@@ -88,7 +89,8 @@ def _loaded(specs: Sequence[str], apart: Apart, seconds: float, journals: Path) 
     rewards = {}
     for spec in dict.fromkeys(specs):
         cls = registry.load_reward(spec)
-        rewards[cls.name] = ProcessReward(spec, cls, apart, seconds, journal=journals / f"{cls.name}.sqlite")
+        journal = journals / f"{cls.name}.sqlite"
+        rewards[cls.name] = ProcessReward(spec, cls, apart, seconds, journal=journal, options=_OPTIONS)
         rewards[cls.name].load()
     return rewards
 

@@ -136,7 +136,7 @@ def test_a_hang_is_ended(start: Start) -> None:
 def test_the_memory_limit_is_named_when_it_is_hit(start: Start) -> None:
     scorer = Scorer(start(Fickle, memory="600MiB"))
     assert scorer(*asked("hold 50")).tolist() == [0.0] * 5
-    with pytest.raises(PluginError, match=r"MemoryError.*; its memory is limited to 600MiB: raise scorers.fickle.memo"):
+    with pytest.raises(PluginError, match=r"MemoryError.*; its memory is limited to 600MiB: raise --scorers.fickle.me"):
         scorer(*asked("hold 700"))
 
 
@@ -144,7 +144,8 @@ def test_processes_of_torchrun_have_a_gpu_each_for_their_scorers(monkeypatch: py
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     for rank, visible in (("0", None), ("1", "1"), ("2", None)):
         monkeypatch.setenv("LOCAL_RANK", rank)
-        assert Apart().variables(Network).get("CUDA_VISIBLE_DEVICES") == visible
+        variables = Apart().variables(Network)
+        assert (variables.get("CUDA_VISIBLE_DEVICES"), variables["LOCAL_RANK"]) == (visible, "0")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert Apart(device="cuda:0").variables(Network)["CUDA_VISIBLE_DEVICES"] == "0"
 

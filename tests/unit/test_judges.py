@@ -15,13 +15,16 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, CLIPTokenizer, Mask2FormerForUniversalSegmentation
 
 from bench.api import CheckpointMissing, ConfigError, DataError
+from bench.prompts.vocabulary import CLASSES, COLORS
+from rewards._geneval_rules import Detection
 from rewards.geneval import DETECTOR, GenEval
 from rewards.jpeg import Jpeg, JpegIncompressibility
 from rewards.ocr import OCR, spelling
 from tests.tiny_checkpoints import write_clip
-from tests.tiny_detector import SIDE, write_detector
+from tests.tiny_detector import write_detector
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
@@ -197,7 +200,6 @@ def test_the_detector_s_numbers_by_hand() -> None:
 
 def test_an_object_is_cut_out_on_grey() -> None:
     from rewards._geneval_eyes import cut_out
-    from rewards._geneval_rules import Detection
 
     mask = np.zeros((4, 6), bool)
     mask[1, 2:4], mask[2, 2] = True, True
@@ -208,18 +210,103 @@ def test_an_object_is_cut_out_on_grey() -> None:
     np.testing.assert_array_equal(cut[1], [picture[2, 2], [0x99, 0x99, 0x99]])
 
 
-@pytest.mark.parametrize(("height", "width", "seen"), [(64, 64, (64, 64)), (48, 64, (64, 96)), (200, 100, (128, 64))])
-def test_what_the_detector_sees_is_computed_as_published(
-    judge: GenEval, height: int, width: int, seen: tuple[int, int]
+def shown(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What the detector is shown at `size` (h, w): by Pillow's filter, ImageNet's numbers and black up to 32."""
+    resized = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR))
+    pixels = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    return np.pad(pixels, ((0, -size[0] % 32), (0, -size[1] % 32), (0, 0))).transpose(2, 0, 1)
+
+
+# The shorter side to 800, the longer at most 1333: x 1.5625, x 16.67 (1066.67 is rounded), x 6.665 (666.5 too)
+SIZES = [((512, 512), (800, 800)), ((48, 64), (800, 1067)), ((200, 100), (1333, 667))]
+
+
+@pytest.mark.parametrize(("size", "grown"), SIZES)
+def test_the_detector_is_shown_what_it_was_published_with(size: tuple[int, int], grown: tuple[int, int]) -> None:
+    from rewards._geneval_eyes import seen
+
+    picture = noise(*size, 3)
+    found = seen(picture).numpy()
+    assert found.shape[1:] == grown
+    np.testing.assert_allclose(found, shown(picture, grown)[:, : grown[0], : grown[1]], atol=1e-5)
+    linear = bilinear(bilinear(picture.astype(np.float64), grown[0], 0), grown[1], 1)  # OpenCV's, unrounded
+    grey = np.abs(
+        found * np.reshape([58.395, 57.12, 57.375], (3, 1, 1))
+        + np.reshape([123.675, 116.28, 103.53], (3, 1, 1))
+        - linear.transpose(2, 0, 1)
+    )
+    assert grey.max() < 1.1  # each axis is rounded to whole grey levels
+
+
+def bilinear(x: np.ndarray, count: int, axis: int) -> np.ndarray:
+    """One axis interpolated to so many places, whose centres are spread evenly."""
+    have = x.shape[axis]
+    places = np.clip((np.arange(count) + 0.5) * have / count - 0.5, 0, have - 1)
+    below = np.floor(places).astype(int)
+    above = np.minimum(below + 1, have - 1)
+    part = (places - below).reshape([-1 if dim == axis else 1 for dim in range(x.ndim)])
+    return x.take(below, axis) * (1 - part) + x.take(above, axis) * part
+
+
+@pytest.mark.parametrize(("size", "grown"), SIZES[1:])
+def test_detections_are_computed_as_published(
+    judge: GenEval, weights: Path, size: tuple[int, int], grown: tuple[int, int]
 ) -> None:
-    """Against Pillow and numpy: the shorter side to 64 here, the longer at most 107, both up to multiples of 32."""
+    """The network as transformers reads it; its logits go through numpy, in float64."""
     assert judge._eyes is not None
-    picture = noise(height, width, 3)
-    resized = Image.fromarray(picture).resize(seen[::-1], Image.Resampling.BILINEAR)
-    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    expected = ((np.asarray(resized) / 255 - mean) / deviation).transpose(2, 0, 1)
-    given = judge._eyes[0]._processor(images=picture, return_tensors="np")["pixel_values"][0]
-    assert SIDE == 64 and np.abs(given - expected).max() < 1e-5
+    picture = noise(*size, 3)
+    model = Mask2FormerForUniversalSegmentation.from_pretrained(weights / DETECTOR.home.replace("/", "--"))
+    pixels = shown(picture, grown)
+    with torch.no_grad():
+        out = model.eval()(torch.from_numpy(pixels)[None].float())
+    masks = out.masks_queries_logits[0].double().numpy()
+    masks = bilinear(bilinear(masks, pixels.shape[1], 1), pixels.shape[2], 2)[:, : grown[0], : grown[1]]
+    masks = bilinear(bilinear(masks, size[0], 1), size[1], 2)
+    chances = np.exp(out.class_queries_logits[0].double().numpy())
+    chances = (chances / chances.sum(1, keepdims=True))[:, :80]
+    expected = []
+    for query, label in zip(*np.unravel_index(np.argsort(-chances, None)[:100], chances.shape), strict=True):
+        mask = masks[query] > 0
+        if mask.any():
+            confidence = chances[query, label] * (1 / (1 + np.exp(-masks[query][mask]))).mean()
+            rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+            box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+            expected += [(confidence, CLASSES[label], box, mask)] if confidence > 0.3 else []
+    found = sorted(judge._eyes[0](picture), key=lambda one: one.confidence)
+    assert len(found) == len(expected) > 0
+    for one, (confidence, name, box, mask) in zip(found, sorted(expected, key=lambda one: one[0]), strict=True):
+        assert one.confidence == pytest.approx(confidence, abs=1e-5)
+        assert (one.label, one.box) == (name, box)
+        assert one.mask is not None and (one.mask == mask).mean() > 0.999
+
+
+def test_colors_are_computed_as_published(judge: GenEval, weights: Path) -> None:
+    """transformers' forward passes; the object's box on grey, cropped by hand."""
+    assert judge._eyes is not None
+    picture, mask = noise(60, 90, 3), np.zeros((60, 90), bool)
+    mask[10:30, 20:73] = True
+    mask[12:15, 22:40] = False
+    found = Detection("dog", 1.0, (20, 10, 73, 30), mask)
+    grey = np.where(mask[..., None], picture, np.uint8(0x99))[10:30, 20:73]
+    crop = Image.fromarray(grey).resize((74, 28), Image.Resampling.BICUBIC).crop((23, 0, 51, 28))  # 28 x 53 / 20
+    mean, deviation = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    pixels = torch.from_numpy(((np.asarray(crop) / 255 - mean) / deviation).transpose(2, 0, 1))[None].float()
+    folder = weights / "openai--clip-vit-large-patch14"
+    model, tokenizer = (
+        CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(),
+        CLIPTokenizer.from_pretrained(folder),
+    )
+    expected = []
+    with torch.no_grad():
+        image = torch.nn.functional.normalize(model.get_image_features(pixel_values=pixels).pooler_output)
+        for color in ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"):
+            texts = [f"a photo of a {color} dog", f"a photo of a {color}-colored dog", f"a photo of a {color} object"]
+            tokens = tokenizer(texts, padding=True, return_tensors="pt")
+            each = torch.nn.functional.normalize(model.get_text_features(**tokens).pooler_output).mean(0)
+            expected.append(float((image @ each / each.norm())[0]))
+    likeness = judge._eyes[1].likeness(picture, "dog", [found])
+    np.testing.assert_allclose(likeness.numpy(), [expected], atol=1e-5)
+    assert judge._eyes[1](picture, "dog", [found]) == [COLORS[int(np.argmax(expected))]]
 
 
 def broken(weights: Path, folder: Path, change: Callable[[Path], None]) -> None:
@@ -246,10 +333,9 @@ INDEX = "model.pixel_level_module.encoder.encoder.layers.0.blocks.0.attention.se
         (retensored(lambda t: t.update({"head.bias": torch.ones(1)})), "1 unexpected (head.bias)"),
         (retensored(lambda t: t.update({"class_predictor.bias": torch.ones(3)})), "predictor.bias (3,) for (81,)"),
         (lambda f: (f / "model.safetensors").write_bytes(b"{}"), "expected a Mask2Former with safetensors weights"),
-        (lambda f: (f / "preprocessor_config.json").write_text("{"), "expected the preprocessing of a Mask2Former"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     ],
-    ids=["missing", "unexpected", "shape", "damaged", "preprocessing", "absent"],
+    ids=["missing", "unexpected", "shape", "damaged", "absent"],
 )  # fmt: skip
 def test_another_detector_is_refused_by_name(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], message: str

@@ -222,6 +222,23 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
         resolve("cuda:1")
 
 
+def test_scorers_follow_the_device_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with two GPUs, as torch would tell of it."""
+    from bench.model import device
+
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(device, "_present", None)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert device.present() == torch.device("cuda", 0) and chosen == [0]  # as a reward server's scorer finds it
+    assert not torch.backends.cudnn.allow_tf32
+    for asked in ("cuda:1", "cpu"):
+        assert resolve(asked) == device.present() == torch.device(asked)
+
+
 def test_memory_that_runs_out_is_told_with_what_to_lower() -> None:
     policy = shrunken()
 

@@ -205,3 +205,15 @@ def test_a_foreign_package_that_shadows_ours_is_named(tmp_path: Path) -> None:
 def test_our_own_packages_shadow_nothing(tmp_path: Path) -> None:
     assert shadow.shadowed() == []
     assert len(shadow.shadowed(tmp_path)) == 2
+
+
+def test_a_module_inside_a_folder_without_init_is_named_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "apart_space" / "inner").mkdir(parents=True)
+    path = write(tmp_path / "apart_space" / "inner", GOOD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert registry.source_file("apart_space.inner.plugin") == Path(path)
+    assert registry.source_file("apart_space.inner.another") is None
+    assert not any(name.startswith("apart_space") for name in sys.modules)
+    assert registry.load_method("apart_space.inner.plugin:Good").name == "good"

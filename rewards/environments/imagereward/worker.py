@@ -30,6 +30,7 @@ def build(configuration: str, vocabulary: str, device: str, threads: int) -> dic
     """
     global _model
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 stays float32
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         # The package asks for the tokenizer by this name, which may be that of a folder.

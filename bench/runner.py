@@ -15,11 +15,8 @@ from typing import Any
 
 import torch
 
-from bench import registry
-from bench.apart.elsewhere import HERE, Elsewhere
-from bench.apart.reward import Distant
+from bench.apart.elsewhere import Elsewhere
 from bench.api import BenchError, ConfigError, DataError, NonFiniteError
-from bench.blame import blamed
 from bench.budget import Ledger
 from bench.configuration.job import CellJob
 from bench.configuration.settings import BASE
@@ -35,11 +32,11 @@ from bench.records.identity import cell_header
 from bench.records.record import CellRecord
 from bench.records.roles import record_scorers
 from bench.records.schema import Event, Milestone, PromptSetScores, Scorers
-from bench.scorers.reward_names import parts_of
-from bench.scorers.scorer import Guard, Scorer, unguarded
-from bench.scorers.weighted_sum import examples, sums
+from bench.scorers.loading import load_scorers
+from bench.scorers.scorer import Scorer
+from bench.scorers.weighted_sum import examples
 from bench.shards.passes import Shards
-from bench.tasks.world import Candidates, World
+from bench.tasks.world import World
 from bench.tasks.worlds import world_of
 from bench.training.checkpoint import Checkpoints, Saved
 from bench.training.curation import curate
@@ -370,25 +367,3 @@ class _Cell:
             max_rss_mib=usage.ru_maxrss / 1024, host=socket.gethostname(),
             time=datetime.now(UTC).isoformat(timespec="seconds"), encodings=asdict(counts) if counts else None,
         )  # fmt: skip
-
-
-def load_scorers(
-    names: set[str | None], guard: Guard = unguarded, standard: Callable[[], Candidates] | None = None,
-    elsewhere: Elsewhere = HERE,
-) -> dict[str, Scorer]:  # fmt: skip
-    """The named rewards, loaded and ready; the same scorer serves every role. `guard` surrounds load() and calls.
-
-    A weighted sum comes beside its parts; `standard` gives the pictures by which sums are standardised. What
-    `elsewhere` takes apart is not guarded: it ends by itself what hangs.
-    """
-    scorers = {}
-    for name in sorted({part for spec in names for part in parts_of(spec)}):
-        cls = registry.load_reward(name)
-        with blamed(f"reward {cls.name!r} in __init__()", cls):
-            reward = elsewhere.reward(name, cls)
-        own = unguarded if isinstance(reward, Distant) else guard
-        with own(cls.name, "load()"), blamed(f"reward {cls.name!r} in load()", cls):
-            reward.load()
-        scorers[name] = Scorer(reward, guard=own)
-    elsewhere.require_use(scorer.reward for scorer in scorers.values())
-    return scorers | sums(filter(None, names), scorers, standard)

@@ -8,7 +8,8 @@ from typing import Any
 
 from bench.configuration.experiment import Experiment, load
 from bench.configuration.job import CellJob
-from bench.runner import load_scorers, run_cell
+from bench.runner import run_cell
+from bench.scorers.loading import load_scorers
 from bench.scorers.scorer import Scorer
 from bench.tasks.world import World
 from bench.tasks.worlds import load_world

@@ -31,7 +31,7 @@ from bench.records.canonical import canonical_json
 from bench.records.identity import cell_header
 from bench.records.record import RECORD, read_experiment_header, read_lines
 from bench.records.schema import Cell, parse_event
-from bench.runner import load_scorers
+from bench.scorers.loading import load_scorers
 from bench.scorers.weighted_sum import examples
 from bench.tasks.scenes.world import base_model
 from bench.tasks.worlds import world_of

@@ -18,7 +18,7 @@ from bench.configuration.settings import Stage as StageSettings
 from bench.configuration.settings import Train
 from bench.conformance.check import Mismatch
 from bench.model.policy import PassFlops, SD3Policy
-from bench.runner import load_scorers
+from bench.scorers.loading import load_scorers
 from bench.scorers.scorer import Scorer
 from bench.tasks.definitions import Task
 from bench.tasks.world import Candidates, World

@@ -24,7 +24,7 @@ from bench.data.selection import Selection, columns_of, write_selection
 from bench.data.settings import Data
 from bench.files import write_whole
 from bench.records.canonical import config_hash
-from bench.runner import load_scorers
+from bench.scorers.loading import load_scorers
 from bench.scorers.reward_names import is_sum
 from bench.scorers.scorer import Scorer
 from bench.strict import Problems, Text, validate

@@ -131,7 +131,7 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     """A few updates of every stage of a method on the first task, on a model that is thrown away."""
     from bench.apart.elsewhere import Elsewhere
     from bench.model.policy import SD3Policy
-    from bench.runner import load_scorers
+    from bench.scorers.loading import load_scorers
     from bench.scorers.weighted_sum import examples
     from bench.tasks.worlds import world_of
     from bench.training.stage import Stage

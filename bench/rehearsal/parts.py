@@ -27,7 +27,8 @@ from bench.records.record import CellRecord
 from bench.records.schema import End
 from bench.rehearsal.measure import passes, reading
 from bench.rehearsal.rewards import rehearse_rewards
-from bench.runner import load_scorers, run_cell
+from bench.runner import run_cell
+from bench.scorers.loading import load_scorers
 from bench.tasks.worlds import world_of
 from bench.training.checkpoint import Checkpoints
 from bench.training.stage import Stage

@@ -16,9 +16,9 @@ import pandas as pd
 from bench.apart.elsewhere import Elsewhere
 from bench.api import ConfigError, DataError, Prompt
 from bench.files import write_whole
-from bench.runner import load_scorers
 from bench.score.listing import Entry, list_pictures, read_picture
 from bench.score.sheet import draw_sheet
+from bench.scorers.loading import load_scorers
 from bench.scorers.scorer import Scorer
 
 TABLE, ABOUT = "scores.csv", "scores.json"

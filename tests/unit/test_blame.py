@@ -15,7 +15,7 @@ from bench.blame import blame, blamed
 from bench.configuration.experiment import load
 from bench.conformance.laboratory import Laboratory, MethodSubject
 from bench.registry import load_method
-from bench.runner import load_scorers
+from bench.scorers.loading import load_scorers
 from bench.tasks.worlds import load_world
 
 METHOD = '''

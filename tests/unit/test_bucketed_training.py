@@ -21,7 +21,7 @@ from bench.data.settings import Data
 from bench.model.policy import PassFlops, SD3Policy
 from bench.processes.ranks import ALONE, Ranks
 from bench.report.reproduce import _pictures
-from bench.runner import load_scorers
+from bench.scorers.loading import load_scorers
 from bench.tasks.worlds import world_of
 from bench.training.stage import Stage
 from tests import cells

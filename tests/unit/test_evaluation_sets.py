@@ -29,7 +29,7 @@ from bench.records.record import CellRecord
 from bench.records.results import load_experiment
 from bench.report import main_table, prompt_sets
 from bench.report.published import published
-from bench.runner import load_scorers
+from bench.scorers.loading import load_scorers
 from bench.statistics.analysis import ALIKE, Analysis
 from tests.cells import experiment, world
 from tests.synthetic_results import World, ledger, write_world

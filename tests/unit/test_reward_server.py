@@ -21,7 +21,7 @@ import pytest
 
 from bench.apart.elsewhere import Elsewhere, where
 from bench.api import ConfigError, DataError, NonFiniteError, PluginError, Reward
-from bench.runner import load_scorers
+from bench.scorers.loading import load_scorers
 from bench.scorers.scorer import Scorer
 from bench.serve.client import RewardServerError, ServedReward, Server
 from bench.serve.command import read_token, serve

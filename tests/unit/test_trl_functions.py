@@ -16,7 +16,7 @@ from bench.api import NonFiniteError, PluginError
 from bench.cli import main
 from bench.data.curate import Rule, curate, settings_of
 from bench.records.record import CellRecord
-from bench.runner import load_scorers
+from bench.scorers.loading import load_scorers
 from bench.scorers.scorer import Scorer
 from bench.trl import reward_class, reward_function
 from tests.cells import GOLD, experiment, run

@@ -46,7 +46,6 @@ __all__ = [
     "Prompt",
     "Reward",
     "Rollouts",
-    "current_device",
 ]
 
 
@@ -366,7 +365,7 @@ class Reward(abc.ABC):
     flops_apart: float = 0.0
 
     def load(self) -> None:  # noqa: B027 - most rewards have nothing to load
-        """Heavy imports and weights, on `current_device()`; called once before the first score."""
+        """Heavy imports and weights; called once before the first score. `bench.model.device.present()` says where to."""
 
     @classmethod
     def applies(cls, metadata: Mapping[str, Any]) -> bool:
@@ -387,10 +386,3 @@ class Reward(abc.ABC):
     def measure_apart(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
         """FLOPs of one picture uint8 (H, W, 3) that another process spends, beside those that torch counts here."""
         return self.flops_apart
-
-
-def current_device() -> torch.device:
-    """The device that this process works on, `cpu` or `cuda:N`, where float32 is kept; imports torch."""
-    from bench.model.device import present
-
-    return present()

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from bench.api import DataError, current_device
+from bench.api import DataError
+from bench.model.device import present
 from rewards._clip import CLIP_FILES
 from rewards._weights import read_tensors
 
@@ -48,7 +49,7 @@ class Clip:
         """
         config, weights, vocabulary, merges = (folder / name for name in CLIP_FILES)
         self.model = empty(_config(config))
-        self.device = current_device()
+        self.device = present()
         tensors = read_tensors(weights, shapes(self.model), str(self.device), ignored=COUNTERS)
         self.model.load_state_dict(tensors, assign=True)
         for tower in (self.model.text_model, self.model.vision_model):

@@ -19,7 +19,8 @@ from torch.nn.functional import interpolate, normalize, pad
 from transformers import Mask2FormerForUniversalSegmentation
 from transformers.utils import logging
 
-from bench.api import DataError, current_device
+from bench.api import DataError
+from bench.model.device import present
 from bench.prompts.vocabulary import CLASSES, COLORS
 from rewards._clip_model import Clip, centre_crop, rounded_middle
 from rewards._geneval_rules import CONFIDENCE, Detection
@@ -43,7 +44,7 @@ class ObjectDetector:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._device = current_device()
+        self._device = present()
         self._model = _read_detector(folder).to(self._device)
         labels = self._model.config.id2label or {}
         if len(labels) != len(CLASSES):

@@ -365,7 +365,7 @@ class Reward(abc.ABC):
     flops_apart: float = 0.0
 
     def load(self) -> None:  # noqa: B027 - most rewards have nothing to load
-        """Heavy imports and weights; called once before the first score. `bench.model.device.present()` says where to."""
+        """Heavy imports and weights, onto `bench.model.device.present()`; called once before the first score."""
 
     @classmethod
     def applies(cls, metadata: Mapping[str, Any]) -> bool:

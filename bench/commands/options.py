@@ -140,7 +140,6 @@ def add_replay(parser: argparse.ArgumentParser) -> None:
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
-    add_settings(parser)
     parser.add_argument(
         "--gpu", metavar="A,B", help="hours and memory on these cards, computed: h100, a100, rtx4090, ..."
     )
@@ -151,6 +150,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cards", type=_count, default=1, metavar="N", help="cards that train each cell together, with --gpu"
     )
+    add_settings(parser)
 
 
 def _share(text: str) -> float:
@@ -299,13 +299,13 @@ def add_pretrain(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rehearse(parser: argparse.ArgumentParser) -> None:
-    add_settings(parser)
-    parser.set_defaults(preset="rehearsal")
     parser.add_argument(
         "--parts", default="passes,lora,full,resume", metavar="A,B",
         help="default: passes,lora,full,resume; each writes a file of its own; or rewards: the published scorers",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("results/gpu"), metavar="FOLDER", help="default: results/gpu")
+    add_settings(parser)
+    parser.set_defaults(preset="rehearsal")
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, get_args
 
 from bench import registry
@@ -77,17 +79,34 @@ def _examined(
 
 def _conforms(plugin: type[Method] | type[Reward], laboratory: Laboratory, reward: Reward | None) -> bool:
     """Examine one plugin and print what comes of it; whether nothing failed."""
-    from bench.conformance.suite import examine
+    from bench.conformance.suite import checks_of, examine
 
     start, counts = time.perf_counter(), Counter[str]()
     place = "" if reward is None or where(reward) == "here" else f" ({where(reward)})"
-    print(f"{'method' if reward is None else 'reward'} {plugin.name}{place}", flush=True)
-    for outcome in examine(plugin, laboratory, reward):
+    checks = checks_of(plugin)
+    print(f"{'method' if reward is None else 'reward'} {plugin.name}{place}: {len(checks)} checks", flush=True)
+    outcomes = examine(plugin, laboratory, reward)
+    for number, check in enumerate(checks, 1):
+        with _shown(f"  {number} of {len(checks)}".ljust(18) + check.name):
+            outcome = next(outcomes)
         counts[outcome.status] += 1
         print(_line(outcome), flush=True)
     summary = ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])
     print(f"  {summary}, in {time.perf_counter() - start:.0f} s\n", flush=True)
     return not counts["failed"]
+
+
+@contextmanager
+def _shown(line: str) -> Iterator[None]:
+    """A line on the terminal, where there is one, for as long as the block takes."""
+    if not sys.stdout.isatty():
+        yield
+        return
+    print(line, end="\r", flush=True)
+    try:
+        yield
+    finally:
+        print(" " * len(line), end="\r")
 
 
 def _line(outcome: Outcome) -> str:

@@ -16,6 +16,11 @@ METHOD_CHECKS: tuple[Check[Any], ...] = (
 REWARD_CHECKS: tuple[Check[Any], ...] = tuple(reward_checks.SUITE.checks)
 
 
+def checks_of(plugin: type[Method] | type[Reward]) -> tuple[Check[Any], ...]:
+    """The checks that a method or a reward goes through, in order."""
+    return METHOD_CHECKS if issubclass(plugin, Method) else REWARD_CHECKS
+
+
 def examine(
     plugin: type[Method] | type[Reward], laboratory: Laboratory, reward: Reward | None = None
 ) -> Iterator[Outcome]:
@@ -27,6 +32,7 @@ def examine(
         PluginError: the plugin declares that it fails a check that does not exist.
         BenchError: a reward cannot be loaded.
     """
+    checks, excused = checks_of(plugin), plugin.expected_failures
     if issubclass(plugin, Method):
-        return run(METHOD_CHECKS, MethodSubject(plugin, laboratory), plugin.needs, plugin.expected_failures)
-    return run(REWARD_CHECKS, RewardSubject(reward or plugin(), laboratory), Needs(), plugin.expected_failures)
+        return run(checks, MethodSubject(plugin, laboratory), plugin.needs, excused)
+    return run(checks, RewardSubject(reward or plugin(), laboratory), Needs(), excused)

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench import registry
 from bench.apart.elsewhere import Elsewhere
-from bench.api import ConfigError, DataError, Prompt
+from bench.api import ConfigError, DataError, Prompt, Reward
 from bench.files import write_whole
 from bench.score.listing import Entry, list_pictures, read_picture
 from bench.score.sheet import draw_sheet
 from bench.scorers.loading import load_scorers
+from bench.scorers.reward_names import parts_of
 from bench.scorers.scorer import Scorer
 
 TABLE, ABOUT = "scores.csv", "scores.json"
@@ -51,9 +53,10 @@ def score_folder(
         DataError: the folder or its prompts cannot be read; no picture of it can; a reward applies to no prompt.
     """
     entries = list_pictures(folder, prompts)
+    parts = dict.fromkeys(part for spec in rewards for part in parts_of(spec))
+    _refuse_without_prompts([registry.load_reward(part) for part in parts], entries, folder)
     loaded = load_scorers(set(rewards), elsewhere=Elsewhere(server=server))
     scorers = [loaded[name] for name in dict.fromkeys(rewards)]
-    _refuse_without_prompts(scorers, entries, folder)
     scores = _judge(folder, entries, scorers)
     for name, values in scores.by_scorer.items():
         if np.isnan(values).all():
@@ -118,20 +121,20 @@ def _shape(pair: tuple[int, np.ndarray]) -> tuple[int, ...]:
     return pair[1].shape
 
 
-def _refuse_without_prompts(scorers: Sequence[Scorer], entries: Sequence[Entry], folder: Path) -> None:
-    """Say before anything is scored what a scorer lacks."""
+def _refuse_without_prompts(rewards: Sequence[type[Reward]], entries: Sequence[Entry], folder: Path) -> None:
+    """Say before anything is loaded what a reward lacks."""
     given = [entry.prompt for entry in entries if entry.prompt is not None]
-    readers = [scorer.name for scorer in scorers if scorer.reward.reads_prompts]
+    readers = [reward.name for reward in rewards if reward.reads_prompts]
     if readers and not given:
         raise ConfigError(
             f"{', '.join(readers)}: expected prompts, by which a picture is judged here: give --prompts FILE with a "
             f"line for each picture, or put a metadata.jsonl (file_name, text) into {folder}"
         )
-    for scorer in scorers:
-        if given and not any(scorer.reward.applies(prompt.metadata) for prompt in given):
+    for reward in rewards:
+        if given and not any(reward.applies(prompt.metadata) for prompt in given):
             raise DataError(
-                f"{scorer.name} applies to none of the {len(given)} prompts, such as {given[0].text!r}: give prompts "
-                f"of its kind (`bench list {scorer.name}`)"
+                f"{reward.name} applies to none of the {len(given)} prompts, such as {given[0].text!r}: give prompts "
+                f"of its kind (`bench list {reward.name}`)"
             )
 
 

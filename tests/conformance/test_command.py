@@ -24,7 +24,7 @@ class Squeezed(Reward):
 def test_a_reward_that_conforms(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "scenes-geneval"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "reward scenes-geneval"
+    assert lines[0] == "reward scenes-geneval: 7 checks"
     assert "  passed          range" in lines
     assert "  7 passed, in " in lines[-2]
 

@@ -347,9 +347,11 @@ class Reward(abc.ABC):
     `range` holds every score it can give. A batch scores as its singles do, in any order. `gold` says that the score is
     computed exactly from the picture and not learned. `applies` says for which prompts the score has a meaning.
     `reads_prompts` says that it depends on the prompt. `examples` are (prompt, metadata) for `bench check`, where the
-    embedded world has no prompt that the reward applies to. `expected_failures` is {check of `bench check`: why the
-    reward fails it and may}. `environment` is a folder of pins (`bench.apart.environment`), where the reward works in
-    an environment of its own. `flops_apart` are the FLOPs of one picture in another process, as measured there.
+    embedded world has no prompt that the reward applies to. `held` is {checkpoint: GiB on the device}, for `plan`;
+    rewards of one process may share checkpoints, and None is not known. `expected_failures` is {check of
+    `bench check`: why the reward fails it and may}. `environment` is a folder of pins (`bench.apart.environment`),
+    where the reward works in an environment of its own. `flops_apart` are the FLOPs of one picture in another process,
+    as measured there.
     """
 
     name: ClassVar[str]
@@ -360,6 +362,7 @@ class Reward(abc.ABC):
     source: ClassVar[str] = ""
     reads_prompts: ClassVar[bool] = True
     examples: ClassVar[Sequence[tuple[str, Mapping[str, Any]]]] = ()
+    held: ClassVar[Mapping[str, float] | None] = None
     expected_failures: ClassVar[Mapping[str, str]] = {}
     environment: ClassVar[Path | None] = None
     flops_apart: float = 0.0

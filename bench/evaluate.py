@@ -87,7 +87,8 @@ class Evaluator:
             self._states, self._state_sigma, self._state_texts = self._fixed_states(base, categories)
             texts += self._state_texts
         ranks.in_turn(lambda: base.texts.prepare(texts))
-        self._base: Frozen = base.frozen_copy()
+        if settings.drift_states:
+            self._base: Frozen = base.frozen_copy()
 
     def judge(self, policy: SD3Policy, update: int, *, final: bool) -> Judgement:
         """Sample and score the prompts of a milestone, or all of them and the held-out ones at the end."""

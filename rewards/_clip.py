@@ -53,10 +53,10 @@ class ClipReward(Reward):
             CheckpointMissing: it is not on this machine.
             DataError: it has other tensors than its network.
         """
-        from rewards._clip_model import Clip
+        from rewards._clip_model import shared_clip
 
         self.fingerprint = fingerprint(*self.files())
-        self._judge = self.judge(Clip(located(self.checkpoint)))
+        self._judge = self.judge(shared_clip(located(self.checkpoint)))
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 of pictures uint8 (B, H, W, 3) of any size.

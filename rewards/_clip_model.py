@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -35,6 +36,20 @@ def empty(config: CLIPConfig) -> CLIPModel:
 def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     """The shape of every stored tensor of a network, by name."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def shared_clip(folder: Path) -> Clip:
+    """The CLIP of a folder, which scorers of this process hold together for as long as one of them does.
+
+    Raises:
+        DataError: see `Clip`.
+    """
+    stats = [(folder / name).stat() for name in CLIP_FILES]
+    key = str(folder.resolve()), present(), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
+    clip = _held.get(key)
+    if clip is None:
+        clip = _held[key] = Clip(folder)
+    return clip
 
 
 class Clip:
@@ -111,6 +126,7 @@ def normalised(pixels: Tensor) -> Tensor:
 
 
 _BICUBIC = Image.Resampling.BICUBIC
+_held: WeakValueDictionary[Hashable, Clip] = WeakValueDictionary()
 
 
 def _config(path: Path) -> CLIPConfig:

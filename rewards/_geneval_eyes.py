@@ -22,7 +22,7 @@ from transformers.utils import logging
 from bench.api import DataError
 from bench.model.device import present
 from bench.prompts.vocabulary import CLASSES, COLORS
-from rewards._clip_model import Clip, centre_crop, rounded_middle
+from rewards._clip_model import centre_crop, rounded_middle, shared_clip
 from rewards._geneval_rules import CONFIDENCE, Detection
 from rewards._weights import refuse_other
 
@@ -135,7 +135,7 @@ class ColorNamer:
     """CLIP as a classifier of colours: what an object looks like, among GenEval's ten."""
 
     def __init__(self, folder: Path) -> None:
-        self._clip = Clip(folder)
+        self._clip = shared_clip(folder)
         self._classifier = lru_cache(len(CLASSES))(self._embed_colors)
 
     def __call__(self, image: np.ndarray, label: str, found: Sequence[Detection]) -> list[str]:

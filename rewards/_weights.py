@@ -19,12 +19,21 @@ _SHOWN = 6  # names in one message
 
 @dataclass(frozen=True)
 class Published:
-    """A published checkpoint: its home (`owner/name`), the files that are read, its licence, and how to get it."""
+    """A published checkpoint: its home (`owner/name`), the files that are read, its licence, and how to get it.
+
+    `gib` are those of its weights as they are held, in float32.
+    """
 
     home: str
     files: tuple[str, ...]
     licence: str
     get: str
+    gib: float = 0.0
+
+    @property
+    def held(self) -> dict[str, float]:
+        """As `Reward.held` has it."""
+        return {self.home: self.gib}
 
     @property
     def folder(self) -> Path:

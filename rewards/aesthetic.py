@@ -55,6 +55,7 @@ class Aesthetic(ClipReward):
     reads_prompts: ClassVar[bool] = False
 
     checkpoint: ClassVar[Published] = OPENAI_CLIP
+    held = OPENAI_CLIP.held
 
     def files(self) -> list[Path]:
         """Those of the CLIP and of the head.

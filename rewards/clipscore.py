@@ -14,6 +14,7 @@ OPENAI_CLIP = Published(
     files=CLIP_FILES,
     licence="MIT, of github.com/openai/CLIP",
     get=f"`hf download openai/clip-vit-large-patch14 {' '.join(CLIP_FILES)}`",
+    gib=1.59,
 )
 
 
@@ -32,3 +33,4 @@ class ClipScore(ClipAgreement):
         "with a bilinear filter"
     )
     checkpoint: ClassVar[Published] = OPENAI_CLIP
+    held = OPENAI_CLIP.held

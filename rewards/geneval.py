@@ -23,6 +23,7 @@ DETECTOR = Published(
     files=_FILES,
     licence="as its model card says; the code of its authors is under MIT",
     get=f"`hf download facebook/mask2former-swin-small-coco-instance {' '.join(_FILES)}`",
+    gib=0.26,
 )
 
 
@@ -45,6 +46,7 @@ class GenEval(Reward):
         f"arXiv 2310.11513; detector {DETECTOR.home} at 800 pixels, its authors' weights and Pillow's resizing in the "
         "place of OpenMMLab's retraining and OpenCV; CLIP in float32"
     )
+    held = DETECTOR.held | OPENAI_CLIP.held
     examples: ClassVar[Sequence[tuple[str, Mapping[str, Any]]]] = (
         ("a photo of a bench", {"tag": "single_object", "include": [{"class": "bench", "count": 1}]}),
         ("a photo of a red apple", {"tag": "colors", "include": [{"class": "apple", "count": 1, "color": "red"}]}),

@@ -51,7 +51,9 @@ class HPSv2(ClipAgreement):
         licence="Apache-2.0",
         get="`hf download xswu/HPSv2 HPS_v2.1_compressed.pt --local-dir .`, then "
         "`python -m rewards.convert hpsv2 HPS_v2.1_compressed.pt`",
+        gib=3.67,
     )
+    held = checkpoint.held
 
     def prepared(self, images: np.ndarray, size: int) -> Tensor:
         """The whole picture, its longer side `size`, on a black square; resized as real numbers, not grey levels."""

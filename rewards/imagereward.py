@@ -53,6 +53,7 @@ class ImageReward(Reward):
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     source: ClassVar[str] = "arXiv 2304.05977; image-reward 1.5, zai-org/ImageReward"
+    held: ClassVar[Mapping[str, float]] = {}  # on the CPU, unless it is told otherwise
     environment: ClassVar[Path | None] = PINS
 
     def __init__(self) -> None:

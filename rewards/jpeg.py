@@ -38,6 +38,7 @@ class Jpeg(Reward):
     range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
     gold: ClassVar[bool] = True
     source: ClassVar[str] = "arXiv 2305.13301, section 5.1"
+    held: ClassVar[Mapping[str, float]] = {}
     reads_prompts: ClassVar[bool] = False
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -54,6 +54,8 @@ class OCR(Reward):
         "as they are, not exchanged; unreadable pictures are errors, not 0"
     )
 
+    held: ClassVar[Mapping[str, float]] = {}  # on the CPU
+
     def __init__(self) -> None:
         self._engine: Any = None
         self.fingerprint = ""

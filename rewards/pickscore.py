@@ -32,7 +32,9 @@ class PickScore(ClipAgreement):
         files=CLIP_FILES,
         licence="none found with the weights: read the page of yuvalkirstain/PickScore_v1",
         get=f"`hf download yuvalkirstain/PickScore_v1 {' '.join(CLIP_FILES)}`",
+        gib=3.67,
     )
+    held = checkpoint.held
 
     def scale(self, clip: Clip) -> float:
         """The exponential of the checkpoint's logit scale.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -98,6 +98,7 @@ class ScenesAesthetic(Reward):
     higher_is_better = True
     gold = True
     source = "Hasler & Suesstrunk 2003; Peli 1990; Immerkaer 1996; Krotkov 1987"
+    held: ClassVar[Mapping[str, float]] = {}
     reads_prompts = False
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -26,6 +26,7 @@ class ScenesAestheticHead(Reward):
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (0.0, 10.0)
     source: ClassVar[str] = "github.com/christophschuhmann/improved-aesthetic-predictor"
+    held: ClassVar[Mapping[str, float]] = {}
     reads_prompts: ClassVar[bool] = False
 
     def __init__(self, assets: Path | None = None) -> None:

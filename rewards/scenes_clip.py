@@ -28,6 +28,7 @@ class ScenesClip(Reward):
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     source: ClassVar[str] = "arXiv 2104.08718"
+    held: ClassVar[Mapping[str, float]] = {}
 
     def __init__(self, assets: Path | None = None) -> None:
         self._assets = assets

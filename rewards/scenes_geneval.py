@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class ScenesGenEval(Reward):
     higher_is_better = True
     gold = True
     source = "arXiv 2310.11513, section 3"
+    held: ClassVar[Mapping[str, float]] = {}
 
     def __init__(self, partial: bool = False) -> None:
         self.partial = partial

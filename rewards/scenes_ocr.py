@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class ScenesOCR(Reward):
     higher_is_better = True
     gold = True
     source = "arXiv 2505.05470, section 5.1"
+    held: ClassVar[Mapping[str, float]] = {}
 
     def __init__(self) -> None:
         self._read: Callable[[np.ndarray], list[str]] | None = None

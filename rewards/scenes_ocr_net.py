@@ -27,6 +27,7 @@ class ScenesOCRNet(Reward):
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = "arXiv 2505.05470, section 5.1"
+    held: ClassVar[Mapping[str, float]] = {}
 
     def __init__(self, assets: Path | None = None) -> None:
         self._assets = assets

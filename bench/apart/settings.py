@@ -77,17 +77,20 @@ class Apart:
 
 
 def read_apart(
-    block: Mapping[str, Any], tasks: Sequence[Task], of_sets: Iterable[str], problems: Problems
+    block: Mapping[str, Any], tasks: Sequence[Task], of_sets: Iterable[str], asked: Any, problems: Problems
 ) -> dict[str, Apart]:
     """The blocks of `scorers` by the name of a scorer of the tasks or of the prompt sets.
 
-    What is wrong with them goes to `problems`.
+    What is wrong with them goes to `problems`. A preset may name registered scorers that are not used; what was `asked`
+    for beyond it may not.
     """
     if not block or problems.messages:  # what the tasks use can be told only of tasks without problems
         return {}
     found: dict[str, Apart] = {}
     used = _used_by(tasks, of_sets)
     for name, values in block.items():
+        if name not in used and name not in asked and name in registry.names(registry.REWARDS):
+            continue
         if name not in used:
             problems.add(f"scorers.{name}", f"no task and no prompt set uses a scorer of that name{hint(name, used)}")
         elif not isinstance(values, Mapping):

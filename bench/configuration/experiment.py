@@ -53,9 +53,10 @@ def load(
     raw = _read(preset)
     for layer in layers:
         raw = merge(raw, _read(layer))
+    above: Block = {}
     for path, value in (overrides or {}).items():
-        raw = merge(raw, _nested(path, value))
-    experiment = Resolver(raw, frozenset(path.split(".")[0] for path in overrides or {}), problems).experiment()
+        above = merge(above, _nested(path, value))
+    experiment = Resolver(merge(raw, above), above, problems).experiment()
     problems.raise_if_any(f"settings of {str(preset)!r}")
     assert experiment is not None
     return experiment

@@ -48,9 +48,10 @@ def _plain(instance: Any) -> Block:
 class Resolver:
     """Turns merged, raw settings into an `Experiment`, and collects what is wrong on the way."""
 
-    def __init__(self, raw: Block, overridden: frozenset[str], problems: Problems) -> None:
+    def __init__(self, raw: Block, overrides: Block, problems: Problems) -> None:
+        """`overrides` are what of `raw` was asked for beyond presets and files, which may say more than is used."""
         self.raw = raw
-        self.overridden = overridden
+        self.overrides = overrides
         self.problems = problems
         self.used: set[str] = set()
         self.sources: dict[str, str] = {}
@@ -74,7 +75,8 @@ class Resolver:
         values |= {"tasks": [_plain(task) for task in tasks], "methods": [_plain(chain) for chain in chains]}
         blocks = {"runtime": runtime, "train": train, "evaluation": evaluation, "data": data}
         values |= {name: _plain(block) for name, block in blocks.items() if block}
-        apart = read_apart(self._block("scorers"), tasks, evaluation.set_scorers if evaluation else (), self.problems)
+        of_sets, asked = evaluation.set_scorers if evaluation else (), self.overrides.get("scorers", {})
+        apart = read_apart(self._block("scorers"), tasks, of_sets, asked, self.problems)
         values["scorers"] = {name: _plain(block) for name, block in apart.items()}
         experiment = validate(Experiment, values, "", self.problems, elsewhere=_OWN_CHECKS)
         if experiment is not None:
@@ -284,7 +286,7 @@ class Resolver:
             labelled = isinstance(value, Mapping) and "method" in value
             if name not in known and not labelled:
                 self.problems.add(name, f"no such setting, task or method{hint(name, sorted(known))}")
-            elif name in self.overridden and name not in self.used and name not in (*FIELDS, *_RESERVED):
+            elif name in self.overrides and name not in self.used and name not in (*FIELDS, *_RESERVED):
                 self.problems.add(
                     name, f"settings given, but it does not run; it would with --methods or --tasks {name}"
                 )

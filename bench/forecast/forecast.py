@@ -14,6 +14,7 @@ from bench.forecast.cards import Card
 from bench.forecast.encodings import Encodings
 from bench.forecast.memory import Memory, Parts, Scales
 from bench.forecast.plan import Plan, StagePlan, counted
+from bench.forecast.scorers import held_by_scorers
 from bench.forecast.shapes import Shapes, is_here
 from bench.forecast.sharing import shared
 from bench.forecast.spending import Spending, spending
@@ -41,7 +42,7 @@ class StageForecast:
 class Forecast:
     """What an experiment would take. Stages by method; bytes in main memory and on disk by part.
 
-    cards: how many train each cell together.
+    cards: how many train each cell together. unknown: scorers whose memory is left out.
     """
 
     experiment: Experiment
@@ -50,6 +51,7 @@ class Forecast:
     host: Parts
     disk: Parts
     fetched: float
+    unknown: tuple[str, ...]
     cards: int = 1
 
     @property
@@ -88,7 +90,8 @@ def forecast(experiment: Experiment, results: Path, cards: int = 1) -> Forecast:
     if experiment.shard and cards == 1:
         raise ConfigError("--shard true shares weights out over several cards: say over how many by --cards N")
     shapes = Shapes.of(experiment)
-    scales = Scales(experiment, shapes)
+    scorers, unknown = held_by_scorers(experiment)
+    scales = Scales(experiment, shapes, scorers)
     known: dict[str, tuple[int, PassFlops]] = {}
     stages: dict[str, tuple[StageForecast, ...]] = {}
     for chain in experiment.methods:
@@ -112,6 +115,7 @@ def forecast(experiment: Experiment, results: Path, cards: int = 1) -> Forecast:
         stages=stages,
         host=_host(experiment, shapes),
         disk=_disk(experiment, shapes, stages),
+        unknown=unknown,
         fetched=0.0 if experiment.weights == "random" or is_here(experiment.model) else halves,
         cards=cards,
     )

@@ -6,26 +6,29 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from bench.configuration.settings import Experiment, Train
+from bench.configuration.settings import Experiment, Runtime, Train
 from bench.forecast.live_memory import Pass, decoding, peaks
 from bench.forecast.shapes import Shapes
 from bench.model.loading import ENCODERS
 
 Parts = dict[str, float]
 
+_LORA = ("--train.adaptation lora",)
+_HELD = ("--runtime.denoiser_weights bfloat16 (LoRA alone)",)
 _MENDS = {
-    "activations": "--train.gradient_checkpointing true, or a lower --train.micro_batch",
-    "a sampling pass": "a lower --evaluation.batch_size and --train.micro_batch",
-    "gradients": "--train.adaptation lora",
-    "AdamW's moments": "--train.adaptation lora",
-    "a step of AdamW": "--train.adaptation lora",
-    "reference": "--train.adaptation lora",
-    "moving average": "--train.ema_half_life 0",
-    "text encoders": "--runtime.park_encoders true, or --runtime.frozen_weights bfloat16, or --runtime.t5 false",
-    "rollouts": "fewer pictures by rollout phase",
-    "rollouts, gathered": "fewer pictures by rollout phase",
-    "denoiser": "--runtime.denoiser_weights bfloat16 (LoRA alone)",
-    "base, for drift": "--runtime.denoiser_weights bfloat16 (LoRA alone)",
+    "activations": ("--train.gradient_checkpointing true", "a lower --train.micro_batch"),
+    "a sampling pass": ("a lower --evaluation.batch_size and --train.micro_batch",),
+    "gradients": _LORA,
+    "AdamW's moments": _LORA,
+    "a step of AdamW": _LORA,
+    "reference": _LORA,
+    "moving average": ("--train.ema_half_life 0",),
+    "scorers": ("--scorers.NAME.device cpu, or another card's, of those that only judge",),
+    "text encoders": ("--runtime.park_encoders true", "--runtime.frozen_weights bfloat16", "--runtime.t5 false"),
+    "rollouts": ("fewer pictures by rollout phase",),
+    "rollouts, gathered": ("fewer pictures by rollout phase",),
+    "denoiser": _HELD,
+    "base, for drift": (*_HELD, "--evaluation.drift_states 0"),
 }
 
 
@@ -50,25 +53,31 @@ class Memory:
         """Bytes at the most."""
         return self.total(self.fullest)
 
-    def mends(self, train: Train) -> list[str]:
+    def mends(self, train: Train, runtime: Runtime) -> list[str]:
         """Settings that make the fullest phase smaller and are not in use yet, what helps most first."""
         parts = {**self.resident, **self.phases[self.fullest]}
-        used = {"--train.adaptation lora": train.adaptation == "lora"}
-        found: list[str] = []
-        for name in sorted(parts, key=lambda part: -parts[part]):
-            mend = _MENDS.get(name)
-            if name == "activations" and train.gradient_checkpointing:
-                mend = "a lower --train.micro_batch"
-            if mend and parts[name] and mend not in found and not used.get(mend):
-                found.append(mend)
-        return found
+        in_use = {
+            "--train.adaptation lora": train.adaptation == "lora",
+            "--train.gradient_checkpointing true": train.gradient_checkpointing,
+            "--runtime.park_encoders true": runtime.park_encoders,
+            "--runtime.frozen_weights bfloat16": runtime.frozen_weights == "bfloat16",
+            "--runtime.t5 false": not runtime.t5,
+            _HELD[0]: runtime.denoiser_weights == "bfloat16",
+        }
+        found = dict[str, None]()
+        for name in sorted(filter(parts.get, parts), key=lambda part: -parts[part]):
+            left = [mend for mend in _MENDS.get(name, ()) if not in_use.get(mend)]
+            found |= {", or ".join(left): None} if left else {}
+        return list(found)
 
 
 class Scales:
     """Weighs the stages of one experiment; equal passes are weighed once."""
 
-    def __init__(self, experiment: Experiment, shapes: Shapes) -> None:
+    def __init__(self, experiment: Experiment, shapes: Shapes, scorers: float = 0.0) -> None:
+        """`scorers` are the bytes that they hold."""
         self._experiment = experiment
+        self._scorers = scorers
         self._shapes = shapes
         self._known: dict[str, float] = {}
 
@@ -82,7 +91,8 @@ class Scales:
             "adapters": 0 if full else 4 * trained,
             "VAE": shapes.bytes_of("vae"),
             "text encoders": 0 if runtime.park_encoders else encoders,
-            "base, for drift": denoiser,
+            "base, for drift": denoiser if self._experiment.evaluation.drift_states else 0,
+            "scorers": self._scorers,
             "reference": denoiser if reference and full else 0,
             "moving average": 4 * trained if train.ema_half_life else 0,
         }

@@ -83,14 +83,22 @@ def render_forecast(found: Forecast, cards: list[Card], utilisation: float) -> s
     if found.fetched:
         lines.append(f"\nto be fetched once: about {_size(found.fetched)}, weights of 16 bits")
     lines += _cards(found, cards, utilisation)
-    return "\n".join([*lines, "", *_NOT_COUNTED])
+    return "\n".join([*lines, "", _NOT_COUNTED, *_unknown(found)])
 
 
-_NOT_COUNTED = (
-    "Computed from shapes; nothing was measured. Hours are FLOPs over the card's peak times an assumed utilisation;",
-    "what gradient checkpointing computes again is in the hours, not in the cost. Left out: reward models, their",
-    "passes and memory; curation; decoding in evaluation; kernels' workspaces; what torch.compile saves.",
-)
+_NOT_COUNTED = """\
+Computed from shapes; nothing was measured. Hours are FLOPs over the card's peak times an assumed utilisation;
+what gradient checkpointing computes again is in the hours, not in the cost. Left out: the passes of reward models;
+curation; decoding in evaluation; kernels' workspaces; what torch.compile saves."""
+
+
+def _unknown(found: Forecast) -> list[str]:
+    """A line where there are scorers whose memory is left out too."""
+    if found.experiment.reward_server is not None:
+        return ["The memory of scorers is left out, as if the reward server had all of them."]
+    return [f"The memory of {', '.join(found.unknown)} is left out: no `held` says how much it is."] * bool(
+        found.unknown
+    )
 
 
 def _memory(found: Forecast) -> list[str]:
@@ -148,7 +156,7 @@ def _fits(found: Forecast, card: Card) -> list[str]:
             memory = stage.memory
             if memory.most > card.usable:
                 need = f"{_name(label, stage)} needs {_size(memory.most)} ({memory.fullest})"
-                short.append((need, memory.mends(stage.settings.train)[:3]))
+                short.append((need, memory.mends(stage.settings.train, found.experiment.runtime)[:3]))
     if not short:
         return [f"fits: at most {_size(found.most)} of {_size(card.usable)}"]
     lines = [f"does not fit: {_size(card.usable)} are usable"]

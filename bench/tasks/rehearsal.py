@@ -59,6 +59,7 @@ class Brightness(Reward):
 
     name: ClassVar[str] = "brightness"
     gold: ClassVar[bool] = True
+    held: ClassVar[Mapping[str, float]] = {}
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 in [0, 1] of uint8 (B, H, W, 3)."""

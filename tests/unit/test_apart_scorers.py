@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,20 @@ def test_a_scorer_of_a_prompt_set_may_have_a_process_of_its_own() -> None:
     assert load("smoke", own | sets).scorers == {"jpeg": Apart(threads=2)}
     with pytest.raises(ConfigError, match=r"scorers\.jpeg: no task and no prompt set uses a scorer of that name"):
         load("smoke", own)
+
+
+def test_a_preset_may_say_where_scorers_run_that_are_not_used(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("extends: smoke\nscorers: {jpeg: {device: cpu}}\n")
+    assert load(preset).scorers == {}
+    assert load(preset, {"task.scorers": ["scenes-geneval", "scenes-aesthetic", "jpeg"]}).scorers == {
+        "jpeg": Apart(device="cpu")
+    }
+    with pytest.raises(ConfigError, match=r"scorers\.jpeg: no task and no prompt set uses a scorer of that name"):
+        load(preset, {"scorers.jpeg.threads": 2})
+    preset.write_text("extends: smoke\nscorers: {jpg: {device: cpu}}\n")
+    with pytest.raises(ConfigError, match=r"scorers\.jpg: no task and no prompt set uses a scorer of that name"):
+        load(preset)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -199,6 +200,20 @@ def test_what_is_no_batch_of_pictures_is_refused(cls: type[Any], tiny_weights: P
 
 
 # Checkpoints
+
+
+def test_scorers_of_one_clip_hold_it_together_until_its_file_changes(weights: Path) -> None:
+    from rewards._clip_model import _held, shared_clip
+
+    cosine, looks = loaded(ClipScore), loaded(Aesthetic)
+    folder = ClipScore.checkpoint.folder
+    held = shared_clip(folder)
+    assert shared_clip(folder) is held and list(_held.values()).count(held) == 1
+    spoil(folder / "model.safetensors", lambda tensors: tensors["visual_projection.weight"].mul_(2))
+    assert shared_clip(folder) is not held
+    del cosine, looks, held
+    gc.collect()
+    assert len(_held) == 0
 
 
 @pytest.mark.parametrize("cls", ALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from bench.forecast.cards import Card, card
 from bench.forecast.encodings import Encodings
 from bench.forecast.forecast import Forecast, encodings, forecast
 from bench.forecast.live_memory import Pass, of_blocks, peaks, run
-from bench.forecast.memory import Scales
+from bench.forecast.memory import Memory, Scales
 from bench.forecast.plan import _try_out
+from bench.forecast.scorers import held_by_scorers
 from bench.forecast.shapes import Shapes, is_here
 from bench.forecast.spending import spending
 from bench.forecast.text import render_forecast
@@ -139,6 +141,44 @@ def test_folded_adapters_weigh_as_float32() -> None:
     memory = Scales(planned, shapes).memory(lora, 1000, reference=False, rollouts=0)
     more = memory.total("the result's evaluation") - memory.total("evaluation")
     assert more == 2 * shapes.numbers_of("transformer")
+
+
+def test_scorers_weigh_on_the_card_that_they_share_with_training() -> None:
+    """A ViT-L/14 is 1.59 GiB, whether one scorer or two see with it; a ViT-H/14 3.67."""
+
+    def weighed(*scorers: str, **more: Any) -> tuple[float, tuple[str, ...]]:
+        names = {"task.scorers": list(scorers), "task.primary": scorers[0], "task.reward": scorers[0]}
+        size, unknown = held_by_scorers(shrunken(**{**names, **more}))
+        return size / GIB, unknown
+
+    assert weighed("aesthetic", "clipscore", "jpeg") == (pytest.approx(1.59), ())
+    assert weighed("aesthetic", "pickscore", "hpsv2") == (pytest.approx(1.59 + 2 * 3.67), ())
+    assert weighed("jpeg", **{"task.reward": "0.5*aesthetic+0.5*pickscore"})[0] == pytest.approx(1.59 + 3.67)
+    apart = {"scorers.clipscore.process": True}
+    assert weighed("aesthetic", "clipscore", **apart)[0] == pytest.approx(2 * 1.59)
+    assert weighed("aesthetic", "clipscore", **apart, **{"scorers.clipscore.device": "cuda:1"})[0] == pytest.approx(
+        1.59
+    )
+    assert weighed("aesthetic", "hpsv2", **{"scorers.hpsv2.device": "cpu"})[0] == pytest.approx(1.59)
+    assert weighed("aesthetic", "hpsv2", reward_server="http://127.0.0.1:1") == (0.0, ())
+    assert weighed("tests.apart_rewards:Network") == (0.0, ("network",))
+
+
+def test_what_is_in_use_is_not_advised() -> None:
+    planned = shrunken(**{"train.adaptation": "lora", "runtime.denoiser_weights": "bfloat16"})
+    memory = Memory(
+        {"denoiser": 5.0, "scorers": 4.0, "text encoders": 3.0, "VAE": 9.0}, {"evaluation": {"gradients": 1.0}}
+    )
+    assert memory.mends(planned.train, planned.runtime) == [
+        "--scorers.NAME.device cpu, or another card's, of those that only judge",
+        "--runtime.t5 false",
+    ]
+    assert memory.mends(Train(), Runtime(park_encoders=True)) == [
+        "--runtime.denoiser_weights bfloat16 (LoRA alone)",
+        "--scorers.NAME.device cpu, or another card's, of those that only judge",
+        "--runtime.frozen_weights bfloat16, or --runtime.t5 false",
+        "--train.adaptation lora",
+    ]
 
 
 def test_checkpointing_takes_time_and_costs_nothing(found: Forecast) -> None:

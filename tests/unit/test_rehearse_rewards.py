@@ -17,6 +17,9 @@ from bench.rehearsal.rewards import _asked, _measured_apart, measure, peak_gib
 from rewards._clip_model import empty
 from rewards._random_weights import REAL, SCORERS, SHRUNKEN, write
 from rewards.clipscore import OPENAI_CLIP
+from rewards.geneval import DETECTOR
+from rewards.hpsv2 import HPSv2
+from rewards.pickscore import PickScore
 
 HERE = [name for name in SCORERS if name not in ("imagereward", "ocr")]  # the latter brings its own weights
 
@@ -40,6 +43,10 @@ def test_what_is_timed_is_of_real_size() -> None:
         detector = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=backbone, num_labels=80))
     millions = [sum(p.numel() for p in model.parameters()) / 1e6 for model in (*clips, detector)]
     assert millions == pytest.approx([427.6, 986.1, 68.7], abs=0.1)
+    gib = [OPENAI_CLIP.gib, PickScore.checkpoint.gib, DETECTOR.gib]  # what `bench plan` reckons with, in float32
+    assert (
+        gib == pytest.approx([4e6 * count / 2**30 for count in millions], abs=0.005) and HPSv2.checkpoint.gib == gib[1]
+    )
 
 
 def test_the_vocabulary_has_as_many_words_as_its_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 SHARDED = {
     label: {**settings, "budget": "450" if label == "flowgrpo" else "4updates"} for label, settings in SETTINGS.items()
 }
+SHARDED["soar+sft"] = {**SETTINGS["soar"], "budget": "4updates"}  # the second begins with what the first put together
 
 
 def weights(folder: Path) -> torch.Tensor:

@@ -34,7 +34,8 @@ def blamed(what: str, plugin: type) -> Iterator[None]:
         yield
     except BenchError:
         raise
-    except Exception as error:  # a plugin may raise anything at all; told as its own mistake, with the place
+    # A plugin may raise anything at all, and call sys.exit(): told as its own mistake, with the place
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{what} raised {blame(error, _files(plugin))}: mend it, then give the same command again"
         ) from error

@@ -22,11 +22,19 @@ from bench.commands.table import COMMANDS, Command
 from bench.suggest import hint, nearest
 
 
+class _HasTold(Exception):
+    """`--help` or `--version` has printed all that was asked for."""
+
+
 class _Parser(argparse.ArgumentParser):
-    """Raises a ConfigError, where argparse would print and exit."""
+    """Raises where argparse would exit, a ConfigError for mistakes."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """What argparse calls after `--help` and `--version`."""
+        raise _HasTold
 
     def error(self, message: str) -> NoReturn:
         """What argparse calls for every mistake."""
@@ -44,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _dispatch(given)
         sys.stdout.flush()
         return status
-    except SystemExit as exit_:  # --help and --version, told before anything heavy is imported
-        return int(exit_.code or 0)
+    except _HasTold:
+        return 0
     except BrokenPipeError:
         if not _reader_is_gone():
             raise

@@ -39,7 +39,20 @@ _RESERVED_FIELDS = ("method", "train")
 # Names that mean something else where a plugin's name stands: the untouched model, and the columns beside the scores.
 _RESERVED_NAMES = {
     METHODS: ("base",),
-    REWARDS: ("task", "method", "seed", "prompt_index", "category", "split", "guidance", "steps", "update"),
+    REWARDS: (
+        "task",
+        "method",
+        "seed",
+        "prompt_index",
+        "category",
+        "split",
+        "guidance",
+        "steps",
+        "update",
+        "file",
+        "prompt",
+        "problem",
+    ),
 }
 
 
@@ -179,8 +192,7 @@ def _load(group: str, spec: str, base: type[T]) -> tuple[type[T], str]:
     if attribute is None:
         found = _only_class(module, spec, origin, base)
     elif not hasattr(module, attribute):
-        classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
-        raise PluginError(f"{origin}: {_place(module)} has no {attribute!r}{hint(attribute, classes)}")
+        raise PluginError(f"{origin}: {_place(module)} has no {attribute!r}{hint(attribute, _choices(group, module))}")
     else:
         found = getattr(module, attribute)
     if group == REWARDS and inspect.isfunction(found):
@@ -339,9 +351,17 @@ def _only_class(module: ModuleType, spec: str, origin: str, base: type[T]) -> ty
     if len(found) == 1:
         return found[0]
     if not found:
-        raise PluginError(f"{origin} defines no subclass of bench.api.{base.__name__}")
+        functions = [name for name in _choices(REWARDS, module) if base.__name__ == "Reward"]
+        told = f" (a function in trl's convention is named too, as in {spec}:{functions[0]})" if functions else ""
+        raise PluginError(f"{origin} defines no subclass of bench.api.{base.__name__}{told}")
     listed = ", ".join(cls.__name__ for cls in found)
     raise PluginError(f"{origin} defines several ({listed}): say which, as in {spec}:{found[0].__name__}")
+
+
+def _choices(group: str, module: ModuleType) -> list[str]:
+    """The names of what a module defines itself that a plugin may be: classes, and functions for rewards."""
+    own = {name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
+    return [n for n, v in own.items() if inspect.isclass(v) or (group == REWARDS and inspect.isfunction(v))]
 
 
 def _place(module: ModuleType) -> str:

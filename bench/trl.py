@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from bench.api import DataError, PluginError, Reward
 from bench.scorers.scorer import Scorer
 
 # What trl passes on besides, and a reward function of pictures cannot be given here
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _OF_TRAINERS = ("completion_ids", "trainer_state", "log_extra", "log_metric")
 
 
@@ -27,7 +28,7 @@ def reward_function(reward: Reward) -> Callable[..., list[float | None]]:
     that the row lacks it. Higher is better, as trl wants it; None where the reward cannot judge the prompt.
 
     Raises, when called:
-        DataError: prompts that are no texts, or not one picture for each prompt.
+        DataError: prompts that are no texts, not one picture for each prompt, or what is no such picture.
 
     Source: trl, GRPOTrainer, `reward_funcs` and `_calculate_rewards`.
     """
@@ -40,13 +41,31 @@ def reward_function(reward: Reward) -> Callable[..., list[float | None]]:
                 f"prompts such as {list(prompts)[:1]} and {len(completions)} completions"
             )
         metadata = _rows(columns, len(prompts))
-        images = np.stack([np.asarray(picture, np.uint8) for picture in completions])
-        judged = np.array([reward.applies(row) for row in metadata])
-        scores = scorer.where_it_applies(images, prompts, metadata) * (1 if reward.higher_is_better else -1)
-        return [float(score) if judge else None for score, judge in zip(scores, judged, strict=True)]
+        images = [_picture(picture, reward.name) for picture in completions]
+        sign, scores = 1 if reward.higher_is_better else -1, list[float | None]([None] * len(images))
+        for size in dict.fromkeys(image.shape for image in images):  # a batch holds pictures of one size
+            rows = [i for i, image in enumerate(images) if image.shape == size and reward.applies(metadata[i])]
+            if rows:
+                parts = (np.stack([images[i] for i in rows]), [prompts[i] for i in rows], [metadata[i] for i in rows])
+                for i, score in zip(rows, scorer(*parts), strict=True):
+                    scores[i] = sign * float(score)
+        return scores
 
     function.__name__ = reward.name  # the name under which trl logs it
     return function
+
+
+def _picture(picture: Any, reward: str) -> np.ndarray:
+    """Pixels uint8 (H, W, 3) of an array, or of a PIL image of any mode."""
+    from PIL import Image
+
+    pixels = np.asarray(picture.convert("RGB") if isinstance(picture, Image.Image) else picture)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise DataError(
+            f"reward {reward!r}: expected completions that are pictures, PIL images or arrays uint8 (H, W, 3), got a "
+            f"{type(picture).__name__} that is {pixels.dtype} {pixels.shape}"
+        )
+    return pixels
 
 
 def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
@@ -71,9 +90,10 @@ def reward_class(function: Callable[..., Any]) -> type[Reward]:
     """A function in trl's convention as a reward of the function's name; higher is better, and there are no bounds.
 
     It is called with `prompts` (texts), `completions` (pictures uint8 (H, W, 3), as arrays), and a list of that length
-    for every name in the prompts' metadata, None where a prompt lacks it; it returns as many numbers. What only a
-    trainer has (`completion_ids`, `trainer_state`, `log_extra`, `log_metric`) is not passed. Its version is a hash of
-    the file that it stands in.
+    for every name in the prompts' metadata and every one that the function needs, None where a prompt lacks it; it
+    returns as many numbers. What only a trainer has (`completion_ids`, `trainer_state`, `log_extra`, `log_metric`) is
+    not passed. Its version is a hash of the file that it stands in. A function that looks at pictures alone may say so:
+    `mine.reads_prompts = False`.
 
     Raises:
         PluginError: it takes no `**kwargs`, needs what only a trainer has, or is asynchronous.
@@ -81,11 +101,13 @@ def reward_class(function: Callable[..., Any]) -> type[Reward]:
     Source: trl, GRPOTrainer, `reward_funcs`.
     """
     _refuse_other_functions(function)
+    named = {p.name: p for p in inspect.signature(function).parameters.values() if p.kind in _NAMED}
+    needed = {name for name, p in named.items() if p.default is p.empty} - {"prompts", "completions"}
 
     def score(
         self: Reward, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
     ) -> np.ndarray:
-        names = sorted({name for row in metadata for name in row})
+        names = sorted({name for row in metadata for name in row} | needed)
         columns = {name: [row.get(name) for row in metadata] for name in names}
         given = function(prompts=list(prompts), completions=list(images), **columns)
         return _numbers(function.__name__, given, prompts)
@@ -95,6 +117,7 @@ def reward_class(function: Callable[..., Any]) -> type[Reward]:
         "__module__": function.__module__, "__qualname__": function.__qualname__, "__call__": score,
         "__doc__": inspect.getdoc(function) or "A function in trl's calling convention.",
         "name": function.__name__, "version": _digest(file), "range": (-math.inf, math.inf),
+        "reads_prompts": bool(getattr(function, "reads_prompts", True)),
         "source": f"{function.__qualname__} in {file.name}, a function in trl's calling convention",
     }  # fmt: skip
     return type(function.__name__, (Reward,), about)
@@ -119,6 +142,11 @@ def _refuse_other_functions(function: Callable[..., Any]) -> None:
 
 def _numbers(name: str, given: Any, prompts: Sequence[str]) -> np.ndarray:
     """What a function returned, as (B,) float64; `Scorer` sees to their number and to what is not finite."""
+    if not isinstance(given, Iterable) or any(isinstance(score, str) for score in given):
+        raise PluginError(
+            f"reward function {name!r}: expected a list of floats, one for each of {len(prompts)} pictures, got "
+            f"{given!r}"[:400]
+        )
     if any(score is None for score in given):
         which = prompts[next(row for row, score in enumerate(given) if score is None)]
         raise PluginError(

@@ -6,6 +6,7 @@ The templates are valid Python, read by the same linters as all the rest; names 
 from __future__ import annotations
 
 import importlib.util
+import keyword
 import re
 import shlex
 from pathlib import Path
@@ -37,6 +38,8 @@ def _check_name(group: str, name: str) -> None:
     from bench.configuration.resolver import FIELDS
 
     problem = registry.name_problem(group, name)
+    if problem is None and keyword.iskeyword(_title(name)):
+        problem = f"would be the class {_title(name)}, which is a word of Python"
     if problem is None and name in FIELDS:
         problem = "is the name of a setting"
     if problem is None and name in registry.names(group):
@@ -93,15 +96,18 @@ def _template(group: str) -> str:
 
 def _filled(text: str, name: str) -> str:
     """A template with the plugin's names in the place of its own; modules and distributions have theirs of the name."""
-    title = "".join(part[:1].upper() + part[1:] for part in re.split("[-_]", name))
     for placeholder, value in {
         "bench_my_plugin": f"bench_{name.replace('-', '_')}",
         "bench-my-plugin": f"bench-{name.replace('_', '-')}",
         "my_plugin": name,
-        "MyPlugin": title,
+        "MyPlugin": _title(name),
     }.items():
         text = text.replace(placeholder, value)
     return text
+
+
+def _title(name: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in re.split("[-_]", name))
 
 
 def _write(path: Path, text: str) -> None:

@@ -97,7 +97,8 @@ def _outcome(check: Check[S], subject: S, needs: Needs, excuse: str | None) -> O
         detail = str(mismatch)
     except BenchError as error:
         detail = f"expected no error; came {type(error).__name__}: {error}"
-    except Exception as error:  # a plugin may raise anything at all: that is how it failed, and the outcome tells where
+    # A plugin may raise anything at all, and call sys.exit(): that is how it failed, and the outcome tells where
+    except (Exception, SystemExit) as error:
         detail = f"expected no error; came {blame(error)}"
     else:
         return Outcome(check, "passed", f"declared to fail ({excuse}): remove the declaration" if excuse else "")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from bench import registry
 from bench.apart.elsewhere import Elsewhere
-from bench.api import ConfigError, DataError, Prompt, Reward
+from bench.api import ConfigError, DataError, PluginError, Prompt, Reward
 from bench.files import write_whole
 from bench.score.listing import Entry, list_pictures, read_picture
 from bench.score.sheet import draw_sheet
@@ -30,10 +30,14 @@ _NO_PROMPT = Prompt(0, "", {})
 
 @dataclass(frozen=True)
 class Scores:
-    """Every entry of a folder with its scores: by scorer (N,) float32, NaN where it was not judged."""
+    """Every entry of a folder with its scores: by scorer (N,) float32, NaN where it was not judged.
+
+    folders: how many there are in the folder, which nobody looked into.
+    """
 
     entries: Sequence[Entry]
     by_scorer: dict[str, np.ndarray]
+    folders: int = 0
 
     @property
     def broken(self) -> list[Entry]:
@@ -49,9 +53,11 @@ def score_folder(
     What the reward server at the address `server` has is judged there.
 
     Raises:
-        ConfigError: no such reward; one that reads prompts, and there are none.
+        ConfigError: no such reward; one that reads prompts, and there are none; `out` is the folder of the pictures.
         DataError: the folder or its prompts cannot be read; no picture of it can; a reward applies to no prompt.
     """
+    if out.resolve() == folder.resolve():
+        raise ConfigError(f"--out {out}: expected another folder than that of the pictures, which sheets could replace")
     entries = list_pictures(folder, prompts)
     parts = dict.fromkeys(part for spec in rewards for part in parts_of(spec))
     _refuse_without_prompts([registry.load_reward(part) for part in parts], entries, folder)
@@ -65,7 +71,7 @@ def score_folder(
     _write_table(scores, out)
     write_whole(out / ABOUT, (json.dumps(_about(scorers), indent=2) + "\n").encode())
     for scorer in scorers:
-        higher, path = scorer.reward.higher_is_better, out / f"{scorer.name}.png"
+        higher, path = scorer.reward.higher_is_better, out / _sheet(scorer.name)
         draw_sheet(folder, entries, scores.by_scorer[scorer.name], scorer.name, higher, path)
     return scores
 
@@ -75,6 +81,8 @@ def summary(scores: Scores, out: Path) -> str:
     judged = len(scores.entries) - len(scores.broken)
     lines = [f"{judged} of {len(scores.entries)} pictures judged" + (", not these:" if scores.broken else "")]
     lines += [f"  {entry.name}: {entry.problem}" for entry in scores.broken]
+    if scores.folders:
+        lines.append(f"folders in it that were not looked into: {scores.folders}")
     for name, values in scores.by_scorer.items():
         found = values[~np.isnan(values)]
         best, worst = (scores.entries[int(place)].name for place in (np.nanargmax(values), np.nanargmin(values)))
@@ -82,7 +90,14 @@ def summary(scores: Scores, out: Path) -> str:
             f"{name}: {len(found)} pictures, mean {found.mean():.4g}, "
             f"from {found.min():.4g} ({worst}) to {found.max():.4g} ({best})"
         )
-    return "\n".join([*lines, f"table   {out / TABLE}", *(f"sheet   {out / name}.png" for name in scores.by_scorer)])
+    return "\n".join(
+        [*lines, f"table   {out / TABLE}", *(f"sheet   {out / _sheet(name)}" for name in scores.by_scorer)]
+    )
+
+
+def _sheet(name: str) -> str:
+    """The file of a scorer's sheet; a sum may have files among its parts."""
+    return f"{name.replace('/', '_')}.png"
 
 
 def _write_table(scores: Scores, out: Path) -> None:
@@ -111,10 +126,40 @@ def _judge(folder: Path, entries: Sequence[Entry], scorers: Sequence[Scorer]) ->
         for _, group in groupby(sorted(readable, key=_shape), key=_shape):
             places, pictures = map(list, zip(*group, strict=True))
             given = [entries[place].prompt or _NO_PROMPT for place in places]
-            texts, metadata = [prompt.text for prompt in given], [prompt.metadata for prompt in given]
             for scorer in scorers:
-                found[scorer.name][places] = scorer.where_it_applies(np.stack(pictures), texts, metadata)
-    return Scores(looked, found)
+                scores, problems = _where_it_can(scorer, np.stack(pictures), given)
+                found[scorer.name][places] = scores
+                for place, problem in zip(places, problems, strict=True):
+                    if problem:
+                        before = looked[place].problem
+                        told = f"{before}; {problem}" if before else problem
+                        looked[place] = dataclasses.replace(looked[place], problem=told)
+    return Scores(looked, found, sum(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()))
+
+
+def _where_it_can(scorer: Scorer, pictures: np.ndarray, prompts: Sequence[Prompt]) -> tuple[np.ndarray, list[str]]:
+    """Scores (B,), NaN for what the scorer cannot judge, and why it fails on a picture ("": it does not).
+
+    Raises:
+        BenchError: it fails on all of several pictures, and so most likely on any.
+    """
+
+    def scored(part: slice) -> np.ndarray:
+        texts, metadata = [prompt.text for prompt in prompts[part]], [prompt.metadata for prompt in prompts[part]]
+        return scorer.where_it_applies(pictures[part], texts, metadata)
+
+    try:
+        return scored(slice(None)), [""] * len(prompts)
+    except (DataError, PluginError) as error:
+        scores, problems = np.full(len(prompts), np.nan, np.float32), [str(error)] * len(prompts)
+        for i in range(len(prompts) if len(prompts) > 1 else 0):
+            try:
+                scores[i], problems[i] = scored(slice(i, i + 1))[0], ""
+            except (DataError, PluginError) as of_one:
+                problems[i] = str(of_one)
+        if len(prompts) > 1 and all(problems):
+            raise
+        return scores, problems
 
 
 def _shape(pair: tuple[int, np.ndarray]) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,21 +40,21 @@ def list_pictures(folder: Path, prompts: Path | None = None) -> list[Entry]:
         raise DataError(f"{folder}: expected a folder with pictures, but there is none of that name")
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     beside = next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    lines = None if prompts is None else read_prompts(prompts)
     files = [path for path in files if path.name not in METADATA and not (prompts and path.samefile(prompts))]
     names = sorted((path.name for path in files), key=_by_numbers)
     if prompts is None and beside is not None:
         return _named(folder, names, read_prompts(beside), beside.name)
     if not names:
-        raise DataError(f"{folder} holds no files: expected pictures in it")
-    if prompts is None:
-        return [Entry(name) for name in names]
-    lines = read_prompts(prompts)
+        raise DataError(f"{folder} holds no files: expected pictures in it, and not in folders of it")
+    if lines is None:
+        return [_entry(name) for name in names]
     if len(lines) != len(names):
         raise DataError(
             f"{prompts}: expected a prompt for each of the {len(names)} files in {folder}, sorted by name, got "
             f"{len(lines)} prompts: mend the file, or name the pictures in a metadata.jsonl (file_name, text)"
         )
-    return [Entry(name, prompt) for name, prompt in zip(names, lines, strict=True)]
+    return [_entry(name, prompt) for name, prompt in zip(names, lines, strict=True)]
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -83,8 +83,15 @@ def _named(folder: Path, names: list[str], rows: list[Prompt], source: str) -> l
         prompt = Prompt(row.index, row.text, metadata)
         entries.append(Entry(name, prompt, "" if there else f"named in {source}, but there is no such file"))
     listed = {entry.name for entry in entries}
-    return entries + [Entry(name, None, f"not named in {source}") for name in names if name not in listed]
+    rest = [_entry(name) for name in names if name not in listed]
+    return entries + [replace(entry, problem=entry.problem or f"not named in {source}") for entry in rest]
+
+
+def _entry(name: str, prompt: Prompt | None = None) -> Entry:
+    """A file of the folder; one whose name is no text could not be written down."""
+    legible = name.encode("utf-8", "backslashreplace").decode()
+    return Entry(legible, prompt, "" if legible == name else "its name is not UTF-8: rename it")
 
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]

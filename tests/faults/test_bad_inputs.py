@@ -304,7 +304,8 @@ METHODS = {
     "idle": ("pass", "{}"),
     "faulty": ("1 / 0", "env.update()"),
     "breaking": ("env.rollouts = 3", "env.update()"),  # the harness fails over it, after step() has ended
-    "leaving": ("raise SystemExit(0)", "env.update()"),
+    "exiting": ("raise SystemExit(0)", "env.update()"),
+    "leaving": ("__import__('os')._exit(0)", "env.update()"),
 }
 REWARD = '''
 import os, signal, time
@@ -340,6 +341,7 @@ CELLS = [
     ("alignment/idle", ["has to make exactly one optimiser update", "but it made 0"]),
     ("alignment/faulty", ["method 'faulty' in step() raised ZeroDivisionError: division by zero", "faulty.py:13)"]),
     ("alignment/breaking", ["unexpected error: AttributeError: 'int' object has no attribute 'used'"]),
+    ("alignment/exiting", ["method 'exiting' in step() raised SystemExit: 0", "exiting.py:13)"]),
     ("alignment/leaving", ["ended with status 0 before its cell did", "look for a call of exit()"]),
     ("raising/flowgrpo", ["reward 'raising' on 1 pictures raised KeyError: 'missing'", "raising.py:11"]),
     ("hanging/flowgrpo", ["reward 'hanging' hangs: one call has not ended after", "--reward-seconds"]),

@@ -120,6 +120,8 @@ def test_nothing_is_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) 
         (["soar"], "'soar' is registered already"),
         (["base"], "'base' has a meaning of its own"),
         (["budget"], "'budget' is the name of a setting"),
+        (["none"], "'none' would be the class None, which is a word of Python"),
+        (["prompt", "--reward"], "'prompt' has a meaning of its own"),
         (["../mine"], "'../mine' is not a word of letters, digits"),
         (["torch"], "a module 'torch' exists already, and torch.py would hide it"),
         (["mine", "--into", "nowhere"], "cannot write nowhere/mine.py: No such file or directory; --into chooses"),

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bench import registry
-from bench.api import NonFiniteError, PluginError
+from bench.api import DataError, NonFiniteError, PluginError
 from bench.cli import main
 from bench.data.curate import Rule, curate, settings_of
 from bench.records.record import CellRecord
@@ -92,6 +92,8 @@ def test_other_functions_are_refused_when_they_are_named(signature: str, told: s
     ("body", "error", "told"),
     [
         ("return [0.5, None, 0.5]", PluginError, r"gave None for 'b': .* applies\(\) of a class"),
+        ("pass", PluginError, "expected a list of floats, one for each of 3 pictures, got None"),
+        ("return ['0.5'] * 3", PluginError, "expected a list of floats, one for each of 3 pictures"),
         ("return [0.5]", PluginError, "expected 3 scores for 3 pictures, got"),
         ("return [0.5, float('nan'), 0.5]", NonFiniteError, "1 of 3 are NaN or infinite, the first for the prompt 'b'"),
         ("return 1 / 0", PluginError, r"raised ZeroDivisionError: division by zero \(.*mine.py:2\)"),
@@ -109,7 +111,7 @@ def test_check_score_and_curate_take_it(
     spec: str, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", spec]) == 0
-    assert "reward light\n" in (out := capsys.readouterr().out) and "7 passed" in out
+    assert "reward light: 7 checks\n" in (out := capsys.readouterr().out) and "7 passed" in out
 
     folder = image_folder(tmp_path / "pictures", 20, lambda number: Image.new("RGB", (64, 64), (12 * number,) * 3))
     assert main(["score", "--reward", spec, "--images", str(folder), "--out", str(tmp_path / "scores")]) == 0
@@ -143,3 +145,33 @@ def test_it_trains_selects_and_judges_a_cell(spec: str, tiny_pipeline: Path, tmp
     milestones = [event for event in events if event.kind == "milestone"]
     assert 0 < milestones[-1].scores[spec].mean < 1
     assert any(name.startswith("plugin/") for name in events[0].provenance.sources)
+
+
+def test_a_column_that_it_needs_is_there_in_every_batch() -> None:
+    def need(prompts: list[str], completions: list[Any], *, label: list[Any], more: Any = 3, **kwargs: Any) -> Any:
+        assert more == 3
+        return [0.0 if one is None else float(one) for one in label]
+
+    scorer = Scorer(reward_class(need)())
+    assert scorer(PICTURES, ["a"] * 3, [{}] * 3).tolist() == [0, 0, 0]
+    assert scorer(PICTURES, ["a"] * 3, [{}, {"label": 2}, {}]).tolist() == [0, 2, 0]
+
+
+def test_what_trl_gives_ours_is_a_picture_or_refused() -> None:
+    function = reward_function(registry.load_reward("jpeg")())
+    grey = [Image.new("L", (16, 16), 128), Image.new("RGB", (16, 16), (128, 128, 128))]
+    assert function(["a", "b"], grey) == [pytest.approx(-0.629)] * 2  # by hand in test_judges
+    other = np.zeros((8, 24, 3), np.uint8)
+    mixed = function(["a", "b", "c"], [np.asarray(grey[1]), other, grey[0]])
+    assert mixed[0] == mixed[2] == pytest.approx(-0.629) and mixed[1] == function(["b"], [other])[0]
+    assert function([], []) == []
+    for wrong in (np.zeros((8, 8, 3), np.float32), np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8), np.uint8)):
+        with pytest.raises(DataError, match=r"reward 'jpeg': expected completions that are pictures"):
+            function(["a"], [wrong])
+
+
+def test_a_missing_function_is_told_with_those_that_are_there(spec: str) -> None:
+    with pytest.raises(PluginError, match=r"has no 'lihgt'; did you mean 'light'\?"):
+        registry.load_reward(spec.replace(":light", ":lihgt"))
+    with pytest.raises(PluginError, match=r"defines no subclass .*is named too, as in .*mine.py:light\)"):
+        registry.load_reward(spec.removesuffix(":light"))

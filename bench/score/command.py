@@ -87,7 +87,7 @@ def summary(scores: Scores, out: Path) -> str:
         found = values[~np.isnan(values)]
         best, worst = (scores.entries[int(place)].name for place in (np.nanargmax(values), np.nanargmin(values)))
         lines.append(
-            f"{name}: {len(found)} pictures, mean {found.mean():.4g}, "
+            f"{name}: {len(found)} picture{'s' if len(found) > 1 else ''}, mean {found.mean():.4g}, "
             f"from {found.min():.4g} ({worst}) to {found.max():.4g} ({best})"
         )
     return "\n".join(

@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bench.api import ConfigError, DataError, Reward
+from bench.api import ConfigError, DataError, Prompt, Reward
 from bench.cli import main
 from bench.score import listing
 from bench.score.command import score_folder, summary
-from bench.score.listing import list_pictures, read_picture
-from bench.score.sheet import CELL
+from bench.score.listing import Entry, list_pictures, read_picture
+from bench.score.sheet import CELL, caption, draw_sheet, ranking, title
+from bench.tasks.scenes.lettering import plain_font
+from bench.tasks.scenes.sheet import CAPTION_SIZE
 
 GREYS = {"1.png": 40, "2.png": 200, "10.png": 120}
 
@@ -83,23 +85,94 @@ def test_a_table_and_a_sheet_for_each_scorer(folder: Path, capsys: pytest.Captur
     assert ranked(out / "bright.png", 3) == [200, 120, 40] and ranked(out / "matches.png", 2) == [120, 40]
 
 
-def ranked(sheet: Path, count: int) -> list[int]:
-    """The grey in the middle of each tile of a sheet's first row; the sheet has no room for more."""
-    with Image.open(sheet) as image:
+PITCH = CELL + 70  # of a row: the picture and five lines
+
+
+def ranked(path: Path, count: int) -> list[int]:
+    """The grey in the middle of each tile of a sheet's only row; the sheet has no room for more."""
+    with Image.open(path) as image:
         pixels = np.asarray(image)
-    assert pixels.shape[1] == count * (CELL + 8) + 8
-    return [int(pixels[26 + CELL // 2, 8 + CELL // 2 + place * (CELL + 8), 0]) for place in range(count)]
+    assert pixels.shape[1] == count * (CELL + 8) + 8 and pixels.shape[0] < 2 * PITCH
+    return [int(pixels[CELL // 2 - PITCH, 8 + CELL // 2 + place * (CELL + 8), 0]) for place in range(count)]
 
 
-def test_many_pictures_show_both_ends(folder: Path) -> None:
+def test_many_pictures_show_both_ends_apart(folder: Path) -> None:
     for number in range(11, 50):
         Image.new("RGB", (16, 16), (number,) * 3).save(folder / f"{number}.png")
     score_folder([BRIGHT], folder, folder.parent / "s")
     with Image.open(folder.parent / "s" / "bright.png") as sheet:
-        assert sheet.width == 8 * (CELL + 8) + 8 and (sheet.height - 26) // (CELL + 70) == 5
         pixels = np.asarray(sheet)
-    last = pixels[26 + CELL // 2 + 4 * (CELL + 70), 8 + CELL // 2 + 7 * (CELL + 8)]
-    assert last.tolist() == [11, 11, 11]  # of 42, the worst
+    assert pixels.shape[:2] == (26 + 6 * PITCH + 2 * 30, 8 * (CELL + 8) + 8)  # two headings, 8 + 8 + 4 pictures each
+    middle = 8 + CELL // 2 + (CELL + 8) * np.arange(8)
+    # 42 pictures of the greys 200, 120, 49, 48, ..., 40, 40, ..., 11: left out are 32 and 31
+    best = pixels[26 + 30 + CELL // 2 + 2 * PITCH, middle, 0]
+    worst = pixels[26 + 60 + CELL // 2 + 3 * PITCH, middle, 0]
+    assert best.tolist() == [36, 35, 34, 33, 255, 255, 255, 255]
+    assert worst.tolist() == [30, 29, 28, 27, 26, 25, 24, 23]
+    assert pixels[-PITCH + CELL // 2, middle, 0].tolist() == [14, 13, 12, 11, 255, 255, 255, 255]
+
+
+# The sheet's words
+
+
+def test_equal_scores_share_a_rank_and_keep_their_order() -> None:
+    order, ranks = ranking(np.array([0, 1, np.nan, 0.5, 1, 0, 1]), higher_is_better=True)
+    assert order.tolist() == [1, 4, 6, 3, 0, 5] and ranks.tolist() == [1, 1, 1, 4, 5, 5]
+    order, ranks = ranking(np.array([0, 1, np.nan, 0.5, 1, 0, 1]), higher_is_better=False)
+    assert order.tolist() == [0, 5, 3, 1, 4, 6] and ranks.tolist() == [1, 1, 3, 4, 4, 4]
+    order, ranks = ranking(np.tile([0.0, 1.0], 100), higher_is_better=True)
+    assert order.tolist() == [*range(1, 200, 2), *range(0, 200, 2)] and ranks.tolist() == [1] * 100 + [101] * 100
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([2.0], "jpeg: 1 picture (higher is better)"),
+        ([2.0, 1.0], "jpeg: 2 pictures, best first (higher is better)"),
+        ([1.0, 0.0, 1.0], "jpeg: 3 pictures, best first (higher is better); the first 2 score alike"),
+        ([1.0, 1.0], "jpeg: 2 pictures, best first (higher is better); all score alike"),
+    ],
+)
+def test_the_title_counts_pictures_and_ties(scores: list[float], expected: str) -> None:
+    assert title("jpeg", ranking(np.array(scores), True)[1], True) == expected
+
+
+def test_a_name_keeps_its_end_and_tells_its_row_where_letters_are_missing() -> None:
+    prompt = Prompt(0, "two\n\nlines", {})
+    lines = caption(3, -0.25, 10, Entry(f"{'W' * 60}-00012.png", prompt)).split("\n")
+    assert lines[0] == "#3, score -0.25" and lines[2:] == ["two lines"]
+    assert lines[1].startswith("...WWW") and lines[1].endswith("WWW-00012.png")
+    length = plain_font(CAPTION_SIZE).getlength
+    assert length(lines[1]) <= CELL < length(f"...W{lines[1][3:]}")  # one more would be too wide
+    assert caption(1, 1.0, 0, Entry("\u6f22\u5b57_1.png")) == "#1, score 1\n[?]_1.png (row 2)\n"
+
+
+def drawn(folder: Path, prompts: Sequence[str], name: str = "jpeg") -> np.ndarray:
+    """A sheet of white pictures, so that all ink is that of its words; uint8 (H, W, 3)."""
+    entries = []
+    for place, text in enumerate(prompts):
+        Image.new("RGB", (16, 16), "white").save(folder / f"{place}.png")
+        entries.append(Entry(f"{place}.png", Prompt(place, text, {})))
+    draw_sheet(folder, entries, -np.arange(len(prompts), dtype=np.float32), name, True, folder / "sheet.png")
+    with Image.open(folder / "sheet.png") as sheet:
+        return np.asarray(sheet)
+
+
+def test_no_words_leave_their_cell(tmp_path: Path) -> None:
+    loud = "A LOUD WOMAN WITH MANY WIDE HAMMOCKS AND MMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMM " * 3
+    pixels = drawn(tmp_path, [loud, loud])
+    captions = pixels[-PITCH:]
+    for edge in range(0, pixels.shape[1], CELL + 8):
+        assert (captions[:, edge : edge + 8] == 255).all()
+    assert (pixels[:, -8:] == 255).all()  # where a title cut off would end
+    alone = drawn(tmp_path, ["a cat"], name="a scorer of a long name")
+    assert (alone[:, -8:] == 255).all() and len(alone) == 10 + 3 * 16 + PITCH  # its title takes three lines
+
+
+def test_letters_that_the_font_lacks_are_marked_and_the_title_says_so(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(drawn(tmp_path, ["\u732b a cat"] * 3), drawn(tmp_path, ["[?] a cat"] * 3))
+    known, lacking = (drawn(tmp_path, [text] * 3) for text in ("\u043a\u043e\u0442", "\u732b"))
+    assert len(lacking) == len(known) + 16  # the title takes a line more
 
 
 # What cannot be judged
@@ -177,6 +250,7 @@ def test_the_metadata_of_the_folder_names_its_pictures(folder: Path) -> None:
     assert [entry.problem for entry in found] == [
         "", "named in metadata.jsonl, but there is no such file", "", "not named in metadata.jsonl",
     ]  # fmt: skip
+    assert "matches: 1 picture, mean" in summary(score_folder([MATCHES], folder, folder.parent / "m"), folder)
     scores = score_folder([BRIGHT], folder, folder.parent / "s")
     assert [entry.name for entry in scores.broken] == ["gone.png", "10.png"]
     np.testing.assert_array_equal(scores.by_scorer["bright"], [200, np.nan, 40, np.nan])

@@ -80,10 +80,15 @@ def told(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals into one message that says how to mend them."""
     try:
         yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataError(
+            f"cannot write {path}: {error.strerror or error}; expected a folder, but a file stands in its place: move "
+            "that file, or choose another folder"
+        ) from error
     except OSError as error:
         raise DataError(
             f"cannot write {path}: {error.strerror or error}; expected a writable place with room left: free some "
-            "space, mend the permissions, or choose another --results, then give the same command again"
+            "space or mend the permissions and give the same command again, or choose another place"
         ) from error
 
 

@@ -16,6 +16,7 @@ import math
 import re
 import sys
 import tomllib
+from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib.machinery import PathFinder
@@ -130,6 +131,23 @@ def load_reward(spec: str) -> type[Reward]:
             f"{origin}: {cls.__name__}.range has to be two numbers, the lowest and the highest score, got {cls.range!r}"
         )
     return cls
+
+
+def refuse_equal_names(specs: Iterable[str]) -> None:
+    """Refuse rewards that could not be told apart: scores, files and pages go by a reward's own name.
+
+    Raises:
+        ConfigError: two of the `specs` (names, modules or files; no sums) have one name; and what `load_reward` raises.
+    """
+    from bench.api import ConfigError
+
+    known: dict[str, tuple[str, type[Reward]]] = {}
+    for spec in dict.fromkeys(specs):
+        cls = load_reward(spec)
+        other, theirs = known.setdefault(cls.name, (spec, cls))
+        if other != spec:
+            mend = "they are the same: leave one out" if theirs is cls else "rename one of them"
+            raise ConfigError(f"{other} and {spec}: expected a name for each, got {cls.name!r} twice; {mend}")
 
 
 def load_plugin(spec: str) -> type[Method] | type[Reward]:

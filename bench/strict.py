@@ -100,12 +100,17 @@ def read_text(annotation: Any, text: str) -> Any:
     comes back as YAML reads it: `validate` then says what is wrong with it.
     """
     value = _scalar(text)
-    words = [part.strip() for part in text.split(",")]
+    words = split_list(text)
     listed = [_scalar(word) for word in words]
     for candidate in (value, listed, words, text):
         if _fits(annotation, candidate):
             return candidate
     return listed if "," in text and isinstance(value, str) else value
+
+
+def split_list(text: str) -> list[str]:
+    """The parts of a list of the command line, `a,b` or `a, b`."""
+    return [part.strip() for part in text.split(",")]
 
 
 def _scalar(text: str) -> Any:

@@ -79,6 +79,19 @@ class Counting(Reward):
         return images.mean((1, 2, 3))
 
 
+class Slow(Reward):
+    """Is loaded once there is a certain file."""
+
+    name = "slow"
+
+    def load(self) -> None:
+        while not Path(os.environ["SLOW_FILE"]).exists():
+            time.sleep(0.01)
+
+    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        return images.mean((1, 2, 3)) / 255
+
+
 class Mortal(Reward):
     """Ends its process in the second call."""
 

@@ -43,7 +43,7 @@ class Elsewhere:
         if self.server is not None:
             from bench.serve.client import ServedReward, Server
 
-            server = Server(self.server)
+            server = Server(self.server, self.seconds)
             if cls.name in server.rewards:
                 return ServedReward(cls, server, self.seconds)
         return cls()

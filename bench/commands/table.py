@@ -76,8 +76,9 @@ def _forecast(experiment: Any, args: argparse.Namespace) -> int:
     from bench.forecast.forecast import UTILISATION, forecast
     from bench.forecast.shapes import is_here
     from bench.forecast.text import render_forecast
+    from bench.strict import split_list
 
-    cards = [card(name.strip()) for name in args.gpu.split(",")] if args.gpu is not None else list(CARDS.values())
+    cards = [card(name) for name in split_list(args.gpu)] if args.gpu is not None else list(CARDS.values())
     if experiment.data is not None and is_here(experiment.model):
         experiment, _ = with_pictures(experiment)
     elif experiment.world == "images":
@@ -90,8 +91,9 @@ def _forecast(experiment: Any, args: argparse.Namespace) -> int:
 def _rehearse(args: argparse.Namespace) -> int:
     experiment = experiment_of(args)
     from bench.rehearsal.command import main
+    from bench.strict import split_list
 
-    return main(experiment, args.parts.split(","), args.out)
+    return main(experiment, split_list(args.parts), args.out)
 
 
 def _fetch(args: argparse.Namespace) -> int:
@@ -147,8 +149,9 @@ def _sample(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace) -> int:
     from bench.score.command import score_folder, summary
+    from bench.strict import split_list
 
-    scores = score_folder(args.reward.split(","), args.images, args.out, args.prompts, args.reward_server)
+    scores = score_folder(split_list(args.reward), args.images, args.out, args.prompts, args.reward_server)
     print(summary(scores, args.out))
     return 1 if scores.broken else 0
 

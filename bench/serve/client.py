@@ -9,6 +9,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -16,9 +17,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from bench.apart.answer import given, unpacked
+from bench.apart.process import SECONDS
 from bench.apart.reward import Distant
 from bench.api import BenchError, ConfigError, Reward
-from bench.serve.wire import REQUEST_ID, TOKEN_VARIABLE, encode
+from bench.serve.wire import REQUEST_ID, TOKEN_VARIABLE, encode, mebibytes
 
 CONTACT_SECONDS = 5.0  # that a server may take to answer for the first time
 OUTAGE_SECONDS = 60.0  # that a server may be away later on
@@ -33,10 +35,13 @@ class RewardServerError(BenchError):
 
 
 class Server:
-    """A reward server at `url`, asked with the token of $BENCH_REWARD_TOKEN where that is set."""
+    """A reward server at `url`, asked with the token of $BENCH_REWARD_TOKEN where that is set.
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+    `seconds` bounds the wait for its list of scorers, which it gives once they are loaded; None does not.
+    """
+
+    def __init__(self, url: str, seconds: float | None = SECONDS) -> None:
+        self.url, self._seconds = url.rstrip("/"), seconds
         parts = urlsplit(self.url)
         try:
             self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, parts.port
@@ -48,7 +53,7 @@ class Server:
     @cached_property
     def about(self) -> dict[str, Any]:
         """`rewards` by name with what the server says of them, and its `limits`."""
-        return self.ask("GET", "/rewards", seconds=OUTAGE_SECONDS, outage=CONTACT_SECONDS)
+        return self.ask("GET", "/rewards", seconds=self._seconds, outage=CONTACT_SECONDS)
 
     @property
     def rewards(self) -> dict[str, dict[str, Any]]:
@@ -62,37 +67,48 @@ class Server:
         """What the server gives, within `seconds` in all (None: however long).
 
         A connection that is refused or lost is tried again, after longer and longer pauses of `outage` seconds in all
-        at most, as one request with one id: the server scores it once.
+        at most, as one request with one id: the server scores it once. A server that is busy is asked again until
+        `seconds` are over.
 
         Raises:
-            RewardServerError: it does not answer in time, or not in JSON.
+            RewardServerError: it does not answer in time, is busy all the time, or does not answer in JSON.
             BenchError: what it says of the request, or of the scorer.
         """
         request, pause = uuid.uuid4().hex, _FIRST_PAUSE
-        begin, waited = time.monotonic(), 0.0
+        begin, away = time.monotonic(), 0.0
         while True:
-            left = None if seconds is None else begin + seconds - time.monotonic()
+            left = None if seconds is None else max(_FIRST_PAUSE, begin + seconds - time.monotonic())
+            problem: Exception | None = None
             try:
                 status, answer = self._once(method, path, body, request, left)
                 if status != _BUSY:
                     return self._read(status, answer)
-                problem: object = "it is busy"
+                away = 0.0
             except (OSError, http.client.HTTPException) as error:
                 problem = error
+                away += pause
             now = time.monotonic()
             if seconds is not None and now + pause > begin + seconds:
-                raise RewardServerError(
-                    f"reward server {self.url} has not answered {method} {path} within {seconds:g} s ({problem}): look "
-                    "at its scorer, or give it more time (--reward-seconds)"
-                )
-            if waited + pause > outage:
+                raise self._late(f"{method} {path}", seconds, problem)
+            if away > outage:
                 raise RewardServerError(
                     f"reward server {self.url} cannot be reached, for {now - begin:.0f} s by now ({problem}): expected "
                     "`python -m bench serve-rewards` there; start it, then give the same command again"
                 )
             time.sleep(pause)
-            waited += pause
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _late(self, request: str, seconds: float, problem: Exception | None) -> RewardServerError:
+        """That the time is over; without a `problem` the server was busy."""
+        if problem is None:
+            return RewardServerError(
+                f"reward server {self.url} is busy: it has not let in {request} within {seconds:g} s; raise "
+                "--reward-seconds, or ask it from fewer workers"
+            )
+        return RewardServerError(
+            f"reward server {self.url} has not answered {request} within {seconds:g} s ({problem}): look whether it "
+            "still loads its scorers, or one of them hangs, or give it more time (--reward-seconds)"
+        )
 
     def _once(
         self, method: str, path: str, body: bytes | None, request: str, seconds: float | None
@@ -104,9 +120,14 @@ class Server:
         if token := os.environ.get(TOKEN_VARIABLE):
             headers["Authorization"] = f"Bearer {token}"
         try:
-            connection.request(method, path, body, headers)
+            connection.connect()
+            with suppress(ConnectionError):  # it may answer, and close, before it has read the whole body
+                connection.request(method, path, body, headers)
             response = connection.getresponse()
-            return response.status, response.read(_LONGEST_ANSWER)
+            answer = response.read(_LONGEST_ANSWER)
+            if response.length and len(answer) < _LONGEST_ANSWER:  # which read(size) does not tell
+                raise http.client.IncompleteRead(answer, response.length)
+            return response.status, answer
         finally:
             connection.close()
 
@@ -165,7 +186,7 @@ class ServedReward(Distant):
     def _scores(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         parts = []
         for rows in self._parts(images):
-            body = encode(images[rows], prompts[rows], metadata[rows], self._identity)
+            body = self._body(images[rows], prompts[rows], metadata[rows])
             packed = self._server.ask("POST", f"/rewards/{self.name}/score", body, seconds=self._seconds)
             parts.append(unpacked(packed))
             if parts[-1].shape != (len(images[rows]),):
@@ -173,8 +194,23 @@ class ServedReward(Distant):
         return np.concatenate(parts)
 
     def _flops(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
-        body = encode(image[None], [prompt], [metadata], self._identity)
+        body = self._body(image[None], [prompt], [metadata])
         return float(self._server.ask("POST", f"/rewards/{self.name}/flops", body, seconds=self._seconds))
+
+    def _body(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> bytes:
+        """The body of a request.
+
+        Raises:
+            ConfigError: it holds one picture, and is larger than the server lets in.
+        """
+        body = encode(images, prompts, metadata, self._identity)
+        limit = int(self._server.about["limits"]["bytes"])
+        if len(images) == 1 and len(body) > limit:
+            raise ConfigError(
+                f"reward server {self._server.url}: expected at most {limit:,} bytes at once, but one picture of shape "
+                f"{images[0].shape} has {len(body):,} with its prompt: start it with --max-mb {mebibytes(len(body))}"
+            )
+        return body
 
     @property
     def _identity(self) -> dict[str, str]:

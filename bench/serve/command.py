@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import logging
 import os
 import socket
+import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from bench import registry
@@ -17,10 +19,11 @@ from bench.api import ConfigError
 from bench.files import told
 from bench.paths import cache_folder
 from bench.serve.wire import TOKEN_VARIABLE
-from bench.strict import Problems, validate
+from bench.strict import Problems, split_list, validate
 
 WAITING = 32  # requests at once; more are asked to come again
 _OPTIONS = ("serve-rewards --timeout", "serve-rewards --memory")
+_PORTS = 65535
 _CLOSE_SECONDS = 5  # for answers under way when the server is told to stop
 
 
@@ -31,15 +34,20 @@ def main(args: argparse.Namespace) -> None:
         ConfigError: an option is out of its bounds; and what `serve` raises.
     """
     problems = Problems()
-    for option, value in (("--max-batch", args.max_batch), ("--max-mb", args.max_mb), ("--timeout", args.timeout)):
+    for option, value in (("--max-batch", args.max_batch), ("--max-mb", args.max_mb)):
         if not value > 0:
             problems.add(option, f"expected a number above 0, got {value}")
+    if not 0 < args.timeout <= threading.TIMEOUT_MAX:
+        limit = f"{threading.TIMEOUT_MAX:.0f}"
+        problems.add("--timeout", f"expected seconds above 0 and at most {limit}, got {args.timeout}")
+    if not 0 <= args.port <= _PORTS:
+        problems.add("--port", f"expected a number from 0 to {_PORTS}, got {args.port}")
     values = {"device": args.device, "threads": args.threads, "memory": args.memory}
     apart = validate(Apart, values, "", problems)
     problems.raise_if_any("serve-rewards")
     assert apart is not None
     serve(
-        args.reward.split(","), host=args.host, port=args.port, token_file=args.token_file, pictures=args.max_batch,
+        split_list(args.reward), host=args.host, port=args.port, token_file=args.token_file, pictures=args.max_batch,
         megabytes=args.max_mb, seconds=args.timeout, journal=args.journal, apart=apart,
     )  # fmt: skip
 
@@ -51,10 +59,11 @@ def serve(
     """Serve the named scorers at `host` and `port` (0: a free one) until Ctrl-C.
 
     `pictures`, `megabytes` and `seconds` bound one request; `apart` says how each scorer runs. `journal` is the folder
-    of the answers that were given, by default one for the port, below the cache.
+    of the answers that were given, by default one for the port, below the cache. What is asked while the scorers are
+    loaded waits until they are.
 
     Raises:
-        ConfigError: a package or the token is missing, the port is taken, or there is no such scorer.
+        ConfigError: a package or the token is missing, the port is taken, or no scorer has that name, or two have.
         BenchError: a scorer cannot be loaded.
     """
     _require_packages()
@@ -62,6 +71,7 @@ def serve(
 
     from bench.serve.service import Limits, Service
 
+    registry.refuse_equal_names(specs)
     token = read_token(token_file)
     hosts = _hosts(host, token)
     with _bound(host, port) as listening:
@@ -74,6 +84,7 @@ def serve(
             app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="off",
             ws="none", http="h11", limit_concurrency=WAITING, timeout_graceful_shutdown=_CLOSE_SECONDS,
         )  # fmt: skip
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         print(f"serving {', '.join(rewards)} at {_address(listening)}, journal in {place}; Ctrl-C stops", flush=True)
         try:
             with suppress(KeyboardInterrupt):  # uvicorn has closed in order, and passes it on
@@ -82,6 +93,11 @@ def serve(
         finally:
             for reward in rewards.values():
                 reward.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's is worth printing: not one for each request that a busy server puts off."""
+    return "concurrency limit" not in record.getMessage()
 
 
 def _loaded(specs: Sequence[str], apart: Apart, seconds: float, journals: Path) -> dict[str, ProcessReward]:
@@ -140,12 +156,15 @@ def _hosts(host: str, token: str | None) -> set[str]:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that listens there."""
+    """A socket that listens there: the port is taken from now on, and who connects waits to be let in."""
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(place)
+        with ExitStack() as opened:
+            listening = opened.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections do not hold the port
+            listening.bind(place)
+            listening.listen()
+            opened.pop_all()
     except (OSError, OverflowError) as error:
         raise ConfigError(f"cannot listen at {host}, port {port}: {error}; choose another --port or --host") from error
     return listening

@@ -31,7 +31,7 @@ from starlette.routing import Route
 from bench.apart.answer import answered
 from bench.apart.reward import ProcessReward
 from bench.api import BenchError, PluginError
-from bench.serve.wire import REQUEST_ID, Batch, decode
+from bench.serve.wire import REQUEST_ID, Batch, decode, mebibytes
 
 Work = Callable[[Request], Awaitable[Any]]
 
@@ -131,16 +131,15 @@ class Service:
     async def _body(self, request: Request) -> bytes:
         """The body, as far as the limits let it come."""
         limit, body = self._limits.bytes, bytearray()
-        too_large = Refusal(413, f"expected a body of at most {limit:,} bytes (--max-mb): send fewer pictures at once")
         declared = request.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > limit:
-            raise too_large
+            raise _too_large(limit, int(declared) if declared.isdecimal() else None)
         try:
             with anyio.fail_after(self._limits.seconds):
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > limit:
-                        raise too_large
+                        raise _too_large(limit, None)
         except TimeoutError:
             told = f"expected the whole body within {self._limits.seconds:g} s, got {len(body):,} bytes"
             raise Refusal(408, told) from None
@@ -155,6 +154,13 @@ def described(reward: ProcessReward) -> dict[str, Any]:
         "higher_is_better": reward.higher_is_better, "reads_prompts": reward.reads_prompts, "gold": reward.gold,
         "source": reward.source,
     }  # fmt: skip
+
+
+def _too_large(limit: int, size: int | None) -> Refusal:
+    """A body of `size` bytes, None where nobody has said how many."""
+    came, mend = ("more", "a larger --max-mb") if size is None else (f"{size:,}", f"--max-mb {mebibytes(size)}")
+    told = f"expected a body of at most {limit:,} bytes, got {came}"
+    return Refusal(413, f"{told}: send fewer pictures at once; a single one needs {mend}")
 
 
 def _raise(error: BenchError) -> None:

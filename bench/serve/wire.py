@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,11 @@ def encode(
     words = {"prompts": list(prompts), "metadata": [dict(row) for row in metadata], "scorer": dict(scorer)}
     text = np.frombuffer(json.dumps(words).encode(), np.uint8)
     return save({"images": np.ascontiguousarray(images), "words": text})
+
+
+def mebibytes(size: int) -> int:
+    """The smallest --max-mb that lets in a body of `size` bytes."""
+    return max(1, math.ceil(size / (1 << 20)))
 
 
 def decode(body: bytes) -> Batch:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bench.cli import main
 from bench.processes.lock import held
@@ -113,8 +114,8 @@ ARGUMENTS = [
     (["--methods", "SYNTAX"], ["cannot be imported: SyntaxError"]),
     (["--methods", "RAISES"], ["cannot be imported: ZeroDivisionError: division by zero"]),
     (["--methods", "NOTHING"], ["defines no subclass of bench.api.Method"]),
-    (["--results", "/dev/null/results"], ["cannot write /dev/null/results/tiny/run.lock: Not a directory"]),
-    (["--results", "/proc/results"], ["cannot write /proc/results/tiny/run.lock", "choose another --results"]),
+    (["--results", "/dev/null/results"], ["run.lock: Not a directory; expected a folder, but a file stands"]),
+    (["--results", "/proc/results"], ["cannot write /proc/results/tiny/run.lock", "choose another place"]),
 ]
 FILES = {
     "LIST": ("list.yaml", "- budget\n"),
@@ -134,6 +135,46 @@ def test_settings(
         (tmp_path / name).write_text(content)
     given = [str(tmp_path / FILES[a][0]) if a in FILES else a for a in arguments]
     refused(command(tmp_path, tiny_pipeline, *given), messages, capsys)
+
+
+# A reward server, and lists
+
+SERVER = [
+    (["--port", "99999"], ["serve-rewards", "--port: expected a number from 0 to 65535, got 99999"]),
+    (["--port", "-1"], ["--port: expected a number from 0 to 65535, got -1"]),
+    (["--timeout", "inf"], ["--timeout: expected seconds above 0 and at most", "got inf"]),
+    (["--timeout", "nan"], ["--timeout: expected seconds above 0 and at most", "got nan"]),
+    (["--timeout", "1e300"], ["--timeout: expected seconds above 0 and at most", "got 1e+300"]),
+    (["--reward", "ONE:ok,OTHER:ok"], ["one.py:ok and ", "other.py:ok: expected a name", "'ok' twice; rename one of"]),
+    (["--reward", "ONE:ok,rewards.jpeg:Jpeg,jpeg"], ["rewards.jpeg:Jpeg and jpeg: ", "they are the same: leave one"]),
+    (["--reward", "jpeg, nonsense"], ["no reward 'nonsense' is registered"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "messages"), SERVER)
+def test_options_of_a_server(
+    arguments: list[str], messages: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one.py", "other.py"):
+        (tmp_path / name).write_text("def ok(prompts, completions, **kwargs):\n    return [0.0] * len(prompts)\n")
+    files = {"ONE": str(tmp_path / "one.py"), "OTHER": str(tmp_path / "other.py")}
+    given = [argument.replace("ONE", files["ONE"]).replace("OTHER", files["OTHER"]) for argument in arguments]
+    without_token = ["--token-file", str(tmp_path / "nowhere")]  # no server starts, whatever is let through
+    refused(["serve-rewards", "--reward", "jpeg", *without_token, *given], messages, capsys)
+
+
+def test_a_journal_is_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, file / "inner"):
+        arguments = ["serve-rewards", "--reward", "jpeg", "--port", "0", "--journal", str(place)]
+        refused(arguments, [f"cannot write {place}: ", "expected a folder, but a file stands in its place"], capsys)
+
+
+def test_lists_may_have_blanks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    refused(["score", "--reward", "jpeg, nonsense", "--images", str(tmp_path)], ["no reward 'nonsense' is"], capsys)
+    refused(["rehearse", "--parts", "lora, nonsense"], ["--parts: no part 'nonsense'"], capsys)
 
 
 # A base that is missing or damaged

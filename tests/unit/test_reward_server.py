@@ -13,18 +13,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench import registry
 from bench.apart.elsewhere import Elsewhere, where
 from bench.api import ConfigError, DataError, NonFiniteError, PluginError, Reward
 from bench.scorers.loading import load_scorers
 from bench.scorers.scorer import Scorer
 from bench.serve.client import RewardServerError, ServedReward, Server
-from bench.serve.command import read_token, serve
+from bench.serve.command import WAITING, read_token, serve
 from bench.serve.journal import Journal
 from bench.serve.wire import decode, encode
 from tests.apart_rewards import Counting, Fickle, Network
@@ -40,23 +43,25 @@ CLIENTS, BATCHES, SIZE = 8, 6, 4
 class Running:
     """`bench serve-rewards` in a process of its own, on a port that it keeps when it is started again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *names: str) -> None:
+        self.folder, self.rewards = folder, ",".join(f"{MODULE}:{name}" for name in names)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
-        self.counted = folder / "counted"
+        self.counted, self.errors, self.ready = folder / "counted", folder / "errors", folder / "ready"
         self.start()
 
     def start(self) -> None:
         command = [
-            sys.executable, "-m", "bench", "serve-rewards", "--reward", f"{MODULE}:Fickle,{MODULE}:Counting",
-            "--port", str(self.port), "--max-batch", str(SIZE), "--max-mb", "1", "--timeout", "2",
-            "--journal", str(self.folder / "journal"),
+            sys.executable, "-m", "bench", "serve-rewards", "--reward", self.rewards, "--port", str(self.port),
+            "--max-batch", str(SIZE), "--max-mb", "1", "--timeout", "2", "--journal", str(self.folder / "journal"),
         ]  # fmt: skip
-        variables = {**os.environ, "BENCH_REWARD_TOKEN": TOKEN, "COUNTING_FILE": str(self.counted)}
-        self.process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True)
+        variables = {"BENCH_REWARD_TOKEN": TOKEN, "COUNTING_FILE": str(self.counted), "SLOW_FILE": str(self.ready)}
+        with self.errors.open("a") as errors:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
 
     def said(self) -> str:
         """What it says once it listens."""
@@ -84,7 +89,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = Running(tmp_path_factory.mktemp("server"))
+    running = Running(tmp_path_factory.mktemp("server"), "Fickle", "Counting")
     assert running.said().startswith(f"serving fickle, counting at {running.url}, journal in ")
     yield running
     running.kill()
@@ -139,7 +144,8 @@ def test_what_a_reward_may_not_do_is_told_through_the_server(served: Server, run
         ("/rewards/other/score", b"", {}, 404, "no scorer 'other' is served here, only fickle, counting"),
         ("/rewards/fickle/score", b"\x80\x04pickled.", {}, 422, "expected a safetensors body with the tensors"),
         ("/rewards/fickle/score", encode(PICTURES[:5], [""] * 5, [{}] * 5, IDENTITY), {}, 413, "at most 4 pictures"),
-        ("/rewards/fickle/score", bytes(2**20 + 1), {}, 413, "expected a body of at most 1,048,576 bytes"),
+        ("/rewards/fickle/score", bytes(2**20 + 1), {}, 413, "1,048,577: send fewer"),
+        ("/rewards/fickle/score", bytes(2**20 + 1), {}, 413, "a single one needs --max-mb 2"),
         ("/rewards/fickle/score", b"", {"content_length": "9" * 20}, 413, "expected a body of at most"),
         ("/rewards/fickle/score", b"half", {"content_length": "100"}, 408, "expected the whole body within 2 s, got 4"),
         (
@@ -225,6 +231,55 @@ def test_eight_clients_and_a_kill_in_the_middle(running: Running, served: Server
     assert time.monotonic() - begin < 60
 
 
+def test_a_busy_server_is_there_and_waited_for(running: Running, served: Server) -> None:
+    """It puts off what comes beyond its limit: that is no outage, and is told neither as one nor by line after line."""
+    with ExitStack() as connections:
+        for _ in range(WAITING):
+            connections.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+        with pytest.raises(RewardServerError, match=r"is busy: .* GET /rewards within 1 s; raise --reward-sec.*fewer"):
+            served.ask("GET", "/rewards", seconds=1.0, outage=0.1)
+        threading.Timer(0.5, connections.pop_all().close).start()
+        assert "fickle" in served.ask("GET", "/rewards", seconds=30.0, outage=0.1)["rewards"]
+    assert "concurrency" not in running.errors.read_text()
+
+
+def test_a_picture_that_no_request_may_hold(served: Server) -> None:
+    reward, large = loaded(Fickle, served), np.zeros((1, 1024, 1024, 3), np.uint8)
+    told = r"at most 1,048,576 bytes at once, but one picture of shape \(1024, 1024, 3\) .* with --max-mb 4$"
+    with pytest.raises(ConfigError, match=told):
+        reward(large, [""], [{}])
+    with pytest.raises(ConfigError, match=told):
+        reward.measure_apart(large[0], "", {})
+
+
+def test_a_server_that_loads_holds_its_port_and_answers_when_it_has_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_REWARD_TOKEN", TOKEN)
+    monkeypatch.setattr("bench.serve.client.CONTACT_SECONDS", 60.0)  # until it listens
+    running = Running(tmp_path, "Slow")
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(lambda: Server(running.url).rewards)
+            end = time.monotonic() + 30
+            while not (listens := can_connect(running.port)) and time.monotonic() < end:
+                time.sleep(0.01)
+            command = [sys.executable, "-m", "bench", "serve-rewards", "--reward", "jpeg", "--port", str(running.port)]
+            second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+            is_early = asked.done()
+            running.ready.touch()
+            assert list(asked.result(60)) == ["slow"] and listens and not is_early
+    finally:
+        running.kill()
+    assert second.returncode == 2 and "Traceback" not in second.stderr
+    assert f"bench: cannot listen at 127.0.0.1, port {running.port}: " in second.stderr
+
+
+def can_connect(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_a_scorer_that_differs_from_the_one_here_is_refused(served: Server, running: Running) -> None:
     class Newer(Fickle):
         version = "2"
@@ -261,6 +316,50 @@ def test_a_server_that_never_answers_hangs() -> None:
         silent.listen()
         with pytest.raises(RewardServerError, match=r"has not answered GET /rewards within 0.3 s .timed out.: look"):
             Server(f"http://127.0.0.1:{silent.getsockname()[1]}").ask("GET", "/rewards", seconds=0.3)
+
+
+def test_a_server_that_is_asked_while_it_loads_may_take_as_long_as_a_load() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        elsewhere = Elsewhere(server=f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.3)
+        with pytest.raises(RewardServerError, match=r"within 0.3 s .*: look whether it still loads its scorers"):
+            elsewhere.reward("jpeg", registry.load_reward("jpeg"))
+
+
+def test_an_answer_that_comes_before_the_body_was_read_is_heard() -> None:
+    """A server that lets nothing in closes the connection: what it said is told, and not that the connection broke."""
+    answer = b'{"refused": "ConfigError", "message": "too large"}'
+    head = f"HTTP/1.1 413 Too Large\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n".encode()
+    with socket.socket() as listening, ThreadPoolExecutor(1) as pool:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        server = Server(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        asked = pool.submit(server.ask, "POST", "/", bytes(32 << 20), seconds=3.0)
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(head + answer)
+        with pytest.raises(ConfigError, match=r"too large$"):
+            asked.result()
+
+
+@pytest.mark.parametrize("lost", [b"", b'{"giv'])
+def test_an_answer_that_breaks_off_is_asked_for_again(lost: bytes) -> None:
+    """As from a server that is killed between the head of its answer and the end of it."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n"
+    with socket.socket() as listening, ThreadPoolExecutor(1) as pool:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.settimeout(5)
+        server = Server(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        asked = pool.submit(server.ask, "GET", "/", seconds=10.0)
+        for answer in (lost, b'{"given": 1}'):
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(head + answer)
+        assert asked.result() == 1
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://there", "http://u:p@there", "http://there/x", "http://a:b"])

@@ -59,7 +59,8 @@ def score_folder(
     if out.resolve() == folder.resolve():
         raise ConfigError(f"--out {out}: expected another folder than that of the pictures, which sheets could replace")
     entries = list_pictures(folder, prompts)
-    parts = dict.fromkeys(part for spec in rewards for part in parts_of(spec))
+    parts = list(dict.fromkeys(part for spec in rewards for part in parts_of(spec)))
+    registry.refuse_equal_names(parts)
     _refuse_without_prompts([registry.load_reward(part) for part in parts], entries, folder)
     loaded = load_scorers(set(rewards), elsewhere=Elsewhere(server=server))
     scorers = [loaded[name] for name in dict.fromkeys(rewards)]

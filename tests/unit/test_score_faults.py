@@ -96,9 +96,15 @@ def sheets_over_pictures(folder: Path) -> None:
     score_folder(["jpeg"], folder, folder / ".." / "pictures")
 
 
+def two_of_one_name(folder: Path) -> None:
+    Path("other.py").write_text(FUNCTIONS)
+    score_folder(["mine.py:picky", "other.py:picky"], folder, Path("scores"))
+
+
 @pytest.mark.parametrize(
     ("act", "error", "told"),
     [
+        (two_of_one_name, ConfigError, "mine.py:picky.*other.py:picky.*rename one of them"),
         (missing_prompts, DataError, "cannot read the prompts in nowhere.txt: No such file"),
         (sheets_over_pictures, ConfigError, "expected another folder than that of the pictures"),
     ],

@@ -369,7 +369,8 @@ def _only_class(module: ModuleType, spec: str, origin: str, base: type[T]) -> ty
     if len(found) == 1:
         return found[0]
     if not found:
-        functions = [name for name in _choices(REWARDS, module) if base.__name__ == "Reward"]
+        functions = [n for n in _choices(REWARDS, module) if inspect.isfunction(getattr(module, n))]
+        functions = functions if base.__name__ == "Reward" else []
         told = f" (a function in trl's convention is named too, as in {spec}:{functions[0]})" if functions else ""
         raise PluginError(f"{origin} defines no subclass of bench.api.{base.__name__}{told}")
     listed = ", ".join(cls.__name__ for cls in found)

@@ -196,6 +196,8 @@ class _Cell:
         count = saved.state["events"] if saved else 1
         if self.job.label == BASE or (saved and saved.state["is_complete"]):
             self._judged = list(takewhile(lambda event: isinstance(event, JUDGED), self.record.events()[count:]))
+        if all(isinstance(event, Scorers) for event in self._judged):  # nothing was scored: they may have been mended
+            self._judged = []
         self.record.truncate(count + len(self._judged))
         self._is_open = True
         if before != "new":

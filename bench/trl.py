@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from bench.api import DataError, PluginError, Reward
 from bench.scorers.scorer import Scorer
 
 # What trl passes on besides, and a reward function of pictures cannot be given here
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _OF_TRAINERS = ("completion_ids", "trainer_state", "log_extra", "log_metric")
+_GIVEN = {"prompts", "completions", *_OF_TRAINERS}  # no names of columns
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def reward_function(reward: Reward) -> Callable[..., list[float | None]]:
@@ -107,7 +108,7 @@ def reward_class(function: Callable[..., Any]) -> type[Reward]:
     def score(
         self: Reward, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
     ) -> np.ndarray:
-        names = sorted({name for row in metadata for name in row} | needed)
+        names = sorted(({name for row in metadata for name in row} | needed) - _GIVEN)
         columns = {name: [row.get(name) for row in metadata] for name in names}
         given = function(prompts=list(prompts), completions=list(images), **columns)
         return _numbers(function.__name__, given, prompts)
@@ -142,6 +143,7 @@ def _refuse_other_functions(function: Callable[..., Any]) -> None:
 
 def _numbers(name: str, given: Any, prompts: Sequence[str]) -> np.ndarray:
     """What a function returned, as (B,) float64; `Scorer` sees to their number and to what is not finite."""
+    given = list(given) if isinstance(given, Iterator) else given
     if not isinstance(given, Iterable) or any(isinstance(score, str) for score in given):
         raise PluginError(
             f"reward function {name!r}: expected a list of floats, one for each of {len(prompts)} pictures, got "

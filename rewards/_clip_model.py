@@ -1,4 +1,4 @@
-"""A published CLIP, frozen, in float32, and the preprocessing of its pictures; on the GPU where there is one."""
+"""A published CLIP, frozen, in float32, and the preprocessing of its pictures; on the device of its process."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def seen(image: np.ndarray) -> Tensor:
     """
     height, width = image.shape[:2]
     scale = min(_LONGER / max(height, width), _SHORTER / min(height, width))
-    size = int(width * scale + 0.5), int(height * scale + 0.5)
+    size = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _DEVIATION))
     return (torch.from_numpy(resized.copy()).permute(2, 0, 1) - mean) / deviation

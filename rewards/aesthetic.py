@@ -49,7 +49,7 @@ class Aesthetic(ClipReward):
     """
 
     name: ClassVar[str] = "aesthetic"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     source: ClassVar[str] = "improved-aesthetic-predictor, sac+logos+ava1-l14-linearMSE; openai/clip-vit-large-patch14"
     reads_prompts: ClassVar[bool] = False

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.apart.environment import PinnedEnvironment
 from bench.apart.process import WorkerProcess
-from bench.api import ConfigError, DataError, Reward
+from bench.api import BenchError, ConfigError, DataError, Reward
 from rewards._clip import refuse_other_pictures
 from rewards._weights import Published, fingerprint, located, refuse_other
 
@@ -24,6 +24,7 @@ CHECKPOINT = Published(
     licence="Apache-2.0",
     get="`hf download zai-org/ImageReward ImageReward.pt med_config.json --local-dir FOLDER`, then "
     "`python -m rewards.convert imagereward FOLDER/ImageReward.pt`",
+    gib=1.67,  # the published file has 1.79 GB
 )
 VOCABULARY = Published(
     home="google-bert/bert-base-uncased",
@@ -53,7 +54,7 @@ class ImageReward(Reward):
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     source: ClassVar[str] = "arXiv 2304.05977; image-reward 1.5, zai-org/ImageReward"
-    held: ClassVar[Mapping[str, float]] = {}  # on the CPU, unless it is told otherwise
+    held = CHECKPOINT.held
     environment: ClassVar[Path | None] = PINS
 
     def __init__(self) -> None:
@@ -96,7 +97,11 @@ class ImageReward(Reward):
             self.load()
         assert self._process is not None
         parts = [slice(start, start + _CHUNK) for start in range(0, len(images), _CHUNK)]
-        return np.concatenate([self._process.scores(images[part], prompts[part]) for part in parts])
+        try:
+            return np.concatenate([self._process.scores(images[part], prompts[part]) for part in parts])
+        except BenchError:
+            self._process = None  # the next call starts another one
+            raise
 
 
 def _stored(weights: Path) -> dict[str, tuple[int, ...]]:

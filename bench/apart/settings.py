@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from bench import registry
 from bench.api import ConfigError, Option, Reward
-from bench.scorers.reward_names import parts_of
+from bench.scorers.reward_names import used_by
 from bench.strict import Problems, validate
 from bench.suggest import hint
 from bench.tasks.definitions import Task
@@ -103,8 +103,7 @@ def read_apart(
 
 def _used_by(tasks: Iterable[Task], of_sets: Iterable[str]) -> set[str]:
     """The names of all scorers of some tasks and of prompt sets; those of files and modules as their classes say."""
-    of_tasks = (spec for task in tasks for spec in (*task.scorers, *parts_of(task.reward), *parts_of(task.select)))
-    specs = {*of_sets, *of_tasks}
+    specs = {*of_sets, *(name for task in tasks for name in used_by(task))}
     return {registry.load_reward(spec).name if registry.is_foreign(spec) else spec for spec in specs}
 
 

@@ -90,7 +90,7 @@ def forecast(experiment: Experiment, results: Path, cards: int = 1) -> Forecast:
     if experiment.shard and cards == 1:
         raise ConfigError("--shard true shares weights out over several cards: say over how many by --cards N")
     shapes = Shapes.of(experiment)
-    scorers, unknown = held_by_scorers(experiment)
+    scorers, unknown = held_by_scorers(experiment, cards)
     scales = Scales(experiment, shapes, scorers)
     known: dict[str, tuple[int, PassFlops]] = {}
     stages: dict[str, tuple[StageForecast, ...]] = {}

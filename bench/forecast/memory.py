@@ -23,7 +23,7 @@ _MENDS = {
     "a step of AdamW": _LORA,
     "reference": _LORA,
     "moving average": ("--train.ema_half_life 0",),
-    "scorers": ("--scorers.NAME.device cpu, or another card's, of those that only judge",),
+    "scorers": ("--scorers.NAME.device cpu, or that of a card which does not train, for those that only judge",),
     "text encoders": ("--runtime.park_encoders true", "--runtime.frozen_weights bfloat16", "--runtime.t5 false"),
     "rollouts": ("fewer pictures by rollout phase",),
     "rollouts, gathered": ("fewer pictures by rollout phase",),

@@ -88,14 +88,14 @@ def render_forecast(found: Forecast, cards: list[Card], utilisation: float) -> s
 
 _NOT_COUNTED = """\
 Computed from shapes; nothing was measured. Hours are FLOPs over the card's peak times an assumed utilisation;
-what gradient checkpointing computes again is in the hours, not in the cost. Left out: the passes of reward models;
-curation; decoding in evaluation; kernels' workspaces; what torch.compile saves."""
+what gradient checkpointing computes again is in the hours, not in the cost. Left out: the passes of reward models, in
+hours and memory; curation; decoding in evaluation; kernels' workspaces; what torch.compile saves."""
 
 
 def _unknown(found: Forecast) -> list[str]:
     """A line where there are scorers whose memory is left out too."""
     if found.experiment.reward_server is not None:
-        return ["The memory of scorers is left out, as if the reward server had all of them."]
+        return ["The memory of scorers is left out, as if the reward server had all without settings of their own."]
     return [f"The memory of {', '.join(found.unknown)} is left out: no `held` says how much it is."] * bool(
         found.unknown
     )

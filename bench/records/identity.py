@@ -15,7 +15,7 @@ from bench.records.canonical import config_hash
 from bench.records.provenance import collect, source_hashes
 from bench.records.record import RECORD, CellRecord, Status
 from bench.records.schema import Cell, dump
-from bench.scorers.reward_names import parts_of
+from bench.scorers.reward_names import used_by
 
 _SHOWN = 4  # changed files named in a message
 
@@ -103,7 +103,7 @@ def _plugins(job: CellJob) -> tuple[Path, ...]:
     """Files of methods and rewards that are the user's own."""
     stages = () if job.label == BASE else job.experiment.stages(job.label)
     task = job.experiment.task(job.task)
-    rewards = {*task.scorers, *parts_of(task.reward), *parts_of(task.select), *job.experiment.evaluation.set_scorers}
+    rewards = used_by(task, job.experiment.evaluation.set_scorers)
     classes: list[type] = [registry.load_method(stage.source) for stage in stages]
     classes += [registry.load_reward(name) for name in sorted(rewards)]
     files = (registry.own_file(cls) for cls in classes)

@@ -15,7 +15,8 @@ import pandas as pd
 
 from bench import registry
 from bench.apart.elsewhere import Elsewhere
-from bench.api import ConfigError, DataError, PluginError, Prompt, Reward
+from bench.api import ConfigError, DataError, NonFiniteError, PluginError, Prompt, Reward
+from bench.blame import blamed
 from bench.files import write_whole
 from bench.score.listing import Entry, list_pictures, read_picture
 from bench.score.sheet import draw_sheet
@@ -25,7 +26,9 @@ from bench.scorers.scorer import Scorer
 
 TABLE, ABOUT = "scores.csv", "scores.json"
 _CHUNK = 16  # pictures read and judged at once
+_HOPELESS = 8  # failures without a score before them, after which a scorer is given up
 _NO_PROMPT = Prompt(0, "", {})
+_FAILURES = (DataError, PluginError, NonFiniteError)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Scores:
 
     @property
     def broken(self) -> list[Entry]:
-        """The entries that were not judged, each with its problem."""
+        """The entries with a problem: that were not judged at all, or not by a scorer that failed on them."""
         return [entry for entry in self.entries if entry.problem]
 
 
@@ -79,8 +82,8 @@ def score_folder(
 
 def summary(scores: Scores, out: Path) -> str:
     """What was found, for the terminal."""
-    judged = len(scores.entries) - len(scores.broken)
-    lines = [f"{judged} of {len(scores.entries)} pictures judged" + (", not these:" if scores.broken else "")]
+    judged = int(np.isfinite(np.stack(list(scores.by_scorer.values()))).any(0).sum())
+    lines = [f"{judged} of {len(scores.entries)} pictures judged" + ("; problems:" if scores.broken else "")]
     lines += [f"  {entry.name}: {entry.problem}" for entry in scores.broken]
     if scores.folders:
         lines.append(f"folders in it that were not looked into: {scores.folders}")
@@ -114,6 +117,7 @@ def _write_table(scores: Scores, out: Path) -> None:
 
 def _judge(folder: Path, entries: Sequence[Entry], scorers: Sequence[Scorer]) -> Scores:
     found = {scorer.name: np.full(len(entries), np.nan, np.float32) for scorer in scorers}
+    failures = dict.fromkeys(found, 0)
     looked: list[Entry] = []
     for start in range(0, len(entries), _CHUNK):
         readable: list[tuple[int, np.ndarray]] = []
@@ -130,6 +134,10 @@ def _judge(folder: Path, entries: Sequence[Entry], scorers: Sequence[Scorer]) ->
             for scorer in scorers:
                 scores, problems = _where_it_can(scorer, np.stack(pictures), given)
                 found[scorer.name][places] = scores
+                failures[scorer.name] += sum(map(bool, problems))
+                if failures[scorer.name] >= _HOPELESS and np.isnan(found[scorer.name]).all():
+                    count = failures[scorer.name]
+                    raise PluginError(f"{scorer.name} failed on all of the first {count} pictures: {problems[-1]}")
                 for place, problem in zip(places, problems, strict=True):
                     if problem:
                         before = looked[place].problem
@@ -139,11 +147,7 @@ def _judge(folder: Path, entries: Sequence[Entry], scorers: Sequence[Scorer]) ->
 
 
 def _where_it_can(scorer: Scorer, pictures: np.ndarray, prompts: Sequence[Prompt]) -> tuple[np.ndarray, list[str]]:
-    """Scores (B,), NaN for what the scorer cannot judge, and why it fails on a picture ("": it does not).
-
-    Raises:
-        BenchError: it fails on all of several pictures, and so most likely on any.
-    """
+    """Scores (B,), NaN for what the scorer cannot judge, and why it fails on a picture ("": it does not)."""
 
     def scored(part: slice) -> np.ndarray:
         texts, metadata = [prompt.text for prompt in prompts[part]], [prompt.metadata for prompt in prompts[part]]
@@ -151,16 +155,14 @@ def _where_it_can(scorer: Scorer, pictures: np.ndarray, prompts: Sequence[Prompt
 
     try:
         return scored(slice(None)), [""] * len(prompts)
-    except (DataError, PluginError) as error:
+    except _FAILURES as error:
         scores, problems = np.full(len(prompts), np.nan, np.float32), [str(error)] * len(prompts)
-        for i in range(len(prompts) if len(prompts) > 1 else 0):
-            try:
-                scores[i], problems[i] = scored(slice(i, i + 1))[0], ""
-            except (DataError, PluginError) as of_one:
-                problems[i] = str(of_one)
-        if len(prompts) > 1 and all(problems):
-            raise
-        return scores, problems
+    for i in range(len(prompts) if len(prompts) > 1 else 0):
+        try:
+            scores[i], problems[i] = scored(slice(i, i + 1))[0], ""
+        except _FAILURES as error:
+            problems[i] = str(error)
+    return scores, problems
 
 
 def _shape(pair: tuple[int, np.ndarray]) -> tuple[int, ...]:
@@ -177,7 +179,9 @@ def _refuse_without_prompts(rewards: Sequence[type[Reward]], entries: Sequence[E
             f"line for each picture, or put a metadata.jsonl (file_name, text) into {folder}"
         )
     for reward in rewards:
-        if given and not any(reward.applies(prompt.metadata) for prompt in given):
+        with blamed(f"reward {reward.name!r} in applies()", reward):
+            applies = not given or any(reward.applies(prompt.metadata) for prompt in given)
+        if not applies:
             raise DataError(
                 f"{reward.name} applies to none of the {len(given)} prompts, such as {given[0].text!r}: give prompts "
                 f"of its kind (`bench list {reward.name}`)"

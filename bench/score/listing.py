@@ -20,7 +20,7 @@ MAX_PIXELS = Data.max_pixels
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture: its name in the folder, its prompt where there are prompts, and why it cannot be judged, if so."""
+    """One picture: its name in the folder, its prompt where there are prompts, and why a score is missing, if so."""
 
     name: str
     prompt: Prompt | None = None

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bench.api import ConfigError
+
+if TYPE_CHECKING:
+    from bench.tasks.definitions import Task
 
 _STANDARDISED = re.compile(r"standardised\((.*)\)", re.DOTALL)
 
@@ -37,6 +42,11 @@ def parts_of(spec: str | None) -> tuple[str, ...]:
     if spec is None:
         return ()
     return tuple(read_sum(spec).parts) if is_sum(spec) else (spec,)
+
+
+def used_by(task: Task, of_sets: Iterable[str] = ()) -> set[str]:
+    """The single rewards that a task uses in any role, and those `of_sets` of prompts; parts of sums one by one."""
+    return {part for spec in (*task.scorers, task.reward, task.select, *of_sets) for part in parts_of(spec)}
 
 
 def read_sum(spec: str) -> Sum:

@@ -22,7 +22,8 @@ from bench.apart.reward import Distant
 from bench.api import BenchError, ConfigError, Reward
 from bench.serve.wire import REQUEST_ID, TOKEN_VARIABLE, encode, mebibytes
 
-CONTACT_SECONDS = 5.0  # that a server may take to answer for the first time
+CONTACT_SECONDS = 5.0  # that a server may be away when it is asked for the first time
+CONNECT_SECONDS = 10.0  # that it may take to accept a connection: it does so even while it loads
 OUTAGE_SECONDS = 60.0  # that a server may be away later on
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _LONGEST_ANSWER = 64 << 20
@@ -102,12 +103,12 @@ class Server:
         """That the time is over; without a `problem` the server was busy."""
         if problem is None:
             return RewardServerError(
-                f"reward server {self.url} is busy: it has not let in {request} within {seconds:g} s; raise "
-                "--reward-seconds, or ask it from fewer workers"
+                f"reward server {self.url} is busy: it has not let in {request} within {seconds:g} s; ask "
+                "it from fewer workers, or give it more time (--reward-seconds of `run`)"
             )
         return RewardServerError(
             f"reward server {self.url} has not answered {request} within {seconds:g} s ({problem}): look whether it "
-            "still loads its scorers, or one of them hangs, or give it more time (--reward-seconds)"
+            "still loads its scorers, or one of them hangs, or give it more time (--reward-seconds of `run`)"
         )
 
     def _once(
@@ -115,12 +116,14 @@ class Server:
     ) -> tuple[int, bytes]:
         """One try: status and body of the answer."""
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = kind(str(self._host), self._port, timeout=seconds)
+        connecting = CONNECT_SECONDS if seconds is None else min(seconds, CONNECT_SECONDS)
+        connection = kind(str(self._host), self._port, timeout=connecting)
         headers = {REQUEST_ID: request, "Content-Type": "application/octet-stream"}
         if token := os.environ.get(TOKEN_VARIABLE):
             headers["Authorization"] = f"Bearer {token}"
         try:
             connection.connect()
+            connection.sock.settimeout(seconds)
             with suppress(ConnectionError):  # it may answer, and close, before it has read the whole body
                 connection.request(method, path, body, headers)
             response = connection.getresponse()

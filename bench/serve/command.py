@@ -165,7 +165,7 @@ def _bound(host: str, port: int) -> socket.socket:
             listening.bind(place)
             listening.listen()
             opened.pop_all()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(f"cannot listen at {host}, port {port}: {error}; choose another --port or --host") from error
     return listening
 

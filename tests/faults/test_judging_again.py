@@ -20,6 +20,9 @@ class {Name}(Reward):
     """A reward that counts its pictures in a file, and needs one there that says it may."""
     name = "{name}"
 
+    def load(self):
+        self.fingerprint = Path("weights").read_text()
+
     def __call__(self, images, prompts, metadata):
         if not Path("may-{name}").exists():
             raise ConnectionError("{name} may not")
@@ -52,6 +55,7 @@ def test_what_was_judged_is_not_judged_again(
     monkeypatch.chdir(tmp_path)
     for name in ("first", "second", "third"):
         Path(f"{name}.py").write_text(COUNTS.format(name=name, Name=name.capitalize()))
+    Path("weights").write_text("as published")
     Path("prompts.txt").write_text("a circle\na star\n")
     sets = {n: {"path": "prompts.txt", "scorers": [f"{n}.py"]} for n in ("second", "third")}
     gives = {f"evaluation.prompt_sets.{name}": given for name, given in sets.items()}
@@ -82,3 +86,18 @@ def test_what_was_judged_is_not_judged_again(
     models = [tmp_path / part / cell / "checkpoint" / "model" for part in ("parts", "whole")]
     for one, other in zip(*(sorted(model.rglob("*.safetensors")) for model in models), strict=True):
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_base_of_which_nothing_was_scored_takes_a_mended_checkpoint(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("first.py").write_text(COUNTS.format(name="first", Name="First"))
+    Path("weights").write_text("damaged")
+    e = experiment(tiny_pipeline, methods=["sft"], **{"task.scorers": ["scenes-geneval", "first.py"]})
+    with pytest.raises(BenchError, match="first may not"):
+        run(e, tmp_path / "results", "base")
+    Path("weights").write_text("as published")
+    Path("may-first").touch()
+    events = run(e, tmp_path / "results", "base")
+    assert [event["message"] for event in events if event["event"] == "note"] == ["failed before; starts afresh"]

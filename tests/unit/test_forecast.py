@@ -146,9 +146,9 @@ def test_folded_adapters_weigh_as_float32() -> None:
 def test_scorers_weigh_on_the_card_that_they_share_with_training() -> None:
     """A ViT-L/14 is 1.59 GiB, whether one scorer or two see with it; a ViT-H/14 3.67."""
 
-    def weighed(*scorers: str, **more: Any) -> tuple[float, tuple[str, ...]]:
+    def weighed(*scorers: str, cards: int = 1, **more: Any) -> tuple[float, tuple[str, ...]]:
         names = {"task.scorers": list(scorers), "task.primary": scorers[0], "task.reward": scorers[0]}
-        size, unknown = held_by_scorers(shrunken(**{**names, **more}))
+        size, unknown = held_by_scorers(shrunken(**{**names, **more}), cards)
         return size / GIB, unknown
 
     assert weighed("aesthetic", "clipscore", "jpeg") == (pytest.approx(1.59), ())
@@ -161,6 +161,12 @@ def test_scorers_weigh_on_the_card_that_they_share_with_training() -> None:
     )
     assert weighed("aesthetic", "hpsv2", **{"scorers.hpsv2.device": "cpu"})[0] == pytest.approx(1.59)
     assert weighed("aesthetic", "hpsv2", reward_server="http://127.0.0.1:1") == (0.0, ())
+    local = {"scorers.hpsv2.threads": 2, "reward_server": "http://127.0.0.1:1"}
+    assert weighed("aesthetic", "hpsv2", **local)[0] == pytest.approx(3.67)
+    assert weighed("imagereward")[0] == 0 and weighed("imagereward", **{"scorers.imagereward.device": "cuda"})[0] > 1
+    assert weighed("clipscore", **{"scorers.clipscore.device": "cuda:0", "device": "cuda:1"})[0] == 0
+    for device, copies in (("cuda:1", 2), ("cuda:2", 0), ("auto", 1), ("cpu", 0)):
+        assert weighed("clipscore", cards=2, **{"scorers.clipscore.device": device})[0] == pytest.approx(copies * 1.59)
     assert weighed("tests.apart_rewards:Network") == (0.0, ("network",))
 
 
@@ -170,12 +176,12 @@ def test_what_is_in_use_is_not_advised() -> None:
         {"denoiser": 5.0, "scorers": 4.0, "text encoders": 3.0, "VAE": 9.0}, {"evaluation": {"gradients": 1.0}}
     )
     assert memory.mends(planned.train, planned.runtime) == [
-        "--scorers.NAME.device cpu, or another card's, of those that only judge",
+        "--scorers.NAME.device cpu, or that of a card which does not train, for those that only judge",
         "--runtime.t5 false",
     ]
     assert memory.mends(Train(), Runtime(park_encoders=True)) == [
         "--runtime.denoiser_weights bfloat16 (LoRA alone)",
-        "--scorers.NAME.device cpu, or another card's, of those that only judge",
+        "--scorers.NAME.device cpu, or that of a card which does not train, for those that only judge",
         "--runtime.frozen_weights bfloat16, or --runtime.t5 false",
         "--train.adaptation lora",
     ]

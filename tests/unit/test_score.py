@@ -201,7 +201,7 @@ def test_broken_pictures_are_listed_and_never_scored(folder: Path, capsys: pytes
     assert main(["score", "--reward", BRIGHT, "--images", str(folder), "--out", str(out)]) == 1
     table = pd.read_csv(out / "scores.csv", keep_default_na=False).set_index("file")
     told = capsys.readouterr().out
-    assert "3 of 9 pictures judged, not these:\n" in told
+    assert "3 of 9 pictures judged; problems:\n" in told
     for name, reason in spoilt.items():
         assert table.loc[name, "bright"] == "" and reason in table.loc[name, "problem"] and f"  {name}: " in told
     assert table.loc[list(GREYS), "problem"].tolist() == ["", "", ""]

@@ -19,9 +19,9 @@ import sys
 def picky(prompts, completions, **kwargs):
     """Mean grey level; fails where a picture is darker than its note says."""
     levels = [float(picture.mean()) for picture in completions]
-    if min(levels) < 50:
+    if min(levels) < 30:
         raise ValueError("too dark")
-    return levels
+    return [float("nan") if level < 50 else level for level in levels]
 
 def broken(prompts, completions, **kwargs):
     raise ValueError("always")
@@ -51,9 +51,7 @@ def test_one_picture_that_a_scorer_fails_on_is_named_and_the_others_are_judged(
 ) -> None:
     assert main(["score", "--reward", "mine.py:picky,jpeg", "--images", str(folder)]) == 1
     out = capsys.readouterr().out
-    assert (
-        "3 of 4 pictures judged, not these:\n  b.png: reward 'picky' on 1 pictures raised ValueError: too dark" in out
-    )
+    assert "4 of 4 pictures judged; problems:\n  b.png: reward 'picky' on 1 pictures raised ValueError: too dark" in out
     table = pd.read_csv("scores/scores.csv", index_col="file")
     assert table["picky"].dropna().to_dict() == {"a.png": 200.0, "c.png": 100.0, "d.png": 150.0}
     assert table["jpeg"].notna().all(), "the other scorer can judge it"
@@ -62,14 +60,28 @@ def test_one_picture_that_a_scorer_fails_on_is_named_and_the_others_are_judged(
 
 @pytest.mark.parametrize(("name", "told"), [("broken", "ValueError: always"), ("leaving", "raised SystemExit")])
 def test_a_scorer_that_fails_on_all_ends_the_command(name: str, told: str, folder: Path) -> None:
-    with pytest.raises(PluginError, match=told):
+    with pytest.raises(DataError, match=f"{name} could judge none of its 4 files; a.png.*{told}"):
+        score_folder([f"mine.py:{name}"], folder, Path("scores"))
+    for number in range(9):
+        (folder / f"more{number}.png").write_bytes((folder / "a.png").read_bytes())
+    with pytest.raises(PluginError, match=f"{name} failed on all of the first 12 pictures.*{told}"):
         score_folder([f"mine.py:{name}"], folder, Path("scores"))
     assert not Path("scores").exists()
 
 
+def test_two_of_an_odd_size_and_one_that_is_not_finite_lose_nothing(folder: Path) -> None:
+    for name, grey in {"e.png": 10, "f.png": 20, "g.png": 40}.items():
+        Image.new("RGB", (16, 16) if name != "g.png" else (32, 32), (grey,) * 3).save(folder / name)
+    scores = score_folder(["mine.py:picky"], folder, Path("scores"))
+    problems = {entry.name: entry.problem for entry in scores.broken}
+    assert problems.keys() == {"b.png", "e.png", "f.png", "g.png"}
+    assert "too dark" in problems["e.png"] and "NaN or infinite" in problems["g.png"]
+    assert int(pd.read_csv("scores/scores.csv")["picky"].notna().sum()) == 3
+
+
 def test_a_plugin_that_exits_is_told_and_does_not_conform(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--reward", "mine.py:leaving", "--images", str(folder)]) == 2
-    assert "bench: reward 'leaving' on 3 pictures raised SystemExit" in capsys.readouterr().err
+    assert "reward 'leaving' on 1 pictures raised SystemExit" in capsys.readouterr().err
     assert main(["check", "mine.py:leaving"]) == 1
     assert "7 failed" in capsys.readouterr().out
 

@@ -93,6 +93,7 @@ def test_other_functions_are_refused_when_they_are_named(signature: str, told: s
     [
         ("return [0.5, None, 0.5]", PluginError, r"gave None for 'b': .* applies\(\) of a class"),
         ("pass", PluginError, "expected a list of floats, one for each of 3 pictures, got None"),
+        ("return (None for _ in range(3))", PluginError, "gave None for 'a'"),
         ("return ['0.5'] * 3", PluginError, "expected a list of floats, one for each of 3 pictures"),
         ("return [0.5]", PluginError, "expected 3 scores for 3 pictures, got"),
         ("return [0.5, float('nan'), 0.5]", NonFiniteError, "1 of 3 are NaN or infinite, the first for the prompt 'b'"),
@@ -155,6 +156,8 @@ def test_a_column_that_it_needs_is_there_in_every_batch() -> None:
     scorer = Scorer(reward_class(need)())
     assert scorer(PICTURES, ["a"] * 3, [{}] * 3).tolist() == [0, 0, 0]
     assert scorer(PICTURES, ["a"] * 3, [{}, {"label": 2}, {}]).tolist() == [0, 2, 0]
+    given = {"prompts": "b", "completions": 1, "trainer_state": 2, "label": 1}  # no columns, but the last
+    assert scorer(PICTURES, ["a"] * 3, [given] * 3).tolist() == [1, 1, 1]
 
 
 def test_what_trl_gives_ours_is_a_picture_or_refused() -> None:

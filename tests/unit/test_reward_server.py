@@ -236,7 +236,9 @@ def test_a_busy_server_is_there_and_waited_for(running: Running, served: Server)
     with ExitStack() as connections:
         for _ in range(WAITING):
             connections.enter_context(socket.create_connection(("127.0.0.1", running.port)))
-        with pytest.raises(RewardServerError, match=r"is busy: .* GET /rewards within 1 s; ask it from fewer workers, or"):
+        with pytest.raises(
+            RewardServerError, match=r"is busy: .* GET /rewards within 1 s; ask it from fewer workers, or"
+        ):
             served.ask("GET", "/rewards", seconds=1.0, outage=0.1)
         threading.Timer(0.5, connections.pop_all().close).start()
         assert "fickle" in served.ask("GET", "/rewards", seconds=30.0, outage=0.1)["rewards"]

@@ -10,7 +10,7 @@ from bench.registry import ROOT
 def test_every_interval_of_the_readme_stands_in_the_report() -> None:
     readme, report = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "REPORT.md"))
     found = re.findall(r"[+-]\d\.\d+ \[[+-]\d\.\d+, [+-]\d\.\d+\]", readme)
-    assert len(found) == 3
+    assert len(found) >= 3
     assert [interval for interval in found if interval not in report] == []
 
 

@@ -349,9 +349,11 @@ class Reward(abc.ABC):
     `reads_prompts` says that it depends on the prompt. `examples` are (prompt, metadata) for `bench check`, where the
     embedded world has no prompt that the reward applies to. `held` is {checkpoint: GiB on the device}, for `plan`;
     rewards of one process may share checkpoints, and None is not known. `expected_failures` is {check of
-    `bench check`: why the reward fails it and may}. `environment` is a folder of pins (`bench.apart.environment`),
-    where the reward works in an environment of its own. `flops_apart` are the FLOPs of one picture in another process,
-    as measured there.
+    `bench check`: why the reward fails it and may}. `environment` is a folder of pins, where the reward works in an
+    environment of its own (`bench.scoring.workers.environment`). `flops_apart` are the FLOPs of one picture in another
+    process, as measured there. `random_weights` is the `module:function` that writes its checkpoint at real size with
+    random weights, where it looks for the published one: `bench rehearse` calls it with the reward's name and with
+    `shrunken=True` where a small one will do.
     """
 
     name: ClassVar[str]
@@ -366,9 +368,10 @@ class Reward(abc.ABC):
     expected_failures: ClassVar[Mapping[str, str]] = {}
     environment: ClassVar[Path | None] = None
     flops_apart: float = 0.0
+    random_weights: ClassVar[str] = ""
 
     def load(self) -> None:  # noqa: B027 - most rewards have nothing to load
-        """Heavy imports and weights, onto `bench.model.device.present()`; called once before the first score."""
+        """Heavy imports and weights, onto `bench.device.present()`; called once before the first score."""
 
     @classmethod
     def applies(cls, metadata: Mapping[str, Any]) -> bool:

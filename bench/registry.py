@@ -214,7 +214,7 @@ def _load(group: str, spec: str, base: type[T]) -> tuple[type[T], str]:
     else:
         found = getattr(module, attribute)
     if group == REWARDS and inspect.isfunction(found):
-        from bench.trl import reward_class
+        from bench.trl_functions import reward_class
 
         found = reward_class(found)
     if not inspect.isclass(found) or not issubclass(found, base):
@@ -257,7 +257,7 @@ def _check_config(cls: type[Method], origin: str) -> None:
     from pydantic import PydanticUserError
 
     from bench.api import PluginError
-    from bench.strict import Problems, field_types, validate
+    from bench.parsing import Problems, field_types, validate
 
     config = cls.Config
     if not is_dataclass(config) or not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
@@ -281,7 +281,7 @@ def _check_config(cls: type[Method], origin: str) -> None:
 
 def _module(group: str, spec: str) -> tuple[ModuleType, str | None, str]:
     """The imported module, the name of the class in it where one is given, and the plugin's origin for messages."""
-    from bench.processes.shadow import check_shadow
+    from bench.package_conflicts import check_shadow
 
     target, _, attribute = spec.rpartition(":") if ":" in spec else (spec, "", "")
     if target.endswith(".py"):
@@ -327,7 +327,7 @@ def _declared(group: str) -> dict[str, str]:
 
 def _import(name: str, origin: str) -> ModuleType:
     from bench.api import PluginError
-    from bench.blame import blame
+    from bench.plugin_errors import blame
 
     try:
         return importlib.import_module(name)
@@ -337,7 +337,7 @@ def _import(name: str, origin: str) -> ModuleType:
 
 def _import_file(group: str, path: str) -> ModuleType:
     from bench.api import ConfigError, PluginError
-    from bench.blame import blame
+    from bench.plugin_errors import blame
 
     file = Path(path).resolve()
     if not file.is_file():

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     # Scores (b,) float32 of pictures uint8 (b, H, W, 3) with their prompts
     Judge = Callable[[np.ndarray, Sequence[str]], Tensor]
-
-CLIP_FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
 CHUNK = 32  # pictures in one pass
 
 

@@ -15,9 +15,8 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from bench.api import DataError
-from bench.model.device import present
-from rewards._clip import CLIP_FILES
-from rewards._weights import read_tensors
+from bench.device import present
+from rewards._weights import CLIP_FILES, read_tensors
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of OpenAI's pictures, in [0, 1]
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.api import DataError
-from bench.tasks.scenes.verify import Thing, relations
+from bench.datasets.scenes.verify import Thing, relations
 
 CONFIDENCE = 0.3
 COUNTING_CONFIDENCE = 0.9

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-from bench.apart.environment import PinnedEnvironment
-from bench.apart.process import WorkerProcess
-from bench.prompts.vocabulary import CLASSES
+from bench.datasets.prompts.geneval_vocabulary import CLASSES
+from bench.scoring.workers.environment import PinnedEnvironment
+from bench.scoring.workers.worker_process import WorkerProcess
 from rewards import aesthetic, geneval, imagereward
 from rewards._weights import Published
 from rewards.clipscore import OPENAI_CLIP
@@ -76,6 +76,11 @@ SHRUNKEN = Sizes(
     },
     bert={**_BERT, "intermediate_size": 64, "num_hidden_layers": 1},
 )  # fmt: skip
+
+
+def write_random_weights(scorer: str, *, shrunken: bool = False) -> None:
+    """As `Reward.random_weights` has it."""
+    write(scorer, SHRUNKEN if shrunken else REAL)
 
 
 def write(scorer: str, sizes: Sizes) -> None:

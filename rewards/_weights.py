@@ -14,6 +14,7 @@ from bench.api import CheckpointMissing, DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+CLIP_FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")  # of a CLIP in transformers' format
 _SHOWN = 6  # names in one message
 
 

@@ -49,6 +49,7 @@ class Aesthetic(ClipReward):
     """
 
     name: ClassVar[str] = "aesthetic"
+    random_weights = "rewards._random_weights:write_random_weights"
     version: ClassVar[str] = "3"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     source: ClassVar[str] = "improved-aesthetic-predictor, sac+logos+ava1-l14-linearMSE; openai/clip-vit-large-patch14"

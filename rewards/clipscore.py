@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rewards._clip import CLIP_FILES, ClipAgreement
-from rewards._weights import Published
+from rewards._clip import ClipAgreement
+from rewards._weights import CLIP_FILES, Published
 
 __all__ = ["OPENAI_CLIP", "ClipScore"]
 
@@ -27,6 +27,7 @@ class ClipScore(ClipAgreement):
     """
 
     name: ClassVar[str] = "clipscore"
+    random_weights = "rewards._random_weights:write_random_weights"
     version: ClassVar[str] = "1"
     source: ClassVar[str] = (
         "arXiv 2104.08718; openai/clip-vit-large-patch14 with its own preprocessing, where Flow-GRPO's code resizes "

@@ -24,10 +24,9 @@ from transformers import CLIPConfig
 
 from bench.api import BenchError, DataError
 from bench.files import appears_whole
-from rewards._clip import CLIP_FILES
 from rewards._clip_model import empty, shapes
 from rewards._open_clip import to_transformers
-from rewards._weights import located, refuse_other
+from rewards._weights import CLIP_FILES, located, refuse_other
 from rewards.aesthetic import HEAD, head
 from rewards.clipscore import OPENAI_CLIP
 from rewards.hpsv2 import CONFIG, HPSv2

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.api import DataError, Reward
-from bench.prompts.vocabulary import CLASSES, COLORS, POSITIONS
+from bench.datasets.prompts.geneval_vocabulary import CLASSES, COLORS, POSITIONS
 from rewards._clip import refuse_other_pictures
 from rewards._weights import Published, fingerprint, located
 from rewards.clipscore import OPENAI_CLIP
 
 if TYPE_CHECKING:
-    from rewards._geneval_eyes import ColorNamer, ObjectDetector
+    from rewards._geneval_detector import ColorNamer, ObjectDetector
 
 _FILES = ("config.json", "model.safetensors")
 DETECTOR = Published(
@@ -40,6 +40,7 @@ class GenEval(Reward):
     """
 
     name: ClassVar[str] = "geneval"
+    random_weights = "rewards._random_weights:write_random_weights"
     version: ClassVar[str] = "2-mask2former-swin-small"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = (
@@ -74,7 +75,7 @@ class GenEval(Reward):
             CheckpointMissing: one of them is not on this machine.
             DataError: one has other tensors than its network.
         """
-        from rewards._geneval_eyes import ColorNamer, ObjectDetector
+        from rewards._geneval_detector import ColorNamer, ObjectDetector
 
         folders = {checkpoint: located(checkpoint) for checkpoint in (DETECTOR, OPENAI_CLIP)}
         self.fingerprint = fingerprint(

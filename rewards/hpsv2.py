@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from rewards._clip import CLIP_FILES, ClipAgreement
-from rewards._weights import Published
+from rewards._clip import ClipAgreement
+from rewards._weights import CLIP_FILES, Published
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,7 @@ class HPSv2(ClipAgreement):
     """
 
     name: ClassVar[str] = "hpsv2"
+    random_weights = "rewards._random_weights:write_random_weights"
     version: ClassVar[str] = "2.1"
     source: ClassVar[str] = (
         "arXiv 2306.09341; xswu/HPSv2, HPS_v2.1_compressed.pt, in float32, prompts without ftfy's repairs"

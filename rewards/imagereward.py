@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.apart.environment import PinnedEnvironment
-from bench.apart.process import WorkerProcess
 from bench.api import BenchError, ConfigError, DataError, Reward
+from bench.scoring.workers.environment import PinnedEnvironment
+from bench.scoring.workers.worker_process import WorkerProcess
 from rewards._clip import refuse_other_pictures
 from rewards._weights import Published, fingerprint, located, refuse_other
 
@@ -51,6 +51,7 @@ class ImageReward(Reward):
     """
 
     name: ClassVar[str] = "imagereward"
+    random_weights = "rewards._random_weights:write_random_weights"
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     source: ClassVar[str] = "arXiv 2304.05977; image-reward 1.5, zai-org/ImageReward"

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.api import ConfigError, DataError, Reward
-from bench.prompts.quoted import quoted_text
-from bench.tasks.scenes.verify import edit_distance
+from bench.datasets.prompts.quoted import quoted_text
+from bench.datasets.scenes.verify import edit_distance
 from rewards._clip import refuse_other_pictures
 
 # As PaddleOCR reads by default, and Flow-GRPO with it; RapidOCR's own defaults enlarge every picture to 736 pixels.
@@ -47,6 +47,7 @@ class OCR(Reward):
     """
 
     name: ClassVar[str] = "ocr"
+    random_weights = "rewards._random_weights:write_random_weights"
     version: ClassVar[str] = "1-ppocrv6-small"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.api import DataError
-from rewards._clip import CLIP_FILES, ClipAgreement
-from rewards._weights import Published
+from rewards._clip import ClipAgreement
+from rewards._weights import CLIP_FILES, Published
 
 if TYPE_CHECKING:
     from rewards._clip_model import Clip
@@ -24,6 +24,7 @@ class PickScore(ClipAgreement):
     """
 
     name: ClassVar[str] = "pickscore"
+    random_weights = "rewards._random_weights:write_random_weights"
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (-LARGEST, LARGEST)
     source: ClassVar[str] = "arXiv 2305.01569; yuvalkirstain/PickScore_v1"

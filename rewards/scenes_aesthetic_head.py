@@ -11,7 +11,7 @@ import numpy as np
 from bench.api import Reward
 
 if TYPE_CHECKING:
-    from bench.tasks.scenes.proxies import AestheticHead, Clip
+    from bench.datasets.scenes.proxies import AestheticHead, Clip
 
 
 class ScenesAestheticHead(Reward):
@@ -19,7 +19,7 @@ class ScenesAestheticHead(Reward):
 
     Prompts play no part.
 
-    Source: LAION's improved-aesthetic-predictor; see `bench.tasks.scenes.proxies.AestheticHead` for the deviations.
+    Source: LAION's improved-aesthetic-predictor; see `bench.datasets.scenes.proxies.AestheticHead` for the deviations.
     """
 
     name: ClassVar[str] = "scenes-aesthetic-head"
@@ -41,7 +41,14 @@ class ScenesAestheticHead(Reward):
             DataError: one is missing, or the head was made for embeddings of another size.
         """
         from bench.api import DataError
-        from bench.tasks.scenes.proxies import AESTHETIC_FOLDER, ASSETS, CLIP_FOLDER, AestheticHead, Clip, fingerprint
+        from bench.datasets.scenes.proxies import (
+            AESTHETIC_FOLDER,
+            ASSETS,
+            CLIP_FOLDER,
+            AestheticHead,
+            Clip,
+            fingerprint,
+        )
 
         assets = self._assets or ASSETS
         self.fingerprint = fingerprint(assets / CLIP_FOLDER, assets / AESTHETIC_FOLDER)

@@ -11,7 +11,7 @@ import numpy as np
 from bench.api import Reward
 
 if TYPE_CHECKING:
-    from bench.tasks.scenes.proxies import Clip
+    from bench.datasets.scenes.proxies import Clip
 
 
 class ScenesClip(Reward):
@@ -39,9 +39,9 @@ class ScenesClip(Reward):
         """Read the CLIP of the assets.
 
         Raises:
-            DataError: there is none, or it is not what `bench.tasks.scenes.proxies` describes.
+            DataError: there is none, or it is not what `bench.datasets.scenes.proxies` describes.
         """
-        from bench.tasks.scenes.proxies import ASSETS, CLIP_FOLDER, Clip, fingerprint
+        from bench.datasets.scenes.proxies import ASSETS, CLIP_FOLDER, Clip, fingerprint
 
         folder = (self._assets or ASSETS) / CLIP_FOLDER
         self.fingerprint = fingerprint(folder)

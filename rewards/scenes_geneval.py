@@ -38,8 +38,8 @@ class ScenesGenEval(Reward):
 
     def load(self) -> None:
         """Import the reader and draw its templates."""
-        from bench.tasks.scenes.detect import detect, spelt
-        from bench.tasks.scenes.vocab import SHAPES
+        from bench.datasets.scenes.detect import detect, spelt
+        from bench.datasets.scenes.vocabulary import SHAPES
 
         def read(images: np.ndarray) -> list[tuple[list[Any], str, int]]:
             pictures = detect(images).by_picture()
@@ -53,7 +53,7 @@ class ScenesGenEval(Reward):
 
         Raises: ValueError if pictures and metadata differ in number, or metadata claim nothing.
         """
-        from bench.tasks.scenes.verify import claims, nothing_excluded, satisfies
+        from bench.datasets.scenes.verify import claims, nothing_excluded, satisfies
 
         if len(images) != len(metadata):
             raise ValueError(f"expected one metadata for each picture, got {len(images)} and {len(metadata)}")

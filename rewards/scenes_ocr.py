@@ -38,7 +38,7 @@ class ScenesOCR(Reward):
 
     def load(self) -> None:
         """Import the reader and draw its templates."""
-        from bench.tasks.scenes.detect import read_text
+        from bench.datasets.scenes.detect import read_text
 
         read_text(np.zeros((1, 64, 64, 3), np.uint8))
         self._read = read_text
@@ -48,7 +48,7 @@ class ScenesOCR(Reward):
 
         Raises: ValueError if pictures and metadata differ in number, or metadata lack a text.
         """
-        from bench.tasks.scenes.verify import text_similarity
+        from bench.datasets.scenes.verify import text_similarity
 
         if len(images) != len(metadata):
             raise ValueError(f"expected one metadata for each picture, got {len(images)} and {len(metadata)}")

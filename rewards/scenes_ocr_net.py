@@ -45,7 +45,7 @@ class ScenesOCRNet(Reward):
         Raises:
             DataError: there is none, or it has another number of logits.
         """
-        from bench.tasks.scenes.proxies import ASSETS, OCR_FOLDER, fingerprint, load_ocr
+        from bench.datasets.scenes.proxies import ASSETS, OCR_FOLDER, fingerprint, load_ocr
 
         folder = (self._assets or ASSETS) / OCR_FOLDER
         self.fingerprint = fingerprint(folder)
@@ -57,8 +57,8 @@ class ScenesOCRNet(Reward):
         Raises:
             DataError: pictures of another size, or metadata without a text.
         """
-        from bench.tasks.scenes.proxies import read_text
-        from bench.tasks.scenes.verify import text_similarity
+        from bench.datasets.scenes.proxies import read_text
+        from bench.datasets.scenes.verify import text_similarity
 
         missing = [dict(claim) for claim in metadata if "text" not in claim]
         if missing or len(metadata) != len(images):

@@ -18,7 +18,7 @@ settings.load_profile("house")
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder with random weights."""
-    from tests.tiny_world import build_pipeline
+    from tests.support.tiny_world import build_pipeline
 
     return build_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
 
@@ -33,7 +33,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def tiny_weights(own_cache: None) -> Path:
     """`$BENCH_WEIGHTS`, filled with tiny checkpoints of the published scorers; what they were made from lies beside."""
-    from tests.tiny_checkpoints import write_all
+    from tests.support.tiny_checkpoints import write_all
 
     weights = Path(os.environ["BENCH_WEIGHTS"])
     return write_all(weights, weights.parent / "originals")

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.api import DataError
-from bench.files import appears_whole, remove_parts, write_whole
+from bench.canonical import canonical_json, config_hash, hash_file
+from bench.files import remove_parts, write_whole
 from bench.paths import inside
-from bench.records.canonical import canonical_json, config_hash
-from bench.records.provenance import hash_file
+from bench.tensors import write_tensors
 
 KEEP = 2
 
@@ -94,23 +93,3 @@ class Checkpoints:
 
     def _numbers(self) -> list[int]:
         return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> str:
-    """Store tensors so that the file appears whole or not at all, with texts `about` them; returns its hash.
-
-    Raises:
-        DataError: the disk is full or the folder cannot be written.
-    """
-    with appears_whole(path) as temporary:
-        try:
-            held = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-            save_file(held, temporary, dict(about) if about else None)
-        except SafetensorError as error:  # how it reports the operating system's refusals
-            raise OSError(str(error)) from error
-        return hash_file(temporary)
-
-
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of one file that `write_tensors` stored."""
-    return load_file(path)

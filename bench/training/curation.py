@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.bucketed import Bucketed
-from bench.data.buckets import Size
-from bench.encoded.moments import digests_of, moments_of, stacked
-from bench.model.policy import SD3Policy
+from bench.canonical import config_hash
+from bench.config.task import Task
+from bench.datasets.bucketed import Bucketed
+from bench.datasets.buckets import Size
+from bench.datasets.dataset import Dataset
+from bench.datasets.world import Candidates, World
+from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
+from bench.models.policy import SD3Policy
 from bench.paths import cache_folder
-from bench.records.canonical import config_hash
-from bench.scorers.scorer import Scorer
-from bench.tasks.dataset import Dataset
-from bench.tasks.definitions import Task
-from bench.tasks.world import Candidates, World
+from bench.scoring.ranking import top_share
+from bench.scoring.scorer import Scorer
 from bench.training.checkpoint import Checkpoints
 
 _CHUNK = 256
@@ -95,20 +96,6 @@ def _part(
         "size": size, "rows": rows, "digests": list(digests), "prompts": [p.text for p in prompts],
         "metadata": [p.metadata for p in prompts],
     }  # fmt: skip
-
-
-def top_share(scores: np.ndarray, categories: Sequence[str], share: float) -> np.ndarray:
-    """Row numbers, rising, of the highest `share` (0, 1] of `scores` (N,) within each category, rounded up.
-
-    Ties go to the earlier row.
-    """
-    names = np.array(categories)
-    kept = []
-    for name in sorted(set(categories)):
-        rows = np.flatnonzero(names == name)
-        order = np.argsort(-scores[rows], kind="stable")
-        kept.append(rows[order[: int(np.ceil(share * len(rows)))]])
-    return np.sort(np.concatenate(kept))
 
 
 def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:

@@ -16,14 +16,14 @@ from torch import Tensor
 from bench import flow, rng
 from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, Prompt, Rollouts
 from bench.budget import Ledger, Limit
-from bench.data.bucketed import Bucketed
-from bench.data.order import Order
-from bench.model.device import memory_told
-from bench.model.policy import PassFlops, Policy, Reference, guided
-from bench.processes.ranks import ALONE, Ranks
-from bench.scorers.scorer import Pending, Scorer
-from bench.tasks.dataset import Dataset
-from bench.training.optimise import Optimiser
+from bench.datasets.bucketed import Bucketed
+from bench.datasets.dataset import Dataset
+from bench.datasets.order import Order
+from bench.device import memory_told
+from bench.distributed.ranks import ALONE, Ranks
+from bench.models.policy import PassFlops, Policy, Reference, guided
+from bench.scoring.scorer import Pending, Scorer
+from bench.training.optimizer import Optimiser
 
 
 class SampleDraw:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from bench.api import BudgetExhausted, ConfigError, PluginError
 from bench.budget import Budget, Ledger
-from bench.configuration.job import CellJob
-from bench.configuration.settings import Stage as StageSettings
-from bench.model.policy import SD3Policy
-from bench.model.untouched import Untouched
-from bench.processes.ranks import ALONE, Ranks
-from bench.scorers.scorer import Scorer
-from bench.tasks.world import World
+from bench.config.job import CellJob
+from bench.config.settings import Stage as StageSettings
+from bench.datasets.world import World
+from bench.distributed.ranks import ALONE, Ranks
+from bench.models.policy import SD3Policy
+from bench.scoring.scorer import Scorer
 from bench.training.checkpoint import Saved
+from bench.training.frozen_check import Untouched
 from bench.training.stage import Stage
 
 MAX_SKIPPED_IN_A_ROW = 50

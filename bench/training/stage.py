@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from bench.api import ConfigError, Method, PluginError, Rollouts
-from bench.blame import blamed
 from bench.budget import Budget, Ledger, Limit
-from bench.configuration.settings import Stage as StageSettings
-from bench.data.bucketed import Bucketed
-from bench.model.policy import PassFlops, SD3Policy, TextCondition
-from bench.processes.ranks import ALONE, Ranks
-from bench.scorers.scorer import Scorer
-from bench.tasks.dataset import Dataset
-from bench.tasks.definitions import Task
-from bench.tasks.world import World
-from bench.training.checkpoint import load_tensors, write_tensors
+from bench.config.settings import Stage as StageSettings
+from bench.config.task import Task
+from bench.datasets.bucketed import Bucketed
+from bench.datasets.dataset import Dataset
+from bench.datasets.world import World
+from bench.distributed.ranks import ALONE, Ranks
+from bench.models.policy import PassFlops, SD3Policy, TextCondition
+from bench.plugin_errors import blamed
+from bench.scoring.scorer import Scorer
+from bench.tensors import load_tensors, write_tensors
 from bench.training.curation import curate
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
-from bench.training.optimise import Optimiser
+from bench.training.optimizer import Optimiser
 
 T = TypeVar("T")
 

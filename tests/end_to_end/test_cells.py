@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench import runner
 from bench.api import BenchError
-from bench.records.record import CellRecord
-from tests.cells import experiment, facts, run
+from bench.experiments import cell as runner
+from bench.results.records.writer import CellRecord
+from tests.support.cells import experiment, facts, run
 
 
 @pytest.fixture

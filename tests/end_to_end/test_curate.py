@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from bench.api import DataError
-from bench.cli import main
-from bench.data.curate import Rule, curate
-from bench.data.settings import Data
-from tests.user_pictures import image_folder
+from bench.cli.main import main
+from bench.config.pictures import Data
+from bench.scoring.folder.curate import Rule, curate
+from tests.support.user_pictures import image_folder
 
 LIGHT = '''
 import numpy as np

@@ -10,10 +10,10 @@ import signal
 
 import pytest
 
-from bench import grid
 from bench.api import DataError
-from bench.records.record import CellRecord
-from tests.cells import Events, experiment
+from bench.experiments import grid
+from bench.results.records.writer import CellRecord
+from tests.support.cells import Events, experiment
 
 
 def test_cells_are_bases_then_methods_by_seed(tiny_pipeline, tmp_path):
@@ -28,7 +28,7 @@ def test_a_second_run_adds_its_methods_to_the_table(tiny_pipeline, tmp_path):
     first, second = (experiment(tiny_pipeline, methods=[m], seeds=s) for m, s in (("sft", 1), ("soar", 3)))
     folder = tmp_path / first.name
     folder.mkdir()
-    from bench.records.record import write_experiment_header
+    from bench.results.records.writer import write_experiment_header
 
     write_experiment_header(folder, grid.header(first, folder))
     held = grid.header(second, folder)

@@ -10,20 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import grid, report
 from bench.api import DataError
-from bench.commands.asked import with_pictures, with_prompt_sets
-from bench.configuration.experiment import Experiment, load
-from bench.data.preparation import split_of
-from bench.records.record import write_experiment_header
-from bench.records.results import load_experiment
-from bench.records.schema import PromptSetScores
-from bench.report.published import published
-from bench.report.terminal import terminal_table
-from bench.runner import run_cell
-from bench.statistics.analysis import ALIKE, Analysis
-from tests.cells import settings
-from tests.user_pictures import captions, image_folder
+from bench.cli.experiment_options import with_pictures, with_prompt_sets
+from bench.config.load import Experiment, load
+from bench.datasets.pictures.preparation import split_of
+from bench.experiments import grid
+from bench.experiments.cell import run_cell
+from bench.results import report
+from bench.results.records.reader import load_experiment
+from bench.results.records.schema import PromptSetScores
+from bench.results.records.writer import write_experiment_header
+from bench.results.report.published import published
+from bench.results.report.terminal import terminal_table
+from bench.results.statistics.analysis import ALIKE, Analysis
+from tests.support.cells import settings
+from tests.support.user_pictures import captions, image_folder
 
 CLAIMS = (
     ("single_object", "a red star", {"class": "bench", "count": 1}),

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from bench import registry
-from bench.cli import main
-from bench.commands.scaffold import create
-from bench.configuration.experiment import load
+from bench.cli.main import main
+from bench.cli.new import create
+from bench.config.load import load
 from bench.conformance import assert_conforms
-from bench.records.record import CellRecord
-from bench.tasks.worlds import load_world
+from bench.datasets.worlds import load_world
+from bench.results.records.writer import CellRecord
 from methods.sft import SFT
-from tests.closed_form import ClosedFormEnv, train
+from tests.support.closed_form import ClosedFormEnv, train
 
 # The smallest run that a command line can ask for.
 TINY = """

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.cli import main
-from bench.commands.sample import load_checkpoint, sample_grid
-from bench.configuration.experiment import load
-from bench.configuration.job import CellJob
-from bench.records.record import CellRecord
-from bench.runner import run_cell
-from bench.tasks.worlds import world_of
+from bench.cli.main import main
+from bench.config.job import CellJob
+from bench.config.load import load
+from bench.datasets.worlds import world_of
+from bench.experiments.cell import run_cell
+from bench.experiments.sample import load_checkpoint, sample_grid
+from bench.results.records.writer import CellRecord
 
 SHRUNKEN = {
     "model": "shrunken",

@@ -21,11 +21,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench.apart.environment import PinnedEnvironment
-from bench.apart.process import WorkerProcess
 from bench.api import DataError, PluginError
-from bench.cli import main
-from bench.scorers.scorer import Scorer
+from bench.cli.main import main
+from bench.scoring.scorer import Scorer
+from bench.scoring.workers.environment import PinnedEnvironment
+from bench.scoring.workers.worker_process import WorkerProcess
 from rewards import convert
 from rewards.imagereward import CHECKPOINT, PINS, VOCABULARY, ImageReward
 

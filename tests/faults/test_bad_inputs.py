@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.cli import main
-from bench.processes.lock import held
-from bench.records.record import CellRecord
-from bench.records.schema import End
+from bench.cli.main import main
+from bench.locks import held
+from bench.results.records.schema import End
+from bench.results.records.writer import CellRecord
 from bench.training.loop import MAX_SKIPPED_IN_A_ROW
 
 TINY = """

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from bench.api import DataError
-from bench.cli import main
-from bench.data.preparation import prepare, table
-from bench.data.settings import Data
-from tests.user_pictures import captions, image_folder, noise, png, stored, write_listing
+from bench.cli.main import main
+from bench.config.pictures import Data
+from bench.datasets.pictures.preparation import prepare, table
+from tests.support.user_pictures import captions, image_folder, noise, png, stored, write_listing
 
 GOOD = 30
 # kind: what lies there, the caption, and what the listing says of it

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from bench.api import DataError
-from bench.cli import main
-from bench.records.results import load_experiment
-from tests.synthetic_results import World, write_world
+from bench.cli.main import main
+from bench.results.records.reader import load_experiment
+from tests.support.synthetic_results import World, write_world
 
 SMALL = World(tasks=("alignment",), methods=("sft",), seeds=1, prompts=8, milestone_prompts=4, grid=((3.0,), (5,)))
 CELL = "synthetic/alignment/sft/seed0"

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from bench import runner
 from bench.api import BenchError
-from bench.cli import main
-from bench.records.record import CellRecord
-from bench.records.results import load_experiment
-from bench.records.schema import End
-from tests.cells import experiment, facts, run
+from bench.cli.main import main
+from bench.experiments import cell as runner
+from bench.results.records.reader import load_experiment
+from bench.results.records.schema import End
+from bench.results.records.writer import CellRecord
 from tests.faults.test_bad_inputs import command, refused
-from tests.unit.test_files import largest_file
-from tests.user_pictures import image_folder
+from tests.support.cells import experiment, facts, run
+from tests.support.user_pictures import image_folder
+from tests.test_files import largest_file
 
 REWARD = '''
 from pathlib import Path
@@ -163,8 +163,8 @@ def test_replay_finds_the_batch_again_and_changes_nothing(
     tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     checkpoints: bool,
 ) -> None:  # fmt: skip
-    from bench.grid import header
-    from bench.records.record import write_experiment_header
+    from bench.experiments.grid import header
+    from bench.results.records.writer import write_experiment_header
 
     if checkpoints:
         monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", 0.0)
@@ -196,9 +196,9 @@ def test_replay_of_a_cell_on_pictures_of_the_users_own_asks_where_they_lie(
 ) -> None:
     from dataclasses import replace
 
-    from bench.data.preparation import prepare
-    from bench.grid import header
-    from bench.records.record import write_experiment_header
+    from bench.datasets.pictures.preparation import prepare
+    from bench.experiments.grid import header
+    from bench.results.records.writer import write_experiment_header
 
     plugin, folder = tmp_path / "nan.py", image_folder(tmp_path / "pictures", 30)
     plugin.write_text(NAN.format(condition="True"))

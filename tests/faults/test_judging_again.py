@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bench.api import BenchError
-from bench.commands.asked import with_prompt_sets
-from tests.cells import experiment, facts, run
+from bench.cli.experiment_options import with_prompt_sets
+from tests.support.cells import experiment, facts, run
 
 COUNTS = '''
 from pathlib import Path

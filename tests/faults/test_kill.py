@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import grid
-from bench.configuration.experiment import load
-from bench.configuration.job import CellJob
-from bench.records.record import CellRecord
-from bench.workers import PRELOADED
-from tests.cells import Events, experiment, facts, run
+from bench.config.job import CellJob
+from bench.config.load import load
+from bench.experiments import grid
+from bench.experiments.workers import PRELOADED
+from bench.results.records.writer import CellRecord
 from tests.stress.kill import SETTINGS, digests, kill_cell, session, start, wait_for, workers
+from tests.support.cells import Events, experiment, facts, run
 
 LABEL = "soar+flowgrpo"
 # One after another on the same cell. Renames: tensors and manifest of every checkpoint, scores, the record when cut.

@@ -1,7 +1,7 @@
 """bench.flow in float64 against values worked out by hand: beside each its arithmetic, above it equation and paper.
 
 Rows are samples; where two stand in one test they differ in every argument, so that nothing can be taken from the wrong
-row. What holds for all values is in tests/unit/test_flow.py.
+row. What holds for all values is in tests/test_flow.py.
 """
 
 from __future__ import annotations

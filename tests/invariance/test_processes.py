@@ -15,11 +15,11 @@ import torch
 from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 
-from bench.configuration.job import CellJob
-from bench.records.record import CellRecord
-from bench.records.schema import Cell, End, Milestone
-from tests.cells import experiment, facts, options, run
-from tests.together import lose_one, together, train_in_turn, train_together
+from bench.config.job import CellJob
+from bench.results.records.schema import Cell, End, Milestone
+from bench.results.records.writer import CellRecord
+from tests.support.cells import experiment, facts, options, run
+from tests.support.rank_processes import lose_one, together, train_in_turn, train_together
 
 # Odd numbers, so that shares are unequal; statistics over all groups; averaging that follows the budget
 SHARED: dict[str, Any] = {

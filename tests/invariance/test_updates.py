@@ -17,11 +17,11 @@ from torch import Tensor
 
 from bench import flow
 from bench.api import Batch, Method, Reward, Rollouts
-from bench.configuration.settings import Train
-from bench.conformance.laboratory import Laboratory
-from bench.conformance.observe import gradients
-from bench.scorers.scorer import Scorer
-from bench.tasks.worlds import load_world
+from bench.config.settings import Train
+from bench.datasets.worlds import load_world
+from bench.preflight.conformance.fixtures import Laboratory
+from bench.preflight.conformance.observers import gradients
+from bench.scoring.scorer import Scorer
 from bench.training.stage import Stage
 from methods.flowgrpo import FlowGRPO
 from methods.sft import SFT

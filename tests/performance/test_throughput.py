@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bench import flow, rng
-from bench.model.policy import SD3Policy
-from bench.tasks.scenes.render import render
-from bench.tasks.scenes.scene import sample_scenes
+from bench.datasets.scenes.render import render
+from bench.datasets.scenes.scene import sample_scenes
+from bench.models.policy import SD3Policy
 from rewards.scenes_geneval import ScenesGenEval
 
 

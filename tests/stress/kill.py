@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from bench.configuration.job import CellJob
+    from bench.config.job import CellJob
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds in which a killed run's processes have to end, on a machine with other work to do
@@ -121,7 +121,7 @@ def kill_cell(job: CellJob, kind: str, number: int) -> None:
 
     It ends before it posts its `number`-th event of a kind; `rename`: after writing and before renaming that file.
     """
-    from bench import runner
+    from bench.experiments import cell as runner
 
     runner.CHECKPOINT_SECONDS = 0.0
     post, replace = killed_at(kind, number), Path.replace
@@ -179,7 +179,7 @@ def main() -> int:
     options = parser.parse_args()
     choice = random.Random(options.seed)
     sys.path.insert(0, str(ROOT))
-    from tests.tiny_world import build_pipeline
+    from tests.support.tiny_world import build_pipeline
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

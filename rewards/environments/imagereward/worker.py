@@ -1,4 +1,4 @@
-"""ImageReward's network, in the environment of its package: a worker file of `bench.apart.child`.
+"""ImageReward's network, in the environment of its package: a worker file of `bench.scoring.workers.worker_main`.
 
 The package is used as it is published (image-reward 1.5): its network, its preprocessing and its `score`. Only its
 loader is not: that one leaves out, without a word, what it does not find in a checkpoint.
@@ -66,4 +66,6 @@ def score(images: Any, prompts: list[str], metadata: list[dict[str, Any]]) -> li
 
 
 if __name__ == "__main__" and sys.argv[1:] != ["--try"]:
-    raise SystemExit("expected --try, which imports what is needed here; bench.apart.child runs it otherwise")
+    raise SystemExit(
+        "expected --try, which imports what is needed here; bench.scoring.workers.worker_main runs it otherwise"
+    )

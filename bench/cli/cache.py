@@ -1,0 +1,48 @@
+"""`bench cache`, and the line that ends a run: what the cache of encodings holds, and how much it has saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.models.encoding_cache.folder import files_of, folder_of_all, size_of_all
+from bench.results.records.writer import TELEMETRY, read_telemetry
+
+
+def describe(*, clear: bool) -> str:
+    """Folder, size and entries, after it was cleared where that is asked for.
+
+    Raises:
+        DataError: the folder cannot be used.
+    """
+    from bench.models.encoding_cache.store import Store
+
+    store = Store(folder_of_all(), 0.0)
+    lines = [f"cleared  {_size(store.clear())}; what a living run works with stays"] if clear else []
+    entries = ", ".join(f"{count:,} {kind}" for kind, count in sorted(store.entries().items())) or "none"
+    lines += [
+        f"folder   {store.folder}",
+        f"size     {_size(size_of_all(store.folder))} in {len(files_of(store.folder)):,} files",
+        f"encoded  {entries}",
+    ]
+    return "\n".join(lines)
+
+
+def saved(folder: Path, limit_gib: float) -> str | None:
+    """How many encodings the cells of an experiment found in the cache, and its size; None where none asked it.
+
+    Raises:
+        DataError: a cell's telemetry is damaged.
+    """
+    told = [
+        line.encodings for path in sorted(folder.glob(f"*/*/seed*/{TELEMETRY}")) for line in read_telemetry(path.parent)
+    ]
+    counts = [count for count in told if count is not None]
+    found, whole = sum(c.found for c in counts), sum(c.found + c.made for c in counts)
+    if not whole:
+        return None
+    size = _size(size_of_all(folder_of_all()))
+    return f"{found:,} of {whole:,} encodings found ({found / whole:.0%}); holds {size} of at most {limit_gib:g} GiB"
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 0.1 * 2**30 else f"{size / 2**20:,.1f} MiB"

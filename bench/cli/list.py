@@ -1,0 +1,199 @@
+"""What `bench list` prints. The overview reads sources and imports no plugin; one method or reward is imported."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import registry
+from bench.cli.catalogue import entries
+from bench.config.built_in_tasks import TASKS
+from bench.suggest import hint
+
+if TYPE_CHECKING:
+    from bench.api import Method, Reward
+
+_PRESETS = Path(__file__).parents[1] / "config" / "presets"
+_GROUPS = {"methods": registry.METHODS, "rewards": registry.REWARDS}
+_SETTINGS = ("train", "evaluation", "runtime", "experiment", "task", "data", "prompt_set", "scorers")
+
+
+def listing(what: str | None = None) -> str:
+    """The overview, one of its parts (methods, rewards, tasks, presets), or all about one name.
+
+    Raises:
+        ConfigError: there is nothing of that name.
+        PluginError: the method or reward of that name cannot be imported.
+    """
+    if what is None:
+        parts = [_plugins("methods"), _plugins("rewards"), _tasks(), _presets()]
+        return "\n\n".join([*parts, f"bench list NAME shows one of them; settings: bench list {', '.join(_SETTINGS)}"])
+    if what in _GROUPS:
+        return _plugins(what)
+    if what in ("tasks", "presets"):
+        return _tasks() if what == "tasks" else _presets()
+    return _one(what)
+
+
+def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows)])
+
+
+def _plugins(kind: str) -> str:
+    found = entries(_GROUPS[kind])
+    if not found:
+        return f"{kind}\n  none are registered: install the package (pip install -e .)"
+    return _table(
+        kind,
+        (
+            (entry.name, f"BROKEN: {entry.problem}" if entry.problem else f"{entry.summary} [{_short(entry.file)}]")
+            for entry in found
+        ),
+    )
+
+
+def _short(file: str) -> str:
+    """The file, relative to the checkout or the site-packages folder it lies in."""
+    path = Path(file)
+    return str(path.relative_to(registry.ROOT)) if path.is_relative_to(registry.ROOT) else file
+
+
+def _tasks() -> str:
+    rows = []
+    for world, tasks in TASKS.items():
+        for name, task in tasks.items():
+            trains = f"trains on {task['reward']}" if task["reward"] else "trains without a reward"
+            rows.append((name, f"{task['title']}; {trains}, judged by {task['primary']} [{world}]"))
+    return _table("tasks", rows)
+
+
+def _presets() -> str:
+    rows = []
+    for path in sorted(_PRESETS.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+        rows.append((path.stem, first.removeprefix("#").strip()))
+    return _table("presets", rows)
+
+
+def _one(name: str) -> str:
+    """All that has this name: a method, reward, task, preset or block of settings, or several of them."""
+    found = list(_named(name))
+    if found:
+        return "\n\n".join(found)
+    from bench.api import ConfigError
+
+    known = [
+        *registry.names(registry.METHODS), *registry.names(registry.REWARDS), *(t for w in TASKS.values() for t in w),
+        *(path.stem for path in _PRESETS.glob("*.yaml")), *_GROUPS, "tasks", "presets", *_SETTINGS,
+    ]  # fmt: skip
+    raise ConfigError(f"nothing is named {name!r}{hint(name, known)}")
+
+
+def _named(name: str) -> Iterator[str]:
+    if registry.is_foreign(name) or name in (*registry.names(registry.METHODS), *registry.names(registry.REWARDS)):
+        yield _plugin(registry.load_plugin(name))
+    for tasks in TASKS.values():
+        if name in tasks:
+            yield _table(f"task {name}", ((field, str(value)) for field, value in tasks[name].items()))
+    if (_PRESETS / f"{name}.yaml").is_file():
+        yield (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8").rstrip()
+    if name in _SETTINGS:
+        yield _settings(name)
+
+
+def _plugin(cls: type[Method] | type[Reward]) -> str:
+    from bench.api import Method
+
+    return _method(cls) if issubclass(cls, Method) else _reward(cls)
+
+
+def _method(cls: type[Method]) -> str:
+    needs = [name for name, needed in vars(cls.needs).items() if needed]
+    head = [f"method {cls.name}", textwrap.indent(_docstring(cls), "  ")]
+    facts = [("paper", cls.paper or "none given"), ("needs", ", ".join(needs) or "nothing")]
+    return "\n\n".join(["\n".join(head), _table("facts", facts), _options(cls.Config, cls.name)])
+
+
+def _reward(cls: type[Reward]) -> str:
+    low, high = cls.range
+    bounds = "no bounds" if math.isinf(low) and math.isinf(high) else f"{low:g} to {high:g}"
+    facts = [
+        ("kind", "gold: computed exactly from the picture" if cls.gold else "proxy: learned"),
+        ("range", f"{bounds}, {'higher' if cls.higher_is_better else 'lower'} is better"),
+        ("version", cls.version),
+        ("source", cls.source or "none given"),
+    ]
+    return "\n\n".join([f"reward {cls.name}\n{textwrap.indent(_docstring(cls), '  ')}", _table("facts", facts)])
+
+
+def _docstring(cls: type) -> str:
+    return textwrap.dedent(cls.__doc__ or "no description").strip().replace("\n    ", "\n")
+
+
+def _settings(name: str) -> str:
+    from bench.config.pictures import Data
+    from bench.config.prompt_set import PromptSet
+    from bench.config.scorer_process import Apart
+    from bench.config.settings import Evaluation, Experiment, Runtime, Train
+    from bench.config.task import Task
+
+    blocks: dict[str, tuple[type, str]] = {
+        "train": (Train, "train"), "evaluation": (Evaluation, "evaluation"), "runtime": (Runtime, "runtime"),
+        "experiment": (Experiment, ""), "task": (Task, "task"), "data": (Data, "data"),
+        "prompt_set": (PromptSet, "evaluation.prompt_sets.NAME"),
+        "scorers": (Apart, "scorers.NAME"),
+    }  # fmt: skip
+    return _options(*blocks[name])
+
+
+def _options(config: type, prefix: str) -> str:
+    """The options of a settings dataclass: name, default, bounds and help."""
+    import dataclasses
+
+    from bench.parsing import field_types
+
+    types = field_types(config)
+    rows = []
+    for field in dataclasses.fields(config):
+        if field.name not in types:
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        text, bounds = _documentation(types[field.name])
+        shown = "required" if default is dataclasses.MISSING else f"default {_value(default)}"
+        rows.append((f"--{prefix}.{field.name}" if prefix else f"--{field.name}", f"{text} ({shown}{bounds})"))
+    return _table("settings", rows) if rows else "settings\n  none of its own"
+
+
+def _value(default: Any) -> str:
+    import dataclasses
+
+    if dataclasses.is_dataclass(default):
+        return f"see bench list {type(default).__name__.lower()}"
+    if isinstance(default, list | tuple):
+        return ",".join(map(str, default)) or "[]"
+    return "null" if default is None else str(default)
+
+
+def _documentation(annotation: Any) -> tuple[str, str]:
+    """Help and bounds of an annotated type."""
+    from typing import Literal, get_args, get_origin
+
+    text, bounds = "", ""
+    signs = {"Ge": (">=", "ge"), "Gt": (">", "gt"), "Le": ("<=", "le"), "Lt": ("<", "lt")}
+    for note in getattr(annotation, "__metadata__", ()):
+        text = getattr(note, "description", None) or text
+        for bound in getattr(note, "metadata", ()):
+            if type(bound).__name__ in signs:
+                sign, attribute = signs[type(bound).__name__]
+                bounds += f", {sign} {getattr(bound, attribute)}"
+    inner = get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+    if get_origin(inner) is Literal:
+        bounds += f", one of {', '.join(map(str, get_args(inner)))}"
+    return text, bounds

@@ -1,0 +1,45 @@
+"""`bench prompts`: writes prompt sets of our own, in the published formats."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+
+from bench.api import ConfigError
+from bench.datasets.prompts.geneval import geneval_prompts
+from bench.datasets.prompts.ocr import sign_prompts
+from bench.datasets.prompts.readers import read_prompts
+from bench.files import write_whole
+
+KINDS = {"geneval": (geneval_prompts, ".jsonl"), "ocr": (sign_prompts, ".txt")}
+
+
+def write_prompts(kind: str, count: int, out: Path, *, split: str, seed: int, without: Path | None = None) -> Counter:
+    """Write `count` prompts of a kind and a split to `out`; returns how many there are of each category.
+
+    geneval: a .jsonl as GenEval's evaluation_metadata.jsonl; ocr: a .txt with a prompt in each line. No prompt of the
+    file `without` is written.
+
+    Raises:
+        ConfigError: no such kind or split, another suffix, or more prompts than the split has.
+        DataError: `without` cannot be read, or `out` not be written.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"prompts {kind!r}: expected one of {', '.join(KINDS)}")
+    generate, suffix = KINDS[kind]
+    if out.suffix != suffix or count < 1:
+        raise ConfigError(
+            f"expected a count of at least 1 and --out with a name that ends with {suffix}, got {count}, {out}"
+        )
+    avoided = {prompt.text for prompt in read_prompts(without)} if without else ()
+    prompts = list(itertools.islice(generate(split, seed, avoided), count))
+    if len(prompts) < count:
+        raise ConfigError(f"--count {count}: the split {split!r} has {len(prompts)} prompts: ask for no more")
+    if suffix == ".jsonl":
+        lines = [json.dumps({**prompt.metadata, "prompt": prompt.text}) for prompt in prompts]
+    else:
+        lines = [prompt.text for prompt in prompts]
+    write_whole(out, "".join(f"{line}\n" for line in lines).encode())
+    return Counter(prompt.category for prompt in prompts)

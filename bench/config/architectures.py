@@ -1,0 +1,104 @@
+"""The published architectures of the SD3 family as plain numbers.
+
+Source: transformer/config.json, vae/config.json, text_encoder*/config.json and scheduler/scheduler_config.json of
+stabilityai/stable-diffusion-3-medium-diffusers, stable-diffusion-3.5-medium and stable-diffusion-3.5-large;
+arXiv 2403.03206, section 5, and the model card of SD3.5-Medium for its dual attention (MMDiT-X).
+
+`shrunken` is SD3.5-Medium with everything in it and everything small: a rehearsal of the rehearsal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.api import ConfigError
+from bench.hub import is_hub_id
+from bench.suggest import hint
+
+Numbers = dict[str, Any]
+
+_VAE: Numbers = {
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16, "norm_num_groups": 32,
+    "scaling_factor": 1.5305, "shift_factor": 0.0609, "sample_size": 1024,
+}  # fmt: skip
+_CLIP_L: Numbers = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "projection_dim": 768, "hidden_act": "quick_gelu", "vocab_size": 49408,
+}  # fmt: skip
+_CLIP_G: Numbers = {
+    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+    "projection_dim": 1280, "hidden_act": "gelu", "vocab_size": 49408,
+}  # fmt: skip
+_T5_XXL: Numbers = {
+    "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 32128,
+    "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+
+
+def _transformer(layers: int, heads: int, **more: Any) -> Numbers:
+    """What the three published transformers have in common, with their own numbers."""
+    return {
+        "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "attention_head_dim": 64,
+        "num_layers": layers, "num_attention_heads": heads, "caption_projection_dim": 64 * heads,
+        "joint_attention_dim": 4096, "pooled_projection_dim": 2048, "pos_embed_max_size": 192, **more,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The numbers of one pipeline's parts, as the constructors of diffusers and transformers take them."""
+
+    transformer: Numbers
+    vae: Numbers = field(default_factory=lambda: _VAE)
+    clip_l: Numbers = field(default_factory=lambda: _CLIP_L)
+    clip_g: Numbers = field(default_factory=lambda: _CLIP_G)
+    t5: Numbers = field(default_factory=lambda: _T5_XXL)
+    shift: float = 3.0
+
+
+def _clip(width: int) -> Numbers:
+    return {
+        "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "projection_dim": width, "hidden_act": "gelu", "vocab_size": 80,
+    }  # fmt: skip
+
+
+_SHRUNKEN = Architecture(
+    transformer={
+        "sample_size": 8, "patch_size": 2, "in_channels": 16, "out_channels": 16, "attention_head_dim": 16,
+        "num_layers": 3, "num_attention_heads": 2, "caption_projection_dim": 32, "joint_attention_dim": 48,
+        "pooled_projection_dim": 40, "pos_embed_max_size": 12, "dual_attention_layers": (0, 1), "qk_norm": "rms_norm",
+    },
+    vae={**_VAE, "block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 64},
+    clip_l=_clip(16),
+    clip_g=_clip(24),
+    t5={"d_model": 48, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 2, "vocab_size": 128,
+        "feed_forward_proj": "gated-gelu"},
+)  # fmt: skip
+
+
+BY_NAME: dict[str, Architecture] = {
+    "stabilityai/stable-diffusion-3-medium-diffusers": Architecture(_transformer(24, 24)),
+    "stabilityai/stable-diffusion-3.5-medium": Architecture(
+        _transformer(24, 24, qk_norm="rms_norm", pos_embed_max_size=384, dual_attention_layers=tuple(range(13)))
+    ),
+    "stabilityai/stable-diffusion-3.5-large": Architecture(_transformer(38, 38, qk_norm="rms_norm")),
+    "shrunken": _SHRUNKEN,
+}
+
+
+def is_model_name(text: str) -> bool:
+    """Whether a text can name a model that lies in no folder here: one of the hub, or one of `BY_NAME`."""
+    return text in BY_NAME or is_hub_id(text)
+
+
+def architecture_named(model: str) -> Architecture:
+    """The architecture of a model.
+
+    Raises:
+        ConfigError: its numbers are not known here.
+    """
+    if model not in BY_NAME:
+        raise ConfigError(f"model {model!r}: random weights need an architecture that is known{hint(model, BY_NAME)}")
+    return BY_NAME[model]

@@ -1,0 +1,80 @@
+"""What a task's `reward` and `select` name: one reward, or a weighted sum like `0.7*clipscore+0.3*aesthetic`.
+
+`standardised(0.7*clipscore+0.3*aesthetic)` brings every part to mean 0 and deviation 1 over candidates of the task
+first, so that weights mean the same whatever the scale of a scorer. `bench.scoring.weighted_sum` computes them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.api import ConfigError
+
+if TYPE_CHECKING:
+    from bench.config.task import Task
+
+_STANDARDISED = re.compile(r"standardised\((.*)\)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Its parts, {scorer: weight}, and whether they are standardised."""
+
+    parts: dict[str, float]
+    standardised: bool
+
+
+def is_sum(spec: str) -> bool:
+    """Whether a task names a weighted sum, and no single reward."""
+    return "*" in spec or _STANDARDISED.fullmatch(spec.strip()) is not None
+
+
+def parts_of(spec: str | None) -> tuple[str, ...]:
+    """The rewards that a task's `reward` or `select` stands for: none, one, or the parts of a sum.
+
+    Raises:
+        ConfigError: the sum cannot be read.
+    """
+    if spec is None:
+        return ()
+    return tuple(read_sum(spec).parts) if is_sum(spec) else (spec,)
+
+
+def used_by(task: Task, of_sets: Iterable[str] = ()) -> set[str]:
+    """The single rewards that a task uses in any role, and those `of_sets` of prompts; parts of sums one by one."""
+    return {part for spec in (*task.scorers, task.reward, task.select, *of_sets) for part in parts_of(spec)}
+
+
+def read_sum(spec: str) -> Sum:
+    """The weighted sum that a text stands for.
+
+    Raises:
+        ConfigError: a part is not `weight*scorer`, a weight is zero or no finite number, or a scorer is named twice.
+    """
+    inner = _STANDARDISED.fullmatch(spec.strip())
+    parts: dict[str, float] = {}
+    for term in (inner[1] if inner else spec).split("+"):
+        weight, star, scorer = (text.strip() for text in term.partition("*"))
+        value = _number(weight)
+        if not star or not scorer or value is None:
+            raise ConfigError(
+                f"weighted sum {spec!r}: expected parts like 0.7*clipscore with + between them, got {term.strip()!r} "
+                "(a weight is a finite number other than 0; a minus stands before it)"
+            )
+        if scorer in parts:
+            raise ConfigError(f"weighted sum {spec!r}: {scorer!r} stands there twice: add its weights up")
+        parts[scorer] = value
+    return Sum(parts, inner is not None)
+
+
+def _number(text: str) -> float | None:
+    """A finite number other than 0, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value else None

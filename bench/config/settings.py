@@ -1,0 +1,342 @@
+"""The typed, frozen settings of an experiment, complete: every default written out. `experiment` reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
+
+from bench import registry
+from bench.api import ConfigError, Method, Option
+from bench.budget import Budget
+from bench.canonical import config_hash
+from bench.config.pictures import Data
+from bench.config.prompt_set import PromptSet
+from bench.config.scorer_process import Apart
+from bench.config.task import Task
+from bench.parsing import Problems, validate
+from bench.plugin_errors import blamed
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+BASE = "base"
+
+Positive = Annotated[int, Option("", ge=1)]
+Scale = Annotated[float, Option("", ge=0)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Train:
+    """Settings of training that all methods share, so that a difference between methods is none between optimisers."""
+
+    batch_size: Annotated[int, Option("samples of one optimiser update", ge=1)] = 32
+    micro_batch: Annotated[int, Option("at most this many samples in one pass (memory)", ge=1)] = 32
+    learning_rate: Annotated[float, Option("AdamW's, constant after the warm-up", gt=0)] = 1e-4
+    weight_decay: Annotated[float, Option("AdamW's decoupled weight decay", ge=0)] = 1e-2
+    betas: Annotated[
+        tuple[Annotated[float, Option("", ge=0, lt=1)], Annotated[float, Option("", ge=0, lt=1)]],
+        Option("AdamW's decay rates of both moments"),
+    ] = (0.9, 0.999)
+    clip_norm: Annotated[float, Option("largest norm of the gradient", gt=0)] = 1.0
+    warmup_updates: Annotated[int, Option("updates of linear warm-up of the learning rate", ge=0)] = 0
+    caption_dropout: Annotated[float, Option("probability of the empty caption", ge=0, lt=1)] = 0.0
+    ema_half_life: Annotated[
+        float, Option("half-life of the averaged weights, as a share of the budget; 0: no averaging", ge=0, le=1)
+    ] = 0.0
+    precision: Annotated[Literal["float32", "bfloat16"], Option("of the denoiser's passes; weights stay float32")] = (
+        "float32"
+    )
+    gradient_checkpointing: Annotated[
+        bool, Option("compute activations again in the backward pass: less memory, the same gradient, not charged")
+    ] = False
+    adaptation: Annotated[Literal["full", "lora"], Option("train all weights, or low-rank updates")] = "full"
+    lora_rank: Annotated[int, Option("rank of the updates", ge=1)] = 32
+    lora_alpha: Annotated[int, Option("their scale is alpha / rank", ge=1)] = 64
+    lora_targets: Annotated[tuple[str, ...], Option("modules that get updates, by the end of their names")] = (
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Runtime:
+    """How the model is loaded and run: the same for every method, in training and in evaluation."""
+
+    resolution: Annotated[int | None, Option("side of the pictures in pixels; null: the model's own", ge=8)] = None
+    t5: Annotated[bool, Option("load the T5 text encoder where the model has one")] = True
+    text_length: Annotated[
+        int | None, Option("tokens that T5 reads, of every text; null: 256, or 0 where there is no T5", ge=0)
+    ] = None
+    denoiser_weights: Annotated[
+        Literal["float32", "bfloat16"],
+        Option("how the denoiser's weights are held; bfloat16 only where all methods train LoRA adapters"),
+    ] = "float32"
+    frozen_weights: Annotated[
+        Literal["float32", "bfloat16", "float16"], Option("how the weights of VAE and text encoders are held")
+    ] = "float32"
+    park_encoders: Annotated[
+        bool, Option("text encoders leave the device while none is needed; main memory too, where there is a cache")
+    ] = False
+    attention: Annotated[
+        Literal["auto", "math", "flash", "efficient", "cudnn"], Option("torch's kernel of the denoiser's attention")
+    ] = "auto"
+    compile: Annotated[bool, Option("compile the blocks of the denoiser by torch.compile")] = False
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Evaluation:
+    """How every method is judged: the same prompts, the same initial noise, never charged to the budget."""
+
+    split: Annotated[Literal["report", "tune"], Option("prompt set; tune on `tune` only")] = "report"
+    milestones: Annotated[
+        tuple[Annotated[float, Option("", gt=0, le=1)], ...],
+        Option("shares of the budget to evaluate at, rising, the last one 1", min_length=1),
+    ] = (0.25, 0.5, 0.75, 1.0)
+    milestone_prompts: Annotated[int, Option("prompts at every milestone but the last", ge=1)] = 256
+    final_prompts: Annotated[int, Option("prompts at the end", ge=1)] = 1024
+    held_out_prompts: Annotated[int, Option("prompts of unseen combinations at the end", ge=0)] = 128
+    guidance: Annotated[float, Option("guidance scale of all but the grid", ge=0)] = 3.0
+    steps: Annotated[int, Option("sampling steps of all but the grid", ge=1)] = 20
+    grid_guidance: Annotated[tuple[Scale, ...], Option("guidance scales of the grid; [] is no grid")] = (1.0, 3.0, 5.0)
+    grid_steps: Annotated[tuple[Positive, ...], Option("sampling steps of the grid; [] is no grid")] = (5, 10, 20)
+    grid_prompts: Annotated[int, Option("prompts of the grid", ge=1)] = 128
+    diversity_prompts: Annotated[int, Option("prompts of the diversity measure; 0: none", ge=0)] = 32
+    diversity_samples: Annotated[int, Option("samples of each of these prompts", ge=2)] = 4
+    drift_states: Annotated[int, Option("fixed states of the drift from the base; 0: none", ge=0)] = 128
+    pictures: Annotated[int, Option("prompts in the sample grid", ge=1)] = 12
+    batch_size: Annotated[int, Option("samples of one pass (memory and speed)", ge=1)] = 128
+    prompt_sets: Annotated[
+        dict[str, PromptSet],
+        Option("NAME: PATH of prompts that judge at the end, beside the world's own (bench list prompt_set)"),
+    ] = field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Evaluation:
+        if list(self.milestones) != sorted(set(self.milestones)) or self.milestones[-1] != 1.0:
+            raise ValueError(f"milestones have to rise and end with 1.0, got {list(self.milestones)}")
+        if self.split == "tune" and self.prompt_sets:
+            raise ValueError(
+                f"split tune: no tuning may see the prompts that are reported ({', '.join(self.prompt_sets)}): leave "
+                "each out by --evaluation.prompt_sets.NAME null"
+            )
+        for name in ("milestone_prompts", "grid_prompts", "pictures"):
+            if getattr(self, name) > self.final_prompts:
+                raise ValueError(
+                    f"{name} ({getattr(self, name)}) has to be at most final_prompts ({self.final_prompts})"
+                )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What numbers depend on, JSON-able: prompt sets by what they hold, not by where they lie."""
+        values = _plain(self)
+        del values["prompt_sets"]
+        sets = {name: one.identity() for name, one in self.prompt_sets.items()}
+        return values | ({"prompt_sets": sets} if sets else {})
+
+    @property
+    def set_scorers(self) -> tuple[str, ...]:
+        """The scorers that judge a prompt set, each once."""
+        return tuple(dict.fromkeys(name for one in self.prompt_sets.values() for name in one.scorers))
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Stage:
+    """One method within a chain: `name` for tables, `source` for the registry, its own settings, and training's."""
+
+    name: str
+    source: str
+    config: dict[str, Any]
+    train: Train
+
+    def build(self) -> Method:
+        """The configured method; imports its plugin.
+
+        Raises:
+            ConfigError, PluginError: the plugin is gone, broken, or has other settings than when this was resolved.
+        """
+        method = registry.load_method(self.source)
+        problems = Problems()
+        config = validate(method.Config, self.config, self.name, problems)
+        problems.raise_if_any(f"settings of method {self.name}")
+        return configured(method, config)
+
+
+def configured(method: type[Method], config: Any) -> Method:
+    """The method with these settings; raises ConfigError where it refuses them, PluginError where it fails."""
+    with blamed(f"method {method.name!r} in __init__()", method):
+        return method(config)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Chain:
+    """What one row of the tables stands for: one method, or several in turn (`soar+flowgrpo`)."""
+
+    label: str
+    stages: tuple[Stage, ...]
+
+
+def _budget(value: object) -> object:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _parsed(value: str) -> str:
+    try:
+        Budget.parse(value)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("budget ")) from error
+    return value
+
+
+def _split(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+    if isinstance(value, tuple) and (not value or abs(sum(value) - 1) > 1e-9):
+        raise ValueError(f"the shares of the stages have to sum to 1, got {list(value)}")
+    return value
+
+
+Share = Annotated[float, Option("", gt=0, lt=1)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Experiment:
+    """A complete comparison, every default written out: tasks x methods x seeds under one budget."""
+
+    name: Annotated[str, Option("folder of the results", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    tasks: Annotated[tuple[Task, ...], Option("tasks, by name", min_length=1)]
+    methods: Annotated[tuple[Chain, ...], Option("methods, by name or file; `a+b` chains", min_length=1)]
+    budget: Annotated[
+        str, Option("200k, 1e15flops, 10min, 500updates, 20kimages"), BeforeValidator(_budget), AfterValidator(_parsed)
+    ]
+    seeds: Annotated[
+        tuple[Annotated[int, Option("", ge=0)], ...], Option("a number of seeds, or a list of them", min_length=1)
+    ] = (0,)
+    label: Annotated[str, Option("stands in the title of every table, e.g. demonstration")] = ""
+    question: Annotated[str, Option("what the experiment asks, in one sentence")] = ""
+    world: Annotated[str, Option("where tasks and data come from")] = "scenes"
+    model: Annotated[
+        str | None, Option("folder in the diffusers format, or hub id of a fetched one; null: the world's own")
+    ] = None
+    data: Annotated[Data | None, Option("the user's own pictures, for the world `images`")] = None
+    weights: Annotated[
+        Literal["stored", "random"], Option("the model's own; or random ones in its architecture, for a rehearsal")
+    ] = "stored"
+    device: Annotated[
+        str, Option("auto (CUDA where there is one), cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    ] = "auto"
+    shard: Annotated[
+        bool, Option("share out weights, gradients and optimiser's state over the processes that train together")
+    ] = False
+    split: Annotated[
+        Share | tuple[Share, ...],
+        Option("share of the budget of a chain's first stage, the others share the rest; or a list of shares"),
+        AfterValidator(_split),
+    ] = 0.5
+    baseline: Annotated[str, Option("method that differences are taken to; base is the model before training")] = BASE
+    runtime: Annotated[Runtime, Option("how the model is loaded and run")] = Runtime()
+    train: Annotated[Train, Option("training, for all methods")] = Train()
+    evaluation: Annotated[Evaluation, Option("evaluation, for all methods")] = Evaluation()
+    tuning_trials: Annotated[int, Option("tuning trials that each method was given; reported", ge=0)] = 0
+    workers: Annotated[int, Option("cells that run at once", ge=1)] = 2
+    threads: Annotated[int, Option("threads of each worker", ge=1)] = 1
+    cache_gib: Annotated[
+        float,
+        Option("GiB of latents and text embeddings kept on disk, for all runs; the oldest go; 0: none is kept", ge=0),
+    ] = 50.0
+    track: Annotated[
+        Literal["tensorboard", "trackio"] | None, Option("write curves for one of these beside the results; null: none")
+    ] = None
+    scorers: Annotated[
+        dict[str, Apart], Option("scorers that run in a process of their own, by name; the others in the worker's")
+    ] = field(default_factory=dict)
+    reward_server: Annotated[
+        str | None,
+        Option("address of `bench serve-rewards`; its scorers are taken from there", pattern=r"^https?://[^/\s@]+/?$"),
+    ] = None
+    reward_seconds: Annotated[
+        float | None,
+        Option("a call or load() of a reward that takes longer hangs, and its worker is ended; null: none", gt=0),
+    ] = 600.0
+
+    def task(self, name: str) -> Task:
+        """The task of this name; raises KeyError where the experiment has none."""
+        return {task.name: task for task in self.tasks}[name]
+
+    def stages(self, label: str) -> tuple[Stage, ...]:
+        """The stages of the method of this label, in order; raises KeyError where the experiment has none."""
+        return {chain.label: chain for chain in self.methods}[label].stages
+
+    def budgets(self, label: str) -> tuple[Budget, ...]:
+        """The budget of each stage of the method of this label; they sum to the whole."""
+        whole, count = Budget.parse(self.budget), len(self.stages(label))
+        if count == 1:
+            return (whole,)
+        if isinstance(self.split, tuple):
+            return tuple(whole.share(share) for share in self.split)
+        rest = (1 - self.split) / (count - 1)
+        return tuple(whole.share(share) for share in (self.split, *[rest] * (count - 1)))
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything, JSON-able; `from_resolved` is the inverse."""
+        return json.loads(TypeAdapter(Experiment).dump_json(self))
+
+    @classmethod
+    def from_resolved(cls, values: Mapping[str, Any]) -> Experiment:
+        """The experiment that `resolved` described.
+
+        Raises:
+            ConfigError: the values are not those of an experiment.
+        """
+        problems = Problems()
+        experiment = validate(cls, values, "", problems)
+        problems.raise_if_any("resolved experiment")
+        assert experiment is not None
+        return experiment
+
+    @property
+    def config_hash(self) -> str:
+        """16 hex digits that name what the numbers depend on: all but names, labels, trackers, and where it runs."""
+        values = self.resolved()
+        told = ("name", "label", "question", "tuning_trials", "baseline")
+        own = ("workers", "device", "shard", "track", "scorers", "reward_server", "reward_seconds", "cache_gib", "data")
+        for name in (*told, *own):
+            del values[name]
+        return config_hash(values | {"evaluation": self.evaluation.identity()} | self._pictures())
+
+    def cell_config(self, task: str, label: str) -> dict[str, Any]:
+        """What the numbers of one cell depend on, its seed apart; `base` is the model before training.
+
+        Adding a task, a method or a seed to an experiment leaves it as it is.
+        """
+        values: dict[str, Any] = {
+            "world": self.world,
+            "model": self.model,
+            "weights": self.weights,
+            "runtime": _plain(self.runtime),
+            "threads": self.threads,
+            "task": _plain(self.task(task)),
+            "evaluation": self.evaluation.identity(),
+            **self._pictures(),
+        }
+        if label == BASE:
+            values["precision"] = self.train.precision
+        else:
+            values["stages"] = [_plain(stage) for stage in self.stages(label)]
+            values["budgets"] = [str(budget) for budget in self.budgets(label)]
+        return values
+
+    def _pictures(self) -> dict[str, Any]:
+        """What the user's pictures are, but not where they lie."""
+        return {} if self.data is None else {"data": self.data.identity()}
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A settings dataclass as JSON-able values."""
+    return json.loads(TypeAdapter(type(value)).dump_json(value))

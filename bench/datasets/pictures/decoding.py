@@ -1,0 +1,129 @@
+"""One picture: from stored bytes to pixels of the size asked for. Nothing is opened that could run anything."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from bench.datasets.buckets import Size
+from bench.datasets.pictures.rows import Fault
+
+# Raster formats only: others (EPS, PDF) are handed to programs of their own.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+# How files of most of these begin: with it, what cannot be opened was a picture once.
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")
+_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_MODES = ("1", "L", "P", "RGB", "YCbCr", "RGBA", "LA", "PA", "RGBX", "RGBa", "La")
+
+# The size is looked at here, before anything is decoded.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class Crop(NamedTuple):
+    """What becomes of a picture: its size when it stands upright, the part that is taken (in its own pixels), the size
+    that this is brought to, and whether the picture was transparent, and so laid on white."""
+
+    width: int
+    height: int
+    left: int
+    top: int
+    taken_width: int
+    taken_height: int
+    to_width: int
+    to_height: int
+    on_white: bool
+
+    @property
+    def to(self) -> Size:
+        """The size that the part is brought to."""
+        return self.to_width, self.to_height
+
+    @property
+    def kept(self) -> float:
+        """Share of the picture that is taken, above 0, at most 1."""
+        return self.taken_width * self.taken_height / (self.width * self.height)
+
+
+def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
+    """A picture in RGB, upright as its camera says, and whether it was transparent, and so laid on white.
+
+    Raises:
+        Fault: it cannot be used; see `rows.KINDS`.
+    """
+    if not data:
+        raise Fault("zero bytes", "the file is empty")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise Fault("enormous", f"over {max_pixels:,} pixels allowed: {error}") from error
+    except MemoryError:  # says nothing about the picture
+        raise
+    except Exception as error:  # a decoder may raise anything on damaged bytes; the row is listed with its fault
+        if data.startswith(_BEGINNINGS):
+            raise Fault("truncated", "begins as a picture, but ends before its first row") from error
+        raise Fault("not a picture", f"{len(data)} bytes in none of the formats {', '.join(FORMATS)}") from error
+    try:
+        _refuse(picture, max_pixels)
+        picture.load()
+        upright = ImageOps.exif_transpose(picture)
+    except (Fault, MemoryError):
+        raise
+    except Exception as error:  # as above: frames, pixels and the camera's tags are all read by decoders
+        raise Fault("truncated", f"begins as a {picture.format} picture but cannot be decoded: {error}") from error
+    return _on_white(upright)
+
+
+def crop(width: int, height: int, to: Size, on_white: bool = False) -> Crop:
+    """The largest part in the middle of a picture that has the shape of `to`, rounded to whole pixels."""
+    taken_width = min(width, max(1, round(height * to[0] / to[1])))
+    taken_height = min(height, max(1, round(width * to[1] / to[0])))
+    left, top = (width - taken_width) // 2, (height - taken_height) // 2
+    return Crop(width, height, left, top, taken_width, taken_height, *to, on_white)
+
+
+def prepare(data: bytes, to: Size, max_pixels: int) -> np.ndarray:
+    """Pixels uint8 (H, W, 3) of a size (W, H): the middle part of its shape, brought to it by Lanczos' filter.
+
+    Raises:
+        Fault: the picture cannot be used.
+    """
+    picture, _ = open_picture(data, max_pixels)
+    cut = crop(*picture.size, to)
+    # Cut first: resize(box=...) would let the filter see what lies beside the part
+    part = picture.crop((cut.left, cut.top, cut.left + cut.taken_width, cut.top + cut.taken_height))
+    return np.asarray(part.resize(to, Image.Resampling.LANCZOS))
+
+
+def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """The picture in RGB, and whether anything was seen through it, which is white now."""
+    if "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        if np.asarray(layer)[..., 3].min() < 255:
+            white = Image.new("RGBA", layer.size, "white")
+            return Image.alpha_composite(white, layer).convert("RGB"), True
+    return picture.convert("RGB"), False
+
+
+def _refuse(picture: ImageFile.ImageFile, max_pixels: int) -> None:
+    """Look at the header, before anything is decoded."""
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise Fault("enormous", f"{width} x {height} pixels, over {max_pixels:,} allowed")
+    # Phones store a second view behind a JPEG picture; the first is the picture.
+    if getattr(picture, "is_animated", False) and picture.format != "MPO":
+        raise Fault("animated", f"{getattr(picture, 'n_frames', 'several')} frames")
+    if picture.mode == "CMYK":
+        raise Fault("CMYK", "inks instead of red, green and blue; without its profile its colours are a guess")
+    if picture.mode in _DEEP_MODES or _is_deep(picture):
+        raise Fault("16-bit", f"more than 8 bits a channel ({picture.mode})")
+    if picture.mode not in _MODES:
+        raise Fault("other colours", f"colour mode {picture.mode}")
+
+
+def _is_deep(picture: ImageFile.ImageFile) -> bool:
+    """Whether the decoder would drop bits: Pillow says so only in what it hands to its decoder."""
+    return any(";16" in str(tile[3]) for tile in picture.tile)

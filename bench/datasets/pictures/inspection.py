@@ -1,0 +1,243 @@
+"""Looks at every picture and every caption before anything is trained: what can be used, what is left out and why.
+
+The result is kept in the cache, so that workers and later runs read it; a changed file, setting or tokenizer makes it
+anew. Pictures are named by the hash of their bytes, and checked against it when they are read again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import PIL
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.api import DataError
+from bench.canonical import config_hash
+from bench.config.pictures import Data
+from bench.datasets.buckets import Size, assign
+from bench.datasets.pictures.decoding import Crop, crop, open_picture
+from bench.datasets.pictures.model_limits import Captions
+from bench.datasets.pictures.rows import KINDS, Fault, LeftOut, Row, Source
+from bench.files import appears_whole, write_whole
+from bench.paths import cache_folder
+
+VERSION = "1"  # raise it with every change that can change what is left out, or how a picture is cropped
+PICTURES, LEFT_OUT = "pictures.parquet", "left-out.csv"
+_SHOWN_FROM = 2000  # rows from which a progress bar is worth its line
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A row that can be used: the hash of its bytes, its caption and tag, and how it is cropped."""
+
+    name: str
+    digest: str
+    caption: str
+    tag: str | None
+    crop: Crop
+
+    def prepared_digest(self, size: Size) -> str:
+        """What names its pixels, cropped and brought to a size: the file, how it is prepared, and by which Pillow."""
+        cut = crop(self.crop.width, self.crop.height, size, self.crop.on_white)
+        return f"{VERSION} {PIL.__version__} {self.digest} {tuple(cut)}"
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """Every row of a source: `kept` in their order, `left_out` with their faults; `folder` holds both as files."""
+
+    kept: tuple[Picture, ...]
+    left_out: tuple[LeftOut, ...]
+    folder: Path
+    other_buckets: int
+
+    @property
+    def rows(self) -> int:
+        """Rows that were listed, broken lines included."""
+        return len(self.kept) + len(self.left_out)
+
+    @property
+    def share_left_out(self) -> float:
+        """Of all rows, 0 to 1."""
+        return len(self.left_out) / max(1, self.rows)
+
+    def kinds(self) -> dict[str, int]:
+        """Rows left out, by kind of fault."""
+        counts = Counter(row.kind for row in self.left_out)
+        return {kind: counts[kind] for kind in KINDS if counts[kind]}
+
+
+def inspect(source: Source, settings: Data, captions: Captions, sizes: Sequence[Size], resolution: int) -> Inspected:
+    """Look at all rows of a source, or read what was found when nothing has changed since.
+
+    `sizes` are those of the aspect buckets, or the square of `resolution` alone.
+
+    Raises:
+        DataError: more rows are broken than `settings.allow_broken`, or none is left.
+    """
+    key = {
+        "version": VERSION, "source": source.stamp, "form": source.form, "path": str(Path(settings.path).resolve()),
+        "columns": [settings.picture_column, settings.caption_column, settings.tag_column, settings.pictures],
+        "subset": settings.subset, "max_pixels": settings.max_pixels, "captions": captions.fingerprint,
+        "resolution": resolution,
+    }  # fmt: skip
+    if settings.buckets is not None:
+        key["buckets"] = [*sizes, settings.bucket_pictures]
+    folder = cache_folder() / "data" / config_hash(key)
+    found = _read(folder) if folder.is_dir() else None
+    if found is None:
+        found = _inspect(source, settings, captions, sizes, folder)
+        _write(found)
+    _refuse_too_many(found, settings)
+    return found
+
+
+def _inspect(source: Source, settings: Data, captions: Captions, sizes: Sequence[Size], folder: Path) -> Inspected:
+    def look(row: Row) -> _Seen | Fault:
+        try:
+            data = source.read(row.name)
+            picture, on_white = open_picture(data, settings.max_pixels)
+        except Fault as fault:
+            return fault
+        return _Seen(row, digest_of(data), picture.size, on_white)
+
+    texts = captions.faults([row.caption for row in source.rows])
+    kept: dict[str, _Seen] = {}
+    left_out = list(source.left_out)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        looked = _shown(pool.map(look, source.rows), len(source.rows))
+        for row, found, text in zip(source.rows, looked, texts, strict=True):
+            fault = found if isinstance(found, Fault) else text
+            if isinstance(found, _Seen) and fault is None and found.digest in kept:
+                fault = Fault("duplicate", f"the same bytes as {kept[found.digest].row.name!r}")
+            if fault is not None:
+                left_out.append(LeftOut(row.place, row.name, fault.kind, fault.detail))
+            elif isinstance(found, _Seen):
+                kept[found.digest] = found
+    seen = list(kept.values())
+    to = assign([s.shape for s in seen], sizes, settings.bucket_pictures)
+    others = sum(s.row.bucket not in (None, size) for s, size in zip(seen, to, strict=True))
+    return Inspected(tuple(s.picture(size) for s, size in zip(seen, to, strict=True)), tuple(left_out), folder, others)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A row whose picture can be used: the hash of its bytes, its size upright, and whether it was laid on white."""
+
+    row: Row
+    digest: str
+    shape: Size
+    on_white: bool
+
+    def picture(self, to: Size) -> Picture:
+        """What is kept of it, brought to a size."""
+        return Picture(
+            self.row.name, self.digest, str(self.row.caption), self.row.tag, crop(*self.shape, to, self.on_white)
+        )
+
+
+def digest_of(data: bytes) -> str:
+    """16 hex digits of a picture's bytes."""
+    return blake2b(data, digest_size=8).hexdigest()
+
+
+def _shown(results: Iterable[Any], total: int) -> Iterable[Any]:
+    """The results, under a progress bar where there are many and somebody watches."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    quiet = total < _SHOWN_FROM or not console.is_terminal
+    return track(results, "looking at pictures", total, console=console, transient=True, disable=quiet)
+
+
+def _refuse_too_many(found: Inspected, settings: Data) -> None:
+    where = f"all are listed in {found.folder / LEFT_OUT}"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds().items())
+    if not found.kept:
+        raise DataError(
+            f"--data {settings.path}: expected captioned pictures, but none of its {found.rows} rows can be used"
+            + (f" ({kinds}); {where}" if found.rows else ": the listing is empty")
+        )
+    if found.share_left_out > settings.allow_broken:
+        raise DataError(
+            f"--data {settings.path}: {len(found.left_out)} of {found.rows} rows are broken ({kinds}), "
+            f"{found.share_left_out:.1%}, and {settings.allow_broken:.1%} are allowed; {where}: mend them, or go on "
+            f"without them by --allow-broken {_rounded_up(found.share_left_out)}"
+        )
+
+
+def _rounded_up(share: float) -> float:
+    return min(1.0, int(share * 100 + 1) / 100)
+
+
+# What is kept
+
+
+def _write(found: Inspected) -> None:
+    """Both lists as files of one folder; a folder of another process that was quicker holds the same."""
+    columns: dict[str, list[Any]] = {
+        "name": [p.name for p in found.kept], "digest": [p.digest for p in found.kept],
+        "caption": [p.caption for p in found.kept], "tag": [p.tag for p in found.kept],
+    }  # fmt: skip
+    columns |= {field: [getattr(p.crop, field) for p in found.kept] for field in Crop._fields}
+    about = {"other_buckets": str(found.other_buckets)}
+    table = pa.table(columns).replace_schema_metadata(about)
+    with appears_whole(found.folder) as temporary:
+        temporary.mkdir()
+        pq.write_table(table, temporary / PICTURES)
+        (temporary / LEFT_OUT).write_bytes(csv_bytes(("place", "name", "kind", "detail"), _cells(found.left_out)))
+
+
+def _read(folder: Path) -> Inspected | None:
+    """What `_write` wrote; None where a file of it is missing or damaged, for it can be made again."""
+    try:
+        table = pq.read_table(folder / PICTURES)
+        rows = table.to_pylist()
+        with (folder / LEFT_OUT).open(encoding="utf-8", newline="") as file:
+            left_out = [LeftOut(**cells) for cells in csv.DictReader(file)]
+        kept = tuple(
+            Picture(row["name"], row["digest"], row["caption"], row["tag"], Crop(*(row[f] for f in Crop._fields)))
+            for row in rows
+        )
+        return Inspected(kept, tuple(left_out), folder, int(table.schema.metadata[b"other_buckets"]))
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
+        return None
+
+
+def _cells(left_out: Sequence[LeftOut]) -> list[tuple[str, ...]]:
+    return [(row.place, row.name, row.kind, row.detail) for row in left_out]
+
+
+def csv_bytes(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A CSV file in UTF-8."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def copy_lists(found: Inspected, folder: Path) -> None:
+    """Keep both lists beside the results that were made of these pictures."""
+    for name in (PICTURES, LEFT_OUT):
+        write_whole(folder / name, (found.folder / name).read_bytes())
+
+
+def fingerprint(found: Inspected, resolution: int, chosen: Sequence[str] | None) -> str:
+    """16 hex digits of what training sees: pictures, captions, tags, their sizes, and the choice among them."""
+    square = (resolution, resolution)
+    rows = [[p.name, p.digest, p.caption, p.tag, *(() if p.crop.to == square else p.crop.to)] for p in found.kept]
+    text = json.dumps([VERSION, resolution, rows, None if chosen is None else sorted(chosen)])
+    return blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,137 @@
+"""Pictures in a folder, listed line by line: Hugging Face's ImageFolder (.jsonl or .csv), and HY-SOAR's .jsonl.
+
+ImageFolder: {"file_name": "a.png", "text": "a cat"}, or a CSV file with these columns; source: the documentation of
+`datasets`, "Create an image dataset". HY-SOAR: {"md5": "0f3e...", "caption_en": "a cat", "bw": 512, "bh": 512},
+pictures in `<md5>.jpg`; source: the README of Tencent-Hunyuan/HY-SOAR.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.api import DataError
+from bench.canonical import config_hash, hash_file
+from bench.config.pictures import Data
+from bench.datasets.pictures.rows import Fault, LeftOut, Row, column, label
+from bench.paths import inside
+
+SOAR_COLUMNS = ("md5", "caption_en")
+_REPLACED = "\ufffd"
+
+# (where it stands, the fields, or why it has none)
+Line = tuple[str, dict[str, Any] | None, str]
+
+
+class ListedPictures:
+    """Files of one folder that a .jsonl or .csv file names."""
+
+    def __init__(self, listing: Path, settings: Data) -> None:
+        lines = list(_json_lines(listing) if listing.suffix == ".jsonl" else _csv_lines(listing))
+        found: dict[str, None] = {}
+        for _, fields, _ in lines:
+            found |= dict.fromkeys(fields or ())
+        is_soar = listing.suffix == ".jsonl" and "md5" in found and "file_name" not in found
+        self.form = f"{'HY-SOAR' if is_soar else 'ImageFolder'} ({listing.name})"
+        self._folder = Path(settings.pictures) if settings.pictures else listing.parent
+        if not self._folder.is_dir():
+            raise DataError(f"{self._folder}: expected the folder of the pictures; give it by --data.pictures")
+        defaults = SOAR_COLUMNS if is_soar else ("file_name", "text")
+        picture = column(listing, "picture", settings.picture_column or defaults[0], found)
+        caption = column(listing, "caption", settings.caption_column or defaults[1], found)
+        tag = column(listing, "tag", settings.tag_column, found) if settings.tag_column else "tag"
+        self._suffix = ".jpg" if is_soar else ""
+        self.rows: list[Row] = []
+        self.left_out: list[LeftOut] = []
+        for place, fields, problem in lines:
+            name = fields.get(picture) if fields else None
+            if fields is None or not _is_name(name):
+                reason = problem or f"its {picture!r} is no file name: {name!r}"
+                self.left_out.append(LeftOut(place, "", "broken line", reason))
+            else:
+                self.rows.append(
+                    Row(f"{name}{self._suffix}", place, fields.get(caption), label(fields.get(tag)), _bucket(fields))
+                )
+        self.stamp = config_hash({"listing": hash_file(listing), "files": [self._stat(row.name) for row in self.rows]})
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file of the folder; raises Fault where there is none, or where it lies elsewhere."""
+        try:
+            return self._path(name).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise Fault("missing", f"there is no file {name!r} in {self._folder}") from error
+        except OSError as error:
+            raise Fault("missing", f"{name!r} cannot be read: {error.strerror}") from error
+
+    def _path(self, name: str) -> Path:
+        try:
+            return inside(self._folder, name)
+        except DataError as error:
+            raise Fault("outside", f"{name!r} is a link, or leads out of {self._folder}") from error
+        except OSError as error:
+            raise Fault("missing", f"{name!r} in {self._folder}: {error.strerror}") from error
+
+    def _stat(self, name: str) -> list[Any]:
+        """What changes when a file does, without reading it."""
+        try:
+            about = self._path(name).stat()
+        except (Fault, OSError):
+            return [name]
+        return [name, about.st_size, about.st_mtime_ns]
+
+
+def _json_lines(path: Path) -> Iterator[Line]:
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        place = f"{path.name}:{number}"
+        try:
+            fields = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except (ValueError, RecursionError) as error:
+            yield place, None, f"not JSON: {error}"
+            continue
+        if isinstance(fields, dict):
+            yield place, fields, ""
+        else:
+            yield place, None, f"expected an object, got {type(fields).__name__}"
+
+
+def _csv_lines(path: Path) -> Iterator[Line]:
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    head: list[str] | None = None
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield f"{path.name}:{reader.line_num}", None, f"not CSV: {error}"
+            continue
+        place = f"{path.name}:{reader.line_num}"
+        if head is None:
+            head = cells
+        elif len(cells) != len(head):
+            if cells:
+                yield place, None, f"expected {len(head)} cells, got {len(cells)}"
+        elif any(_REPLACED in cell for cell in cells):
+            yield place, None, "not UTF-8 text"
+        else:
+            yield place, dict(zip(head, cells, strict=True)), ""
+
+
+def _is_name(value: object) -> bool:
+    """Whether a file may be called so."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _bucket(fields: Mapping[str, Any]) -> tuple[int, int] | None:
+    width, height = fields.get("bw"), fields.get("bh")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None

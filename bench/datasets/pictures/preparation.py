@@ -1,0 +1,220 @@
+"""The user's pictures as a run needs them: opened, inspected, split by caption, named by one fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.api import ConfigError, DataError, Prompt
+from bench.config.pictures import Data, Found
+from bench.datasets.buckets import Size, nearest, shown, sizes
+from bench.datasets.pictures import decoding as pictures
+from bench.datasets.pictures.inspection import LEFT_OUT, Inspected, Picture, digest_of, fingerprint, inspect
+from bench.datasets.pictures.model_limits import Captions, grid, resolution
+from bench.datasets.pictures.rows import KINDS, Fault, Source
+from bench.datasets.pictures.selection import Selection
+from bench.datasets.pictures.sources import open_source
+from bench.datasets.prompts.quoted import quoted_text
+from bench.datasets.splits import SPLITS, text_bucket
+
+# Tenths of all captions; the hash of a caption decides.
+_BUCKETS = {"train": range(0, 7), "tune": range(7, 8), "report": range(8, 9), "held_out": range(9, 10)}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures of a source that can be used, for one model.
+
+    settings: as given, with what was found. opened: the settings the source was opened with. training: the pictures to
+    train on, those of the train split that are selected where something was. sizes: of the aspect buckets, or the
+    square alone.
+    """
+
+    settings: Data
+    opened: Data
+    source: Source
+    inspected: Inspected
+    selection: Selection | None
+    training: tuple[Picture, ...]
+    sizes: tuple[Size, ...]
+
+    @property
+    def found(self) -> Found:
+        """What the inspection found."""
+        assert self.settings.found is not None
+        return self.settings.found
+
+    @property
+    def square(self) -> Size:
+        """The size at which pictures are scored and drawn."""
+        return self.found.resolution, self.found.resolution
+
+    def read(self, some: Sequence[Picture], size: Size) -> np.ndarray:
+        """Pixels uint8 (N, H, W, 3) of some of the pictures, brought to a size (W, H).
+
+        Raises:
+            DataError: a picture has changed since it was inspected.
+        """
+        out = np.empty((len(some), size[1], size[0], 3), np.uint8)
+        for row, picture in enumerate(some):
+            try:
+                data = self.source.read(picture.name)
+                is_same = digest_of(data) == picture.digest
+                out[row] = pictures.prepare(data, size, self.opened.max_pixels) if is_same else 0
+            except Fault as fault:
+                raise DataError(f"{picture.name} could be read before, and cannot now: {fault}: restore it") from fault
+            if not is_same:
+                raise DataError(
+                    f"{picture.name} has changed since it was inspected: restore it, or run under another --name"
+                )
+        return out
+
+
+def prepare(settings: Data, model: Path) -> Prepared:
+    """Open and inspect the pictures that the settings name, for a pipeline folder or the hub id of a fetched model.
+
+    Raises:
+        DataError: there are none, too many are broken, or they are others than `settings.found` says; or there is no
+            such model.
+    """
+    if not (model / "model_index.json").is_file():
+        from bench.hub import locate_model
+
+        model = locate_model(model)
+    opened = open_source(settings)
+    side = settings.resolution or resolution(model)
+    to = ((side, side),) if settings.buckets is None else sizes(settings.buckets, side, grid(model))
+    inspected = inspect(opened.source, opened.settings, Captions(model, settings.text_length), to, side)
+    selection = opened.selection
+    chosen = _chosen(inspected, selection)
+    training = tuple(
+        p for p in inspected.kept if split_of(p.caption) == "train" and (chosen is None or p.name in chosen)
+    )
+    captions = {p.caption for p in inspected.kept}
+    counts = {split: sum(split_of(caption) == split for caption in captions) for split in SPLITS}
+    found = Found(
+        fingerprint=fingerprint(inspected, side, selection.names if selection else None), form=opened.source.form,
+        rows=inspected.rows, kept=len(inspected.kept), left_out=inspected.kinds(), resolution=side, captions=counts,
+        training=len(training), selected_by=selection.scorer if selection else None,
+        rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
+        buckets=None if settings.buckets is None else _by_size(training, to),
+    )  # fmt: skip
+    if settings.found is not None and settings.found.fingerprint != found.fingerprint:
+        raise DataError(
+            f"--data {settings.path}: the pictures or captions have changed since this run began ({found.fingerprint}, "
+            f"was {settings.found.fingerprint}): restore them, or run under another --name"
+        )
+    if not training:
+        raise DataError(
+            f"--data {settings.path}: none of the {found.kept} pictures falls into the train split: give more"
+        )
+    done = dataclasses.replace(settings, found=found)
+    return Prepared(done, opened.settings, opened.source, inspected, selection, training, to)
+
+
+def _chosen(inspected: Inspected, selection: Selection | None) -> set[str] | None:
+    """The names that were selected; each one has to be there still."""
+    if selection is None:
+        return None
+    chosen, there = set(selection.names), {picture.name for picture in inspected.kept}
+    gone = sorted(chosen - there)
+    if gone:
+        raise DataError(
+            f"{len(gone)} of the {len(chosen)} selected pictures are gone or broken now, {gone[0]!r} among them: "
+            "restore them, or select again with `bench curate`"
+        )
+    return chosen
+
+
+def _by_size(some: Sequence[Picture], sizes: Sequence[Size]) -> dict[str, int]:
+    """How many of the pictures each size has, by `80x48`."""
+    counts = Counter(picture.crop.to for picture in some)
+    return {shown(size): counts[size] for size in sizes}
+
+
+def split_of(caption: str) -> str:
+    """The split that a caption belongs to."""
+    bucket = text_bucket(caption)
+    return next(split for split, buckets in _BUCKETS.items() if bucket in buckets)
+
+
+def as_prompt(index: int, picture: Picture) -> Prompt:
+    """A picture's caption as a prompt; its tag is its category, and a text that it quotes is what should be read."""
+    metadata = {"tag": picture.tag, "text": quoted_text(picture.caption)}
+    return Prompt(index, picture.caption, {name: value for name, value in metadata.items() if value is not None})
+
+
+def table(prepared: Prepared) -> str:
+    """What was found, for the terminal: rows by kind of fault, sizes, captions by split."""
+    found, inspected = prepared.found, prepared.inspected
+    lines = [
+        f"data        {prepared.settings.path}: {found.form}, fingerprint {found.fingerprint}",
+        f"rows        {found.rows:,}: {found.kept:,} can be used, {len(inspected.left_out):,} left out "
+        f"({inspected.share_left_out:.1%}; {prepared.settings.allow_broken:.1%} allowed)",
+    ]
+    for kind in KINDS:
+        rows = [row for row in inspected.left_out if row.kind == kind]
+        if rows:
+            lines.append(f"  {kind:<20}{len(rows):>8,}   {_example(rows[0].place, rows[0].name, rows[0].detail)}")
+    if inspected.left_out:
+        lines.append(f"  all of them in {inspected.folder / LEFT_OUT}")
+    size = f"{found.resolution} x {found.resolution}" if found.buckets is None else "in aspect buckets"
+    lines += [f"pictures    {size}: {_brought_to_size(inspected, found.buckets is None)}", *_buckets(prepared)]
+    lines.append(
+        "captions    " + ", ".join(f"{count:,} {name.replace('_', '-')}" for name, count in found.captions.items())
+    )
+    chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored:,}" if found.selected_by else ""
+    lines.append(f"training    {found.training:,} pictures{chosen}")
+    return "\n".join(lines)
+
+
+def _example(place: str, name: str, detail: str) -> str:
+    text = " ".join(filter(None, [place, name, detail])).replace("\n", " ")
+    return text if len(text) <= 67 else f"{text[:66]}…"
+
+
+def _brought_to_size(inspected: Inspected, is_square: bool) -> str:
+    """How the pictures were brought to size."""
+    crops = [picture.crop for picture in inspected.kept]
+    cut = [crop.kept for crop in crops if crop.kept < 1]
+    parts = [
+        f"{sum(crop.taken_width > crop.to_width for crop in crops):,} reduced",
+        f"{sum(crop.taken_width < crop.to_width for crop in crops):,} enlarged",
+        f"{len(cut):,} cut to their middle{' square' if is_square else ''}"
+        + (f" ({np.mean(cut):.0%} kept)" if cut else ""),
+    ]
+    on_white = sum(crop.on_white for crop in crops)
+    parts += [f"{on_white:,} transparent ones laid on white"] if on_white else []
+    parts += [f"{inspected.other_buckets:,} listed for another bucket"] if inspected.other_buckets else []
+    return ", ".join(parts)
+
+
+def _buckets(prepared: Prepared) -> list[str]:
+    """How many pictures each aspect bucket has, and which were given up; nothing where there are none."""
+    found, kept, settings = prepared.found, prepared.inspected.kept, prepared.settings
+    if found.buckets is None:
+        return []
+    crops = [picture.crop for picture in kept]
+    own = Counter(nearest([(crop.width, crop.height) for crop in crops], prepared.sizes))
+    there = Counter(crop.to for crop in crops)
+    lines = []
+    for size in prepared.sizes:
+        text = f"{there[size]:,} pictures, {found.buckets[shown(size)]:,} of them to train on"
+        if not there[size]:
+            text = (
+                f"given up: its {own[size]:,} pictures, fewer than {settings.bucket_pictures}, go to the nearest left"
+            )
+        lines.append(f"  {f'{size[0]} x {size[1]}':<12}{text}")
+    return lines
+
+
+def needed(settings: Data | None) -> Data:
+    """The settings, which the world of the user's pictures cannot do without."""
+    if settings is None:
+        raise ConfigError("world 'images' has no pictures: give them by --data FOLDER")
+    return settings

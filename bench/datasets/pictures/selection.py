@@ -1,0 +1,83 @@
+"""The part of a source that `bench curate` selected: names beside the data, no copies of pictures.
+
+{"schema": 1, "where": "metadata.jsonl", "columns": {...}, "scorer": "aesthetic", "version": "1",
+"checkpoint": "0123456789abcdef", "role": "filter", "rule": "score >= 6.8", "scored": 4000, "names": [...]}; `where`
+lies in the file's own folder, or is a dataset of the hub.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.api import DataError
+from bench.canonical import canonical_json
+from bench.config.pictures import Data
+from bench.files import write_whole
+from bench.paths import inside
+
+
+class Columns(BaseModel):
+    """How the source was read; where pictures lie elsewhere, a run says so again by --data.pictures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    picture_column: str | None = None
+    caption_column: str | None = None
+    tag_column: str | None = None
+    subset: str = "train"
+
+
+class Selection(BaseModel):
+    """Which pictures were selected, from what, by which scorer and which rule, among how many.
+
+    checkpoint: the hash of the scorer's weights (empty: it has none). role: what these scores serve for.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    where: str
+    on_the_hub: bool = False
+    columns: Columns
+    scorer: str
+    version: str
+    checkpoint: str = ""
+    role: Literal["filter"] = "filter"
+    rule: str
+    scored: int
+    names: tuple[str, ...] = Field(min_length=1)
+
+    def source(self, path: Path) -> str:
+        """What was selected from; `path` is the selection's own."""
+        if self.on_the_hub:
+            return self.where
+        return str(path.parent if self.where == "." else inside(path.parent, self.where))
+
+
+def read_selection(path: Path) -> Selection:
+    """What `write_selection` wrote.
+
+    Raises:
+        DataError: the file is damaged, or no selection.
+    """
+    try:
+        return Selection.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{path}: expected what `bench curate` writes: {place}: {first['msg']}: select again"
+        ) from error
+
+
+def write_selection(path: Path, selection: Selection) -> None:
+    """Store it; appears whole."""
+    write_whole(path, (canonical_json(selection.model_dump(by_alias=True), indent=1) + "\n").encode())
+
+
+def columns_of(settings: Data) -> Columns:
+    """The settings that a later reading of the same source needs."""
+    return Columns(**{name: getattr(settings, name) for name in Columns.model_fields})

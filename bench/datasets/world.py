@@ -1,0 +1,72 @@
+"""What a world gives to the harness: a base model, prompts kept apart by split, and candidates to curate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from bench.api import Prompt
+from bench.datasets.buckets import Size
+
+if TYPE_CHECKING:
+    pass
+
+
+class Pictures(Protocol):
+    """Pictures uint8 (N, H, W, 3) that need not lie in memory: an array, or files that are read when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """One picture (H, W, 3) by its number, or those of a slice or of an array of numbers (n, H, W, 3)."""
+
+
+class Bucket(NamedTuple):
+    """Those candidates, by their rising `rows`, that are trained on at one `size` (W, H); `digests` name them there."""
+
+    size: Size
+    rows: np.ndarray
+    images: Pictures
+    digests: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Captioned pictures uint8 (N, H, W, 3) from which a scorer selects the supervised data.
+
+    `selected_by` names the scorer that chose them before, among `scored` pictures; nobody where it is empty. `digests`
+    name each picture as it is prepared, where that can be told without its pixels. `buckets` hold all of them once more
+    at the sizes they are trained on; where there are none, that is the size of `images`.
+    """
+
+    images: Pictures
+    prompts: Sequence[Prompt]
+    selected_by: str = ""
+    scored: int = 0
+    digests: Sequence[str] | None = None
+    buckets: tuple[Bucket, ...] = ()
+
+
+class World(Protocol):
+    """A source of data and prompts around one base model."""
+
+    name: str
+    version: str
+    model: Path
+    categories: tuple[str, ...]
+
+    def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:
+        """`count` prompts of one of `splits.SPLITS`, or all where there are fewer; no text of one occurs in another.
+
+        `held_out` has the combinations of attributes that nothing was trained on, or captions that nothing else uses.
+        """
+
+    def candidates(self, categories: Sequence[str], count: int) -> Candidates:
+        """`count` pictures to train on, or all where there are fewer, with captions of the train split."""
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """Unit-length embeddings (B, D) float32 of pictures uint8 (B, H, W, 3), for diversity."""

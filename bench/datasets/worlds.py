@@ -1,0 +1,40 @@
+"""The worlds by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.api import ConfigError
+from bench.config.pictures import Data
+from bench.datasets.world import World
+
+if TYPE_CHECKING:
+    from bench.config.settings import Experiment
+
+
+def load_world(name: str, model: str | None = None, data: Data | None = None, resolution: int | None = None) -> World:
+    """The world of that name, around its own base model or the one given.
+
+    `data` are the pictures of `images`, `resolution` the pixels of those of `rehearsal`.
+
+    Raises:
+        ConfigError: there is no such world, or it has no such pictures.
+    """
+    if name == "scenes":
+        from bench.datasets.scenes.world import ScenesWorld
+
+        return ScenesWorld(model)
+    if name == "images":
+        from bench.datasets.images import ImagesWorld
+
+        return ImagesWorld(data, model)
+    if name == "rehearsal":
+        from bench.datasets.gradients import RehearsalWorld
+
+        return RehearsalWorld(model, resolution)
+    raise ConfigError(f"world {name!r}: expected 'scenes', 'images' or 'rehearsal'")
+
+
+def world_of(experiment: Experiment) -> World:
+    """The world of an experiment; raises as `load_world` does."""
+    return load_world(experiment.world, experiment.model, experiment.data, experiment.runtime.resolution)

@@ -1,0 +1,171 @@
+"""All cells of an experiment: tasks x methods x seeds as parallel worker processes."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import registry
+from bench.canonical import config_hash
+from bench.config.job import CellJob
+from bench.config.settings import BASE, Experiment
+from bench.distributed.launch import Place, Team
+from bench.experiments.resume import left_to_do
+from bench.experiments.workers import Display, alone, run_all
+from bench.files import remove_parts
+from bench.locks import held
+from bench.results.records.schema import ExperimentHeader, ScorerInfo, TaskInfo
+from bench.results.records.writer import read_experiment_header, write_experiment_header
+
+# Which gold scorer a proxy stands for.
+_PAIRS = {
+    "scenes-clip": "scenes-geneval",
+    "scenes-ocr-net": "scenes-ocr",
+    "scenes-aesthetic-head": "scenes-aesthetic",
+}
+# Settings that the cells of a results folder need not share, or that stand elsewhere in its header.
+_OWN = (
+    "name", "label", "question", "workers", "device", "shard", "track", "scorers", "reward_server", "reward_seconds",
+    "cache_gib", "tasks", "methods", "seeds", "train", "baseline",
+)  # fmt: skip
+
+
+def jobs(experiment: Experiment, results: Path) -> list[CellJob]:
+    """Every cell: the bases first, then methods with all tasks and seeds, seed by seed."""
+    cells = [CellJob(experiment, results, task.name, BASE, 0) for task in experiment.tasks]
+    return cells + [
+        CellJob(experiment, results, task.name, chain.label, seed)
+        for seed in experiment.seeds
+        for task in experiment.tasks
+        for chain in experiment.methods
+        if chain.label != BASE
+    ]
+
+
+def run(
+    experiment: Experiment, results: Path, workers: int, display: Display, command: str = "", *,
+    allow_mixed: bool = False, team: Team | None = None,
+) -> int:  # fmt: skip
+    """Run what is not done yet; returns the number of failed cells. `command` is what asked for it, for the report.
+
+    With a `team`, whose first process this is, all its processes train each cell together.
+
+    Raises:
+        DataError: another process holds the results folder, it cannot be written, or it belongs to another
+            configuration; or to other code, unless `allow_mixed`.
+        KeyboardInterrupt: passed on after the workers have ended, for SIGTERM too; the same command goes on from their
+            checkpoints.
+    """
+    folder = results / experiment.name
+    every = jobs(experiment, results)
+    about = {"cells": [job.name for job in every], "workers": workers}
+    with held(folder / "run.lock", about=about) as stale, _sigterm_interrupts():
+        if stale:
+            print(f"the run of {stale} ended without a word; what it left unfinished goes on")
+        remove_parts(folder)
+        todo = left_to_do(every, folder, allow_mixed=allow_mixed)
+        write_experiment_header(folder, header(experiment, folder, command if todo else ""))
+        if not todo:
+            print(f"all cells are recorded in {folder}: nothing to run; another --name runs them afresh")
+        for job in todo:
+            display.handle({"cell": job.name, "event": "queue"})
+        place = alone if team is None else lambda job: team.begin(job.name)
+        bases = [job for job in todo if job.label == BASE]
+        failed = run_all(bases, workers, display, place)
+        failed += run_all([job for job in todo if job.label != BASE], workers, display, place)
+        if team is not None:
+            team.end()
+        return failed
+
+
+def follow(experiment: Experiment, results: Path, team: Team) -> None:
+    """Train the cells that the first process of a team begins together with it; writes nothing."""
+    known = {job.name: job for job in jobs(experiment, results)}
+    with _sigterm_interrupts():
+        for name, place in team.cells():
+            run_all([known[name]], 1, _OnlyFailures(place), partial(_at, place))
+
+
+def _at(place: Place, job: CellJob) -> Place:
+    return place
+
+
+class _OnlyFailures:
+    """The display of a process that follows."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def handle(self, event: dict[str, Any]) -> None:
+        """Tell what failed here."""
+        if event["event"] == "end" and event["status"] == "failed":
+            print(f"process {self._place.rank}: {event['cell']}: {event['message']}", file=sys.stderr)
+
+
+def header(experiment: Experiment, folder: Path, command: str = "") -> ExperimentHeader:
+    """What the folder compares: what it held before, and what this run adds to it."""
+    shared = experiment.resolved() | {"evaluation": experiment.evaluation.identity()}
+    data = experiment.data
+    shared |= {"data": data.identity()} if data else {}
+    for name in (*_OWN, *(() if data else ("data",))):
+        shared.pop(name)
+    chosen_before = data.found.selected_by if data and data.found else None
+    tasks = {
+        t.name: TaskInfo(
+            primary=t.primary, reward=t.reward, filter=t.select or chosen_before, scorers=t.scorers, title=t.title,
+            margins={name: margin for name, margin in t.margins.items() if name in t.scorers},
+        )
+        for t in experiment.tasks
+    }  # fmt: skip
+    scorers = {name: _scorer_info(experiment, name) for name in _judges(experiment)}
+    methods = tuple(chain.label for chain in experiment.methods if chain.label != BASE)
+    if (folder / "experiment.json").exists():
+        old = read_experiment_header(folder)
+        tasks, scorers = {**old.tasks, **tasks}, {**old.scorers, **scorers}
+        methods = (*old.methods, *(m for m in methods if m not in old.methods))
+        command = old.command if command in old.command else f"{old.command} && {command}"
+    return ExperimentHeader(
+        name=experiment.name, label=experiment.label, question=experiment.question, config=shared,
+        config_hash=config_hash(shared), tasks=tasks, methods=methods, scorers=scorers, budget=experiment.budget,
+        baseline=experiment.baseline, trials=experiment.tuning_trials, command=command,
+    )  # fmt: skip
+
+
+def _judges(experiment: Experiment) -> list[str]:
+    """The scorers of all tasks and prompt sets, each once."""
+    judges = [name for task in experiment.tasks for name in task.scorers]
+    return list(dict.fromkeys([*judges, *experiment.evaluation.set_scorers]))
+
+
+def _scorer_info(experiment: Experiment, name: str) -> ScorerInfo:
+    reward = registry.load_reward(name)
+    margins = [task.margins[name] for task in experiment.tasks if name in task.margins]
+    return ScorerInfo(
+        gold=reward.gold, margin=margins[0] if margins else None, pair=_PAIRS.get(name),
+        higher_is_better=reward.higher_is_better, version=reward.version, source=reward.source,
+        range=(_finite(reward.range[0]), _finite(reward.range[1])),
+    )  # fmt: skip
+
+
+def _finite(bound: float) -> float | None:
+    return float(bound) if math.isfinite(bound) else None
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: workers first, then a word how to go on."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

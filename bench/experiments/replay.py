@@ -1,0 +1,156 @@
+"""`bench replay`: the update of a failed cell that met NaN or infinity, run again from the cell's last checkpoint.
+
+The random numbers are the same, so the update is the same to the last bit, unless code or machine have changed since.
+The cell's folder is only read.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.api import DataError, NonFiniteError
+from bench.budget import Ledger
+from bench.canonical import canonical_json
+from bench.config.job import CellJob
+from bench.config.pictures import Data
+from bench.config.settings import Experiment
+from bench.datasets.base_model import base_model
+from bench.datasets.pictures.preparation import prepare
+from bench.datasets.worlds import world_of
+from bench.device import describe
+from bench.experiments.resume import cell_header
+from bench.models.policy import SD3Policy
+from bench.paths import inside
+from bench.results.records.schema import Cell, parse_event
+from bench.results.records.writer import RECORD, read_experiment_header, read_lines
+from bench.scoring.loading import load_scorers
+from bench.scoring.weighted_sum import examples
+from bench.scoring.workers.placement import Elsewhere
+from bench.tensors import load_tensors
+from bench.training import failure_dump as evidence
+from bench.training.checkpoint import Checkpoints, Saved
+from bench.training.loop import Training
+from bench.training.stage import Stage
+
+
+def replay(folder: Path, pictures: Data | None = None, server: str | None = None) -> int:
+    """Run it again and print what it finds; returns 1 where it meets the same again, 0 where it does not.
+
+    `pictures` say where those lie that the cell was trained on, where they were the user's own; `server` is where a
+    reward server is, if its scorers are there.
+
+    Raises:
+        DataError: the folder holds no cell, or none that met NaN or infinity; or its pictures are others.
+    """
+    cell, about = _cell(folder), evidence.read(folder)
+    job = _job(folder, cell, pictures)
+    job = replace(job, experiment=replace(job.experiment, reward_server=server))
+    print(f"{job.name}: update {about['update']} failed: {about['reason']}")
+    if cell_header(job, describe(job.experiment.device))["provenance"]["sources_hash"] != cell.provenance.sources_hash:
+        print("the code has changed since, so the updates before may not be the same")
+    torch.set_num_threads(job.experiment.threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / "checkpoint"
+        if (folder / "checkpoint").is_dir():
+            shutil.copytree(
+                folder / "checkpoint", copy, symlinks=True, ignore=shutil.ignore_patterns("model", "lora", ".*")
+            )
+        copy.mkdir(exist_ok=True)
+        saved, complaints = Checkpoints(copy).load()
+        begin = f"the checkpoint of update {saved.state['update']}" if saved else "the beginning"
+        print("\n".join([*complaints, f"from {begin}"]))
+        return _again(job, copy, saved, about, folder)
+
+
+def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[str, Any], folder: Path) -> int:
+    experiment = job.experiment
+    world, task = world_of(experiment), experiment.task(job.task)
+    policy = SD3Policy.of(experiment, world)
+    ledger = Ledger.from_state(saved.state["ledger"]) if saved else Ledger()
+    scorers = load_scorers(
+        {task.reward, task.select}, standard=lambda: examples(world, task), elsewhere=Elsewhere.of(experiment)
+    )
+    training = Training(job, world, policy, scorers, ledger, policy.measure_flops().forward, checkpoints)
+    try:
+        for metrics in training.updates(saved):
+            print(f"update {training.update}: " + ", ".join(f"{k} {v:.6g}" for k, v in sorted(metrics.items())))
+            if training.update >= about["update"]:
+                print("it passes now")
+                return 0
+    except NonFiniteError as error:
+        print(f"update {training.update + 1}: {error}")
+        assert training.stage is not None
+        print("\n".join(_findings(training.stage, folder)))
+        return 1
+    print(f"the budget ended after update {training.update}: it passes now")
+    return 0
+
+
+def _findings(stage: Stage, folder: Path) -> Iterator[str]:
+    """What is known of a stage whose step has just met NaN or infinity."""
+    kept = load_tensors(inside(folder, f"{evidence.FOLDER}/batch.safetensors"))
+    now = evidence.tensors(stage)
+    other = sorted(n for n in {*kept, *now} if n not in kept or n not in now or not _same(kept[n], now[n]))
+    yield f"differs from what was kept in {', '.join(other)}" if other else "the same batch as was kept, bit for bit"
+    weights = torch.cat([p.detach().flatten() for p in stage.env.optimiser.parameters])
+    finite = weights[weights.isfinite()]
+    yield (
+        f"trained weights before the update: {len(weights) - len(finite)} of {len(weights)} are not finite, "
+        f"the largest is {float(finite.abs().max()) if len(finite) else float('nan'):.4g}"
+    )
+    for name, values in stage.env.non_finite.items():
+        latest = stage.env.draw.latest
+        for place in (~values.isfinite()).nonzero().flatten().tolist():
+            sample = "" if latest is None else f", sample {latest.index[place]}, {latest.prompts[place]!r}"
+            yield f"{name}[{place}] is {float(values[place])}{sample}"
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same values, NaN in the same places included."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _cell(folder: Path) -> Cell:
+    lines, _ = read_lines(folder / RECORD)
+    first = parse_event(lines[0], f"{folder / RECORD}:1") if lines else None
+    if not isinstance(first, Cell):
+        raise DataError(f"{folder} holds no {RECORD}: expected a cell of the results, <task>/<method>/seed<k>")
+    return first
+
+
+def _job(folder: Path, cell: Cell, pictures: Data | None) -> CellJob:
+    """The job that was recorded there; the experiment's header has what the cells share."""
+    place = folder.resolve().parents[2]
+    shared = dict(read_experiment_header(place).config)
+    # Nothing is judged here, and where prompt sets lie is not recorded.
+    shared["evaluation"] = {**shared.get("evaluation", {})}
+    shared["evaluation"].pop("prompt_sets", None)
+    stages, task = cell.config.get("stages", []), cell.config["task"]
+    own = {
+        "name": cell.experiment, "tasks": [task], "seeds": [cell.seed],
+        "methods": [{"label": cell.method, "stages": stages}],
+    }  # fmt: skip
+    recorded = shared.pop("data", None)
+    experiment = Experiment.from_resolved(shared | own)
+    if experiment.world == "images":
+        experiment = replace(experiment, data=_pictures(folder, experiment, pictures, recorded))
+    return CellJob(experiment, place.parent, cell.task, cell.method, cell.seed)
+
+
+def _pictures(folder: Path, experiment: Experiment, asked: Data | None, recorded: Mapping[str, Any] | None) -> Data:
+    """The pictures that the cell was trained on, looked for where `asked` says; where they lay is not recorded."""
+    if asked is None:
+        raise DataError(f"{folder} was trained on pictures of your own: say where they lie, by --data FOLDER")
+    found = prepare(asked, base_model(experiment.model)).settings
+    if json.loads(canonical_json(found.identity())) != recorded:
+        raise DataError(f"{asked.path}: expected the pictures and settings that {folder} was trained on, got others")
+    return found

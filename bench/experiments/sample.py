@@ -1,0 +1,168 @@
+"""A grid of pictures from a checkpoint: one row for each prompt, one column for each initial noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench import rng
+from bench.api import ConfigError, DataError
+from bench.config.settings import Runtime
+from bench.datasets.world import World
+from bench.datasets.worlds import load_world
+from bench.models.policy import SD3Policy
+from bench.parsing import Problems, validate
+from bench.paths import inside
+from bench.results.records.schema import Cell, parse_event
+from bench.results.records.writer import RECORD, read_lines
+
+GUIDANCE, STEPS = 3.0, 20  # where no cell says others
+_GAP = 4  # pixels between tiles
+_CHUNK = 64
+
+
+def sample_grid(
+    checkpoint: Path | None, out: Path, *, prompts: Sequence[str] = (), prompt_file: Path | None = None,
+    world: str = "scenes", model: Path | None = None, guidance: float | None = None, steps: int | None = None,
+    seed: int = 0, samples: int = 4,
+) -> list[str]:  # fmt: skip
+    """Write a PNG to `out` and return its prompts, from the top row down.
+
+    `checkpoint` is a cell of the results, a transformer's folder, a whole pipeline's, or None for the base, which is
+    `model` or the world's own. Of a cell, base, guidance and steps are those it was evaluated with where nothing else
+    is said; of all else guidance is 3 and steps are 20. Without prompts there is one of each category. The noise
+    depends on `seed` and the prompt, not on the checkpoint.
+
+    Raises:
+        ConfigError: steps or samples below 1, a negative guidance scale, or an output that is no PNG.
+        DataError: the checkpoint or the file of prompts is missing, or holds none.
+    """
+    cell = _cell_config(checkpoint) if checkpoint is not None else {}
+    evaluated = cell.get("evaluation", {})
+    guidance = float(evaluated.get("guidance", GUIDANCE)) if guidance is None else guidance
+    steps = int(evaluated.get("steps", STEPS)) if steps is None else steps
+    if steps < 1 or samples < 1 or guidance < 0:
+        raise ConfigError(
+            "expected at least 1 step and 1 sample and a guidance scale of at least 0, "
+            f"got {steps}, {samples} and {guidance}"
+        )
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out}: expected a name that ends with .png")
+    if checkpoint is not None and (checkpoint / "model_index.json").is_file():
+        checkpoint, model = None, checkpoint
+    place = load_world(world, str(model) if model else cell.get("model"))
+    texts = [*prompts, *(_lines(prompt_file) if prompt_file else ())] or _examples(place)
+    policy = load_checkpoint(place, checkpoint)
+    rows = [_row(policy, text, guidance=guidance, steps=steps, seed=seed, samples=samples) for text in texts]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(tile(np.stack(rows))).save(out)
+    return texts
+
+
+def load_checkpoint(world: World, checkpoint: Path | None) -> SD3Policy:
+    """The world's base with the weights of a checkpoint; a cell of the results or a transformer's folder.
+
+    Raises:
+        DataError: there are no weights in that folder, they are no safetensors, lie behind a link or elsewhere, or are
+            of another shape than the base's.
+    """
+    if checkpoint is None:
+        return SD3Policy.load(world.model)
+    places = [inside(checkpoint, "checkpoint/model"), inside(checkpoint, "model"), checkpoint]
+    folder = next((place for place in places if (place / "config.json").is_file()), None)
+    if folder is None:
+        raise DataError(
+            f"{checkpoint} holds no weights: expected a cell of the results with its checkpoint/model, or a checkpoint "
+            "folder (checkpoints are not committed: run the experiment to make them)"
+        )
+    _refuse_ways_out(folder)
+    runtime, kind = _as_trained(checkpoint)
+    policy = SD3Policy.load(world.model, runtime=runtime, weights=kind)
+    try:
+        weights = type(policy.transformer).from_pretrained(folder, use_safetensors=True).state_dict()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: expected a config.json with safetensors weights beside it: {error}") from error
+    try:
+        policy.transformer.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DataError(f"{folder}: these weights do not fit the base in {world.model}: {error}") from error
+    return policy
+
+
+def _as_trained(checkpoint: Path) -> tuple[Runtime, str]:
+    """How the base of a cell was loaded, picture size and text length with it; the defaults for what is no cell.
+
+    The result's weights are float32, and compiling takes longer than a few pictures.
+    """
+    config = _cell_config(checkpoint)
+    problems = Problems()
+    runtime = validate(Runtime, config.get("runtime", {}), "runtime", problems)
+    problems.raise_if_any(f"{checkpoint / RECORD}")
+    assert runtime is not None
+    as_result = dataclasses.replace(runtime, denoiser_weights="float32", compile=False)
+    return as_result, config.get("weights", "stored")
+
+
+def _cell_config(folder: Path) -> dict[str, Any]:
+    """What a cell of the results was made with; empty for what is no cell."""
+    lines, _ = read_lines(inside(folder, RECORD))
+    first = parse_event(lines[0], f"{folder / RECORD}:1") if lines else None
+    return dict(first.config) if isinstance(first, Cell) else {}
+
+
+def _refuse_ways_out(folder: Path) -> None:
+    """Make sure that all of a checkpoint lies in its folder: no links, and no parts elsewhere in an index of parts."""
+    for path in folder.iterdir():
+        inside(folder, path.name)
+    for path in folder.glob("*.index.json"):
+        try:
+            parts = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: expected an index of safetensors files: the file is damaged ({error})") from error
+        for part in parts:
+            inside(folder, str(part))
+
+
+def tile(pictures: np.ndarray) -> np.ndarray:
+    """Pictures uint8 (rows, columns, H, W, 3) as one, with white gaps between them."""
+    rows, columns, height, width, channels = pictures.shape
+    sheet = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, channels), 255, np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * (height + _GAP), column * (width + _GAP)
+            sheet[top : top + height, left : left + width] = pictures[row, column]
+    return sheet
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise DataError(f"cannot read the prompts in {path}: {error.strerror}") from error
+    found = [line for line in lines if line]
+    if not found:
+        raise DataError(f"{path} holds no prompts: expected one in each line")
+    return found
+
+
+def _examples(world: World) -> list[str]:
+    return [world.prompts("report", [category], 1)[0].text for category in world.categories]
+
+
+@torch.no_grad()
+def _row(policy: SD3Policy, text: str, *, guidance: float, steps: int, seed: int, samples: int) -> np.ndarray:
+    """`samples` pictures of one prompt, uint8 (samples, H, W, 3)."""
+    pictures = []
+    for start in range(0, samples, _CHUNK):
+        index = range(start, min(start + _CHUNK, samples))
+        z1 = torch.from_numpy(rng.normal(seed, f"sample/{text}", index, policy.latent_shape)).to(policy.device)
+        z0 = policy.sample(z1, policy.encode([text] * len(index)), steps=steps, guidance=guidance)
+        pictures.append(policy.decode(z0))
+    return np.concatenate(pictures)

@@ -1,0 +1,87 @@
+"""FLOPs of the passes that a budget is charged for, counted on a copy of the model."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.models import kernels
+from bench.models.conditioning import TextCondition
+
+
+@dataclass(frozen=True)
+class PassFlops:
+    """Measured FLOPs of one sample: denoiser forward, its backward to all trained weights, the same where gradient goes
+    on into the state, the reference's forward (without adapters), VAE decoding."""
+
+    forward: float
+    backward: float
+    backward_through: float
+    reference: float
+    decode: float
+
+    def times(self, factor: int) -> PassFlops:
+        """Those of so many samples."""
+        return PassFlops(*(factor * flops for flops in astuple(self)))
+
+
+def count(
+    transformer: Any, vae: Any, latent: tuple[int, ...], cond: TextCondition, device: str | None = None
+) -> PassFlops:
+    """The FLOPs of one sample, with the trained weights as they are set up now.
+
+    `latent` is (C, h, w); `cond` one row of text embeddings. What gradient checkpointing computes again is not counted:
+    it saves memory and is no part of a method. `device`: `cpu` runs the passes, as for models that lie there; `meta`
+    only looks at shapes, as for all others: small models are run in less time, large ones take no memory.
+    """
+    device = device or ("cpu" if transformer.device.type == "cpu" else "meta")
+    denoiser, decoder = _stand_in(transformer, device), _stand_in(vae, device)
+    denoiser.disable_gradient_checkpointing()
+    kernels.choose_attention(denoiser, "auto")
+    x, inputs = torch.zeros(1, *latent, device=device), cond.to(device)
+
+    def velocity(x: Tensor) -> Tensor:
+        return denoiser(
+            hidden_states=x, timestep=torch.zeros(1, device=device), encoder_hidden_states=inputs.embeds,
+            pooled_projections=inputs.pooled, return_dict=False,
+        )[0]  # fmt: skip
+
+    # Not every fused attention kernel is in torch's table of FLOPs; the plain one is.
+    with sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as forward, torch.enable_grad():
+            v = velocity(x)
+        backward = _backward(v) if v.requires_grad else 0
+        with torch.enable_grad():
+            through = _backward(velocity(x.clone().requires_grad_()))
+        reference = forward
+        if getattr(denoiser, "_hf_peft_config_loaded", False):
+            denoiser.disable_adapters()
+            with FlopCounterMode(display=False) as reference, torch.no_grad():
+                velocity(x)
+        with FlopCounterMode(display=False) as decode, torch.no_grad():
+            decoder.decode(x)
+    counts = (forward.get_total_flops(), backward, through, reference.get_total_flops(), decode.get_total_flops())
+    return PassFlops(*map(float, counts))
+
+
+def _backward(v: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        v.sum().backward()
+    return counter.get_total_flops()
+
+
+def _stand_in(module: Any, device: str) -> Any:
+    """A float32 copy of the module, adapters and all; on the device `meta` its weights have shapes but no values."""
+    memo: dict[int, object] = {}
+    if device == "meta":
+        for p in module.parameters():
+            memo[id(p)] = torch.nn.Parameter(torch.empty_like(p, device=device), requires_grad=p.requires_grad)
+        for b in module.buffers():
+            memo[id(b)] = torch.empty_like(b, device=device)
+    return copy.deepcopy(module, memo).float()

@@ -1,0 +1,78 @@
+"""LoRA adapters of the transformer, by peft: added for a stage, kept in diffusers' format, folded into the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
+from torch import Tensor
+
+from bench.config.settings import Train
+from bench.files import appears_whole
+
+NAME = "default"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Weights of the adapters by name, float32 in main memory, and peft's configuration of them, JSON-able."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+
+
+def add(transformer: Any, train: Train, seed: int) -> None:
+    """Add fresh adapters, float32 and trainable, that change nothing yet; all other weights stay frozen.
+
+    Source: LoRA, arXiv 2106.09685; rank, alpha, targets and the Gaussian start as in Flow-GRPO, arXiv 2505.05470.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        transformer.add_adapter(
+            LoraConfig(
+                r=train.lora_rank, lora_alpha=train.lora_alpha, target_modules=list(train.lora_targets),
+                init_lora_weights="gaussian",
+            ),
+            adapter_name=NAME,
+        )  # fmt: skip
+    for parameter in transformer.parameters():
+        if parameter.requires_grad:  # peft gives them the precision of the weights beneath
+            parameter.data = parameter.data.float()
+
+
+def taken(transformer: Any) -> Adapter:
+    """A copy of the adapters as they are now."""
+    tensors = get_peft_model_state_dict(transformer, adapter_name=NAME)
+    config = dataclasses.asdict(transformer.peft_config[NAME])
+    kept = {"r": config["r"], "lora_alpha": config["lora_alpha"], "target_modules": sorted(config["target_modules"])}
+    return Adapter({name: t.detach().cpu().clone() for name, t in tensors.items()}, kept)
+
+
+def fold(transformer: Any) -> None:
+    """Add the adapters' product to the weights and remove them. In float32, where bfloat16 would lose small updates."""
+    transformer.float()
+    transformer.fuse_lora()
+    transformer.unload_lora()
+
+
+def save(adapter: Adapter, folder: Path) -> None:
+    """Write what `load_lora_weights` of diffusers' StableDiffusion3Pipeline reads, scale included.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    with appears_whole(folder) as temporary:
+        try:
+            StableDiffusion3Pipeline.save_lora_weights(
+                temporary, transformer_lora_layers=dict(adapter.tensors),
+                transformer_lora_adapter_metadata=adapter.config,
+            )  # fmt: skip
+        except SafetensorError as error:  # how it reports the operating system's refusals
+            raise OSError(str(error)) from error

@@ -1,0 +1,1 @@
+"""Conformance: small named checks that every method and every reward has to pass."""

@@ -1,0 +1,170 @@
+"""Where plugins are examined: the real environment around a small base, set up afresh for every check."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property, wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.api import Method, Prompt, Reward
+from bench.budget import Budget, Ledger
+from bench.config.settings import Stage as StageSettings
+from bench.config.settings import Train
+from bench.config.task import Task
+from bench.datasets.world import Candidates, World
+from bench.models.policy import PassFlops, SD3Policy
+from bench.preflight.conformance.check import Mismatch
+from bench.scoring.loading import load_scorers
+from bench.scoring.scorer import Scorer
+from bench.training.stage import Stage
+
+BATCH = 4
+LORA_RANK = 2
+UPDATES = 3  # more than one, because a KL term has no gradient and a ratio no clipping before the first
+_REWARD = "scenes-aesthetic-head"  # has a network, which the ledger must charge, and gives no two pictures one score
+_TASK = Task(
+    name="conformance", primary=_REWARD, scorers=(_REWARD,), reward=_REWARD, top_share=1.0, candidates=32,
+    train_prompts=32,
+)  # fmt: skip
+
+
+class _Base(SD3Policy):
+    """Counts its FLOPs once with adapters and once without: counting takes longer than a step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._passes: dict[tuple[bool, tuple[int, ...] | None], PassFlops] = {}
+
+    def measure_flops(self, latent: tuple[int, ...] | None = None) -> PassFlops:
+        """As `SD3Policy` does; from the second call on what the first one found."""
+        key = self._lora, latent
+        if key not in self._passes:
+            self._passes[key] = super().measure_flops(latent)
+        return self._passes[key]
+
+
+class _Remembering:
+    """A world that draws once what every stage asks for again."""
+
+    def __init__(self, world: World) -> None:
+        self.name, self.version, self.model, self.categories = world.name, world.version, world.model, world.categories
+        self.embed = world.embed
+        self._prompts, self._candidates = cache(world.prompts), cache(world.candidates)
+
+    def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:
+        """As the world's."""
+        return list(self._prompts(split, tuple(categories), count))
+
+    def candidates(self, categories: Sequence[str], count: int) -> Candidates:
+        """As the world's."""
+        return self._candidates(tuple(categories), count)
+
+
+class Laboratory:
+    """A world with its base model, loaded once; every stage begins from the same weights."""
+
+    def __init__(self, world: World) -> None:
+        self.world: World = _Remembering(world)
+
+    @cached_property
+    def policy(self) -> SD3Policy:
+        """The base model."""
+        policy = _Base.load(self.world.model)
+        policy.transformer.requires_grad_(True)  # as in every stage
+        policy.measure_flops()
+        return policy
+
+    @cached_property
+    def frozen_parts(self) -> dict[str, torch.nn.Module]:
+        """What no method may change, by name."""
+        names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+        parts = {name: getattr(self.policy.pipeline, name) for name in names}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @cached_property
+    def _initial(self) -> list[tuple[torch.nn.Module, dict[str, Tensor]]]:
+        modules = [self.policy.transformer, *self.frozen_parts.values()]
+        return [(module, {name: t.clone() for name, t in module.state_dict().items()}) for module in modules]
+
+    @cached_property
+    def _scorers(self) -> dict[str, Scorer]:
+        return load_scorers({_REWARD})
+
+    def stage(self, method: type[Method], options: Mapping[str, Any], train: Train) -> Stage:
+        """A method with these settings on the base as it was loaded; ends the use of every stage before.
+
+        Raises:
+            ConfigError: the method has no such settings.
+        """
+        source = f"{method.__module__}:{method.__qualname__}"
+        settings = StageSettings(name=method.name, source=source, config=dict(options), train=train)
+        initial = self._initial
+        self.policy.merge()
+        for module, state in initial:
+            module.load_state_dict(state)
+        return Stage.enter(
+            settings, Budget(1e12, "cost"), 0.0, self.policy, self.world, _TASK, self._scorers, Ledger(),
+            self.policy.measure_flops().forward,
+            seed=0, number=0, entry=Path(os.devnull),  # only later stages of a chain use it
+        )  # fmt: skip
+
+
+class MethodSubject:
+    """A method under examination."""
+
+    def __init__(
+        self, method: type[Method], laboratory: Laboratory, adaptations: tuple[str, ...] = ("full", "lora")
+    ) -> None:
+        self.method = method
+        self.laboratory = laboratory
+        self.adaptations = adaptations
+
+    def stage(self, options: Mapping[str, Any] | None = None, **train: Any) -> Stage:
+        """The method with its `small` settings, changed by `options`, by the first of the adaptations."""
+        shared = {"batch_size": BATCH, "micro_batch": BATCH, "adaptation": self.adaptations[0], "lora_rank": LORA_RANK}
+        settings = Train(**{**shared, **train})
+        return self.laboratory.stage(self.method, {**self.method.small, **(options or {})}, settings)
+
+
+def for_each_adaptation(check: Callable[[MethodSubject], None]) -> Callable[[MethodSubject], None]:
+    """A check on training of all weights, and again on low-rank adapters."""
+
+    @wraps(check)
+    def each(subject: MethodSubject) -> None:
+        for adaptation in subject.adaptations:
+            try:
+                check(MethodSubject(subject.method, subject.laboratory, (adaptation,)))
+            except Mismatch as mismatch:
+                if adaptation == "full":
+                    raise
+                raise Mismatch(f"with --train.adaptation {adaptation}, {mismatch.expected}", mismatch.came) from None
+
+    return each
+
+
+class RewardSubject:
+    """A reward under examination, with pictures of the world that it can judge."""
+
+    def __init__(self, reward: Reward, laboratory: Laboratory) -> None:
+        self.reward = reward
+        self.reward.load()
+        self.laboratory = laboratory
+
+    @cached_property
+    def pictures(self) -> Candidates:
+        """Eight pictures uint8 (8, H, W, 3) with prompts to which the reward applies; fewer where there are no more.
+
+        Where it applies to none of the world's, with the examples that it declares.
+        """
+        some = self.laboratory.world.candidates(self.laboratory.world.categories, 128)
+        if self.reward.examples and not any(self.reward.applies(prompt.metadata) for prompt in some.prompts):
+            texts = itertools.islice(itertools.cycle(self.reward.examples), 8)
+            return Candidates(some.images[:8], [Prompt(i, text, dict(about)) for i, (text, about) in enumerate(texts)])
+        rows = [i for i, prompt in enumerate(some.prompts) if self.reward.applies(prompt.metadata)][:8]
+        return Candidates(some.images[rows], [some.prompts[i] for i in rows])

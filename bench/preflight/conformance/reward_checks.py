@@ -1,0 +1,113 @@
+"""The checks of a reward: a picture's score depends on the picture, its prompt and its metadata alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.api import Prompt
+from bench.preflight.conformance.check import Mismatch, Suite
+from bench.preflight.conformance.fixtures import RewardSubject
+from bench.scoring.trl import reward_function
+
+SUITE = Suite[RewardSubject]()
+
+# Of the declared range, or of the largest score where there are no bounds: a network rounds otherwise in other batches
+TOLERANCE = 1e-5
+
+
+@SUITE.check("batch-equals-singles", "a score that depends on its neighbours ranks methods by how they were batched")
+def batch_equals_singles(subject: RewardSubject) -> None:
+    """The scores of a batch are those of its pictures one by one."""
+    images, prompts = _pictures(subject)
+    singles = [_scores(subject, images[i : i + 1], prompts[i : i + 1]).reshape(-1) for i in range(len(images))]
+    _require_equal(subject, _scores(subject, images, prompts), np.concatenate(singles), "the scores of its pictures")
+
+
+@SUITE.check("order", "scores handed to the wrong pictures train on noise, and nothing in the curves says so")
+def order(subject: RewardSubject) -> None:
+    """A batch in reverse gives the scores in reverse."""
+    images, prompts = _pictures(subject)
+    back = _scores(subject, images[::-1], prompts[::-1])
+    _require_equal(subject, _scores(subject, images, prompts), back[::-1], "the same scores in any order")
+
+
+@SUITE.check("single-picture", "a squeezed array of one score is a number, and the last batch of an epoch fails")
+def single_picture(subject: RewardSubject) -> None:
+    """One picture gives an array (1,)."""
+    images, prompts = _pictures(subject)
+    shape = _scores(subject, images[:1], prompts[:1]).shape
+    if shape != (1,):
+        raise Mismatch("an array of shape (1,) for one picture", f"shape {shape}")
+
+
+@SUITE.check("range", "a score out of its range is a broken reward, and margins are meant within the range")
+def declared_range(subject: RewardSubject) -> None:
+    """Scores of the world's pictures, of black, white and noise lie within the declared range and are numbers."""
+    images, prompts = _pictures(subject)
+    noise = np.random.Generator(np.random.Philox(0)).integers(0, 256, images.shape, np.uint8)
+    low, high = subject.reward.range
+    for name, some in {"pictures": images, "black": images * 0, "white": images * 0 + 255, "noise": noise}.items():
+        scores = _scores(subject, some, prompts)
+        if not ((scores >= low) & (scores <= high)).all():
+            raise Mismatch(f"scores from {low:g} to {high:g}", f"{scores.min():g} to {scores.max():g} ({name})")
+
+
+@SUITE.check("pictures-unchanged", "a scorer that normalises in place hands other pictures to the next scorer")
+def pictures_unchanged(subject: RewardSubject) -> None:
+    """The pictures are the same after scoring."""
+    images, prompts = _pictures(subject)
+    before = images.copy()
+    subject.reward(images, [p.text for p in prompts], [p.metadata for p in prompts])
+    if not np.array_equal(images, before):
+        raise Mismatch("pictures as they were before scoring", f"{int((images != before).sum())} other values")
+
+
+@SUITE.check("repeatable", "a score with chance or memory in it cannot be compared between methods")
+def repeatable(subject: RewardSubject) -> None:
+    """The same pictures score the same again, to the last bit."""
+    images, prompts = _pictures(subject)
+    first, second = _scores(subject, images, prompts), _scores(subject, images, prompts)
+    if not np.array_equal(first, second, equal_nan=True):
+        raise Mismatch("the same scores of the same pictures", f"a difference of {np.abs(first - second).max():.2g}")
+
+
+@SUITE.check("trl", "a reward that only one trainer can call is written again for the next, and differs")
+def trl_convention(subject: RewardSubject) -> None:
+    """Called as trl calls its reward functions, it gives a list of the same scores."""
+    images, prompts = _pictures(subject)
+    names = {name for prompt in prompts for name in prompt.metadata}
+    columns = {name: [prompt.metadata.get(name) for prompt in prompts] for name in sorted(names)}
+    given = reward_function(subject.reward)(
+        prompts=[prompt.text for prompt in prompts], completions=list(images),
+        completion_ids=[[0]] * len(prompts), trainer_state=None, log_metric=print, **columns,
+    )  # fmt: skip
+    if not all(isinstance(score, float) for score in given):
+        raise Mismatch("a number for every prompt that the reward applies to", f"{given}")
+    scores = _scores(subject, images, prompts) * (1 if subject.reward.higher_is_better else -1)
+    _require_equal(subject, np.array(given), scores, "the scores of a direct call")
+
+
+def _pictures(subject: RewardSubject) -> tuple[np.ndarray, Sequence[Prompt]]:
+    found = subject.pictures
+    if len(found.prompts) < 2:
+        raise Mismatch(
+            "a prompt of the world that the reward applies to", f"{len(found.prompts)} of 128: look at `applies`"
+        )
+    return np.array(found.images), found.prompts
+
+
+def _scores(subject: RewardSubject, images: np.ndarray, prompts: Sequence[Prompt]) -> np.ndarray:
+    texts, metadata = [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts]
+    return np.asarray(subject.reward(images.copy(), texts, metadata))
+
+
+def _require_equal(subject: RewardSubject, scores: np.ndarray, others: np.ndarray, what: str) -> None:
+    if scores.shape != others.shape:
+        raise Mismatch(f"{what}, as many", f"shapes {scores.shape} and {others.shape}")
+    low, high = subject.reward.range
+    width = high - low if np.isfinite(high - low) else max(1.0, float(np.nanmax(np.abs(scores), initial=0.0)))
+    tolerance = TOLERANCE * width
+    if not np.allclose(scores, others, rtol=0, atol=tolerance, equal_nan=True):
+        raise Mismatch(f"{what}, to {tolerance:.1g}", f"a difference of {np.abs(scores - others).max():.2g}")

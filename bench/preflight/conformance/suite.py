@@ -1,0 +1,56 @@
+"""All checks, and how a plugin is examined by those that concern it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.api import Method, Needs, Reward
+from bench.datasets.world import World
+from bench.datasets.worlds import load_world
+from bench.preflight.conformance import method_checks, mixture, reward_checks, state_checks
+from bench.preflight.conformance.check import Check, Outcome, run
+from bench.preflight.conformance.fixtures import Laboratory, MethodSubject, RewardSubject
+from bench.registry import load_plugin
+
+METHOD_CHECKS: tuple[Check[Any], ...] = (
+    *method_checks.SUITE.checks, *state_checks.SUITE.checks, *mixture.SUITE.checks
+)  # fmt: skip
+REWARD_CHECKS: tuple[Check[Any], ...] = tuple(reward_checks.SUITE.checks)
+
+
+def checks_of(plugin: type[Method] | type[Reward]) -> tuple[Check[Any], ...]:
+    """The checks that a method or a reward goes through, in order."""
+    return METHOD_CHECKS if issubclass(plugin, Method) else REWARD_CHECKS
+
+
+def examine(
+    plugin: type[Method] | type[Reward], laboratory: Laboratory, reward: Reward | None = None
+) -> Iterator[Outcome]:
+    """The outcome of every check of a method or a reward, one by one as they come.
+
+    `reward` stands for the reward's class, where its scores come from elsewhere.
+
+    Raises:
+        PluginError: the plugin declares that it fails a check that does not exist.
+        BenchError: a reward cannot be loaded.
+    """
+    checks, excused = checks_of(plugin), plugin.expected_failures
+    if issubclass(plugin, Method):
+        return run(checks, MethodSubject(plugin, laboratory), plugin.needs, excused)
+    return run(checks, RewardSubject(reward or plugin(), laboratory), Needs(), excused)
+
+
+def assert_conforms(plugin: str | type[Method] | type[Reward], world: World | None = None) -> None:
+    """Run all checks of a method or a reward, by name, file or class; the embedded world is the default.
+
+    Raises:
+        AssertionError: checks failed that the plugin does not declare in `expected_failures`; the message lists them.
+        ConfigError, PluginError: there is no such plugin, or it breaks the contract of `bench.api`.
+    """
+    spec = plugin if isinstance(plugin, str) else f"{plugin.__module__}:{plugin.__qualname__}"
+    cls = load_plugin(spec)
+    failed = [o for o in examine(cls, Laboratory(world or load_world("scenes"))) if o.status == "failed"]
+    lines = [f"\n- {outcome.check.name}: {outcome.detail}\n  why: {outcome.check.reason}" for outcome in failed]
+    if failed:
+        raise AssertionError(f"{cls.name} fails {len(failed)} conformance checks:{''.join(lines)}")

@@ -1,0 +1,173 @@
+"""What an experiment would run, and what it would take: each method does a few updates that are thrown away.
+
+What a method spends by update in every unit is read from the ledger of these updates; the time of evaluation follows
+from the measured rate of forward passes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.api import BudgetExhausted, DataError
+from bench.budget import UNITS, Budget, Ledger
+from bench.config.settings import BASE, Evaluation, Experiment
+from bench.preflight.forecast.throughput import DOCUMENTED_RATE
+
+if TYPE_CHECKING:
+    from bench.training.stage import Stage as TrialStage
+
+_TRIAL = Budget(1e18, "cost")
+_CANDIDATES = 256  # enough for every category, few enough to be quick
+_LONGEST = 5.0  # seconds that the trial of one method goes on, once every phase was seen
+START_SECONDS = 8.0  # imports, the model, the scorers
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of a method: its budget, and what one update and all of them spend, by unit."""
+
+    name: str
+    budget: Budget
+    by_update: dict[str, float]
+
+    @property
+    def updates(self) -> int:
+        """Whole updates that the budget holds."""
+        return int(self.budget.amount / self.by_update[self.budget.unit])
+
+    def total(self, unit: str) -> float:
+        """What all updates spend of a unit."""
+        return self.updates * self.by_update[unit]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The estimate: cells in all and done already, stages by method, evaluation, and seconds with all workers.
+
+    rate: forward passes a second of one worker; `measured` says whether it was measured here.
+    """
+
+    cells: int
+    done: int
+    stages: dict[str, tuple[StagePlan, ...]]
+    evaluation_passes: int
+    base_passes: int
+    rate: float
+    measured: bool
+
+    def cell_seconds(self, label: str) -> float:
+        """Seconds of one cell of a method, or of a base cell, start and evaluation included."""
+        passes = self.base_passes if label == BASE else self.evaluation_passes
+        return START_SECONDS + passes / self.rate + sum(s.total("seconds") for s in self.stages.get(label, ()))
+
+
+def evaluation_passes(settings: Evaluation, *, base: bool = False) -> int:
+    """Forward passes of all evaluations of one cell; guidance other than 1 takes two a step."""
+
+    def passes(prompts: int, steps: int, guidance: float) -> int:
+        return prompts * steps * (1 if guidance == 1 else 2)
+
+    before_end = 0 if base else len(settings.milestones) - 1
+    prompts = settings.final_prompts + settings.held_out_prompts + settings.pictures
+    prompts += before_end * settings.milestone_prompts + settings.diversity_prompts * settings.diversity_samples
+    prompts += sum(one.found.chosen * one.samples for one in settings.prompt_sets.values() if one.found)
+    total = passes(prompts, settings.steps, settings.guidance)
+    for guidance in settings.grid_guidance:
+        total += sum(passes(settings.grid_prompts, steps, guidance) for steps in settings.grid_steps)
+    # the fixed states, and paths from an eighth of them, by the model and by the base
+    return total + (before_end + 1) * settings.drift_states * 4
+
+
+def counted(experiment: Experiment, results: Path) -> Plan:
+    """The cells, and those that are done; no method is measured."""
+    from bench.experiments import grid
+    from bench.results.records.writer import cell_status
+
+    jobs = grid.jobs(experiment, results)
+    return Plan(
+        cells=len(jobs),
+        done=sum(cell_status(job.folder) == "done" for job in jobs),
+        stages={},
+        evaluation_passes=evaluation_passes(experiment.evaluation),
+        base_passes=evaluation_passes(experiment.evaluation, base=True),
+        rate=DOCUMENTED_RATE,
+        measured=False,
+    )
+
+
+def estimate(experiment: Experiment, results: Path) -> Plan:
+    """Measure each method for a few updates, and put the whole together.
+
+    Raises:
+        ConfigError, PluginError: a method or reward cannot be set up.
+    """
+    plan = counted(experiment, results)
+    try:
+        rate, stages = _measure(experiment)
+    except DataError as error:
+        print(f"nothing can be measured here, so only cells are counted: {error}")
+        return plan
+    return dataclasses.replace(plan, rate=rate, stages=stages, measured=True)
+
+
+def _measure(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, ...]]]:
+    from bench.datasets.worlds import world_of
+    from bench.models.policy import SD3Policy
+    from bench.preflight.forecast.throughput import forward_rate, threads
+
+    world = world_of(experiment)
+    with threads(experiment.threads):
+        rate = forward_rate(SD3Policy.of(experiment, world), experiment.evaluation.batch_size)
+        stages = {chain.label: _try_out(experiment, chain.label) for chain in experiment.methods if chain.label != BASE}
+    return rate, stages
+
+
+def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
+    """A few updates of every stage of a method on the first task, on a model that is thrown away."""
+    from bench.datasets.worlds import world_of
+    from bench.models.policy import SD3Policy
+    from bench.scoring.loading import load_scorers
+    from bench.scoring.weighted_sum import examples
+    from bench.scoring.workers.placement import Elsewhere
+    from bench.training.stage import Stage
+
+    task = dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
+    world = world_of(experiment)
+    scorers = load_scorers(
+        {task.reward, task.select}, standard=lambda: examples(world, task), elsewhere=Elsewhere.of(experiment)
+    )
+    plans = []
+    for settings, budget in zip(experiment.stages(label), experiment.budgets(label), strict=True):
+        policy, ledger = SD3Policy.of(experiment, world), Ledger()
+        unit = policy.measure_flops().forward
+        with tempfile.TemporaryDirectory() as folder:
+            stage = Stage.enter(
+                settings, _TRIAL, 0.0, policy, world, task, scorers, ledger, unit,
+                seed=0, number=0, entry=Path(folder) / "entry.safetensors",
+            )  # fmt: skip
+            plans.append(StagePlan(settings.name, budget, by_update(stage, ledger)))
+    return tuple(plans)
+
+
+def by_update(stage: TrialStage, ledger: Ledger) -> dict[str, float]:
+    """What one update of a fresh stage spends in every unit, rollouts shared out over the updates that they serve."""
+    start, steps = time.perf_counter(), 0
+    while True:
+        try:
+            stage.advance()
+        except BudgetExhausted as error:  # no real budget is that small
+            raise AssertionError(f"the trial's budget is too small: {error}") from error
+        steps += 1
+        rollouts = stage.env.rollouts
+        if rollouts is not None:
+            if rollouts.used >= rollouts.updates:
+                break
+        elif steps >= 2 or time.perf_counter() - start > _LONGEST:
+            break
+    seconds = time.perf_counter() - start
+    return {unit: (seconds if unit == "seconds" else ledger.spent(unit)) / steps for unit in UNITS}

@@ -1,0 +1,126 @@
+"""What one update of a method spends: its own code runs, around a model of one weight charged as the real one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import flow
+from bench.api import Prompt
+from bench.budget import Budget, Ledger, Limit
+from bench.config.settings import Stage as StageSettings
+from bench.config.settings import Train
+from bench.datasets.dataset import Dataset
+from bench.datasets.gradients import Brightness
+from bench.models.conditioning import TextCondition
+from bench.models.flops import PassFlops
+from bench.preflight.forecast.plan import by_update
+from bench.preflight.forecast.shapes import Shapes
+from bench.scoring.scorer import Scorer
+from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
+from bench.training.optimizer import Optimiser
+from bench.training.stage import Stage
+
+_LATENT = (1, 1, 3)  # picks out tensors of latents among a method's rollouts by their shape
+_ENDLESS = Budget(1e18, "cost")
+_ALL_AT_ONCE = 2**30  # what a method spends does not depend on micro-batches: `bench check` sees to it
+
+
+class OneWeight:
+    """Implements `bench.models.policy.Policy`: the velocity is a weight times the state."""
+
+    def __init__(self, shift: float) -> None:
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.latent_shape: tuple[int, ...] = _LATENT
+        self.device = torch.device("cpu")
+        self.shift = shift
+
+    def velocity(self, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
+        """weight * x (B, *S)."""
+        return self.weight * x
+
+    def encode(self, prompts: Sequence[str]) -> TextCondition:
+        """Conditioning without contents."""
+        return TextCondition(torch.zeros(len(prompts), 1, 1), torch.zeros(len(prompts), 1))
+
+    def null(self, cond: TextCondition) -> TextCondition:
+        """The same."""
+        return cond
+
+    def sigmas(self, steps: int) -> Tensor:
+        """The sampling schedule (steps + 1,)."""
+        return flow.sigma_schedule(steps, self.shift)
+
+    def decode(self, z0: Tensor) -> np.ndarray:
+        """Pictures uint8 (B, 1, 1, 3), whose brightness is that of the latent."""
+        return (z0.permute(0, 2, 3, 1) * 32 + 128).clamp(0, 255).to(torch.uint8).numpy()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing that has to stay as it is."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Of one update: amounts by unit but `seconds`, FLOPs that a card computes for it, and bytes of kept rollouts.
+
+    The computed FLOPs are the charged ones and those of gradient checkpointing, which is not charged.
+    """
+
+    by_update: dict[str, float]
+    computed: float
+    rollouts: float
+
+
+def spending(settings: StageSettings, shapes: Shapes, passes: PassFlops) -> Spending:
+    """What an update of a stage spends on the model; passes of the reward are left out.
+
+    Raises:
+        BenchError: the method fails.
+    """
+    ledger = Ledger()
+    stage = _stage(settings, shapes, passes, ledger)
+    spent = by_update(stage, ledger)
+    again = 0.0
+    if settings.train.gradient_checkpointing:
+        backward = ledger.backward * passes.reference / passes.backward  # passes with gradient, of one sample
+        again = backward * passes.forward * spent["updates"] / max(ledger.updates, 1)
+    return Spending(spent, spent["flops"] + again, _rollout_bytes(stage, shapes))
+
+
+def _stage(settings: StageSettings, shapes: Shapes, passes: PassFlops, ledger: Ledger) -> Stage:
+    method, train, policy = settings.build(), settings.train, OneWeight(shapes.shift)
+    limit = Limit(_ENDLESS, ledger)
+    reward = Scorer(Brightness()) if method.needs.reward else None
+    draw = SampleDraw(
+        policy, ledger, limit, _pictures(train) if method.needs.data else None,
+        [Prompt(i, f"prompt {i}", {}) for i in range(4096)] if method.needs.reward else [],
+        seed=0, batch_size=train.batch_size, micro_batch=_ALL_AT_ONCE, caption_dropout=train.caption_dropout,
+    )  # fmt: skip
+    reference = OneWeight(shapes.shift) if method.needs.reference else None
+    model = MeteredModel(policy, reference, ledger, limit, passes, passes.reference)
+    optimiser = Optimiser([policy.weight], train)
+    env = TrainingEnv(draw, model, optimiser, reward, ledger, limit, train.batch_size, _ALL_AT_ONCE)
+    # Of its policy a stage asks only in checkpoints and at its end what a pipeline alone has; neither happens here.
+    return Stage(method, env, limit, policy)  # type: ignore[arg-type]
+
+
+def _pictures(train: Train) -> Dataset:
+    latents = torch.zeros(train.batch_size, *_LATENT)
+    texts = [f"picture {i}" for i in range(train.batch_size)]
+    return Dataset.in_memory(latents, torch.ones_like(latents), texts, [{}] * len(texts))
+
+
+def _rollout_bytes(stage: Stage, shapes: Shapes) -> float:
+    """Bytes that the rollouts of one phase would have with the real model's latents and texts."""
+    rollouts = stage.env.rollouts
+    if rollouts is None:
+        return 0.0
+    larger = math.prod(shapes.latent) / math.prod(_LATENT)
+    own = sum(t.nbytes * (larger if t.shape[-3:] == _LATENT else 1) for t in rollouts.tensors.values())
+    return own + len(rollouts.cond) * shapes.text_numbers * 4

@@ -1,0 +1,160 @@
+"""One look for all figures: Okabe and Ito's colours, and a marker and a dash pattern for readers without colours.
+
+Figures are bytes of PNG, the same for the same data and library versions. matplotlib is imported when one is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.results.records.schema import BASE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["UNIT_TITLES", "Look", "looks", "new_figure", "panels", "plain_axes", "short_number", "to_png"]
+
+UNIT_TITLES = {
+    "cost": "cost (forward-equivalents)",
+    "flops": "floating point operations",
+    "seconds": "training seconds",
+    "updates": "optimiser updates",
+    "images": "pictures generated in training",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and dashes of one method, in all figures."""
+
+    color: str
+    marker: str
+    dashes: Any
+
+
+# Source: Okabe and Ito, Color Universal Design (2008). Their yellow is left out: it vanishes on white.
+_KNOWN = {
+    BASE: Look("#000000", "D", (0, (1, 1))),
+    "sft": Look("#0072B2", "o", "-"),
+    "soar": Look("#D55E00", "s", (0, (6, 2))),
+    "flowgrpo": Look("#009E73", "^", (0, (3, 1, 1, 1))),
+}
+_OTHERS = (
+    Look("#CC79A7", "v", (0, (8, 2, 2, 2))),
+    Look("#E69F00", "P", (0, (2, 2))),
+    Look("#56B4E9", "X", (0, (10, 3))),
+    Look("#000000", "*", (0, (4, 1, 1, 1, 1, 1))),
+    Look("#0072B2", "<", (0, (6, 2))),
+    Look("#D55E00", ">", "-"),
+    Look("#009E73", "h", (0, (2, 2))),
+    Look("#CC79A7", "p", "-"),
+)
+
+
+def looks(methods: Iterable[str]) -> dict[str, Look]:
+    """A look for every method; well-known methods have their own, the others take what is left, in order."""
+    others = [method for method in methods if method not in _KNOWN]
+    return _KNOWN | {method: _OTHERS[number % len(_OTHERS)] for number, method in enumerate(others)}
+
+
+@contextmanager
+def new_figure(width: float, height: float) -> Iterator[Figure]:
+    """A matplotlib figure of this size in inches, with the house's settings and without any global state."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    settings: Any = {
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.parse_math": False,
+        "svg.hashsalt": "bench",
+    }
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(settings)
+        yield Figure(figsize=(width, height), dpi=110)
+
+
+@contextmanager
+def panels(
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    gap: tuple[float, float],
+    left: float,
+    top: float,
+    legend: Sequence[str] = (),
+    look: Mapping[str, Look] | None = None,
+    **shared: Any,
+) -> Iterator[tuple[Figure, np.ndarray]]:
+    """A figure and its axes (rows, columns): panels of `size` (width, height), all measures in inches.
+
+    legend: methods to name above all panels, with their looks, in as many lines as they need.
+
+    gap: between panels (horizontal, vertical); up to half an inch stays free below the last row too, for labels.
+    Fixed measures draw in half the time of matplotlib's layout engines.
+    """
+    width = left + columns * size[0] + (columns - 1) * gap[0] + 0.15
+    bottom, fitting = min(gap[1], 0.5), 1
+    if legend and look:
+        fitting = max(1, int(width / (0.75 + 0.085 * max(map(len, legend)))))
+        top += 0.05 + 0.2 * -(-len(legend) // fitting)
+    height = top + rows * size[1] + (rows - 1) * gap[1] + bottom
+    with new_figure(width, height) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False, **shared)
+        figure.subplots_adjust(
+            left=left / width,
+            right=1 - 0.15 / width,
+            top=1 - top / height,
+            bottom=bottom / height,
+            wspace=gap[0] / size[0],
+            hspace=gap[1] / size[1],
+        )
+        if legend and look:
+            _draw_legend(figure, legend, look, min(fitting, len(legend)))
+        yield figure, grid
+
+
+def to_png(figure: Figure) -> bytes:
+    """PNG bytes without a date or a version in them."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None}, facecolor="white")
+    return buffer.getvalue()
+
+
+def plain_axes(axes: Axes) -> None:
+    """A light grid behind the data, and few ticks."""
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="y", nbins=6)
+
+
+def short_number(value: float, _position: Any = None) -> str:
+    """`1500` as `1.5k`, `60000` as `60k`, 2e15 as `2e+15`: labels of an axis of amounts."""
+    if 1000 <= abs(value) < 1e6:
+        return f"{value / 1000:g}k"
+    return f"{value / 1e6:g}M" if 1e6 <= abs(value) < 1e9 else f"{value:g}"
+
+
+def _draw_legend(figure: Figure, names: Sequence[str], look: Mapping[str, Look], columns: int) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], color=look[name].color, marker=look[name].marker, linestyle=look[name].dashes, label=name, lw=1.8
+        )
+        for name in names
+    ]
+    figure.legend(handles=handles, loc="upper center", ncols=columns, frameon=False, handlelength=3.0)

@@ -1,0 +1,277 @@
+"""The append-only record of one cell (task x method x seed), and where things lie under `results/`.
+
+    results/<experiment>/experiment.json           what was compared                       `ExperimentHeader`
+    results/<experiment>/<task>/<method>/seed<k>/  one cell; the untouched model is `<task>/base/seed0`
+        record.jsonl               deterministic facts, one event a line                   `Event`
+        telemetry.jsonl            clock, host, memory: no part of the record              `Telemetry`
+        scores-<update:06d>.parquet, grid.parquet   per-sample scores                      `SCORE_COLUMNS`
+        prompts-<set>.parquet      scores on a prompt set, one row a prompt                the same
+        pictures.png               one row of tiles, the same prompts and noise for all methods
+        checkpoint/                not committed
+
+Every line is flushed and synced. A crash can tear the last line only: the writer cuts a torn line when it opens the
+record again, the reader names it. The events are typed in `schema` beside this module; `reader` reads whole experiments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel
+
+from bench.api import DataError, NonFiniteError
+from bench.canonical import canonical_json
+from bench.files import append_whole, write_whole
+from bench.paths import inside
+from bench.results.records.schema import (
+    SCORE_COLUMNS,
+    Cell,
+    End,
+    Event,
+    ExperimentHeader,
+    LedgerEntry,
+    Milestone,
+    Step,
+    Telemetry,
+    dump,
+    parse_event,
+    parse_header,
+    parse_telemetry,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "CellRecord",
+    "Status",
+    "cell_status",
+    "read_events",
+    "read_experiment_header",
+    "read_lines",
+    "read_telemetry",
+    "status_of",
+    "write_experiment_header",
+]
+
+RECORD, TELEMETRY, EXPERIMENT = "record.jsonl", "telemetry.jsonl", "experiment.json"
+Status = Literal["new", "unfinished", "done", "failed"]
+
+
+def read_lines(path: Path) -> tuple[list[str], bool]:
+    """The complete lines of a JSON-lines file, and whether a torn one follows. A missing file has no lines.
+
+    Raises DataError for what is no file (a device may never end), and for bytes that are no UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: expected a file, but it is something else: remove it")
+    try:
+        whole, _, rest = path.read_bytes().rpartition(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return [], False
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        return ([] if not whole else whole.decode().split("\n")), bool(rest)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}): the file is damaged") from error
+
+
+def cell_status(folder: Path) -> Status:
+    """`new` (no record), `unfinished` (interrupted or running), `done` or `failed`.
+
+    Only reads, so that it may be asked while a run goes on. Raises DataError where a line is not an event.
+    """
+    return status_of(read_events(folder))
+
+
+def read_events(folder: Path) -> list[Event]:
+    """The events that a cell's record holds so far; a line that is being written is left out.
+
+    Only reads, as `cell_status` does. Raises DataError where a line is not an event.
+    """
+    path = inside(folder, RECORD)
+    return [parse_event(line, f"{path}:{number}") for number, line in enumerate(read_lines(path)[0], 1)]
+
+
+def read_telemetry(folder: Path) -> list[Telemetry]:
+    """The lines of a cell's telemetry so far, as `read_events` reads its record."""
+    path = inside(folder, TELEMETRY)
+    return [parse_telemetry(line, f"{path}:{number}") for number, line in enumerate(read_lines(path)[0], 1)]
+
+
+def status_of(events: list[Event]) -> Status:
+    """As `cell_status` has it, of events that were read."""
+    if not events:
+        return "new"
+    return events[-1].status if isinstance(events[-1], End) else "unfinished"
+
+
+def read_experiment_header(folder: Path) -> ExperimentHeader:
+    """`experiment.json` of results/<experiment>; raises DataError where it is missing, damaged or newer than ours."""
+    path = inside(folder, EXPERIMENT)
+    if not path.is_file():
+        raise DataError(f"{folder} holds no {EXPERIMENT}: it is not a results folder")
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}): the file is damaged") from error
+    return parse_header(text, str(path))
+
+
+def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
+    """Store `experiment.json`; the same header may be written again.
+
+    Raises DataError where the folder already holds an experiment of another configuration.
+    """
+    if (folder / EXPERIMENT).exists():
+        held = read_experiment_header(folder)
+        if held.config_hash != header.config_hash:
+            raise DataError(
+                f"{folder} holds experiment {held.name!r} with configuration {held.config_hash}, this one has "
+                f"{header.config_hash}: give the new one another name, or remove the folder"
+            )
+    write_whole(folder / EXPERIMENT, (canonical_json(dump(header), indent=2) + "\n").encode())
+
+
+class CellRecord:
+    """Writer of one cell's folder. Opening an interrupted record cuts the line that the crash tore.
+
+    Raises DataError where the record or the telemetry is a link.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ended: bool | None = None
+        self._cut_torn_line(inside(folder, RECORD))
+        self._cut_torn_line(inside(folder, TELEMETRY))
+
+    def events(self) -> list[Event]:
+        """All events so far, in order. Raises DataError where a line is not an event."""
+        return read_events(self.folder)
+
+    def status(self) -> Status:
+        """As `cell_status` has it."""
+        return status_of(self.events())
+
+    def start(self, header: Cell | Mapping[str, Any]) -> bool:
+        """Write the first line, or check that an existing record may be continued under this header: True if so.
+
+        A failed record of another configuration or other sources gives way to a new one: what failed was mended, and
+        there is no result to lose. Raises DataError where any other record has another configuration, place or
+        sources: its numbers would mix.
+        """
+        new = header if isinstance(header, Cell) else parse_event(canonical_json({"kind": "cell", **header}), "header")
+        events = self.events()
+        if not events:
+            self._append(RECORD, new)
+            return False
+        held = events[0]
+        if not isinstance(held, Cell) or not isinstance(new, Cell):
+            raise DataError(f"{self.folder / RECORD} does not begin with a cell event")
+        for name in ("experiment", "task", "method", "seed"):
+            _same(self.folder, name, getattr(held, name), getattr(new, name))
+        mended = {
+            "config_hash": (held.config_hash, new.config_hash),
+            "sources_hash": (held.provenance.sources_hash, new.provenance.sources_hash),
+        }
+        if self.status() == "failed" and any(old != now for old, now in mended.values()):
+            write_whole(self.folder / RECORD, _line(new))
+            self.truncate(1)
+            return False
+        for name, (old, now) in mended.items():
+            _same(self.folder, name, old, now)
+        return True
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Add one event, e.g. `append("grid", file="grid.parquet")`.
+
+        Raises DataError for unknown kinds and fields, and after the end; NonFiniteError for NaN and infinities.
+        """
+        event = parse_event(canonical_json({**fields, "kind": kind}), f"event {kind!r}")
+        if self._has_ended():
+            raise DataError(f"{self.folder / RECORD} has ended: call truncate before adding {kind!r}")
+        self._append(RECORD, event)
+
+    def end_failed(self, reason: str) -> None:
+        """End a record whose worker cannot: the ledger is the last one that it recorded."""
+        spent = [event.ledger for event in self.events() if isinstance(event, Step | Milestone)]
+        ledger = dump(spent[-1]) if spent else dict.fromkeys(LedgerEntry.model_fields, 0)
+        self.append("end", status="failed", reason=reason, ledger=ledger)
+
+    def telemetry(self, kind: str, **fields: Any) -> None:
+        """Add one line of clock, host and memory; see `Telemetry` for the fields."""
+        self._append(TELEMETRY, parse_telemetry(canonical_json({**fields, "kind": kind}), f"telemetry {kind!r}"))
+
+    def write_scores(self, name: str, scores: pd.DataFrame | Mapping[str, Any]) -> None:
+        """Per-sample scores as parquet: `SCORE_COLUMNS`, then a float32 column per scorer, NaN where it does not apply.
+
+        The file appears whole or not at all. Raises DataError for missing columns, NonFiniteError for infinities.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame(scores)
+        missing = [column for column in SCORE_COLUMNS if column not in frame]
+        if missing:
+            raise DataError(f"scores {name!r} lack {', '.join(missing)}; they have {', '.join(map(str, frame))}")
+        scorers = sorted(column for column in frame if column not in SCORE_COLUMNS)
+        frame = frame[[*SCORE_COLUMNS, *scorers]].astype({**SCORE_COLUMNS, **dict.fromkeys(scorers, "float32")})
+        infinite = [column for column in scorers if not (frame[column].isna() | frame[column].abs().le(3e38)).all()]
+        if infinite:
+            raise NonFiniteError(f"scores {name!r}: infinite values of {', '.join(infinite)}")
+        data = frame.to_parquet(None, index=False, compression="zstd", write_page_checksum=True)
+        write_whole(self.folder / name, data)
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Store a file of the cell (`pictures.png`) so that it appears whole or not at all."""
+        write_whole(self.folder / name, data)
+
+    def truncate(self, count: int) -> None:
+        """Keep the first `count` events, so that a record resumed from a checkpoint equals an uninterrupted one.
+
+        Files that only later events name go too. Telemetry keeps the lost work. Raises DataError where there are fewer.
+        """
+        events = self.events()
+        if len(events) < count:
+            raise DataError(
+                f"{self.folder / RECORD} has {len(events)} events, but its checkpoint follows {count}: the record was "
+                "cut; remove that folder to run the cell afresh"
+            )
+        kept = events[:count]
+        write_whole(self.folder / RECORD, b"".join(_line(event) for event in kept))
+        self._ended = False
+        files = {getattr(event, "file", None) for event in kept}
+        scores = (path for kind in ("scores", "prompts") for path in self.folder.glob(f"{kind}-*.parquet"))
+        for path in [*scores, self.folder / "grid.parquet", self.folder / "pictures.png"]:
+            if path.name not in files:
+                path.unlink(missing_ok=True)
+
+    def _append(self, name: str, event: BaseModel) -> None:
+        append_whole(self.folder / name, _line(event))
+        if name == RECORD:
+            self._ended = isinstance(event, End)
+
+    def _has_ended(self) -> bool:
+        if self._ended is None:
+            self._ended = self.status() in ("done", "failed")
+        return self._ended
+
+    @staticmethod
+    def _cut_torn_line(path: Path) -> None:
+        if read_lines(path)[1]:
+            data = path.read_bytes()
+            write_whole(path, data[: data.rfind(b"\n") + 1])
+
+
+def _line(event: BaseModel) -> bytes:
+    return (canonical_json(dump(event)) + "\n").encode()
+
+
+def _same(folder: Path, name: str, held: Any, new: Any) -> None:
+    if held != new:
+        raise DataError(
+            f"{folder} was recorded with {name} {held!r}, this run has {new!r}: remove that folder to run the cell "
+            "afresh, or give the experiment another name"
+        )

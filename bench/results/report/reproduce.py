@@ -1,0 +1,171 @@
+"""What was spent, what failed, and how each number is made again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.api import DataError
+from bench.config.pictures import Found
+from bench.results.records.schema import BASE, Cell
+from bench.results.report.markdown import code, escape, fenced, table
+from bench.results.report.tables import method_name
+from bench.results.statistics.analysis import Analysis
+
+__all__ = ["cost_table", "failures_table", "reproduction", "settings_table", "setup_table"]
+
+ENTRIES = (
+    ("cost", "Cost"),
+    ("forward", "Forward"),
+    ("backward", "Backward"),
+    ("decode_cost", "Decoding"),
+    ("reward_cost", "Reward passes"),
+    ("flops", "FLOPs"),
+    ("updates", "Updates"),
+    ("skipped_updates", "Skipped"),
+    ("samples", "Clean samples"),
+    ("images", "Pictures generated"),
+    ("reward_calls", "Reward calls"),
+    ("curation_reward_calls", "Curation calls"),
+    ("seconds", "Seconds"),
+    ("max_rss_mib", "Peak MiB"),
+)
+
+
+def cost_table(analysis: Analysis, task: str) -> str:
+    """What each method spent, by entry of the ledger: means over finished seeds."""
+    cells = analysis.experiment.cells
+    rows = []
+    for method in analysis.methods(task):
+        own = cells[(cells["task"] == task) & (cells["method"] == method) & (cells["status"] == "done")]
+        name = method_name(analysis, task, method)
+        rows.append([name, *(_amount(float(own[entry].mean())) for entry, _ in ENTRIES)])
+    return table(["Method", *(title for _, title in ENTRIES)], rows)
+
+
+def _amount(value: float) -> str:
+    if value != value:
+        return "–"
+    if value == round(value) and abs(value) < 1e7:
+        return f"{int(value):,}"
+    return f"{value:.4g}" if abs(value) >= 1e7 or abs(value) < 1000 else f"{value:,.0f}"
+
+
+def failures_table(analysis: Analysis) -> str:
+    """Cells without a finished record: failed, interrupted, or never begun; a sentence where there are none."""
+    rows = []
+    for cell in analysis.experiment.results:
+        if cell.status != "done":
+            reason = cell.end.reason if cell.end and cell.end.reason else "interrupted: the same command goes on"
+            torn = " (last line torn)" if cell.torn else ""
+            name = [escape(cell.header.task), escape(cell.header.method), str(cell.header.seed)]
+            rows.append([*name, cell.status + torn, escape(reason)])
+    seeds = sorted({cell.header.seed for cell in analysis.experiment.results if cell.header.method != BASE})
+    present = {(cell.header.task, cell.header.method, cell.header.seed) for cell in analysis.experiment.results}
+    header = analysis.experiment.header
+    for task in header.tasks:
+        wanted = [(task, BASE, 0), *((task, method, seed) for method in header.methods for seed in seeds)]
+        for key in wanted:
+            if key not in present:
+                rows.append([escape(task), escape(key[1]), str(key[2]), "not run", "no record"])
+    if not rows:
+        return "None: every cell is finished."
+    return table(["Task", "Method", "Seed", "Status", "Reason"], rows)
+
+
+def setup_table(analysis: Analysis) -> str:
+    """Tasks: what trains, what selects data, what judges, on how many prompts."""
+    rows = []
+    for task in analysis.tasks:
+        info, primary = analysis.task_info(task), analysis.primary(task)
+        prompts = max(analysis.scores(task, method, primary).shape[1] for method in analysis.methods(task))
+        margin = analysis.margin(task, primary)
+        rows.append(
+            [
+                escape(task),
+                escape(info.title or "–"),
+                escape(info.reward or "none"),
+                escape(info.filter or "none"),
+                f"{escape(primary)} (margin {'none' if margin is None else f'{margin:g}'})",
+                str(prompts),
+            ]
+        )
+    return table(["Task", "About", "RL reward", "Data filter", "Headline scorer", "Prompts at the end"], rows)
+
+
+def settings_table(analysis: Analysis) -> str:
+    """The settings of every method as they were resolved, stage by stage; records that hold none are named."""
+    shown: dict[str, list[list[str]]] = {}
+    for cell in analysis.experiment.results:
+        head = cell.header
+        if head.method != BASE and head.method not in shown:
+            shown[head.method] = [[escape(head.method), *stage] for stage in _stages(head)]
+    rows = [row for method in analysis.experiment.header.methods for row in shown.get(method, [])]
+    if not rows:
+        return "The settings of each method stand in the first line of its record.jsonl."
+    return table(["Method", "Stage", "Its settings", "Training"], rows)
+
+
+def _stages(head: Cell) -> list[list[str]]:
+    stages = head.config.get("stages")
+    if not isinstance(stages, list):
+        return []
+    return [
+        [code(str(stage.get("name", "?"))), _settings(stage.get("config", {})), _settings(stage.get("train", {}))]
+        for stage in stages
+    ]
+
+
+def _settings(values: dict[str, Any]) -> str:
+    """`a=1, b=2`; lists by their length where they are long."""
+    texts = []
+    for name, value in sorted(values.items()):
+        text = json.dumps(value)
+        texts.append(f"{name}={text if len(text) <= 40 else f'[{len(value)} entries]'}")
+    return code(", ".join(texts)) if texts else "–"
+
+
+def _pictures(data: Any) -> list[str]:
+    """Which pictures of the user's own were trained on, what was left out, and who chose among them."""
+    if data is None:
+        return []
+    try:
+        found = TypeAdapter(Found).validate_python(data)
+    except ValidationError as error:
+        raise DataError(
+            f"experiment.json: config.data does not describe pictures: {error.errors()[0]['msg']}"
+        ) from error
+    left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(found.left_out.items())) or "none"
+    chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored}" if found.selected_by else ""
+    there = {size: count for size, count in (found.buckets or {}).items() if count}
+    buckets = f", in aspect buckets: {', '.join(f'{count} of {size}' for size, count in there.items())}"
+    return [
+        f"- pictures: {escape(found.form)}, fingerprint {code(found.fingerprint)}: {found.rows} rows, {found.kept} "
+        f"used, left out: {escape(left_out)}; {found.training} to train on{escape(chosen)}, {found.resolution} pixels"
+        + (escape(buckets) if there else "")
+    ]
+
+
+def reproduction(analysis: Analysis) -> str:
+    """Command, commit, configuration and sources behind the numbers of an experiment."""
+    header, cells = analysis.experiment.header, analysis.experiment.cells
+    lines = [f"- results: {code('results/' + header.name)}, configuration {code(header.config_hash)}"]
+    lines.append(f"- run it: {code(header.command or 'python -m bench run --preset ' + header.name)}")
+    lines.append(f"- this text and its figures: {code('python -m bench report')}")
+    lines += _pictures(header.config.get("data"))
+    for (commit, dirty, sources), group in cells.groupby(["commit", "dirty", "sources_hash"], dropna=False):
+        known = isinstance(commit, str)
+        state = "changed since" if dirty is True else "clean"
+        where = f"commit {code(commit[:12])} ({state})" if known else "no git checkout"
+        lines.append(f"- {len(group)} cells: {where}, sources {code(sources)}")
+    seen: dict[str, int] = {}
+    for cell in analysis.experiment.results:
+        made = cell.header.provenance
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(made.versions.items()))
+        line = f"Python {made.python}, {versions}; {made.device}, {made.dtype}, {made.threads} threads"
+        seen[line] = seen.get(line, 0) + 1
+    lines += [f"- {count} cells: {escape(line)}" for line, count in sorted(seen.items())]
+    config = fenced(json.dumps(header.config, indent=1, sort_keys=True, ensure_ascii=False), "json")
+    return "\n".join(lines) + f"\n\n<details><summary>Resolved configuration</summary>\n\n{config}\n\n</details>"

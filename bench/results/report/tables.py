@@ -1,0 +1,200 @@
+"""The numbers of one experiment as markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.results.records.schema import BASE
+from bench.results.report.figures import kind
+from bench.results.report.gains import gains
+from bench.results.report.markdown import digits, escape, interval_text, number, table
+from bench.results.statistics.analysis import FEW_UPDATES, HELD_OUT, REPORT, Analysis, Difference, Row
+
+__all__ = [
+    "FEW",
+    "at_the_end",
+    "category_table",
+    "detail_table",
+    "drift_table",
+    "filter_note",
+    "gains_table",
+    "grid_table",
+    "label_of",
+    "method_name",
+    "spread",
+    "summary_cell",
+    "summary_note",
+    "summary_table",
+]
+
+FEW = f"† fewer than {FEW_UPDATES} optimiser updates: such a row says little about the method."
+
+
+def label_of(analysis: Analysis) -> str:
+    """` (demonstration)`, for the title of every table, or nothing."""
+    label = analysis.experiment.header.label
+    return f" ({escape(label)})" if label else ""
+
+
+def method_name(analysis: Analysis, task: str, method: str) -> str:
+    """A method in a table, with the mark of too few updates."""
+    return escape(method) + (" †" if analysis.few_updates(task, method) else "")
+
+
+def few_note(analysis: Analysis, task: str) -> str:
+    """The meaning of the mark, where a table of this task has one."""
+    return FEW if any(analysis.few_updates(task, method) for method in analysis.methods(task)) else ""
+
+
+def filter_note(analysis: Analysis, task: str) -> str:
+    """That the supervised methods see the scorer too, through the choice of their data."""
+    info = analysis.task_info(task)
+    if not info.filter:
+        return "No scorer chose the training data of the supervised methods."
+    said = (
+        f"Supervised methods use {escape(info.filter)} as a data filter: they train on the pictures it ranks highest."
+    )
+    if info.reward:
+        said += f" RL methods use {escape(info.reward)} as their reward. None of them is free of a reward model."
+    return said
+
+
+def summary_table(analysis: Analysis, task: str, split: str = REPORT, judges: Sequence[str] = ()) -> str:
+    """Methods by scorers, the task's or `judges`: mean, half the 95 % interval, verdict against the baseline."""
+    baseline, scorers = analysis.baseline(task), judges or analysis.scorers(task)
+    head = ["Method", "Seeds", "Updates"]
+    head += [f"{escape(scorer)}<br>{kind(analysis, task, scorer)}" for scorer in scorers]
+    rows = []
+    for method in analysis.methods(task):
+        seeds = "–" if method == BASE else str(len(analysis.seeds(task, method)))
+        cells = [method_name(analysis, task, method), seeds, str(analysis.updates(task, method))]
+        for scorer in scorers:
+            row = analysis.row(task, method, scorer, split)
+            cells.append(summary_cell(analysis, row, baseline) if row else "–")
+        rows.append(cells)
+    return f"{table(head, rows)}\n\n{summary_note(analysis, task)}"
+
+
+def summary_note(analysis: Analysis, task: str) -> str:
+    """How the cells of a summary are read."""
+    baseline = escape(analysis.baseline(task))
+    note = f"± is half of the 95 % interval of the mean over seeds and prompts; words compare with {baseline}."
+    return " ".join(filter(None, [note, few_note(analysis, task)]))
+
+
+def summary_cell(analysis: Analysis, row: Row, baseline: str) -> str:
+    """`0.489 ± 0.012<br>better`: a mean with half of its interval, and the verdict against the baseline."""
+    decimals = _digits(analysis, row.task, row.scorer)
+    text = number(row.mean.mean, decimals)
+    if row.mean.high == row.mean.high:  # an interval is there
+        text += f" ± {number((row.mean.high - row.mean.low) / 2, decimals)}"
+    return text + (f"<br>{row.differences[baseline].verdict}" if baseline in row.differences else "")
+
+
+def detail_table(analysis: Analysis, task: str, split: str = REPORT) -> str:
+    """Every scorer and method with intervals, differences to the baselines, verdicts, and power."""
+    head = ["Scorer", "Method", "Mean [95 %]"]
+    for baseline in analysis.baselines(task):
+        head += [f"Minus {escape(baseline)} [95 %]", "Verdict"]
+    rows = []
+    for row in analysis.rows(task, split):
+        decimals = _digits(analysis, task, row.scorer)
+        name = f"{escape(row.scorer)} ({kind(analysis, task, row.scorer)})"
+        cells = [name, method_name(analysis, task, row.method), interval_text(row.mean, decimals)]
+        for baseline in analysis.baselines(task):
+            cells += _difference_cells(row.differences.get(baseline), decimals)
+        rows.append(cells)
+    return table(head, rows)
+
+
+def _difference_cells(found: Difference | None, decimals: int) -> list[str]:
+    if found is None:
+        return ["–", "–"]
+    return [interval_text(found.interval, decimals, sign=True), verdict_words(found, decimals)]
+
+
+def verdict_words(found: Difference, decimals: int) -> str:
+    """The verdict; beside an undecided one, the difference that would probably have been seen."""
+    if found.verdict == "undecided" and found.detectable == found.detectable:
+        return f"undecided (would see {number(found.detectable, decimals)})"
+    return found.verdict
+
+
+def category_table(analysis: Analysis, task: str, scorer: str, split: str = REPORT) -> str:
+    """Means by prompt category with verdicts against the baseline."""
+    baseline, categories = analysis.baseline(task), analysis.categories(task, scorer, split)
+    rows = []
+    for method in analysis.methods(task):
+        cells = [method_name(analysis, task, method)]
+        for category in categories:
+            row = analysis.row(task, method, scorer, split, category)
+            cells.append(summary_cell(analysis, row, baseline) if row else "–")
+        rows.append(cells)
+    return table(["Method", *map(escape, categories)], rows)
+
+
+def held_out_table(analysis: Analysis, task: str) -> str:
+    """The summary on prompts of combinations that no training data holds; empty where none were scored."""
+    if not any(analysis.rows(task, HELD_OUT)):
+        return ""
+    return summary_table(analysis, task, HELD_OUT)
+
+
+def grid_table(analysis: Analysis, task: str, scorer: str) -> str:
+    """Mean of one scorer over guidance scales and step counts; empty where there is no grid."""
+    guidance, steps = analysis.grid_settings(task)
+    means, decimals = analysis.grid_means(task, scorer), _digits(analysis, task, scorer)
+    points = [(scale, count) for scale in guidance for count in steps]
+    if not points:
+        return ""
+    rows = []
+    for method in analysis.methods(task):
+        values = [means.get((method, scale, count)) for scale, count in points]
+        cells = ["–" if value is None else number(value, decimals) for value in values]
+        rows.append([method_name(analysis, task, method), *cells])
+    return table(["Method", *(f"w {scale:g}, {count} steps" for scale, count in points)], rows)
+
+
+def drift_table(analysis: Analysis, task: str) -> str:
+    """Diversity and drift at the end: mean over seeds, and the range where there are several."""
+    marks = analysis.experiment.milestones
+    marks = marks[marks["task"] == task]
+    names = ["diversity", *sorted(name for name in marks if str(name).startswith("drift."))]
+    rows = [
+        [method_name(analysis, task, method), *(spread(at_the_end(analysis, task, method, name)) for name in names)]
+        for method in analysis.methods(task)
+    ]
+    return table(["Method", *(escape(name.removeprefix("drift.")) for name in names)], rows)
+
+
+def at_the_end(analysis: Analysis, task: str, method: str, name: str) -> list[float]:
+    """A column of the milestones at the last one of every finished seed: `diversity`, `drift.velocity`."""
+    marks = analysis.experiment.milestones
+    own = marks[(marks["task"] == task) & (marks["method"] == method)]
+    own = own[own["seed"].isin(analysis.seeds(task, method))]
+    last = own[own["update"] == own.groupby("seed")["update"].transform("max")]
+    return last[name].dropna().tolist() if name in last else []
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean over seeds, and the range where there are several."""
+    if not values:
+        return "–"
+    mean = f"{sum(values) / len(values):.4g}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3g} to {max(values):.3g})"
+
+
+def gains_table(analysis: Analysis) -> str:
+    """Proxy against gold for every task and method; empty without a base."""
+    rows = []
+    for task in analysis.tasks:
+        for gain in gains(analysis, task):
+            means = [interval_text(one, 2, sign=True) for one in (gain.proxy_gain, gain.gold_gain, gain.excess)]
+            name = method_name(analysis, task, gain.method)
+            rows.append([escape(task), name, f"{escape(gain.proxy)} / {escape(gain.gold)}", *means, gain.words])
+    head = ["Task", "Method", "Proxy / gold", "Gain of the proxy", "Gain of gold", "Proxy minus gold", "In words"]
+    return table(head, rows) if rows else ""
+
+
+def _digits(analysis: Analysis, task: str, scorer: str) -> int:
+    return digits(analysis.info(scorer), analysis.margin(task, scorer))

@@ -1,0 +1,361 @@
+"""From the frames of an experiment to comparisons with intervals and verdicts.
+
+Only finished cells count, each at its last milestone. `base` is the untouched model: one row of scores, no seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.api import DataError
+from bench.config.prompt_set import set_split
+from bench.results.records.reader import Experiment
+from bench.results.records.schema import BASE, PromptSetScores, ScorerInfo, TaskInfo
+from bench.results.statistics.intervals import (
+    Interval,
+    Verdict,
+    crossed_interval,
+    detectable,
+    paired_differences,
+    verdict,
+)
+
+__all__ = ["ALIKE", "FEW_UPDATES", "UNITS", "Analysis", "Difference", "Row", "Run"]
+
+FEW_UPDATES = 50
+UNITS = ("cost", "flops", "seconds", "updates", "images")
+REPORT, HELD_OUT = "report", "held_out"
+ALIKE = "*"  # in the place of a category: all of them, each with the same weight
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method minus a baseline on the same prompts. detectable: what this design would have seen, power 0.8."""
+
+    baseline: str
+    interval: Interval
+    verdict: Verdict
+    detectable: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method under one scorer, with its differences by baseline."""
+
+    task: str
+    method: str
+    scorer: str
+    mean: Interval
+    differences: Mapping[str, Difference]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell's curve: `x[unit]` (M,) and the mean scores `y` (M,) on the prompts that all milestones share."""
+
+    method: str
+    seed: int
+    x: Mapping[str, tuple[float, ...]]
+    y: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Comparisons within one experiment; every answer comes from its record files alone."""
+
+    experiment: Experiment
+    _cache: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks with at least one finished cell, in the order of the experiment."""
+        return tuple(task for task in self._all_tasks if self.methods(task))
+
+    @cached_property
+    def _all_tasks(self) -> tuple[str, ...]:
+        found = [cell.header.task for cell in self.experiment.results]
+        return tuple(dict.fromkeys([*self.experiment.header.tasks, *sorted(found)]))
+
+    @cached_property
+    def _done(self) -> pd.DataFrame:
+        cells = self.experiment.cells
+        return cells[cells["status"] == "done"] if len(cells) else cells
+
+    @cached_property
+    def is_tuning(self) -> bool:
+        """Whether all scores are of tuning prompts, which no reported number may use."""
+        return REPORT not in set(self.experiment.samples["split"])
+
+    def methods(self, task: str) -> tuple[str, ...]:
+        """Methods with finished cells of this task: base first, then in the order of the experiment."""
+        found = {method for done_task, method in self._done_seeds if done_task == task}
+        order = [BASE, *self.experiment.header.methods, *sorted(found)]
+        return tuple(method for method in dict.fromkeys(order) if method in found)
+
+    def seeds(self, task: str, method: str) -> tuple[int, ...]:
+        """Seeds whose cells are finished, sorted."""
+        return tuple(sorted(self._done_seeds[(task, method)]))
+
+    @cached_property
+    def _done_seeds(self) -> dict[tuple[str, str], list[int]]:
+        heads = [cell.header for cell in self.experiment.results if cell.status == "done"]
+        found: dict[tuple[str, str], list[int]] = {}
+        for head in heads:
+            found.setdefault((head.task, head.method), []).append(head.seed)
+        return found
+
+    def updates(self, task: str, method: str) -> int:
+        """The fewest optimiser updates of any finished seed."""
+        rows = self._done[(self._done["task"] == task) & (self._done["method"] == method)]
+        return int(rows["updates"].min())
+
+    def few_updates(self, task: str, method: str) -> bool:
+        """Whether a method (not the base) got fewer than 50 updates: every table marks it."""
+        return method != BASE and self.updates(task, method) < FEW_UPDATES
+
+    def baseline(self, task: str) -> str:
+        """What differences are taken to: as configured, else sft, else the base."""
+        methods = self.methods(task)
+        configured = self.experiment.header.baseline
+        return next((name for name in (configured, "sft", BASE) if name in methods), methods[0])
+
+    def baselines(self, task: str) -> tuple[str, ...]:
+        """The baseline, and the base where it is another one."""
+        names = (self.baseline(task), *([BASE] if BASE in self.methods(task) else []))
+        return tuple(dict.fromkeys(names))
+
+    def task_info(self, task: str) -> TaskInfo:
+        """What experiment.json says about a task."""
+        return self.experiment.header.tasks.get(task, TaskInfo())
+
+    def info(self, scorer: str) -> ScorerInfo:
+        """What experiment.json says about a scorer; raises DataError where it says nothing."""
+        known = self.experiment.header.scorers
+        if scorer not in known:
+            raise DataError(
+                f"{self.experiment.folder}/experiment.json does not describe scorer {scorer!r} (gold? margin?): "
+                f"it knows {', '.join(known) or 'none'}"
+            )
+        return known[scorer]
+
+    def margin(self, task: str, scorer: str) -> float | None:
+        """Differences within +-margin are a tie; None where none was stated before the run."""
+        return self.task_info(task).margins.get(scorer, self.info(scorer).margin)
+
+    def scorers(self, task: str) -> tuple[str, ...]:
+        """Scorers with scores in this task: what it is about first, each gold one followed by its proxies."""
+        finals = self._finals
+        found = [name for name in self.experiment.scorers if finals.loc[finals["task"] == task, name].notna().any()]
+        task_info = self.task_info(task)
+        used = {*task_info.used, task_info.primary} - {None}
+        used |= {pair for name in used if name in found and (pair := self.info(name).pair)}
+
+        def key(name: str) -> tuple[bool, str, bool, str]:
+            leader = self.info(name).pair or name
+            return leader not in used, leader, name != leader, name
+
+        return tuple(sorted(found, key=key))
+
+    def primary(self, task: str) -> str:
+        """The headline's scorer: as configured, else the gold one that the reward stands for, else the first."""
+        scorers = self.scorers(task)
+        return self.experiment.header.primary(task, scorers) or scorers[0]
+
+    def categories(self, task: str, scorer: str, split: str = REPORT) -> tuple[str, ...]:
+        """Prompt categories that a scorer applies to, sorted."""
+        tables = [self.scores(task, method, scorer, split) for method in self.methods(task)]
+        return tuple(sorted({name for table in tables if table.size for name, _ in table.columns}))
+
+    @cached_property
+    def _final_by_cell(self) -> dict[tuple[Any, ...], pd.DataFrame]:
+        done, sets = self._done_seeds, self.experiment.sets
+        parts = [self._finals, sets] if len(sets) else [self._finals]
+        found = {key: rows for frame in parts for key, rows in frame.groupby(["task", "method", "split"])}
+        return {key: rows[rows["seed"].isin(done.get(key[:2], ()))] for key, rows in found.items()}
+
+    def prompt_sets(self, task: str) -> dict[str, PromptSetScores]:
+        """The prompt sets that judged a task, by their name in the column `split`, as the base's record has them."""
+        cells = [c for c in self.experiment.results if c.header.task == task and c.status == "done"]
+        cells.sort(key=lambda cell: cell.header.method != BASE)
+        return {set_split(one.name): one for cell in cells[:1] for one in cell.sets}
+
+    @cached_property
+    def _finals(self) -> pd.DataFrame:
+        """Samples of the last milestone of every finished cell."""
+        samples = self.experiment.samples
+        if not len(self._done) or not len(samples):
+            return samples.iloc[:0]
+        done = self._done[["task", "method", "seed"]]
+        kept = samples.merge(done, on=["task", "method", "seed"])
+        last = kept.groupby(["task", "method", "seed"])["update"].transform("max")
+        return kept[kept["update"] == last]
+
+    def scores(self, task: str, method: str, scorer: str, split: str = REPORT) -> pd.DataFrame:
+        """Final scores, one row a seed, one column a prompt (a (category, prompt index) pair); empty where none.
+
+        `split` is one of the world, or that of a prompt set.
+
+        Raises DataError where a prompt has a score under some seeds only.
+        """
+        key = (task, method, scorer, split)
+        if key not in self._cache:
+            rows = self._final_by_cell.get((task, method, split), pd.DataFrame())
+            rows = rows.dropna(subset=[scorer]) if scorer in rows else rows.iloc[:0]
+            self._cache[key] = _pivot(rows, scorer, f"{task}/{method}: {scorer} ({split})")
+        return self._cache[key]
+
+    def grid_settings(self, task: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
+        """Guidance scales and step counts of the grid at the end, both rising; empty where there is none."""
+        grid = self.experiment.grid
+        rows = grid[grid["task"] == task]
+        scales = sorted({round(float(value), 6) for value in rows["guidance"]})
+        return tuple(scales), tuple(sorted({int(value) for value in rows["steps"]}))
+
+    def grid_means(self, task: str, scorer: str) -> dict[tuple[str, float, int], float]:
+        """Mean score over seeds and prompts by (method, guidance scale, steps)."""
+        rows = self._done_grid
+        if scorer not in rows:
+            return {}
+        rows = rows[rows["task"] == task].dropna(subset=[scorer])
+        means = rows.groupby(["method", rows["guidance"].astype(float).round(6), "steps"])[scorer].mean()
+        return {(str(m), float(scale), int(steps)): float(mean) for (m, scale, steps), mean in means.items()}
+
+    def grid_scores(self, task: str, method: str, scorer: str, guidance: float, steps: int) -> pd.DataFrame:
+        """Like `scores`, at one point of the grid."""
+        key = (task, method, scorer, f"{guidance:g} x {steps}")
+        if key not in self._cache:
+            rows = self._done_grid
+            if scorer not in rows:
+                return pd.DataFrame()
+            here = np.isclose(rows["guidance"], guidance) & (rows["steps"] == steps)
+            rows = rows[here & (rows["task"] == task) & (rows["method"] == method)]
+            self._cache[key] = _pivot(rows.dropna(subset=[scorer]), scorer, f"{task}/{method}: {scorer} in the grid")
+        return self._cache[key]
+
+    @cached_property
+    def _done_grid(self) -> pd.DataFrame:
+        grid = self.experiment.grid
+        return grid.merge(self._done[["task", "method", "seed"]], on=["task", "method", "seed"]) if len(grid) else grid
+
+    def row(self, task: str, method: str, scorer: str, split: str = REPORT, category: str | None = None) -> Row | None:
+        """Mean and differences of one method under one scorer; None where it has no scores.
+
+        `category` is one, `ALIKE` for the mean of their means, or None for the mean over prompts.
+        """
+        key = ("row", task, method, scorer, split, category)
+        if key not in self._cache:
+            self._cache[key] = self._row(task, method, scorer, split, category)
+        return self._cache[key]
+
+    def _row(self, task: str, method: str, scorer: str, split: str, category: str | None) -> Row | None:
+        table = _only(self.scores(task, method, scorer, split), category)
+        if not table.size:
+            return None
+        mean = crossed_interval(table.to_numpy(), fixed_seed=method == BASE)
+        names = [name for name in self.baselines(task) if name != method and method != BASE]
+        found = {name: self.difference(task, method, name, scorer, split, category) for name in names}
+        return Row(task, method, scorer, mean, {name: item for name, item in found.items() if item})
+
+    def difference(
+        self, task: str, method: str, baseline: str, scorer: str, split: str = REPORT, category: str | None = None
+    ) -> Difference | None:
+        """`method` (not the base) minus `baseline` over the seeds that both have; None where they share none.
+
+        Raises DataError where the two were scored on different prompts.
+        """
+        ours = _only(self.scores(task, method, scorer, split), category)
+        theirs = _only(self.scores(task, baseline, scorer, split), category)
+        if baseline != BASE:
+            shared = ours.index.intersection(theirs.index)
+            ours, theirs = ours.loc[shared], theirs.loc[shared]
+        if not ours.size or not theirs.size:
+            return None
+        if not ours.columns.equals(theirs.columns):
+            raise DataError(f"{task}: {method} and {baseline} were scored by {scorer} on different prompts ({split})")
+        interval = crossed_interval(paired_differences(ours.to_numpy(), theirs.to_numpy()))
+        info = self.info(scorer)
+        word = verdict(interval, self.margin(task, scorer), info.higher_is_better)
+        return Difference(baseline, interval, word, detectable(interval))
+
+    def rows(self, task: str, split: str = REPORT) -> list[Row]:
+        """All methods under all scorers of a task, scorer by scorer."""
+        found = [self.row(task, m, scorer, split) for scorer in self.scorers(task) for m in self.methods(task)]
+        return [row for row in found if row is not None]
+
+    def comparisons(self) -> int:
+        """How many differences the main tables judge, all tasks, prompt sets and scorers together."""
+        rows = [row for task in self.tasks for row in self.rows(task)]
+        for task in self.tasks:
+            judged = [(split, scorer) for split, one in self.prompt_sets(task).items() for scorer in one.scores]
+            found = [self.row(task, method, scorer, split) for split, scorer in judged for method in self.methods(task)]
+            rows += [row for row in found if row is not None]
+        return sum(len(row.differences) for row in rows)
+
+    def curves(self, task: str, scorer: str) -> list[Run]:
+        """Mean score along the budget of every finished cell, the base as its start, on the prompts all share."""
+        key = ("curves", task, scorer)
+        if key not in self._cache:
+            self._cache[key] = self._curves(task, scorer)
+        return self._cache[key]
+
+    def _curves(self, task: str, scorer: str) -> list[Run]:
+        samples = self.experiment.samples
+        rows = samples[(samples["task"] == task) & (samples["split"] == REPORT)].dropna(subset=[scorer])
+        rows = rows.merge(self._done[["task", "method", "seed"]], on=["task", "method", "seed"])
+        cells = ["method", "seed", "update"]
+        count = rows[cells].drop_duplicates().shape[0]
+        times = rows.groupby("prompt_index")[scorer].size()
+        shared = rows[rows["prompt_index"].isin(times.index[times == count])]
+        means = shared.groupby(cells)[scorer].mean()
+        start = means.get((BASE, 0, 0))
+        marks = self.experiment.milestones
+        spent = marks[marks["task"] == task].set_index(cells)[list(UNITS)].to_dict("index")
+        runs = []
+        for method in self.methods(task):
+            for seed in self.seeds(task, method) if method != BASE else ():
+                if (method, seed) not in means.index:
+                    continue  # the scorer applies to none of the shared prompts
+                runs.append(_run(method, seed, means, spent, start))
+        return runs
+
+
+def _run(method: str, seed: int, means: pd.Series, spent: Mapping[Any, Mapping[str, float]], start: Any) -> Run:
+    own = means.loc[(method, seed)].sort_index()
+    x = {unit: [float(spent[(method, seed, update)][unit]) for update in own.index] for unit in UNITS}
+    y = [float(value) for value in own]
+    if start is not None and own.index[0] != 0:
+        x, y = {unit: [0.0, *values] for unit, values in x.items()}, [float(start), *y]
+    return Run(method, seed, {unit: tuple(values) for unit, values in x.items()}, tuple(y))
+
+
+def _only(table: pd.DataFrame, category: str | None) -> pd.DataFrame:
+    """The prompts of one category, or all; with `ALIKE` scaled so that their mean is the mean of the categories' means.
+
+    Then its interval holds the spread between categories too, as if they were drawn: wider than it has to be.
+    """
+    if category is None or not table.size:
+        return table
+    if category == ALIKE:
+        names = table.columns.get_level_values(0)
+        sizes = names.value_counts()
+        return table * [table.shape[1] / (len(sizes) * sizes[name]) for name in names]
+    return table.loc[:, [column[0] == category for column in table.columns]]
+
+
+def _pivot(rows: pd.DataFrame, scorer: str, what: str) -> pd.DataFrame:
+    if not len(rows):
+        return pd.DataFrame()
+    try:
+        table = rows.set_index(["seed", "category", "prompt_index"])[scorer].unstack(["category", "prompt_index"])
+    except ValueError as error:
+        raise DataError(f"{what}: a prompt was scored twice at the same update ({error})") from error
+    table = table.sort_index(axis=0).sort_index(axis=1)
+    if not np.isfinite(table.to_numpy(dtype=np.float64)).all():
+        raise DataError(f"{what}: not every seed was scored on the same prompts")
+    return table

@@ -1,0 +1,142 @@
+"""A reward with its checks and its measured cost: what stands between a plugin's scores and the harness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.api import NonFiniteError, PluginError, Reward
+from bench.plugin_errors import blamed
+
+Guard = Callable[[str, str], AbstractContextManager[None]]
+Pending = Callable[[], np.ndarray]  # waits for scores
+
+
+def unguarded(reward: str, part: str) -> AbstractContextManager[None]:
+    """Surrounds what a reward does by nothing. `part` says what it does: `load()` or `one call`."""
+    return nullcontext()
+
+
+class Scorer:
+    """Calls a reward, refuses what its declaration does not allow, and knows the FLOPs of one picture."""
+
+    def __init__(self, reward: Reward, flops: float = 0.0, guard: Guard = unguarded) -> None:
+        self.reward = reward
+        self.flops = flops
+        self._guard = guard
+
+    @property
+    def name(self) -> str:
+        """The reward's registered name."""
+        return self.reward.name
+
+    @property
+    def fingerprint(self) -> str:
+        """What the scores depend on besides the version: the reward's own hash of its weights, where it has some."""
+        return str(getattr(self.reward, "fingerprint", ""))
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """The scores (B,) of each part in the last call, where the reward is a sum of several."""
+        return dict(getattr(self.reward, "latest", {}))
+
+    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Checked scores (B,) float32 as the reward gives them.
+
+        Raises:
+            PluginError: the reward raises, or gives a wrong shape, no numbers, or a value outside the declared range.
+            NonFiniteError: it gives NaN or infinity.
+        """
+        return self.submit(images, prompts, metadata)()
+
+    def submit(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Pending:
+        """Begin to score; what this returns gives, or raises, what a call does.
+
+        A reward in another process scores meanwhile, so the pictures must not change; one in this process is done.
+        """
+        part = f"on {len(images)} pictures"
+        with self._guard(self.name, "one call"), self._blamed(part):
+            waiting = self.reward.submit(images, list(prompts), list(metadata))
+
+        def result() -> np.ndarray:
+            with self._blamed(part):
+                given = np.asarray(waiting())
+            return self._checked(given, images, prompts)
+
+        return result
+
+    def _checked(self, given: np.ndarray, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        if given.shape != (len(images),) or given.dtype.kind not in "fiub":
+            raise PluginError(
+                f"reward {self.name!r}: expected {len(images)} scores for {len(images)} pictures, "
+                f"got {given.dtype} of shape {given.shape}: mend what its __call__ returns"
+            )
+        scores = given.astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(scores))
+        if len(bad):
+            raise NonFiniteError(
+                f"reward {self.name!r}: expected finite scores, but {len(bad)} of {len(scores)} are NaN or infinite, "
+                f"the first for the prompt {prompts[bad[0]]!r}: mend its __call__, or let applies() leave such prompts "
+                "out"
+            )
+        low, high = self.reward.range
+        if given.min() < low or given.max() > high:
+            raise PluginError(
+                f"reward {self.name!r} declares the range {low} to {high} but gave {given.min()} to {given.max()}: "
+                "mend its scores or its range"
+            )
+        return scores
+
+    def training_scores(
+        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> np.ndarray:
+        """Scores turned so that higher is better."""
+        return self.submit_training_scores(images, prompts, metadata)()
+
+    def submit_training_scores(
+        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Pending:
+        """Begin what `training_scores` does, as `submit` does."""
+        waiting = self.submit(images, prompts, metadata)
+        return waiting if self.reward.higher_is_better else lambda: -waiting()
+
+    def where_it_applies(
+        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> np.ndarray:
+        """Scores (B,) float32, NaN for the prompts that the reward cannot judge."""
+        return self.submit_where_it_applies(images, prompts, metadata)()
+
+    def submit_where_it_applies(
+        self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Pending:
+        """Begin what `where_it_applies` does, as `submit` does."""
+        scores = np.full(len(images), np.nan, np.float32)
+        with self._blamed("in applies()"):
+            chosen = [i for i, m in enumerate(metadata) if self.reward.applies(m)]
+        if not chosen:
+            return lambda: scores
+        waiting = self.submit(images[chosen], [prompts[i] for i in chosen], [metadata[i] for i in chosen])
+
+        def result() -> np.ndarray:
+            scores[chosen] = waiting()
+            return scores
+
+        return result
+
+    def _blamed(self, part: str) -> AbstractContextManager[None]:
+        return blamed(f"reward {self.name!r} {part}", type(self.reward))
+
+    def measure(self, image: np.ndarray, prompt: str, metadata: Mapping[str, object]) -> None:
+        """Count the FLOPs of scoring one picture uint8 (H, W, 3); a scorer without a network has none.
+
+        What another process of the reward's counts itself is added.
+        """
+        # The fused attention kernels of the CPU are not in torch's table of FLOPs; the plain one is.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            self(image[None], [prompt], [metadata])
+        self.flops = float(counter.get_total_flops()) + self.reward.measure_apart(image, prompt, metadata)

@@ -1,0 +1,175 @@
+"""`bench serve-rewards`: loads scorers, each in a process of its own, and serves them until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from bench import registry
+from bench.api import ConfigError
+from bench.config.scorer_process import Apart
+from bench.files import told
+from bench.parsing import Problems, split_list, validate
+from bench.paths import cache_folder
+from bench.scoring.server.wire import TOKEN_VARIABLE
+from bench.scoring.workers.remote_reward import ProcessReward
+
+WAITING = 32  # requests at once; more are asked to come again
+_OPTIONS = ("serve-rewards --timeout", "serve-rewards --memory")
+_PORTS = 65535
+_CLOSE_SECONDS = 5  # for answers under way when the server is told to stop
+
+
+def main(args: argparse.Namespace) -> None:
+    """What the options of the command say.
+
+    Raises:
+        ConfigError: an option is out of its bounds; and what `serve` raises.
+    """
+    problems = Problems()
+    for option, value in (("--max-batch", args.max_batch), ("--max-mb", args.max_mb)):
+        if not value > 0:
+            problems.add(option, f"expected a number above 0, got {value}")
+    if not 0 < args.timeout <= threading.TIMEOUT_MAX:
+        limit = f"{threading.TIMEOUT_MAX:.0f}"
+        problems.add("--timeout", f"expected seconds above 0 and at most {limit}, got {args.timeout}")
+    if not 0 <= args.port <= _PORTS:
+        problems.add("--port", f"expected a number from 0 to {_PORTS}, got {args.port}")
+    values = {"device": args.device, "threads": args.threads, "memory": args.memory}
+    apart = validate(Apart, values, "", problems)
+    problems.raise_if_any("serve-rewards")
+    assert apart is not None
+    serve(
+        split_list(args.reward), host=args.host, port=args.port, token_file=args.token_file, pictures=args.max_batch,
+        megabytes=args.max_mb, seconds=args.timeout, journal=args.journal, apart=apart,
+    )  # fmt: skip
+
+
+def serve(
+    specs: Sequence[str], *, host: str, port: int, token_file: Path | None, pictures: int, megabytes: int,
+    seconds: float, journal: Path | None, apart: Apart,
+) -> None:  # fmt: skip
+    """Serve the named scorers at `host` and `port` (0: a free one) until Ctrl-C.
+
+    `pictures`, `megabytes` and `seconds` bound one request; `apart` says how each scorer runs. `journal` is the folder
+    of the answers that were given, by default one for the port, below the cache. What is asked while the scorers are
+    loaded waits until they are.
+
+    Raises:
+        ConfigError: a package or the token is missing, the port is taken, or no scorer has that name, or two have.
+        BenchError: a scorer cannot be loaded.
+    """
+    _require_packages()
+    import uvicorn
+
+    from bench.scoring.server.service import Limits, Service
+
+    registry.refuse_equal_names(specs)
+    token = read_token(token_file)
+    hosts = _hosts(host, token)
+    with _bound(host, port) as listening:
+        place = journal or cache_folder() / "serve" / str(listening.getsockname()[1])
+        with told(place):
+            place.mkdir(parents=True, exist_ok=True)
+        rewards = _loaded(specs, apart, seconds, place)
+        app = Service(rewards, Limits(pictures, megabytes << 20, seconds), token, hosts).app()
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="off",
+            ws="none", http="h11", limit_concurrency=WAITING, timeout_graceful_shutdown=_CLOSE_SECONDS,
+        )  # fmt: skip
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
+        print(f"serving {', '.join(rewards)} at {_address(listening)}, journal in {place}; Ctrl-C stops", flush=True)
+        try:
+            with suppress(KeyboardInterrupt):  # uvicorn has closed in order, and passes it on
+                uvicorn.Server(config).run(sockets=[listening])
+            print("stopped")
+        finally:
+            for reward in rewards.values():
+                reward.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's is worth printing: not one for each request that a busy server puts off."""
+    return "concurrency limit" not in record.getMessage()
+
+
+def _loaded(specs: Sequence[str], apart: Apart, seconds: float, journals: Path) -> dict[str, ProcessReward]:
+    """The scorers by their own names, each with its process and its journal."""
+    rewards = {}
+    for spec in dict.fromkeys(specs):
+        cls = registry.load_reward(spec)
+        journal = journals / f"{cls.name}.sqlite"
+        rewards[cls.name] = ProcessReward(spec, cls, apart, seconds, journal=journal, options=_OPTIONS)
+        rewards[cls.name].load()
+    return rewards
+
+
+def read_token(file: Path | None) -> str | None:
+    """The token in a file, else that of $BENCH_REWARD_TOKEN, else none.
+
+    Raises:
+        ConfigError: the file cannot be read, or a token is empty or no word of visible ASCII.
+    """
+    if file is None:
+        token, source = os.environ.get(TOKEN_VARIABLE), f"${TOKEN_VARIABLE}"
+    else:
+        try:
+            token, source = file.read_text(encoding="utf-8").strip(), str(file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--token-file {file}: expected a file with the token in it ({error})") from error
+    if token is not None and not (token and all("!" <= letter <= "~" for letter in token)):
+        raise ConfigError(f"{source}: expected a token of visible ASCII characters without spaces, got another or none")
+    return token
+
+
+def _require_packages() -> None:
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"serve-rewards needs starlette and uvicorn ({error}): `pip install -e '.[serve]'` installs both"
+        ) from error
+
+
+def _hosts(host: str, token: str | None) -> set[str]:
+    """By which names the server may be asked for: those of this machine, or any where it listens to others."""
+    try:
+        is_own = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_own = False
+    if is_own:
+        return {host, "localhost", "127.0.0.1", "::1"}
+    if token is None:
+        raise ConfigError(
+            f"--host {host} lets other machines ask: expected a token, in --token-file FILE or ${TOKEN_VARIABLE}. What "
+            "is sent is not encrypted: outside a network that you trust, leave the host out and use an SSH tunnel"
+        )
+    return set()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there: the port is taken from now on, and who connects waits to be let in."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with ExitStack() as opened:
+            listening = opened.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections do not hold the port
+            listening.bind(place)
+            listening.listen()
+            opened.pop_all()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigError(f"cannot listen at {host}, port {port}: {error}; choose another --port or --host") from error
+    return listening
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

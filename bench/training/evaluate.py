@@ -1,0 +1,320 @@
+"""Evaluation: common-noise sampling, every scorer per sample, diversity, drift from the base. Never charged.
+
+The initial noise of a sample is keyed by its prompt alone, so all methods, seeds and milestones see the same.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bench import flow, rng
+from bench.api import Prompt
+from bench.config.settings import Evaluation
+from bench.config.task import Task
+from bench.datasets.prompts.sets import LoadedSet, among, load_sets
+from bench.datasets.world import World
+from bench.distributed.ranks import ALONE, Ranks
+from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
+from bench.models.policy import Frozen, SD3Policy, VelocityField
+from bench.scoring.scorer import Scorer
+
+NOISE_SEED = 0  # of evaluation; one for all
+PATH_STEPS = 10
+PATH_NOISE = 0.7  # Flow-GRPO's noise level, arXiv 2505.05470
+
+Job = tuple[str, Prompt]  # split and prompt
+Frame = dict[str, Any]
+Tick = Callable[[float], None]
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One evaluation: per-sample columns, and what summarises them."""
+
+    frame: Frame
+    scores: dict[str, dict[str, Any]]
+    diversity: float | None
+    drift: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SetJudgement:
+    """One prompt set: per-prompt columns, and what summarises them."""
+
+    of: LoadedSet
+    frame: Frame
+    scores: dict[str, dict[str, Any]]
+
+
+class Evaluator:
+    """Judges any policy of one task: fixed prompts, fixed noise, fixed states. Several ranks share out the samples.
+
+    `scorers` are those of the task and of all prompt sets.
+    """
+
+    def __init__(
+        self, world: World, task: Task, settings: Evaluation, scorers: Mapping[str, Scorer], base: SD3Policy,
+        tick: Tick = lambda fraction: None, ranks: Ranks = ALONE,
+    ) -> None:  # fmt: skip
+        sets = load_sets(settings.prompt_sets)
+        self._world = world
+        self._task = task
+        self._settings = settings
+        self._scorers = {name: scorers[name] for name in task.scorers}
+        self._sets = [(one, {name: scorers[name] for name in one.settings.scorers}) for one in sets]
+        self._tick = tick
+        self._ranks = ranks
+        self._categories = categories = task.categories or world.categories
+        self._prompts = world.prompts(settings.split, categories, settings.final_prompts)
+        self._held_out = (
+            world.prompts("held_out", categories, settings.held_out_prompts) if settings.held_out_prompts else []
+        )
+        of_sets = [p.text for one in sets for p in one.prompts]
+        if of_sets:  # one that is too long has to be told before hours of training
+            base.texts.refuse_truncation(of_sets)
+        texts = ["", *of_sets, *(p.text for p in (*self._prompts, *self._held_out))]
+        if settings.drift_states:
+            self._states, self._state_sigma, self._state_texts = self._fixed_states(base, categories)
+            texts += self._state_texts
+        ranks.in_turn(lambda: base.texts.prepare(texts))
+        if settings.drift_states:
+            self._base: Frozen = base.frozen_copy()
+
+    def judge(self, policy: SD3Policy, update: int, *, final: bool) -> Judgement:
+        """Sample and score the prompts of a milestone, or all of them and the held-out ones at the end."""
+        settings = self._settings
+        prompts = self._prompts if final else self._prompts[: settings.milestone_prompts]
+        jobs = [(settings.split, p) for p in prompts] + ([("held_out", p) for p in self._held_out] if final else [])
+        frame = self._score(policy, jobs, settings.guidance, settings.steps, update, self._scorers)
+        reported = np.array(frame["split"]) == settings.split
+        return Judgement(
+            frame=frame,
+            scores={name: _summary(frame, name, reported) for name in self._scorers if _applies(frame, name)},
+            diversity=self._diversity(policy) if final and settings.diversity_prompts else None,
+            drift=self._drift(policy) if settings.drift_states else {},
+        )
+
+    def grid(self, policy: SD3Policy, update: int) -> Frame | None:
+        """The guidance x steps grid on the first prompts; None where the settings ask for none."""
+        settings = self._settings
+        jobs = [(settings.split, p) for p in self._prompts[: settings.grid_prompts]]
+        frames = [
+            self._score(policy, jobs, guidance, steps, update, self._scorers)
+            for guidance in settings.grid_guidance
+            for steps in settings.grid_steps
+        ]
+        if not frames:
+            return None
+        return _joined(frames)
+
+    def prompt_sets(self, policy: SD3Policy, update: int, without: Collection[str] = ()) -> Iterator[SetJudgement]:
+        """The prompt sets in turn, but those `without`; a prompt's score is the mean of its samples' scores.
+
+        Each sample has noise of its own.
+        """
+        settings = self._settings
+        for one, scorers in self._sets:
+            if one.name in without:
+                continue
+            jobs = [(one.split, p) for p in one.prompts]
+            frames = [
+                self._score(policy, jobs, settings.guidance, settings.steps, update, scorers, f"z1/{sample}")
+                for sample in range(one.settings.samples)
+            ]
+            means = {name: np.mean([frame[name] for frame in frames], axis=0, dtype=np.float64) for name in scorers}
+            frame = frames[0] | {name: mean.astype(np.float32) for name, mean in means.items()}
+            everywhere = np.ones(len(jobs), bool)
+            scores = {name: _summary(frame, name, everywhere) for name in scorers}
+            yield SetJudgement(one, frame, scores)
+
+    def in_training(self, prompts: Sequence[Prompt]) -> int:
+        """How many of the prompts the task could train on too, as a caption or as a prompt."""
+        return among(prompts, self._trainable)
+
+    @cached_property
+    def _trainable(self) -> frozenset[str]:
+        """The texts of all training prompts and candidates."""
+        own = self._world.prompts("train", self._categories, self._task.train_prompts)
+        captions = self._world.candidates(self._categories, self._task.candidates).prompts
+        return frozenset(p.text for p in (*own, *captions))
+
+    def pictures(self, policy: SD3Policy) -> tuple[bytes, list[Prompt], tuple[int, int]]:
+        """A PNG with one row of tiles, its prompts, and a tile's (width, height)."""
+        settings = self._settings
+        prompts = self._prompts[: settings.pictures]
+        jobs = [(settings.split, p) for p in prompts]
+        sampled = self._share(
+            jobs, lambda part: _done(self._sample(policy, part, settings.guidance, settings.steps, "z1"))
+        )
+        images = np.concatenate(sampled)
+        buffer = io.BytesIO()
+        Image.fromarray(np.concatenate(list(images), axis=1)).save(buffer, format="PNG")
+        return buffer.getvalue(), prompts, (images.shape[2], images.shape[1])
+
+    def _share(self, jobs: Sequence[Job], begin: Callable[[Sequence[Job]], Callable[[], _Result]]) -> list[_Result]:
+        """What `begin` of every batch of jobs leads to, in order; one batch ends when the next one has begun."""
+        size = self._settings.batch_size
+        batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        ticked = 0
+
+        def ticking(batch: Sequence[Job]) -> Callable[[], _Result]:
+            nonlocal ticked
+            ticked += self._ranks.size
+            end = begin(batch)
+            self._tick(min(1.0, ticked / len(batches)))
+            return end
+
+        return self._ranks.share(batches, ticking)
+
+    def _score(
+        self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, update: int,
+        scorers: Mapping[str, Scorer], noise: str = "z1",
+    ) -> Frame:  # fmt: skip
+        """Sample and score; the columns of all jobs."""
+
+        def begin(part: Sequence[Job]) -> Callable[[], Frame]:
+            images = self._sample(policy, part, guidance, steps, noise)
+            return self._scored(images, part, guidance, steps, update, scorers)
+
+        return _joined(self._share(jobs, begin))
+
+    def _scored(
+        self, images: np.ndarray, jobs: Sequence[Job], guidance: float, steps: int, update: int,
+        scorers: Mapping[str, Scorer],
+    ) -> Callable[[], Frame]:  # fmt: skip
+        """Begin to score; leads to the columns."""
+        prompts = [p for _, p in jobs]
+        texts, metadata = [p.text for p in prompts], [p.metadata for p in prompts]
+        frame: Frame = {
+            "prompt_index": np.array([p.index for p in prompts], np.int32),
+            "category": np.array([p.category for p in prompts], object),
+            "split": np.array([split for split, _ in jobs], object),
+            "guidance": np.full(len(jobs), guidance, np.float32),
+            "steps": np.full(len(jobs), steps, np.int32),
+            "update": np.full(len(jobs), update, np.int32),
+        }
+        waiting = {name: scorer.submit_where_it_applies(images, texts, metadata) for name, scorer in scorers.items()}
+        return lambda: frame | {name: scores() for name, scores in waiting.items()}
+
+    def _sample(self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, noise: str) -> np.ndarray:
+        """Pictures of one batch."""
+        z1 = np.concatenate(
+            [rng.normal(NOISE_SEED, f"evaluate/{split}/{noise}", [p.index], policy.latent_shape) for split, p in jobs]
+        )
+        cond = policy.encode([p.text for _, p in jobs])
+        x = torch.from_numpy(z1).to(policy.device)
+        return policy.decode(policy.sample(x, cond, steps=steps, guidance=guidance))
+
+    def _diversity(self, policy: SD3Policy) -> float:
+        """Mean pairwise cosine distance of image embeddings among samples of one prompt, over prompts."""
+        settings = self._settings
+        jobs = [(settings.split, p) for p in self._prompts[: settings.diversity_prompts]]
+
+        def embedded(k: int, part: Sequence[Job]) -> Callable[[], np.ndarray]:
+            images = self._sample(policy, part, settings.guidance, settings.steps, f"diversity/{k}")
+            return _done(self._world.embed(images))
+
+        samples = [np.concatenate(self._share(jobs, partial(embedded, k))) for k in range(settings.diversity_samples)]
+        return mean_pairwise_distance(np.stack(samples, axis=1))
+
+    @torch.no_grad()
+    def _fixed_states(self, base: SD3Policy, categories: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
+        """Forward-noised candidates (N, *S), their sigma (N,) spread evenly over (0, 1), and their captions."""
+        candidates = self._world.candidates(categories, self._settings.drift_states)
+        index = range(len(candidates.prompts))
+        pictures = moments_of(base, digests_of(candidates, index), lambda numbers: candidates.images[numbers])
+        self._ranks.in_turn(lambda: pictures.prepare(index))
+        z0 = stacked(pictures, index)[0].to(base.device)
+        z1 = torch.from_numpy(rng.normal(NOISE_SEED, "drift", index, base.latent_shape)).to(base.device)
+        sigma = (torch.arange(len(z0), device=base.device) + 0.5) / len(z0)
+        return flow.interpolate(z0, z1, sigma), sigma, [p.text for p in candidates.prompts]
+
+    @torch.no_grad()
+    def _drift(self, policy: SD3Policy) -> dict[str, float]:
+        """How far the model has moved from the base.
+
+        velocity: |v - v_base|^2 / |v_base|^2 over the fixed states. norm_ratio: |v| / |v_base|, the inflation that
+        NormGuard reports (arXiv 2606.27771). path_kl: KL divergence in nats of the model's SDE paths from the base's.
+        """
+        v, v_base = (self._at_states(model, policy).double() for model in (policy, self._base))
+        distance = (v - v_base).square().sum(1) / v_base.square().sum(1)
+        ratio = v.norm(dim=1) / v_base.norm(dim=1)
+        paths = [self._path_kl(policy, part) for part in self._parts(max(1, len(self._state_texts) // 8))]
+        return {
+            "velocity": float(distance.mean()),
+            "norm_ratio": float(ratio.mean()),
+            "path_kl": float(torch.cat(paths).mean()),
+        }
+
+    def _parts(self, count: int) -> list[range]:
+        """The numbers below `count`, as many at a time as one pass may have samples."""
+        size = self._settings.batch_size
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def _at_states(self, model: VelocityField, policy: SD3Policy) -> Tensor:
+        """Velocities (N, D) float32 at the fixed states."""
+        found = []
+        for part in self._parts(len(self._state_texts)):
+            rows, cond = slice(part.start, part.stop), policy.encode([self._state_texts[i] for i in part])
+            found.append(model.velocity(self._states[rows], self._state_sigma[rows], cond).flatten(1))
+        return torch.cat(found)
+
+    def _path_kl(self, policy: SD3Policy, index: range) -> Tensor:
+        """Sum over the steps of SDE paths of the KL between the model's and the base's next-step Gaussians (n,)."""
+        cond = policy.encode([self._state_texts[i] for i in index])
+        sigmas = policy.sigmas(PATH_STEPS)
+        x = torch.from_numpy(rng.normal(NOISE_SEED, "path", index, policy.latent_shape)).to(policy.device)
+        total = torch.zeros(len(x), dtype=torch.float64)
+        for step in range(PATH_STEPS - 1):  # the last step has no noise and so no density
+            sigma, sigma_next = sigmas[step].expand(len(x)), sigmas[step + 1].expand(len(x))
+            v, v_base = policy.velocity(x, sigma, cond), self._base.velocity(x, sigma, cond)
+            mean, std = flow.sde_mean_std(x, v, sigma, sigma_next, PATH_NOISE, sigmas[1])
+            mean_base, _ = flow.sde_mean_std(x, v_base, sigma, sigma_next, PATH_NOISE, sigmas[1])
+            total += flow.gaussian_kl(mean, mean_base, std).double().cpu() * mean[0].numel()
+            noise = rng.normal(NOISE_SEED, f"path/{step}", index, policy.latent_shape)
+            x = mean + std * torch.from_numpy(noise).to(policy.device)
+        return total
+
+
+def mean_pairwise_distance(embeddings: np.ndarray) -> float:
+    """Mean cosine distance, in [0, 2], of the pairs of one prompt, over prompts; embeddings (prompts, samples, D)."""
+    similarity = np.einsum("psd,ptd->pst", embeddings, embeddings, dtype=np.float64)
+    samples = embeddings.shape[1]
+    off_diagonal = similarity.sum((1, 2)) - np.trace(similarity, axis1=1, axis2=2)
+    return float((1 - off_diagonal / (samples * (samples - 1))).mean())
+
+
+def _done(result: _Result) -> Callable[[], _Result]:
+    """What has nothing to wait for."""
+    return lambda: result
+
+
+def _joined(frames: Sequence[Frame]) -> Frame:
+    """The rows of several frames with the same columns."""
+    return {name: np.concatenate([frame[name] for frame in frames]) for name in frames[0]}
+
+
+def _applies(frame: Frame, name: str) -> bool:
+    return bool(np.isfinite(frame[name]).any())
+
+
+def _summary(frame: Frame, name: str, rows: np.ndarray) -> dict[str, Any]:
+    values = frame[name][rows].astype(np.float64)
+    categories = frame["category"][rows]
+    valid = np.isfinite(values)
+    by_category = {
+        category: float(values[valid & (categories == category)].mean())
+        for category in sorted(set(categories))
+        if (valid & (categories == category)).any()
+    }
+    return {"mean": float(values[valid].mean()), "n": int(valid.sum()), "by_category": by_category}

@@ -1,0 +1,72 @@
+"""What a step that met NaN or infinity was working on, kept under the cell's folder for `bench replay`.
+
+failure/batch.safetensors   the micro-batch or the rollouts, and the losses that are not finite
+failure/batch.json          update, stage, reason, the prompts, the samples' global index
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bench.api import DataError
+from bench.canonical import canonical_json
+from bench.files import write_whole
+from bench.models.policy import TextCondition
+from bench.paths import inside
+from bench.tensors import write_tensors
+from bench.training.stage import Stage
+
+FOLDER = "failure"
+
+
+def keep(folder: Path, stage: Stage, number: int, update: int, reason: str) -> Path:
+    """Store what the failed step of a cell was working on; returns the folder that holds it.
+
+    `number` is the stage's, `update` the last update that succeeded.
+    """
+    about = _about(stage) | {"stage": number, "method": stage.method.name, "update": update + 1, "reason": reason}
+    write_tensors(folder / FOLDER / "batch.safetensors", tensors(stage))
+    write_whole(folder / FOLDER / "batch.json", (canonical_json(about, indent=2) + "\n").encode())
+    return folder / FOLDER
+
+
+def tensors(stage: Stage) -> dict[str, Tensor]:
+    """What a stage is working on: the latest micro-batch, the rollouts, and losses that are not finite."""
+    found = dict(stage.env.non_finite)
+    latest, rollouts = stage.env.draw.latest, stage.env.rollouts
+    if latest is not None:
+        assert isinstance(latest.cond, TextCondition)
+        found |= {"z0": latest.z0, "embeds": latest.cond.embeds, "pooled": latest.cond.pooled}
+    if rollouts is not None:
+        found |= {f"rollout.{name}": tensor for name, tensor in rollouts.tensors.items()}
+    return {name: tensor.detach().cpu() for name, tensor in found.items()}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """`batch.json` of a cell.
+
+    Raises:
+        DataError: the cell has none, or it is damaged.
+    """
+    path = inside(folder, f"{FOLDER}/batch.json")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise DataError(
+            f"{folder} holds no {FOLDER}/batch.json: expected a cell that met NaN or infinity in training, for there "
+            "is nothing else to replay"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}): run the cell again to make it anew") from error
+
+
+def _about(stage: Stage) -> dict[str, Any]:
+    latest, rollouts = stage.env.draw.latest, stage.env.rollouts
+    about: dict[str, Any] = {"rollouts_used": rollouts.used if rollouts is not None else None}
+    if latest is not None:
+        about |= {"index": latest.index.tolist(), "prompts": list(latest.prompts), "metadata": list(latest.metadata)}
+    return about

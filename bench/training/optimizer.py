@@ -1,0 +1,108 @@
+"""AdamW with warm-up, clipping and an optional exponential moving average: the same for every method."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.api import NonFiniteError
+from bench.config.settings import Train
+from bench.distributed.dtensors import clip, is_part, part_of, whole
+
+
+class Optimiser:
+    """Takes the gradient that the method accumulated and makes exactly one update of it.
+
+    The moving average follows the budget, not the update count: its half-life is a share of the budget, so that
+    methods with few, dear updates and methods with many cheap ones are averaged over the same spending.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], train: Train) -> None:
+        self.parameters = parameters
+        self._train = train
+        self._adamw = torch.optim.AdamW(
+            parameters, lr=train.learning_rate, betas=(train.betas[0], train.betas[1]), weight_decay=train.weight_decay,
+            foreach=any(map(is_part, parameters)) or None,  # what torch would choose, were they no parts
+        )  # fmt: skip
+        self._updates = 0
+        self._average: list[Tensor] | None = None
+        self._last_fraction = 0.0
+        if train.ema_half_life:
+            self._average = [p.detach().clone() for p in parameters]
+
+    def zero_grad(self) -> None:
+        """Forget the accumulated gradient."""
+        self._adamw.zero_grad(set_to_none=True)
+
+    def step(self, fraction: float) -> float:
+        """One update; returns the gradient's norm before clipping. `fraction` is the share of the budget spent.
+
+        Raises:
+            NonFiniteError: the gradient is NaN or infinite; the weights are untouched.
+        """
+        norm = clip(self.parameters, self._train.clip_norm)
+        if not math.isfinite(norm):
+            raise NonFiniteError(f"gradient norm {norm}: the loss is finite but its gradient is not")
+        warmup = min(1.0, (self._updates + 1) / self._train.warmup_updates) if self._train.warmup_updates else 1.0
+        for group in self._adamw.param_groups:
+            group["lr"] = self._train.learning_rate * warmup
+        self._adamw.step()
+        self.zero_grad()
+        self._updates += 1
+        self._follow(fraction)
+        return norm
+
+    @torch.no_grad()
+    def _follow(self, fraction: float) -> None:
+        if self._average is None:
+            return
+        keep = 0.5 ** ((fraction - self._last_fraction) / self._train.ema_half_life)
+        self._last_fraction = fraction
+        for average, p in zip(self._average, self.parameters, strict=True):
+            average.lerp_(p, 1 - keep)
+
+    @torch.no_grad()
+    def swap_average(self) -> None:
+        """Exchange the weights with their moving average (for evaluation, and back); nothing where it is off."""
+        if self._average is None:
+            return
+        for average, p in zip(self._average, self.parameters, strict=True):
+            held = p.detach().clone()
+            p.copy_(average)
+            average.copy_(held)
+
+    def tensors(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """Weights, moments and averages by name, for a checkpoint; what ranks share out is whole, in main memory.
+
+        Every rank has to ask at once; without `keep` it helps the others, and leaves out what is shared.
+        """
+        out: dict[str, Tensor] = {}
+        for i, p in enumerate(self.parameters):
+            held = {"weight": p, **self._adamw.state.get(p, {})}
+            if self._average is not None:
+                held["average"] = self._average[i]
+            for key, value in held.items():
+                together = whole(value.detach())
+                if keep or not is_part(value):
+                    out[f"{key}.{i}"] = together.cpu() if is_part(value) else together
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters, JSON-able."""
+        return {"updates": self._updates, "last_fraction": self._last_fraction}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """The inverse of `tensors` and `state_dict`; the tensors may lie in main memory, and are brought one by one."""
+        self._updates, self._last_fraction = state["updates"], state["last_fraction"]
+        for i, p in enumerate(self.parameters):
+            p.copy_(part_of(tensors[f"weight.{i}"], p))
+            if f"exp_avg.{i}" in tensors:
+                names = ("exp_avg", "exp_avg_sq")
+                self._adamw.state[p] = {name: part_of(tensors[f"{name}.{i}"], p).clone() for name in names}
+                self._adamw.state[p]["step"] = tensors[f"step.{i}"].cpu().clone()  # where AdamW counts
+            if self._average is not None:
+                self._average[i].copy_(part_of(tensors[f"average.{i}"], p))

@@ -1,0 +1,72 @@
+"""Assembles what was trained into the folders that are shipped: the pipeline and the proxy scorers, in float16."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+from transformers import CLIPImageProcessor
+
+from bench.datasets.scenes.manifest import ASSETS, write_manifest
+from bench.datasets.scenes.proxies import AESTHETIC_FOLDER, CLIP_FOLDER, OCR_FOLDER
+from pretrain import aesthetic, clip, encode, ocr, transformer, vae
+from pretrain.pipeline import assemble
+from pretrain.tokenizer import build_tokenizer, save_tokenizer
+
+LIMIT = 12 * 2**20  # bytes of the whole assets folder
+
+
+def load_pipeline(folder: Path) -> StableDiffusion3Pipeline:
+    """The pipeline of the checkpoints in a work folder, in float32."""
+    autoencoder = vae.load(folder, vae.build())
+    autoencoder.register_to_config(**encode.scaling(folder))
+    towers = clip.load(folder, clip.Towers(build_tokenizer()), encode.TEXT_ENCODERS)
+    return assemble(towers, transformer.load(folder), autoencoder)
+
+
+def _save_pipeline(pipeline: Any, folder: Path) -> None:
+    half = copy.deepcopy(pipeline).to(torch.float16)
+    half.save_pretrained(folder, safe_serialization=True)
+    for name in ("tokenizer", "tokenizer_2"):
+        save_tokenizer(pipeline.tokenizer, folder / name)
+
+
+def _save_scorers(folder: Path, target: Path) -> None:
+    towers = clip.load(folder, clip.Towers(build_tokenizer()))
+    towers.clip.half().save_pretrained(target / CLIP_FOLDER)
+    save_tokenizer(build_tokenizer(), target / CLIP_FOLDER)
+    size = {"height": 64, "width": 64}
+    processor = CLIPImageProcessor(
+        size=size, crop_size=size, do_resize=False, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    processor.save_pretrained(target / CLIP_FOLDER)
+    if (folder / "aesthetic.safetensors").exists():
+        aesthetic.load(folder).save(target / AESTHETIC_FOLDER)
+    if (folder / "ocr.safetensors").exists():
+        ocr.load(folder).half().save_pretrained(target / OCR_FOLDER)
+
+
+def export(folder: Path, assets: Path = ASSETS) -> None:
+    """Write pipeline, scorers and their hashes to `assets`; an old version stays until the new one is whole.
+
+    Raises: ValueError if the result is larger than what the repository may hold.
+    """
+    fresh = assets.with_name(assets.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    _save_pipeline(load_pipeline(folder), fresh / "pipeline")
+    _save_scorers(folder, fresh)
+    write_manifest(fresh)
+    size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
+    if size > LIMIT:
+        raise ValueError(f"{fresh}: {size} bytes, but the assets may have at most {LIMIT}: make a network smaller")
+    old = assets.with_name(assets.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if assets.exists():
+        assets.rename(old)
+    fresh.rename(assets)
+    shutil.rmtree(old, ignore_errors=True)
+    print(f"exported {size / 2**20:.2f} MiB to {assets}", flush=True)

@@ -1,0 +1,133 @@
+"""The recipe of the embedded world: from nothing to the pipeline and the proxy scorers that are shipped.
+
+Stages, in order: pictures, vae, clip, aesthetic, ratings, ocr, encode, transformer, decoder, export, agreement. Each
+resumes where it stopped. `ratings` goes on with `clip`, whose embedding is then asked for the aesthetic rating too.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pretrain.data import Pictures, cache_folder
+from pretrain.loop import Plan
+from pretrain.parallel import run_in_workers
+
+STAGES = (
+    "pictures",
+    "vae",
+    "clip",
+    "aesthetic",
+    "ratings",
+    "ocr",
+    "encode",
+    "transformer",
+    "decoder",
+    "export",
+    "agreement",
+)
+PICTURES = 100_000
+# Two cores take about 0.5 + 0.1 + 0.3 + 0.1 hours for the first four, 0.7 for each further million of the last.
+PLANS = {
+    "vae": Plan(samples=20_000, batch=8, lr=3e-3, warmup=50, ema=0.998),
+    "decoder": Plan(samples=14_000, batch=8, lr=2e-3, warmup=50, ema=0.998),
+    "clip": Plan(samples=80_000, batch=64, lr=2e-3, decay=0.4, ema=0.998),
+    "ratings": Plan(samples=165_000, batch=64, lr=2e-3, decay=0.4, ema=0.998),
+    "ocr": Plan(samples=110_000, batch=64, lr=3e-3, ema=0.998),
+    "transformer": Plan(samples=2_150_000, batch=64, lr=2e-3, warmup=200, ema=0.9995),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m bench pretrain`."""
+    parser.add_argument("--stage", choices=STAGES, action="append", help="run this stage alone (may be repeated)")
+    parser.add_argument("--minutes", type=float, help="stop each stage after so many minutes, leaving a checkpoint")
+    parser.add_argument("--samples", type=int, help="train each stage on so many samples in all")
+    parser.add_argument("--batch", type=int, help="samples a step and process")
+    parser.add_argument("--lr", type=float, help="peak learning rate")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="training pictures to render (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="one-thread processes a stage (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of pictures, weights and noise (%(default)s)")
+    parser.add_argument(
+        "--cache", type=Path, help="checkpoints and encoded data ($BENCH_CACHE or ~/.cache/bench/pretrain)"
+    )
+    parser.add_argument("--log", type=Path, default=Path("results/pretrain"), help="loss curves, sheets (%(default)s)")
+    parser.add_argument("--assets", type=Path, help="where to export to (bench/tasks/scenes/assets)")
+
+
+def plan_of(stage: str, args: argparse.Namespace) -> Plan:
+    """The stage's plan with what the command line changes."""
+    asked = {"samples": args.samples, "batch": args.batch, "lr": args.lr, "minutes": args.minutes, "seed": args.seed}
+    return replace(PLANS[stage], **{name: value for name, value in asked.items() if value is not None})
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the stages asked for, or all."""
+    folder = args.cache or cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in args.stage or STAGES:
+        print(f"stage {stage}", flush=True)
+        workers = args.workers if stage in (*PLANS, "encode") else 1
+        run_in_workers(workers, run_stage, stage, folder, args)
+    return 0
+
+
+def run_stage(stage: str, folder: Path, args: argparse.Namespace) -> None:
+    """One stage in one process. Imports stand inside, so that a stage loads only what it needs."""
+    torch.manual_seed(args.seed)
+    if stage in PLANS:
+        _train(stage, folder, args)
+        return
+    if stage == "pictures":
+        Pictures(folder, args.pictures, args.seed).render()
+    elif stage == "aesthetic":
+        from pretrain import aesthetic
+
+        aesthetic.fit(folder, args.log, Pictures(folder, args.pictures, args.seed).open())
+    elif stage == "encode":
+        from pretrain import encode
+
+        encode.encode(folder, Pictures(folder, args.pictures, args.seed).open())
+    elif stage == "export":
+        from pretrain import export
+
+        export.export(folder, args.assets or export.ASSETS)
+    elif stage == "agreement":
+        from pretrain import agreement, base, export
+
+        agreement.write(args.assets or export.ASSETS, args.log)
+        base.write(folder, args.assets or export.ASSETS, args.log)
+
+
+def _train(stage: str, folder: Path, args: argparse.Namespace) -> None:
+    plan = plan_of(stage, args)
+    if stage == "transformer":
+        from pretrain import transformer
+
+        transformer.train(folder, args.log, plan)
+        return
+    from pretrain import vae
+
+    pictures = Pictures(folder, args.pictures, args.seed).open()
+    if stage in ("vae", "decoder"):
+        if stage == "vae":
+            vae.train_whole(folder, args.log, plan, pictures, vae.build())
+        else:
+            vae.train_decoder(folder, args.log, plan, pictures, vae.load(folder, vae.build(), decoder=False))
+        return
+    wear = vae.Wear(vae.load(folder, vae.build()))
+    if stage in ("clip", "ratings"):
+        from pretrain import aesthetic, clip, tokenizer
+
+        words = tokenizer.build_tokenizer()
+        rate = aesthetic.RatingError(folder) if stage == "ratings" else None
+        clip.train(folder, args.log, plan, pictures, clip.Towers(words), words, wear, rate)
+        if rate:
+            aesthetic.fit(folder, args.log, pictures)
+    elif stage == "ocr":
+        from pretrain import ocr
+
+        ocr.train(folder, args.log, plan, pictures, ocr.build(), wear)

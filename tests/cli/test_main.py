@@ -1,0 +1,253 @@
+"""The command line: bad input gets one message and status 2, help and list are quick, each command is wired up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.api import ConfigError
+from bench.cli.main import main
+from bench.cli.main import main as cli
+from bench.cli.new import TEMPLATES
+from bench.cli.run import command_line
+
+TOY = '''
+from dataclasses import dataclass
+from typing import Annotated
+from bench.api import Method, Option
+
+class Toy(Method):
+    """A toy that does nothing."""
+    name = "toy"
+
+    @dataclass(frozen=True)
+    class Config:
+        points: Annotated[int, Option("points per sample", ge=1)] = 2
+
+    def step(self, env):
+        return env.update()
+'''
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> str:
+    path = tmp_path / "toy.py"
+    path.write_text(TOY)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["rnu"], ["no command 'rnu'; did you mean 'run'?"]),
+        (["run", "--bugdet", "5k"], ["no option --bugdet; did you mean --budget?"]),
+        (["run", "extra"], ["unexpected argument 'extra'"]),
+        (["run", "--budget"], ["expected one argument (see bench run --help)"]),
+        (["run", "--budget", "5 apples"], ["budget: '5 apples': expected a positive amount like 200k"]),
+        (["run", "--preset", "quikc"], ["no preset 'quikc'; did you mean 'quick'?"]),
+        (["run", "--config", "nowhere.yaml"], ["cannot read the settings in nowhere.yaml"]),
+        (["run", "--methods", "sfft"], ["no method 'sfft' is registered; did you mean 'sft'?"]),
+        (["run", "--methods", "nowhere.py"], ["'nowhere.py': there is no such file"]),
+        (["run", "--tasks", "aligment"], ["no task 'aligment' in world 'scenes'; did you mean 'alignment'?"]),
+        (["run", "--seeds", "0"], ["seeds: expected a number of seeds (3) or a list"]),
+        (["run", "--methods", "TOY", "--train.batch_size"], ["--train.batch_size: a value is missing"]),
+        (["run", "--methods", "TOY", "--train.batch_size", "x"], ["batch_size: should be a valid integer, got 'x'"]),
+        (["run", "--methods", "TOY", "--train.x=1", "--train.x=2"], ["--train.x: given twice"]),
+        (["run", "--methods", "TOY", "--toy.point=3"], ["toy.point: no such setting; did you mean 'points'?"]),
+        (["run", "--methods", "TOY", "--toy.points", "-3"], ["toy.points: should be greater than or equal to 1"]),
+        (["run", "--methods", "TOY", "--sfft.x", "1"], ["sfft: no such setting, task or method; did you mean 'sft'?"]),
+        (
+            ["run", "--bugdet", "5k", "--seeds", "0", "--train.x", "1", "--toy.points", "--methods", "TOY", "--y"],
+            [
+                "5 problems",
+                "no option --bugdet",
+                "--toy.points: a value is missing",
+                "seeds: expected",
+                "train.x: no such setting",
+                "no option --y",
+            ],
+        ),
+        (["list", "saor"], ["nothing is named 'saor'; did you mean 'soar'?"]),
+        (["list", "--what"], ["no option --what"]),
+        (["sample", "--steps", "0"], ["expected at least 1 step"]),
+        (["sample", "--steps", "many"], ["invalid int value: 'many'"]),
+        (["sample", "--out", "picture.jpg"], ["expected a name that ends with .png"]),
+        (["doctor", "--tune", "machine.txt"], ["expected a name that ends with .yaml"]),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_message_and_status_2(
+    arguments: list[str], messages: list[str], toy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([toy if argument == "TOY" else argument for argument in arguments]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("bench: ") and "Traceback" not in error
+    for message in messages:
+        assert message in error
+
+
+def _importing(arguments: list[str]) -> tuple[float, str, list[str]]:
+    """CPU seconds, output, and the heavy packages that a command imports."""
+    heavy = ["torch", "diffusers", "transformers", "pandas", "matplotlib", "pydantic", "yaml"]
+    code = (
+        "import sys, json, time\nfrom bench.cli.main import main\n"
+        f"status = main({arguments!r})\n"
+        f"print('\\n' + json.dumps([status, time.process_time(), [m for m in {heavy!r} if m in sys.modules]]))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    text, _, last = result.stdout.rstrip().rpartition("\n")
+    status, seconds, imported = json.loads(last)
+    assert status == 0, result.stderr
+    return seconds, text, imported
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"]])
+def test_help_and_list_are_quick_and_import_nothing_heavy(arguments: list[str]) -> None:
+    seconds, text, imported = _importing(arguments)
+    assert imported == []
+    assert seconds < 0.5  # of the process, start-up included; the wall clock depends on the neighbours
+    assert "soar" in text.lower()
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    text = capsys.readouterr().out
+    for part in ("Examples:", "--soar.num_points 3", "20kimages", "bench list train"):
+        assert part in text
+
+
+def test_without_a_command_it_says_how(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "Examples:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("what", "parts"),
+    [
+        ("methods", ["soar", "methods/soar.py"]),
+        ("rewards", ["scenes-geneval"]),
+        ("tasks", ["alignment-gold", "trains on scenes-geneval"]),
+        ("presets", ["smoke", "quick", "scenes"]),
+        ("soar", ["--soar.num_points", "arXiv 2604.12617", "needs"]),
+        ("scenes-geneval", ["gold", "0 to 1, higher is better"]),
+        ("alignment", ["primary", "scenes-geneval", "margins"]),
+        ("quick", ["label: demonstration"]),
+        ("train", ["--train.batch_size", "default 32, >= 1", "one of full, lora"]),
+        ("evaluation", ["--evaluation.milestones", "default 0.25,0.5,0.75,1.0"]),
+        ("experiment", ["--budget", "20kimages (required)"]),
+        ("task", ["--task.top_share", "> 0, <= 1"]),
+        ("aesthetic", ["reward aesthetic", "task aesthetic"]),
+        ("TOY", ["A toy that does nothing.", "--toy.points", "points per sample (default 2, >= 1)"]),
+        (str(TEMPLATES / "reward.py"), ["reward my_plugin", "gold: computed exactly from the picture", "Smith 1978"]),
+    ],
+)
+def test_list_shows(what: str, parts: list[str], toy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", toy if what == "TOY" else what]) == 0
+    out = capsys.readouterr().out
+    for part in parts:
+        assert part in out
+
+
+def test_only_mistakes_of_the_user_are_caught(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def raising(error: BaseException) -> dict[str, Any]:
+        def command(args: Any) -> int:
+            raise error
+
+        return {**cli.COMMANDS, "list": ("stand in", command, lambda parser: None, "")}
+
+    monkeypatch.setattr(cli, "COMMANDS", raising(ConfigError("told")))
+    assert main(["list"]) == 2
+    assert capsys.readouterr().err == "bench: told\n"
+    monkeypatch.setattr(cli, "COMMANDS", raising(KeyboardInterrupt()))
+    assert main(["list"]) == 130
+    monkeypatch.setattr(cli, "COMMANDS", raising(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError):
+        main(["list"])
+
+
+def test_plan_measures_and_trains_nothing_away(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["plan", "--preset", "smoke", "--model", str(tiny_pipeline), "--methods", "sft"]
+    arguments += ["--budget", "500updates"]
+    gold = ["--task.scorers", "scenes-geneval", "--task.reward", "null", "--task.select", "scenes-geneval"]
+    assert main([*arguments, *gold, "--results", str(tmp_path / "results")]) == 0
+    out = capsys.readouterr().out
+    assert "2 cells, 0 of them done" in out and "measured now on this machine" in out
+    row = next(line for line in out.splitlines() if line.startswith("sft")).split()
+    assert row[1] == "500"
+    assert float(row[2].replace(",", "")) == pytest.approx(500 * 8 * 3, rel=0.05)  # forward 1, backward about 2
+    assert not (tmp_path / "results").exists()
+
+
+def test_sample_draws_the_same_grid_again(tiny_pipeline: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    common = ["sample", str(tiny_pipeline), "--prompt", "a red circle", "--steps", "2", "--samples", "3", "--out"]
+    assert main([*common, str(tmp_path / "a.png"), "--prompt", "two stars"]) == 0
+    assert main([*common, str(tmp_path / "b.png")]) == 0
+    both, one = (Image.open(tmp_path / name) for name in ("a.png", "b.png"))
+    assert one.width == both.width and both.height == 2 * one.height + 4
+    assert both.crop((0, 0, one.width, one.height)).tobytes() == one.tobytes()
+
+
+@pytest.fixture
+def fast_machine(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny world in the place of the embedded one, and hardly any time for each measurement."""
+    from bench.datasets import worlds
+    from bench.preflight.forecast import throughput
+
+    tiny = worlds.load_world("scenes", str(tiny_pipeline))
+    monkeypatch.setattr(worlds, "load_world", lambda name, model=None: tiny)
+    monkeypatch.setattr(throughput, "SECONDS", 0.01)
+    monkeypatch.setattr("bench.cli.doctor.THREADS", (1,))  # on a busy machine two are slower by far than one
+    monkeypatch.setattr("bench.cli.doctor.cores", lambda: 1)
+
+
+@pytest.mark.usefixtures("fast_machine")
+def test_doctor_examines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("bench.cli.doctor.shadowed", lambda: [])
+    assert main(["doctor", "--results", str(tmp_path / "results")]) == 0
+    out = capsys.readouterr().out
+    for part in ("python 3", "torch ", "GiB of memory", "3 methods registered", "can be written", "1 thread: "):
+        assert part in out
+    assert not (tmp_path / "results").exists()
+    monkeypatch.setattr("bench.cli.doctor.shadowed", lambda: ["package 'methods' is foreign"])
+    assert main(["doctor", "--results", "/dev/full/results"]) == 1
+    out = capsys.readouterr().out
+    assert "bad   package 'methods' is foreign" in out and "not fit yet: 2 of these" in out
+
+
+@pytest.mark.usefixtures("fast_machine")
+def test_doctor_tunes_into_a_file_that_a_run_reads(
+    tmp_path: Path, toy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench.config.load import load
+
+    path = tmp_path / "machine.yaml"
+    assert main(["doctor", "--tune", str(path)]) == 0
+    experiment = load("smoke", {"methods": [toy]}, [path])
+    assert experiment.workers * experiment.threads >= 1 and experiment.evaluation.batch_size in (32, 64, 128, 256)
+    assert f"use it: python -m bench run --config {path}" in capsys.readouterr().out
+    assert main(["doctor", "--tune", str(path)]) == 2
+    assert "the file exists" in capsys.readouterr().err
+
+
+def test_the_recorded_command_leaves_out_where_it_wrote_to() -> None:
+    given = ["run", "--methods", "sft", "--results", "/somewhere/else", "--report=here.md", "--soar.num_points", "3"]
+    assert command_line(given) == "python -m bench run --methods sft --soar.num_points 3"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "bench", "list", "soar"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -1,0 +1,59 @@
+"""The embedded world keeps its prompt sets apart."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from bench.api import ConfigError, DataError
+from bench.datasets.scenes.vocabulary import CATEGORIES, is_held_out
+from bench.datasets.scenes.world import ScenesWorld
+from tests.support.cells import world
+
+
+@pytest.fixture
+def scenes(tiny_pipeline):
+    return world(tiny_pipeline)
+
+
+def test_no_text_is_in_two_splits(scenes):
+    texts = {s: {p.text for p in scenes.prompts(s, CATEGORIES, 600)} for s in ("train", "tune", "report", "held_out")}
+    for a, b in itertools.combinations(texts, 2):
+        assert not texts[a] & texts[b], (a, b)
+
+
+def test_held_out_combinations_are_only_in_their_split(scenes):
+    assert all(is_held_out(p.metadata) for p in scenes.prompts("held_out", CATEGORIES, 100))
+    for split in ("train", "tune", "report"):
+        assert not any(is_held_out(p.metadata) for p in scenes.prompts(split, CATEGORIES, 300))
+
+
+def test_a_longer_list_begins_with_the_shorter(scenes):
+    assert scenes.prompts("report", CATEGORIES, 50)[:20] == scenes.prompts("report", CATEGORIES, 20)
+
+
+def test_categories_are_kept_to(scenes):
+    assert {p.category for p in scenes.prompts("report", ["position", "text"], 60)} == {"position", "text"}
+    assert {p.category for p in scenes.candidates(["counting"], 12).prompts} == {"counting"}
+
+
+def test_candidates_have_no_evaluation_caption_and_no_held_out_one(scenes):
+    candidates = scenes.candidates(CATEGORIES, 400)
+    assert candidates.images.shape == (400, 64, 64, 3)
+    evaluation = {p.text for s in ("report", "tune") for p in scenes.prompts(s, CATEGORIES, 1000)}
+    for p in candidates.prompts:
+        assert p.text not in evaluation
+        assert not is_held_out(p.metadata)
+
+
+def test_single_objects_have_no_held_out_combination(scenes):
+    with pytest.raises(ConfigError, match=r"evaluation\.held_out_prompts"):
+        scenes.prompts("held_out", ["single_object"], 1)
+
+
+def test_an_unknown_split_and_a_missing_model_are_named(scenes, tmp_path):
+    with pytest.raises(ConfigError, match="expected one of train, tune"):
+        scenes.prompts("test", CATEGORIES, 1)
+    with pytest.raises(DataError, match="bench pretrain"):
+        ScenesWorld(str(tmp_path))

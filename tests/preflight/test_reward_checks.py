@@ -1,0 +1,64 @@
+"""Every built-in reward conforms, and each check is failed by a reward that is broken in just that way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import registry
+from bench.api import Reward
+from bench.conformance import assert_conforms
+from bench.datasets.worlds import load_world
+from bench.preflight.conformance.fixtures import Laboratory
+from bench.preflight.conformance.suite import REWARD_CHECKS, examine
+from tests.support import broken_plugins as broken
+
+# Each broken reward, the check that it is made to fail, and what else that implies.
+BROKEN: list[tuple[type[Reward], str, set[str]]] = [
+    (broken.RelativeBrightness, "batch-equals-singles", set()),
+    (broken.SortedBrightness, "order", {"batch-equals-singles"}),
+    (broken.Squeezed, "single-picture", set()),
+    (broken.OutOfRange, "range", set()),
+    (broken.InPlace, "pictures-unchanged", set()),
+    (broken.Drifting, "repeatable", {"batch-equals-singles", "order", "trl"}),  # any two calls differ
+    (broken.NotANumber, "trl", {"range"}),  # NaN lies in no range
+]
+
+
+@pytest.fixture(scope="module")
+def laboratory() -> Laboratory:
+    return Laboratory(load_world("scenes"))
+
+
+@pytest.mark.parametrize("name", registry.names(registry.REWARDS))
+def test_every_reward_conforms(name: str, tiny_weights: Path) -> None:
+    """The published scorers with tiny checkpoints of their format."""
+    if registry.load_reward(name).environment is not None:
+        pytest.skip("its environment takes minutes to build; tests/environments tests it where that was asked for")
+    assert_conforms(name)
+
+
+@pytest.mark.parametrize(("reward", "check", "implied"), BROKEN, ids=[check for _, check, _ in BROKEN])
+def test_a_reward_broken_in_one_way_fails_that_check(
+    laboratory: Laboratory, reward: type[Reward], check: str, implied: set[str]
+) -> None:
+    outcomes = {outcome.check.name: outcome for outcome in examine(reward, laboratory)}
+    failed = {name for name, outcome in outcomes.items() if outcome.status == "failed"}
+    assert failed == {check, *implied}, {name: outcomes[name].detail for name in failed}
+
+
+def test_every_check_is_failed_by_some_broken_reward() -> None:
+    assert {check for _, check, _ in BROKEN} == {check.name for check in REWARD_CHECKS}
+
+
+def test_the_reward_that_the_broken_ones_extend_passes(laboratory: Laboratory) -> None:
+    assert {outcome.status for outcome in examine(broken.Brightness, laboratory)} == {"passed"}
+
+
+def test_a_class_that_does_not_conform_is_an_assertion_with_a_list() -> None:
+    with pytest.raises(AssertionError) as caught:
+        assert_conforms(broken.Drifting)
+    message = str(caught.value)
+    assert message.startswith("drifting fails 4 conformance checks:\n- batch-equals-singles: expected")
+    assert message.count("\n- ") == message.count("\n  why: ") == 4

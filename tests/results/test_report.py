@@ -1,0 +1,335 @@
+"""The report of results whose truth is known: verdicts, tables, escapes, and what `check` sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.api import DataError
+from bench.results import report
+from bench.results.records.reader import load_experiment
+from bench.results.records.writer import CellRecord
+from bench.results.report import world
+from bench.results.report.claims import CLAIMS, claims_table, findings, summarise
+from bench.results.report.gains import gains
+from bench.results.report.markdown import code, escape, number, signed, table
+from bench.results.statistics.analysis import Analysis
+from tests.support.synthetic_results import World, build_world, ledger, start, write_world
+
+EVIL = ("<script>alert(1)</script>", "[a](http://evil.example) ![b](x)", "pipes | and $x$ `code` *stars* @someone")
+SMALL = World(
+    tasks=("alignment",), seeds=2, prompts=48, milestone_prompts=24, captions=EVIL, grid=((1.0, 3.0), (5, 10))
+)
+SHARP = World(
+    name="sharp",
+    label="",
+    tasks=("alignment",),
+    seeds=4,
+    prompts=1000,
+    milestone_prompts=100,
+    seed_sd=0.001,
+    prompt_sd=0.02,
+    methods=("sft", "soar", "flowgrpo", "resampled", "soar+flowgrpo"),
+    gains={
+        "alignment": {
+            "sft": {"scenes-geneval": 0.10, "scenes-clip": 0.010},
+            "soar": {"scenes-geneval": 0.25, "scenes-clip": 0.020},
+            "flowgrpo": {"scenes-geneval": -0.15, "scenes-clip": 0.060},
+            "resampled": {"scenes-clip": 0.010},
+            "soar+flowgrpo": {"scenes-geneval": 0.30, "scenes-clip": 0.080},
+        }
+    },
+    grid=((3.0,), (5, 20)),
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with results/ and the REPORT.md made from them; not to be changed."""
+    return build_world(tmp_path_factory.mktemp("built"), SMALL)
+
+
+@pytest.fixture
+def copied(built: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(built, tmp_path / "copied"))
+
+
+@pytest.fixture(scope="module")
+def sharp(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """So many prompts and so little noise that verdicts have to be right."""
+    return Analysis(load_experiment(write_world(tmp_path_factory.mktemp("sharp"), SHARP)))
+
+
+def text_of(folder: Path) -> str:
+    return (folder / "REPORT.md").read_text(encoding="utf-8")
+
+
+def check(folder: Path) -> list[str]:
+    return report.check(folder / "results", folder / "REPORT.md")
+
+
+def rebuilt(folder: Path) -> str:
+    from bench.results.report.document import render
+
+    return render(folder / "results", folder / "REPORT.md").text
+
+
+def test_verdicts_agree_with_the_truth(sharp: Analysis) -> None:
+    def verdict(method: str, scorer: str, baseline: str = "sft") -> str:
+        found = sharp.difference("alignment", method, baseline, scorer)
+        assert found is not None
+        return found.verdict
+
+    assert verdict("soar", "scenes-geneval") == "better"
+    assert verdict("flowgrpo", "scenes-geneval") == "worse"
+    assert verdict("sft", "scenes-geneval", "base") == "better"
+    assert verdict("resampled", "scenes-clip") == "tie"
+    assert verdict("flowgrpo", "scenes-clip") == "better"
+
+
+def test_intervals_hold_the_true_differences(sharp: Analysis) -> None:
+    for method, true in (("sft", 0.10), ("soar", 0.25), ("flowgrpo", -0.15)):
+        found = sharp.difference("alignment", method, "base", "scenes-geneval")
+        assert found is not None and found.interval.low < true < found.interval.high
+        assert found.interval.high - found.interval.low < 0.15
+
+
+def test_pairing_follows_prompts_not_rows(sharp: Analysis) -> None:
+    ours = sharp.scores("alignment", "soar", "scenes-clip")
+    rows = sharp.experiment.samples.query("method == 'soar' and seed == 3 and update == 267 and split == 'report'")
+    one = rows[rows["prompt_index"] == 17].iloc[0]
+    assert ours.loc[3, (one["category"], 17)] == one["scenes-clip"]
+
+
+def test_reward_hacking_is_named(sharp: Analysis) -> None:
+    words = {gain.method: gain.words for gain in gains(sharp, "alignment")}
+    assert words["flowgrpo"].startswith("reward hacking")
+    assert "hacking" not in words["soar"]
+
+
+def test_claims_follow_the_data(sharp: Analysis) -> None:
+    said = {claim.number: summarise(claim, findings(sharp, claim)) for claim in CLAIMS}
+    assert said[1] == "**holds here**"
+    assert said[2].startswith("not tested here") and said[4].startswith("not tested here")
+    assert said[5].startswith("**fails in part**: 1 better, 1 worse")
+    assert said[6].startswith("not tested here: needs soar+flowgrpo and sft+flowgrpo")
+    assert said[7] == "**holds here**"
+    assert said[8].startswith(("**undecided**", "**tie**"))
+    assert len(claims_table(sharp).splitlines()) == 2 + 8
+
+
+def test_check_passes_and_building_again_changes_nothing(copied: Path) -> None:
+    assert check(copied) == []
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    for path in copied.rglob("figures/*"):
+        path.unlink()
+    report.build(copied / "results", copied / "REPORT.md")
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+
+
+def test_check_sees_a_changed_number(copied: Path) -> None:
+    path = copied / "REPORT.md"
+    text = path.read_text(encoding="utf-8")
+    found = re.search(r"\d\.\d{3}(?= ±)", text)
+    assert found
+    path.write_text(text.replace(found.group(), "9.999", 1), encoding="utf-8")
+    assert any("9.999" in message for message in check(copied))
+
+
+def test_check_sees_a_changed_score(copied: Path) -> None:
+    path = next(copied.glob("results/*/alignment/soar/seed0/scores-000267.parquet"))
+    frame = pd.read_parquet(path)
+    frame["scenes-clip"] += 0.1
+    frame.to_parquet(path, index=False)
+    messages = check(copied)
+    assert any("text says" in message for message in messages)
+    assert any("plotted data differ" in message for message in messages)
+
+
+def test_check_sees_changed_figures_and_a_missing_report(copied: Path) -> None:
+    folder = next(copied.glob("results/*/figures"))
+    stored = folder / "curves-alignment.json"
+    facts = json.loads(stored.read_text())
+    facts["data"]["base"]["scenes-clip"] += 0.01
+    stored.write_text(json.dumps(facts))
+    (folder / "grid-alignment.png").unlink()
+    (folder / "differences-alignment.png").write_bytes(b"another picture")
+    (copied / "REPORT.md").unlink()
+    messages = " ".join(check(copied))
+    assert "REPORT.md is missing: run `python -m bench report`" in messages
+    assert "curves-alignment.json: the plotted data differ" in messages
+    assert "grid-alignment.png is missing" in messages
+    assert "differences-alignment.png is not the picture" in messages
+
+
+def test_captions_are_shown_as_they_are(built: Path) -> None:
+    text = text_of(built)
+    assert "<script" not in text and "&lt;script&gt;" in text
+    assert not re.search(r"(?<!\\)\]\(http", text) and "http://" not in text
+    assert "@someone" not in text and "\\*stars\\*" in text and "\\|" in text and "\\$x\\$" in text
+
+
+@pytest.mark.parametrize("text", EVIL)
+def test_escape_leaves_no_markup(text: str) -> None:
+    shown = escape(text)
+    assert not re.search(r"(?<!\\)[`*_|$\[\]]", shown) and "<" not in shown and "://" not in shown
+    assert escape("a\nb\r\n# c") == "a b # c"
+
+
+def test_inline_code_and_tables() -> None:
+    assert code("a `b` | c") == "`` a `b` \\| c ``"
+    assert table(["a", "b"], [["x", "1"], ["y", "+2 [1, 3]"]]).splitlines()[1] == "|:--|--:|"
+    assert (number(-0.0001, 3), signed(0.0001, 3), signed(0.5, 1), signed(-0.5, 1)) == (
+        "0.000",
+        "0.000",
+        "+0.5",
+        "-0.5",
+    )
+
+
+def test_every_table_marks_too_few_updates(built: Path) -> None:
+    rows = [line for line in text_of(built).splitlines() if re.match(r"\|.*\bflowgrpo\b", line)]
+    methods = [row for row in rows if re.search(r"\| flowgrpo( †)? \|", row)]
+    assert len(methods) >= 8
+    assert all("flowgrpo † |" in row for row in methods)
+    assert "soar †" not in text_of(built)
+
+
+def test_demonstrations_say_so_and_the_filter_is_named(built: Path) -> None:
+    text = text_of(built)
+    for title in ("### alignment", "## Claims", "## Proxy against gold", "## Set-up"):
+        assert re.search(f"^{title}.*\\(demonstration\\)$", text, re.MULTILINE), title
+    assert "Supervised methods use scenes-clip as a data filter" in text
+    assert "published" in text.lower() and "SD3.5-Medium" in text
+
+
+def test_all_sections_are_there(built: Path) -> None:
+    titles = re.findall(r"^## (.*)$", text_of(built), re.MULTILINE)
+    wanted = (
+        "Question|In short|Set-up|Results|Curves|Guidance|Claims|Proxy|How far|The embedded|Samples|Diversity|What was"
+    )
+    wanted += "|Failed|Statistics|Limits|How each"
+    assert [title.split(" (")[0] for title in titles] and len(titles) == len(wanted.split("|"))
+    for title, begin in zip(titles, wanted.split("|"), strict=True):
+        assert title.startswith(begin)
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text_of(built)):
+        assert (built / path).is_file()
+
+
+def test_one_seed_decides_nothing(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "results", replace(SMALL, seeds=1))
+    analysis = Analysis(load_experiment(folder))
+    verdicts = {found.verdict for row in analysis.rows("alignment") for found in row.differences.values()}
+    assert verdicts == {"undecided (one seed)"}
+    assert "nan" not in rebuilt(tmp_path)
+
+
+def test_failed_torn_and_missing_cells_are_listed(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "results", SMALL)
+    record = CellRecord(folder / "alignment" / "soar" / "seed2")
+    start(record, SMALL, "alignment", "soar", 2)
+    record.append("end", status="failed", reason="loss is <b>NaN</b> at update 7", ledger=ledger(updates=7))
+    path = folder / "alignment" / "sft" / "seed1" / "record.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    text = rebuilt(tmp_path)
+    assert "| alignment | soar | 2 | failed | loss is &lt;b&gt;NaN&lt;/b&gt; at update 7 |" in text
+    assert "| alignment | sft | 1 | unfinished (last line torn) |" in text
+    assert "| alignment | sft | 2 | not run | no record |" in text
+    shown = report.terminal_table(folder)
+    assert "failed  alignment/soar/seed2: loss is" in shown
+
+
+def test_without_a_base_the_rest_is_reported(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "results", SMALL)
+    shutil.rmtree(folder / "alignment" / "base")
+    text = rebuilt(tmp_path)
+    assert "no base to gain over" in text and "| alignment | base | 0 | not run | no record |" in text
+
+
+def test_the_main_experiment_can_be_chosen(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for name, label in (("first", "demonstration"), ("second", ""), ("third", "demonstration")):
+        write_world(results, replace(SMALL, name=name, label=label, seeds=1, methods=("sft",), grid=((), ())))
+    assert "Experiment `second`:" in rebuilt(tmp_path)
+    (results / "report.json").write_text('{"main": "third", "units": ["flops", "seconds"]}')
+    text = rebuilt(tmp_path)
+    assert "Experiment `third` (demonstration)" in text and "### second" in text
+    (results / "report.json").write_text('{"main": "fourth"}')
+    with pytest.raises(DataError, match="first, second, third"):
+        rebuilt(tmp_path)
+    (results / "report.json").write_text('{"mian": "first"}')
+    with pytest.raises(DataError, match="mian"):
+        rebuilt(tmp_path)
+
+
+def test_tuning_scores_are_not_reported(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "results", replace(SMALL, seeds=1, methods=("sft",)))
+    for path in folder.rglob("*.parquet"):
+        frame = pd.read_parquet(path)
+        frame["split"] = "tune"
+        frame.to_parquet(path, index=False)
+    assert Analysis(load_experiment(folder)).is_tuning
+    assert "No experiment has" in rebuilt(tmp_path)
+
+
+def test_agreement_and_sheets_are_shown(copied: Path) -> None:
+    folder = copied / "results" / "pretrain"
+    folder.mkdir()
+    shutil.copy(next(copied.glob("results/*/figures/*.png")), folder / "samples_base.png")
+    agreement = {"scenes-clip": {"text": {"auc": 0.91234, "n": 100}, "colors": {"auc": 0.9}}}
+    (folder / "agreement.json").write_text(json.dumps({"schema": 1, "proxies": agreement}))
+    text = rebuilt(copied)
+    assert "![samples base](results/pretrain/samples_base.png)" in text and "0.912" in text
+
+
+def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"run one \(`python -m bench run`\)"):
+        report.build(tmp_path, tmp_path / "REPORT.md")
+
+
+def test_scorers_have_to_be_described(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "results", replace(SMALL, seeds=1, methods=("sft",)))
+    path = folder / "experiment.json"
+    header = json.loads(path.read_text())
+    del header["scorers"]["scenes-ocr"]
+    path.write_text(json.dumps(header))
+    with pytest.raises(DataError, match="does not describe scorer 'scenes-ocr'"):
+        rebuilt(tmp_path)
+
+
+def test_the_terminal_table_fits(built: Path) -> None:
+    shown = report.terminal_table(built / "results" / SMALL.name)
+    assert max(map(len, shown.splitlines())) <= 100
+    assert "\x1b" not in shown and "flowgrpo †" in shown and "(demonstration)" in shown
+
+
+def test_the_report_needs_no_torch(built: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from bench import report; "
+        f"print(report.check(Path({str(built / 'results')!r}), Path({str(built / 'REPORT.md')!r}))); "
+        "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    )
+    # another hash seed: no order may depend on it
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["[]", "[]"]
+
+
+@pytest.mark.parametrize(("best", "said"), [(0.27, True), (0.5, False), (0.8, True)])
+def test_a_base_outside_its_band_is_told(tmp_path: Path, best: float, said: bool) -> None:
+    (tmp_path / "pretrain").mkdir()
+    accuracy = {"1.0": {"overall": 0.1}, "3.0": {"overall": best}}
+    (tmp_path / "pretrain" / "base.json").write_text(json.dumps({"accuracy_by_guidance": accuracy}))
+    text = world.base_section(tmp_path)
+    assert ("outside the band" in text) == said
+    assert (f"{best:.1%}" in text) == said

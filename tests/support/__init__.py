@@ -1,0 +1,1 @@
+"""What the tests share: small worlds, models, plugins and results."""

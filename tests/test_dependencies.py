@@ -1,0 +1,162 @@
+"""The direction of dependencies, read from the imports of every module (DESIGN: the house)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("bench", "methods", "rewards")
+DEVICE = {"bench.models", "bench.device"}
+APART = {"bench.scoring.workers", "bench.scoring.workers.environment", "bench.scoring.workers.worker_process"}
+HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "trl"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of ours, by its dotted name."""
+    for package in OURS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+@cache
+def imports(path: Path, *, at_load: bool) -> set[str]:
+    """Dotted names that a module imports; `at_load` leaves out functions and TYPE_CHECKING blocks."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            raise AssertionError(f"{path}: relative import")
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if typing_only or (at_load and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)):
+            return
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+MODULES = dict(modules())
+
+
+def ours(name: str, *, at_load: bool = False) -> set[str]:
+    """The modules of ours that a module imports."""
+    return {found for found in imports(MODULES[name], at_load=at_load) if found in MODULES}
+
+
+def reaches(name: str) -> dict[str, str]:
+    """Every top-level package that loading a module loads, with the module of ours that imports it."""
+    packages: dict[str, str] = {}
+    waiting, seen = [name], set()
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for found in imports(MODULES[current], at_load=True):
+            if found in MODULES:
+                waiting += [found, *(p for p in (found.rpartition(".")[0],) if p in MODULES)]
+            packages.setdefault(found.split(".")[0], current)
+    return packages
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("methods.")])
+def test_methods_import_the_contract_the_maths_and_methods_they_extend(name: str) -> None:
+    allowed = {"bench", "bench.api", "bench.flow", "methods"}
+    assert {found for found in ours(name) if found not in allowed and not found.startswith("methods.")} == set()
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("rewards.")])
+def test_rewards_import_the_contract_the_maths_and_their_world(name: str) -> None:
+    own = ("bench.datasets.scenes", "bench.datasets.prompts", "rewards")
+    outside = {found for found in ours(name) if not found.startswith(own)}
+    assert outside <= {"bench", "bench.api", "bench.files", "bench.flow", "bench.datasets", *DEVICE, *APART}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in MODULES
+        if name.startswith(("bench.results.statistics", "bench.results.figures", "bench.results.report"))
+    ]
+    + [
+        "bench.api",
+        "bench.cli.main",
+        "bench.config.load",
+        "bench.results.records.writer",
+        "bench.results.records.reader",
+    ]
+    + [f"bench.cli.{name}" for name in ("table", "options", "listing", "catalogue")]
+    + [
+        "bench.experiments.status.progress",
+        "bench.experiments.detach",
+        "bench.cli.status",
+        "bench.experiments.status.tracking",
+    ]
+    + ["bench.conformance", "bench.cli.check", "bench.preflight.conformance.check"],
+)
+def test_what_reads_results_or_options_loads_no_model_library(name: str) -> None:
+    loaded = reaches(name)
+    assert {package: loaded[package] for package in HEAVY if package in loaded} == {}
+
+
+def test_what_only_reads_results_never_imports_torch_at_all() -> None:
+    readers = [
+        name
+        for name in MODULES
+        if name.startswith(("bench.results.statistics", "bench.results.figures", "bench.results.report"))
+    ]
+    assert readers
+    for name in readers:
+        assert not {found.split(".")[0] for found in imports(MODULES[name], at_load=False)} & HEAVY, name
+
+
+def test_only_the_command_line_knows_the_conformance_checks() -> None:
+    for name in MODULES:
+        if name != "bench.cli.table" and not name.startswith(("bench.conformance", "bench.templates")):
+            assert not any(found.startswith("bench.conformance") for found in ours(name)), name
+
+
+def test_nothing_imports_the_command_line() -> None:
+    for name in MODULES:
+        if name not in ("bench.cli.main", "bench.__main__"):
+            assert "bench.cli.main" not in ours(name), name
+
+
+@pytest.mark.parametrize("name", ["bench.api", "bench.flow", "bench.rng", "bench.budget"])
+def test_the_foundation_stands_on_nothing_else(name: str) -> None:
+    assert ours(name) <= {"bench", "bench.api", "bench.flow", "bench.rng"}
+
+
+def test_the_harness_does_not_know_a_method_by_name() -> None:
+    for name in MODULES:
+        if name.startswith("bench."):
+            assert not any(found.startswith("methods") for found in ours(name)), name
+
+
+def test_there_is_no_cycle_at_load() -> None:
+    state: dict[str, int] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if state.get(name) == 2:
+            return
+        assert state.get(name) != 1, " -> ".join([*path[path.index(name) :], name])
+        state[name] = 1
+        for found in {found for found in ours(name, at_load=True) if not f"{name}.".startswith(f"{found}.")}:
+            visit(found, (*path, name))
+        state[name] = 2
+
+    for name in MODULES:
+        visit(name, ())

@@ -1,0 +1,137 @@
+"""The plan of the package: wings that import downwards only, and no circle among modules."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("bench", "methods", "rewards", "pretrain")
+# From the ground up. Modules of bench/ itself are the ground; those that nothing in bench imports are doors, on top.
+WINGS = (
+    "config",
+    "results",
+    "distributed",
+    "datasets",
+    "models",
+    "scoring",
+    "training",
+    "experiments",
+    "preflight",
+    "cli",
+)
+
+Graph = Mapping[str, frozenset[str]]
+
+
+def modules() -> dict[str, Path]:
+    """Every module of ours by its dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            if "templates" in parts:
+                continue  # texts that `bench new` writes
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def graph(sources: Mapping[str, str]) -> Graph:
+    """The modules that each one imports, wherever the import stands: at the top, in a function, for types only."""
+    return {name: frozenset(_imported(name, text, sources)) for name, text in sources.items()}
+
+
+def _imported(name: str, text: str, known: Mapping[str, str]) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            named = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} line {node.lineno}: imports are absolute here"
+            named = [
+                inner if (inner := f"{node.module}.{alias.name}") in known else str(node.module) for alias in node.names
+            ]
+        else:
+            continue
+        yield from (target for target in named if target in known and target != name)
+
+
+def upwards(imports: Graph) -> list[str]:
+    """Every import of bench that runs up, as `lower -> higher`."""
+    used = {target for targets in imports.values() for target in targets if target.startswith("bench")}
+
+    def floor(module: str) -> int:
+        wing = module.split(".")[1] if "." in module else ""
+        if wing in WINGS:
+            return 1 + WINGS.index(wing)
+        return 0 if module in used or module == "bench" else len(WINGS) + 1
+
+    return sorted(
+        f"{module} -> {target}"
+        for module, targets in imports.items()
+        for target in targets
+        if module.startswith("bench") and (not target.startswith("bench") or floor(target) > floor(module))
+    )
+
+
+def circles(imports: Graph) -> list[list[str]]:
+    """The groups of modules that import each other, directly or by others (Tarjan's strongly connected components)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for target in imports[module]:
+            if target not in index:
+                visit(target)
+                low[module] = min(low[module], low[target])
+            elif target in stack:
+                low[module] = min(low[module], index[target])
+        if low[module] == index[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in imports:
+        if module not in index:
+            visit(module)
+    return found
+
+
+def _ours() -> Graph:
+    return graph({name: path.read_text(encoding="utf-8") for name, path in modules().items()})
+
+
+def test_every_folder_of_the_package_is_a_wing() -> None:
+    folders = {path.name for path in (ROOT / "bench").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(WINGS)
+
+
+def test_imports_run_down() -> None:
+    assert upwards(_ours()) == []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circles(_ours()) == []
+
+
+def test_an_import_that_runs_up_is_seen() -> None:
+    sources = {
+        "bench": "",
+        "bench.api": "",
+        "bench.config": "def late():\n    from bench.cli.main import main\n",
+        "bench.cli": "",
+        "bench.cli.main": "from bench import api, config\nimport bench.door",
+        "bench.front": "from bench.cli.main import main\n",
+        "bench.door": "import bench.cli\n",
+    }
+    assert upwards(graph(sources)) == ["bench.config -> bench.cli.main", "bench.door -> bench.cli"]
+
+
+def test_a_circle_is_seen() -> None:
+    sources = {"bench.a": "import bench.b", "bench.b": "from bench import c", "bench.c": "import bench.a", "bench": ""}
+    assert circles(graph(sources)) == [["bench.a", "bench.b", "bench.c"]]

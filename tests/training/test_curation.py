@@ -1,0 +1,105 @@
+"""Curated data: the right rows, once, the same from the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.models.policy import SD3Policy
+from bench.scoring.ranking import top_share
+from bench.training.curation import cache_folder, curate
+from tests.support.cells import experiment, run, scorers, world
+
+
+def test_the_top_share_is_taken_within_each_category():
+    scores = np.array([0.9, 0.1, 0.5, 0.2, 0.3, 0.4], np.float32)
+    categories = ["a", "a", "a", "b", "b", "b"]
+    assert top_share(scores, categories, 1 / 3).tolist() == [0, 5]
+    assert top_share(scores, categories, 0.5).tolist() == [0, 2, 4, 5]
+    assert top_share(scores, categories, 1.0).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_ties_go_to_the_earlier_row():
+    assert top_share(np.zeros(4, np.float32), ["a"] * 4, 0.5).tolist() == [0, 1]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abc")), min_size=1, max_size=40), st.floats(0.01, 1))
+def test_nothing_left_out_beats_anything_kept(rows, share):
+    scores, categories = np.array([r[0] for r in rows]), [r[1] for r in rows]
+    kept = set(top_share(scores, categories, share).tolist())
+    for name in set(categories):
+        inside = [scores[i] for i in range(len(rows)) if categories[i] == name and i in kept]
+        outside = [scores[i] for i in range(len(rows)) if categories[i] == name and i not in kept]
+        assert inside and (not outside or min(inside) >= max(outside))
+
+
+@pytest.fixture
+def made(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    e = experiment(tiny_pipeline)
+    task, ready = e.tasks[0], scorers(e)
+    policy = SD3Policy.load(tiny_pipeline)
+    return lambda note=None: curate(world(tiny_pipeline), task, policy, ready[task.select], note)
+
+
+def moments(dataset):
+    """Of all rows."""
+    return dataset.moments(np.arange(len(dataset)))
+
+
+def test_the_cache_gives_back_what_was_made(made):
+    first, second = made(), made()
+    for one, other in zip(moments(first), moments(second), strict=True):
+        assert torch.equal(one, other) and one.stride() == other.stride()
+    assert (list(first.prompts), list(first.metadata)) == (list(second.prompts), list(second.metadata))
+    assert (first.selected_by, first.scored) == (second.selected_by, second.scored) == ("scenes-geneval", 64)
+    assert len(list((cache_folder() / "curated").iterdir())) == 1
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize("name", ["00000000.safetensors", "00000000.json"])
+def test_a_damaged_cache_is_told_once_and_made_again(made, damage, name):
+    first = made()
+    (path,) = (cache_folder() / "curated").glob(f"*/{name}")
+    before = path.read_bytes()
+    damage(path)
+    notes = []
+    again = made(notes.append)
+    assert len(notes) == 1 and notes[0].startswith(f"curated data: {path.parent}") and "made again" in notes[0]
+    assert all(map(torch.equal, moments(first), moments(again)))
+    assert (list(first.prompts), list(first.metadata)) == (list(again.prompts), list(again.metadata))
+    assert path.read_bytes() == before
+    made(notes.append)
+    assert len(notes) == 1
+
+
+def test_a_cell_tells_of_a_damaged_cache(made, tiny_pipeline, tmp_path):
+    made()
+    (path,) = (cache_folder() / "curated").glob("*/*.safetensors")
+    cut(path)
+    events = run(experiment(tiny_pipeline, budget="1updates"), tmp_path / "results", "sft")
+    assert [event["message"][:13] for event in events if event["event"] == "note"] == ["curated data:"]
+    assert events[-1]["status"] == "done"
+
+
+def test_selection_by_the_exact_scorer_keeps_right_captions_first(made):
+    dataset = made()
+    assert 16 <= len(dataset) <= 16 + 6  # a quarter of 64, rounded up in each of six categories
+
+
+def test_curated_captions_are_no_evaluation_prompts(made, tiny_pipeline):
+    evaluation = {p.text for s in ("report", "tune") for p in world(tiny_pipeline).prompts(s, ["colors"], 200)}
+    assert not evaluation & set(made().prompts)

@@ -1,0 +1,88 @@
+"""Evaluation: distances by hand, and noise keyed by prompt alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from bench.models.policy import SD3Policy
+from bench.training.evaluate import Evaluator, mean_pairwise_distance
+from tests.support.cells import experiment, scorers, world
+
+
+def test_mean_pairwise_distance_by_hand():
+    same = np.array([[[1.0, 0.0], [1.0, 0.0]]])
+    right_angle = np.array([[[1.0, 0.0], [0.0, 1.0]]])
+    assert mean_pairwise_distance(same) == 0
+    assert mean_pairwise_distance(right_angle) == 1
+    assert mean_pairwise_distance(np.concatenate([same, right_angle])) == 0.5
+    three = np.array([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]])  # pairs: 1, 1, 2
+    assert mean_pairwise_distance(three) == pytest.approx(4 / 3)
+
+
+@pytest.fixture
+def judge(tiny_pipeline):
+    policy = SD3Policy.load(tiny_pipeline)
+
+    def build(**changes):
+        e = experiment(tiny_pipeline)
+        settings = dataclasses.replace(e.evaluation, **changes)
+        ready = {name: s for name, s in scorers(e).items() if name in e.tasks[0].scorers}
+        return Evaluator(world(tiny_pipeline), e.tasks[0], settings, ready, policy), policy
+
+    return build
+
+
+def test_batches_do_not_change_what_is_sampled(judge):
+    evaluator, policy = judge(batch_size=128)
+    small, _ = judge(batch_size=4)
+    a, b = (x.judge(policy, 0, final=True).frame for x in (evaluator, small))
+    assert np.allclose(a["scenes-aesthetic"], b["scenes-aesthetic"], atol=0.05)
+    assert a["prompt_index"].tolist() == b["prompt_index"].tolist()
+
+
+def test_a_milestone_is_the_beginning_of_the_end(judge):
+    evaluator, policy = judge()
+    part, whole = evaluator.judge(policy, 0, final=False).frame, evaluator.judge(policy, 0, final=True).frame
+    assert len(part["split"]) == 4 and len(whole["split"]) == 6 + 2
+    assert np.allclose(part["scenes-aesthetic"], whole["scenes-aesthetic"][:4], atol=0.05)
+    assert set(whole["split"]) == {"report", "held_out"}
+
+
+def test_scores_summarise_the_reported_prompts_only(judge):
+    evaluator, policy = judge()
+    judgement = evaluator.judge(policy, 0, final=True)
+    reported = judgement.frame["split"] == "report"
+    assert judgement.scores["scenes-aesthetic"]["n"] == 6
+    mean = judgement.frame["scenes-aesthetic"][reported].astype(np.float64).mean()
+    assert judgement.scores["scenes-aesthetic"]["mean"] == pytest.approx(mean)
+    # alignment has no text prompts, so the text scorer applies to nothing and claims nothing
+    assert "scenes-ocr" not in judgement.scores
+    assert np.isnan(judgement.frame["scenes-ocr"]).all()
+
+
+def test_the_grid_has_every_pair_of_settings(judge):
+    evaluator, policy = judge(grid_guidance=(1.0, 2.0), grid_steps=(2, 3))
+    frame = evaluator.grid(policy, 7)
+    pairs = set(zip(frame["guidance"].tolist(), frame["steps"].tolist(), strict=True))
+    assert pairs == {(1.0, 2), (1.0, 3), (2.0, 2), (2.0, 3)}
+    assert len(frame["split"]) == 4 * 2
+
+
+def test_drift_takes_no_larger_passes_than_evaluation_may(judge):
+    whole, policy = judge(drift_states=40, batch_size=128)
+    parts, _ = judge(drift_states=40, batch_size=4)
+    with torch.no_grad():
+        policy.transformer.proj_out.weight.mul_(1.1)
+    sizes: list[int] = []
+    hook = policy.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    found = parts.judge(policy, 0, final=False).drift
+    hook.remove()
+    assert max(sizes) == 4
+    assert found == pytest.approx(whole.judge(policy, 0, final=False).drift, rel=1e-3)
+    assert found["velocity"] > 1e-3 and found["path_kl"] > 1e-3

@@ -18,7 +18,7 @@ import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -77,12 +77,18 @@ class BudgetExhausted(BenchError):
     """The next pass would exceed the budget. Raised before the pass runs; the runner ends the cell with it."""
 
 
-def Option(help: str, **bounds: Any) -> Any:
-    """Documentation and bounds of one `Config` field: `Annotated[int, Option("points per sample", ge=0)] = 6`.
+Effect = Literal["numbers", "cell", "report", "run"]
 
-    `help` becomes the text of the command-line option. `bounds` are pydantic's: `ge`, `gt`, `le`, `lt`.
+
+def Option(help: str, *, effect: Effect = "numbers", metavar: str = "", **bounds: Any) -> Any:
+    """All there is to say of one setting: `Annotated[int, Option("points per sample", ge=0)] = 6`.
+
+    `help` becomes the text of the command-line option, and `metavar` what its value is called there. `bounds` are
+    pydantic's: `ge`, `gt`, `le`, `lt`. `effect` says what a change of the setting changes: the recorded `numbers` of
+    every cell; those of the cells that it is set for, so that cells of one experiment may differ in it (`cell`); what a
+    `report` says of the numbers; or only where and how they are computed (`run`).
     """
-    return Field(description=help, **bounds)
+    return Field(description=help, json_schema_extra={"effect": effect, "metavar": metavar}, **bounds)
 
 
 @dataclass(frozen=True)
@@ -350,7 +356,7 @@ class Reward(abc.ABC):
     embedded world has no prompt that the reward applies to. `held` is {checkpoint: GiB on the device}, for `plan`;
     rewards of one process may share checkpoints, and None is not known. `expected_failures` is {check of
     `bench check`: why the reward fails it and may}. `environment` is a folder of pins, where the reward works in an
-    environment of its own (`bench.scoring.workers.environment`). `flops_apart` are the FLOPs of one picture in another
+    environment of its own (`bench.scoring.workers.environment`). `worker_flops` are the FLOPs of one picture in another
     process, as measured there. `random_weights` is the `module:function` that writes its checkpoint at real size with
     random weights, where it looks for the published one: `bench rehearse` calls it with the reward's name and with
     `shrunken=True` where a small one will do.
@@ -367,7 +373,7 @@ class Reward(abc.ABC):
     held: ClassVar[Mapping[str, float] | None] = None
     expected_failures: ClassVar[Mapping[str, str]] = {}
     environment: ClassVar[Path | None] = None
-    flops_apart: float = 0.0
+    worker_flops: float = 0.0
     random_weights: ClassVar[str] = ""
 
     def load(self) -> None:  # noqa: B027 - most rewards have nothing to load
@@ -389,6 +395,6 @@ class Reward(abc.ABC):
         scores = self(images, prompts, metadata)
         return lambda: scores
 
-    def measure_apart(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
+    def measure_worker_flops(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
         """FLOPs of one picture uint8 (H, W, 3) that another process spends, beside those that torch counts here."""
-        return self.flops_apart
+        return self.worker_flops

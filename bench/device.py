@@ -17,7 +17,7 @@ class MemoryShortError(BenchError):
     """The device's memory did not hold what had to run."""
 
 
-def resolve(asked: str) -> torch.device:
+def resolve_device(asked: str) -> torch.device:
     """The device of `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`, ready for work.
 
     `auto` and `cuda` give the processes of one torchrun a device each, by LOCAL_RANK. On CUDA float32 stays float32:
@@ -48,14 +48,14 @@ def resolve(asked: str) -> torch.device:
     return _present
 
 
-def present() -> torch.device:
+def present_device() -> torch.device:
     """The device that this process works on: what was resolved last, else that of `auto`."""
-    return resolve("auto") if _present is None else _present
+    return resolve_device("auto") if _present is None else _present
 
 
-def describe(asked: str) -> str:
+def describe_device(asked: str) -> str:
     """What a record says of the device: `cpu`, or `cuda` with the card's name, whichever number it has."""
-    device = resolve(asked)
+    device = resolve_device(asked)
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 

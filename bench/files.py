@@ -25,7 +25,7 @@ def appears_whole(path: Path) -> Iterator[Path]:
         DataError: the disk is full or the folder cannot be written; `path` is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
-    with told(path):
+    with disk_errors(path):
         _make_folder(path.parent)
         try:
             yield temporary
@@ -51,7 +51,7 @@ def append_whole(path: Path, data: bytes) -> None:
     Raises:
         DataError: the disk is full or the file cannot be written.
     """
-    with told(path):
+    with disk_errors(path):
         _make_folder(path.parent)
         is_new = not path.exists()
         with path.open("ab", buffering=0) as file:
@@ -76,7 +76,7 @@ def remove_parts(folder: Path) -> None:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals into one message that says how to mend them."""
     try:
         yield

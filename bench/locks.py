@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import DataError
-from bench.files import told
+from bench.files import disk_errors
 from bench.paths import inside
 
 _RETRY_SECONDS = 0.1
@@ -61,7 +61,7 @@ class Holder:
 
 
 @contextmanager
-def held(path: Path, wait: float = 0.0, about: Mapping[str, Any] | None = None) -> Iterator[str]:
+def hold_lock(path: Path, wait: float = 0.0, about: Mapping[str, Any] | None = None) -> Iterator[str]:
     """Hold the lock file `path`; gives who held it and ended without letting go, or an empty text.
 
     `wait` is how many seconds to wait for a holder that is about to end; `about` (JSON-able) is what `holder` tells.
@@ -69,7 +69,7 @@ def held(path: Path, wait: float = 0.0, about: Mapping[str, Any] | None = None) 
     Raises:
         DataError: somebody else holds it, and since when; or it cannot be written.
     """
-    with told(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = inside(path.parent, path.name).open("a+", encoding="utf-8")
     with file:
@@ -84,7 +84,7 @@ def held(path: Path, wait: float = 0.0, about: Mapping[str, Any] | None = None) 
             _write(file, path, "")
 
 
-def holder(path: Path) -> Holder | None:
+def lock_holder(path: Path) -> Holder | None:
     """Who says that it holds the lock; None where nobody does. Only reads, and takes no lock.
 
     Raises:
@@ -145,7 +145,7 @@ def _started(pid: int) -> float | None:
 
 
 def _write(file: TextIOWrapper, path: Path, text: str) -> None:
-    with told(path):
+    with disk_errors(path):
         file.seek(0)
         file.truncate()
         file.write(text)

@@ -9,7 +9,7 @@ OURS = ("methods", "rewards")
 _HOME = Path(__file__).resolve().parents[1]
 
 
-def shadowed(home: Path = _HOME) -> list[str]:
+def package_conflicts(home: Path = _HOME) -> list[str]:
     """One sentence for each of our packages that an import would not find, or would find elsewhere."""
     found = []
     for name in OURS:
@@ -32,13 +32,13 @@ def shadowed(home: Path = _HOME) -> list[str]:
     return found
 
 
-def check_shadow() -> None:
+def refuse_package_conflicts() -> None:
     """Make sure that `methods` and `rewards` are ours.
 
     Raises:
         ConfigError: a foreign package of that name comes first, or ours is missing.
     """
-    problems = shadowed()
+    problems = package_conflicts()
     if problems:
         from bench.api import ConfigError
 

@@ -93,7 +93,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_text(annotation: Any, text: str) -> Any:
+def parse_text(annotation: Any, text: str) -> Any:
     """What a text of the command line means for a field of this type.
 
     `4` is a number for a number and a text for a text; a list is `a,b` or `[a, b]`. A text that fits the type in no way
@@ -159,7 +159,7 @@ def validate(
         if name not in types:
             problems.add(f"{prefix}{name}", f"no such setting{hint(name, types)}")
     known = {
-        name: read_text(types[name], value) if isinstance(value, Text) else value
+        name: parse_text(types[name], value) if isinstance(value, Text) else value
         for name, value in values.items()
         if name in types
     }

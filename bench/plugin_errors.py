@@ -13,7 +13,7 @@ from bench.api import BenchError, PluginError
 _HARNESS = Path(__file__).resolve().parent
 
 
-def blame(error: BaseException, files: Collection[str] = ()) -> str:
+def plugin_error(error: BaseException, files: Collection[str] = ()) -> str:
     """The error in one line, with its place: the last line of `files` on the way to it, and then where it was raised.
 
     Lines of the harness and of the import system are no place; without `files` it is the line that raised it.
@@ -28,7 +28,7 @@ def blame(error: BaseException, files: Collection[str] = ()) -> str:
 
 
 @contextmanager
-def blamed(what: str, plugin: type) -> Iterator[None]:
+def plugin_errors(what: str, plugin: type) -> Iterator[None]:
     """Turns what a plugin raises inside into a PluginError about `what`; errors of the harness go through."""
     try:
         yield
@@ -37,7 +37,7 @@ def blamed(what: str, plugin: type) -> Iterator[None]:
     # A plugin may raise anything at all, and call sys.exit(): told as its own mistake, with the place
     except (Exception, SystemExit) as error:
         raise PluginError(
-            f"{what} raised {blame(error, _files(plugin))}: mend it, then give the same command again"
+            f"{what} raised {plugin_error(error, _files(plugin))}: mend it, then give the same command again"
         ) from error
 
 

@@ -281,12 +281,12 @@ def _check_config(cls: type[Method], origin: str) -> None:
 
 def _module(group: str, spec: str) -> tuple[ModuleType, str | None, str]:
     """The imported module, the name of the class in it where one is given, and the plugin's origin for messages."""
-    from bench.package_conflicts import check_shadow
+    from bench.package_conflicts import refuse_package_conflicts
 
     target, _, attribute = spec.rpartition(":") if ":" in spec else (spec, "", "")
     if target.endswith(".py"):
         return _import_file(group, target), attribute or None, origin_of(group, spec)
-    check_shadow()
+    refuse_package_conflicts()
     origin = origin_of(group, spec)
     if target != spec:
         return _import(target, origin), attribute, origin
@@ -327,17 +327,17 @@ def _declared(group: str) -> dict[str, str]:
 
 def _import(name: str, origin: str) -> ModuleType:
     from bench.api import PluginError
-    from bench.plugin_errors import blame
+    from bench.plugin_errors import plugin_error
 
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a plugin's module may raise anything at all
-        raise PluginError(f"{origin} cannot be imported: {blame(error)}") from error
+        raise PluginError(f"{origin} cannot be imported: {plugin_error(error)}") from error
 
 
 def _import_file(group: str, path: str) -> ModuleType:
     from bench.api import ConfigError, PluginError
-    from bench.plugin_errors import blame
+    from bench.plugin_errors import plugin_error
 
     file = Path(path).resolve()
     if not file.is_file():
@@ -353,7 +353,7 @@ def _import_file(group: str, path: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a plugin's module may raise anything at all
         del sys.modules[name]
-        raise PluginError(f"{_KIND[group]} {path!r} cannot be imported: {blame(error)}") from error
+        raise PluginError(f"{_KIND[group]} {path!r} cannot be imported: {plugin_error(error)}") from error
     return module
 
 

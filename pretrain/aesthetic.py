@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.datasets.scenes.proxies import AestheticHead
 from pretrain import clip
-from pretrain.data import Pictures, validation
+from pretrain.data import TrainingPictures, validation
 from pretrain.tokenizer import build_tokenizer
 from rewards.scenes_aesthetic import ScenesAesthetic
 
@@ -52,14 +52,14 @@ class RatingError:
     """Mean squared error of a frozen head on embeddings that still learn, as a share of the ratings' variance."""
 
     def __init__(self, folder: Path) -> None:
-        self.head = load(folder)
+        self.head = load_aesthetic_head(folder)
 
     def __call__(self, embeddings: Tensor, images: np.ndarray) -> Tensor:
         scores = gold_scores(images)
         return (self.head(embeddings) - scores).square().mean() / scores.var().clamp(min=0.1)
 
 
-def load(folder: Path) -> AestheticHead:
+def load_aesthetic_head(folder: Path) -> AestheticHead:
     """The fitted head, frozen."""
     weights = load_file(folder / "aesthetic.safetensors")
     hidden, width = weights["layers.0.weight"].shape
@@ -68,9 +68,9 @@ def load(folder: Path) -> AestheticHead:
     return head.requires_grad_(False).eval()
 
 
-def fit(folder: Path, log: Path, pictures: Pictures, *, steps: int = STEPS, others: int = 1000) -> None:
+def fit(folder: Path, log: Path, pictures: TrainingPictures, *, steps: int = STEPS, others: int = 1000) -> None:
     """Fit the head on training pictures, keep it in `folder`, and log its rank correlation on others."""
-    towers = clip.load(folder, clip.Towers(build_tokenizer()))
+    towers = clip.load_clip(folder, clip.Towers(build_tokenizer()))
     images = pictures[np.arange(min(PICTURES, len(pictures)))]
     head = fit_head(clip.embed_images(towers, images), gold_scores(images), steps=steps)
     save_file(head.state_dict(), folder / "aesthetic.safetensors")

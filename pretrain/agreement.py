@@ -157,7 +157,7 @@ def open_pipeline(assets: Path) -> Any:
     return pipeline
 
 
-def write(assets: Path, log: Path, guidance: float = 4.5, count: int = 700) -> None:
+def write_agreement(assets: Path, log: Path, guidance: float = 4.5, count: int = 700) -> None:
     """Measure all agreements on the exported files, print them, and write them to agreement.json."""
     pipeline = open_pipeline(assets)
     result = {

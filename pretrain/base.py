@@ -56,7 +56,7 @@ def _labels(originals: Pairs, first: int) -> list[str]:
     return own + ["reconstruction"] * len(own)
 
 
-def write(folder: Path, assets: Path, log: Path, count: int = 700) -> None:
+def write_base_samples(folder: Path, assets: Path, log: Path, count: int = 700) -> None:
     """Measure the exported base and write base.json and the sheets."""
     pipeline = open_pipeline(assets)
     by_guidance = accuracy(pipeline, count)

@@ -36,8 +36,8 @@ from bench.datasets.scenes.scene import is_true
 from bench.datasets.scenes.types import Claim, Scene
 from bench.datasets.scenes.vocabulary import CATEGORIES
 from bench.rng import generator
-from pretrain.data import Pictures, to_tensor
-from pretrain.loop import Loop, Plan, Step, averaged_weights
+from pretrain.data import TrainingPictures, to_tensor
+from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
 from pretrain.tokenizer import MAX_LENGTH
 from pretrain.vae import Wear
@@ -167,7 +167,7 @@ def truths(scenes: Sequence[Scene], pairs: Sequence[tuple[str, Claim]]) -> Tenso
     return table
 
 
-def contrast(image: Tensor, text: Tensor, also_true: Tensor, scale: Tensor) -> Tensor:
+def contrastive_loss(image: Tensor, text: Tensor, also_true: Tensor, scale: Tensor) -> Tensor:
     """Symmetric InfoNCE of image (B, D) and text (N, D), N >= B; the first B rows match, the others are near misses.
 
     also_true: bool (B, N), further captions that are true of a picture and so count neither for nor against it.
@@ -191,11 +191,16 @@ class ContrastLoss:
     """
 
     def __init__(
-        self, towers: Towers, tokenizer: CLIPTokenizer, pictures: Pictures, wear: Wear, rate: Rating | None = None
+        self,
+        towers: Towers,
+        tokenizer: CLIPTokenizer,
+        pictures: TrainingPictures,
+        wear: Wear,
+        rate: Rating | None = None,
     ) -> None:
         self.towers, self.tokenizer, self.pictures, self.wear, self.rate = towers, tokenizer, pictures, wear, rate
 
-    def __call__(self, step: Step) -> dict[str, Tensor]:
+    def __call__(self, step: TrainingStep) -> dict[str, Tensor]:
         indices = with_text_share(step.indices(len(self.pictures) - len(CATEGORIES)).numpy(), TEXT_SHARE)
         rng = generator(self.pictures.seed, f"clip/{step.rank}", step.number)
         scenes = [restyle(scene, rng) for scene in self.pictures.scenes(indices)]
@@ -208,8 +213,8 @@ class ContrastLoss:
         shown = self.wear(self.pictures[indices[right]], step.generator)
         image = self.towers.image(to_tensor(shown))
         first, second = self.towers.texts(tokenize(self.tokenizer, [caption for caption, _ in pairs]))
-        one = contrast(image, first, mask, self.towers.clip.logit_scale)
-        two = contrast(image, second, mask, self.towers.second_scale)
+        one = contrastive_loss(image, first, mask, self.towers.clip.logit_scale)
+        two = contrastive_loss(image, second, mask, self.towers.second_scale)
         values = {"loss": one + two, "first": one.detach(), "second": two.detach()}
         if self.rate:
             values["rating"] = self.rate(image, shown)
@@ -217,11 +222,11 @@ class ContrastLoss:
         return values
 
 
-def train(
+def train_clip(
     folder: Path,
     log: Path,
-    plan: Plan,
-    pictures: Pictures,
+    plan: TrainingPlan,
+    pictures: TrainingPictures,
     towers: Towers,
     tokenizer: CLIPTokenizer,
     wear: Wear,
@@ -233,7 +238,7 @@ def train(
     return Loop("clip", folder, log, plan, towers, optimizer).run(ContrastLoss(towers, tokenizer, pictures, wear, rate))
 
 
-def load(folder: Path, towers: Towers, name: str = "clip.safetensors") -> Towers:
+def load_clip(folder: Path, towers: Towers, name: str = "clip.safetensors") -> Towers:
     """The trained weights of a checkpoint in `folder`, frozen."""
     towers.load_state_dict(averaged_weights(folder / name))
     return towers.requires_grad_(False).eval()

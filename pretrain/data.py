@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets.scenes.render import render
+from bench.datasets.scenes.render import render_scenes
 from bench.datasets.scenes.scene import sample_scenes
 from bench.datasets.scenes.types import Scene
 
@@ -26,7 +26,7 @@ WRONG_CAPTIONS = 0.1
 CHUNK = 4000
 
 
-def cache_folder() -> Path:
+def pretrain_cache() -> Path:
     """Where checkpoints and encoded data live: $BENCH_CACHE, else ~/.cache/bench/pretrain."""
     named = os.environ.get("BENCH_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "bench" / "pretrain"
@@ -42,10 +42,10 @@ def scenes_at(
 def validation(count: int, seed: int = 0, style: str = "broad", start: int = 0) -> tuple[np.ndarray, list[Scene]]:
     """Pictures uint8 (count, 64, 64, 3) that nothing is trained on, with their rightly captioned scenes."""
     scenes = sample_scenes(VALIDATION_STREAM, seed, start, count, style=style)
-    return render(scenes), scenes
+    return render_scenes(scenes), scenes
 
 
-class Pictures:
+class TrainingPictures:
     """The pictures of the training stream, rendered on first use, in memory-mapped chunks.
 
     Item i belongs to scene i of the stream, whatever the number of pictures.
@@ -73,10 +73,10 @@ class Pictures:
                 scenes = sample_scenes(TRAIN_STREAM, self.seed, first, self.chunk, wrong_caption_share=WRONG_CAPTIONS)
                 half = path.with_suffix(f".{os.getpid()}.part")
                 with half.open("wb") as file:
-                    np.save(file, render(scenes))
+                    np.save(file, render_scenes(scenes))
                 half.replace(path)
 
-    def open(self) -> Pictures:
+    def open(self) -> TrainingPictures:
         """Render what is missing, then map all chunks."""
         self.render()
         self.chunks = [np.load(self._path(n), mmap_mode="r") for n in range(-(-self.count // self.chunk))]

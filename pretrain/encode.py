@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pretrain import clip, vae
-from pretrain.data import Pictures, to_tensor
+from pretrain.data import TrainingPictures, to_tensor
 from pretrain.parallel import process_place
 from pretrain.pipeline import text_pipeline
 from pretrain.tokenizer import build_tokenizer
@@ -57,12 +57,12 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode_pictures(folder: Path, pictures: Pictures, part: int = 0, parts: int = 1) -> None:
+def encode_pictures(folder: Path, pictures: TrainingPictures, part: int = 0, parts: int = 1) -> None:
     """Write the posterior means of all pictures, chunk by chunk; chunks that exist are left.
 
     With `parts` > 1 only every parts-th chunk, so that processes can share the work.
     """
-    model = vae.load(folder, vae.build(), decoder=False)
+    model = vae.load_vae(folder, vae.build_vae(), decoder=False)
     target = folder / "latents"
     target.mkdir(exist_ok=True)
     for number in range(part, len(pictures.chunks), parts):
@@ -78,7 +78,7 @@ def encode_pictures(folder: Path, pictures: Pictures, part: int = 0, parts: int 
         print(f"encode {path.name} of {len(pictures.chunks)}", flush=True)
 
 
-def encode(folder: Path, pictures: Pictures) -> None:
+def encode_training_set(folder: Path, pictures: TrainingPictures) -> None:
     """Write latents and caption embeddings to `folder`, with the autoencoder's shift and scale beside them.
 
     Several processes share the pictures; the first one does the rest.
@@ -99,7 +99,7 @@ def encode(folder: Path, pictures: Pictures) -> None:
     unique = list(numbers)
     # The transformer depends on these very text encoders; the CLIP as a scorer may be trained further.
     shutil.copyfile(folder / "clip.safetensors", folder / TEXT_ENCODERS)
-    pipeline = text_pipeline(clip.load(folder, clip.Towers(build_tokenizer()), TEXT_ENCODERS))
+    pipeline = text_pipeline(clip.load_clip(folder, clip.Towers(build_tokenizer()), TEXT_ENCODERS))
     pairs = [encode_captions(pipeline, unique[i : i + 500]) for i in range(0, len(unique), 500)]
     encoded = {
         "latents": latents.sub_(shift).mul_(scale),
@@ -119,6 +119,6 @@ def scaling(folder: Path) -> dict[str, float]:
     return dict(json.loads((folder / "scaling.json").read_text()))
 
 
-def load(folder: Path) -> Encoded:
+def load_encoded(folder: Path) -> Encoded:
     """The encoded training set, memory-mapped where the platform allows."""
     return Encoded(**load_file(folder / FILE))

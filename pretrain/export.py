@@ -20,12 +20,12 @@ from pretrain.tokenizer import build_tokenizer, save_tokenizer
 LIMIT = 12 * 2**20  # bytes of the whole assets folder
 
 
-def load_pipeline(folder: Path) -> StableDiffusion3Pipeline:
+def trained_pipeline(folder: Path) -> StableDiffusion3Pipeline:
     """The pipeline of the checkpoints in a work folder, in float32."""
-    autoencoder = vae.load(folder, vae.build())
+    autoencoder = vae.load_vae(folder, vae.build_vae())
     autoencoder.register_to_config(**encode.scaling(folder))
-    towers = clip.load(folder, clip.Towers(build_tokenizer()), encode.TEXT_ENCODERS)
-    return assemble(towers, transformer.load(folder), autoencoder)
+    towers = clip.load_clip(folder, clip.Towers(build_tokenizer()), encode.TEXT_ENCODERS)
+    return assemble(towers, transformer.load_transformer(folder), autoencoder)
 
 
 def _save_pipeline(pipeline: Any, folder: Path) -> None:
@@ -36,7 +36,7 @@ def _save_pipeline(pipeline: Any, folder: Path) -> None:
 
 
 def _save_scorers(folder: Path, target: Path) -> None:
-    towers = clip.load(folder, clip.Towers(build_tokenizer()))
+    towers = clip.load_clip(folder, clip.Towers(build_tokenizer()))
     towers.clip.half().save_pretrained(target / CLIP_FOLDER)
     save_tokenizer(build_tokenizer(), target / CLIP_FOLDER)
     size = {"height": 64, "width": 64}
@@ -45,9 +45,9 @@ def _save_scorers(folder: Path, target: Path) -> None:
     )
     processor.save_pretrained(target / CLIP_FOLDER)
     if (folder / "aesthetic.safetensors").exists():
-        aesthetic.load(folder).save(target / AESTHETIC_FOLDER)
+        aesthetic.load_aesthetic_head(folder).save(target / AESTHETIC_FOLDER)
     if (folder / "ocr.safetensors").exists():
-        ocr.load(folder).half().save_pretrained(target / OCR_FOLDER)
+        ocr.load_ocr(folder).half().save_pretrained(target / OCR_FOLDER)
 
 
 def export(folder: Path, assets: Path = ASSETS) -> None:
@@ -57,7 +57,7 @@ def export(folder: Path, assets: Path = ASSETS) -> None:
     """
     fresh = assets.with_name(assets.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    _save_pipeline(load_pipeline(folder), fresh / "pipeline")
+    _save_pipeline(trained_pipeline(folder), fresh / "pipeline")
     _save_scorers(folder, fresh)
     write_manifest(fresh)
     size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())

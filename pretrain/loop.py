@@ -26,7 +26,7 @@ from pretrain.parallel import process_place
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long and how fast: warm-up, constant, linear decay to zero over the last `decay` share of the samples."""
 
     samples: int
@@ -46,7 +46,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """One step's place in the run: its number, its generator, and the samples that this process takes."""
 
     number: int
@@ -70,7 +70,13 @@ class Loop:
     """One stage's run. `ema` holds the averaged weights by name, which are what is exported."""
 
     def __init__(
-        self, stage: str, folder: Path, log: Path, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        stage: str,
+        folder: Path,
+        log: Path,
+        plan: TrainingPlan,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         self.stage, self.plan, self.model, self.optimizer = stage, plan, model, optimizer
         self.path, self.log = folder / f"{stage}.safetensors", log / f"{stage}.jsonl"
@@ -85,7 +91,9 @@ class Loop:
         if self.path.exists():
             self._load()
 
-    def run(self, loss_of: Callable[[Step], dict[str, Tensor]], *, every: int = 50, save_every: float = 120.0) -> bool:
+    def run(
+        self, loss_of: Callable[[TrainingStep], dict[str, Tensor]], *, every: int = 50, save_every: float = 120.0
+    ) -> bool:
         """Train to the plan's end or its limit; the loss is the entry "loss" of what `loss_of` returns.
 
         Returns whether the plan's end was reached.
@@ -112,9 +120,9 @@ class Loop:
     def _stride(self) -> int:
         return self.plan.batch * self.ranks
 
-    def _one(self, loss_of: Callable[[Step], dict[str, Tensor]]) -> None:
+    def _one(self, loss_of: Callable[[TrainingStep], dict[str, Tensor]]) -> None:
         generator = keyed_generator(self.plan.seed, self.stage, self.step, self.rank)
-        place = Step(self.step, self.samples, self.plan.batch, self.rank, self.ranks, generator)
+        place = TrainingStep(self.step, self.samples, self.plan.batch, self.rank, self.ranks, generator)
         rate = self.plan.rate(self.samples, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

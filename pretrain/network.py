@@ -10,7 +10,7 @@ from pretrain.vae import LATENT_CHANNELS
 HEAD = 32
 
 
-def build(width: int = 128, layers: int = 4) -> SD3Transformer2DModel:
+def build_transformer(width: int = 128, layers: int = 4) -> SD3Transformer2DModel:
     """An untrained transformer on latents (16, 8, 8): 16 picture tokens, 18 caption tokens."""
     return SD3Transformer2DModel(
         sample_size=8,

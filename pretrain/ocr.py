@@ -16,8 +16,8 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from bench.datasets.scenes.proxies import OCR_CLASSES, OCR_SLOTS
 from bench.datasets.scenes.vocabulary import CATEGORIES
 from pretrain.clip import with_text_share
-from pretrain.data import Pictures, to_tensor
-from pretrain.loop import Loop, Plan, Step, averaged_weights
+from pretrain.data import TrainingPictures, to_tensor
+from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
 from pretrain.vae import Wear
 
@@ -25,7 +25,7 @@ from pretrain.vae import Wear
 TEXT_SHARE = 0.85
 
 
-def build() -> ResNetForImageClassification:
+def build_ocr() -> ResNetForImageClassification:
     """An untrained recogniser: logits (B, 3 * (glyphs + blank)), slot after slot."""
     names = [f"{slot}:{glyph or 'blank'}" for slot in range(OCR_SLOTS) for glyph in OCR_CLASSES]
     return ResNetForImageClassification(
@@ -49,10 +49,10 @@ def labels_of(texts: Sequence[str]) -> Tensor:
 class ReadingLoss:
     """Cross-entropy of every slot, on training pictures of which most show text and some are worn."""
 
-    def __init__(self, model: ResNetForImageClassification, pictures: Pictures, wear: Wear) -> None:
+    def __init__(self, model: ResNetForImageClassification, pictures: TrainingPictures, wear: Wear) -> None:
         self.model, self.pictures, self.wear = model, pictures, wear
 
-    def __call__(self, step: Step) -> dict[str, Tensor]:
+    def __call__(self, step: TrainingStep) -> dict[str, Tensor]:
         indices = with_text_share(step.indices(len(self.pictures) - len(CATEGORIES)).numpy(), TEXT_SHARE)
         texts = [scene.text for scene in self.pictures.scenes(indices)]
         shown = self.wear(self.pictures[indices], step.generator)
@@ -61,8 +61,13 @@ class ReadingLoss:
         return {"loss": loss}
 
 
-def train(
-    folder: Path, log: Path, plan: Plan, pictures: Pictures, model: ResNetForImageClassification, wear: Wear
+def train_ocr(
+    folder: Path,
+    log: Path,
+    plan: TrainingPlan,
+    pictures: TrainingPictures,
+    model: ResNetForImageClassification,
+    wear: Wear,
 ) -> bool:
     """Train the recogniser; whether the plan's end was reached."""
     optimizer = Muon(*split_parameters(model, ("resnet.embedder", "classifier")), plan.lr, weight_decay=0.01)
@@ -70,8 +75,8 @@ def train(
     return Loop("ocr", folder, log, plan, model, optimizer).run(ReadingLoss(model, pictures, wear))
 
 
-def load(folder: Path) -> ResNetForImageClassification:
+def load_ocr(folder: Path) -> ResNetForImageClassification:
     """The trained recogniser, frozen."""
-    model = build()
+    model = build_ocr()
     model.load_state_dict(averaged_weights(folder / "ocr.safetensors"))
     return model.requires_grad_(False).eval()

@@ -30,4 +30,4 @@ def assemble(
 
 def text_pipeline(towers: clip.Towers) -> StableDiffusion3Pipeline:
     """A pipeline that is only good for `encode_prompt`."""
-    return assemble(towers, network.build(), None)
+    return assemble(towers, network.build_transformer(), None)

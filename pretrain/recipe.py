@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from pretrain.data import Pictures, cache_folder
-from pretrain.loop import Plan
+from pretrain.data import TrainingPictures, pretrain_cache
+from pretrain.loop import TrainingPlan
 from pretrain.parallel import run_in_workers
 
 STAGES = (
@@ -32,12 +32,12 @@ STAGES = (
 PICTURES = 100_000
 # Two cores take about 0.5 + 0.1 + 0.3 + 0.1 hours for the first four, 0.7 for each further million of the last.
 PLANS = {
-    "vae": Plan(samples=20_000, batch=8, lr=3e-3, warmup=50, ema=0.998),
-    "decoder": Plan(samples=14_000, batch=8, lr=2e-3, warmup=50, ema=0.998),
-    "clip": Plan(samples=80_000, batch=64, lr=2e-3, decay=0.4, ema=0.998),
-    "ratings": Plan(samples=165_000, batch=64, lr=2e-3, decay=0.4, ema=0.998),
-    "ocr": Plan(samples=110_000, batch=64, lr=3e-3, ema=0.998),
-    "transformer": Plan(samples=2_150_000, batch=64, lr=2e-3, warmup=200, ema=0.9995),
+    "vae": TrainingPlan(samples=20_000, batch=8, lr=3e-3, warmup=50, ema=0.998),
+    "decoder": TrainingPlan(samples=14_000, batch=8, lr=2e-3, warmup=50, ema=0.998),
+    "clip": TrainingPlan(samples=80_000, batch=64, lr=2e-3, decay=0.4, ema=0.998),
+    "ratings": TrainingPlan(samples=165_000, batch=64, lr=2e-3, decay=0.4, ema=0.998),
+    "ocr": TrainingPlan(samples=110_000, batch=64, lr=3e-3, ema=0.998),
+    "transformer": TrainingPlan(samples=2_150_000, batch=64, lr=2e-3, warmup=200, ema=0.9995),
 }
 
 
@@ -58,15 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--assets", type=Path, help="where to export to (bench/tasks/scenes/assets)")
 
 
-def plan_of(stage: str, args: argparse.Namespace) -> Plan:
+def plan_of(stage: str, args: argparse.Namespace) -> TrainingPlan:
     """The stage's plan with what the command line changes."""
     asked = {"samples": args.samples, "batch": args.batch, "lr": args.lr, "minutes": args.minutes, "seed": args.seed}
     return replace(PLANS[stage], **{name: value for name, value in asked.items() if value is not None})
 
 
-def main(args: argparse.Namespace) -> int:
+def run_recipe(args: argparse.Namespace) -> int:
     """Run the stages asked for, or all."""
-    folder = args.cache or cache_folder()
+    folder = args.cache or pretrain_cache()
     folder.mkdir(parents=True, exist_ok=True)
     for stage in args.stage or STAGES:
         print(f"stage {stage}", flush=True)
@@ -82,15 +82,15 @@ def run_stage(stage: str, folder: Path, args: argparse.Namespace) -> None:
         _train(stage, folder, args)
         return
     if stage == "pictures":
-        Pictures(folder, args.pictures, args.seed).render()
+        TrainingPictures(folder, args.pictures, args.seed).render()
     elif stage == "aesthetic":
         from pretrain import aesthetic
 
-        aesthetic.fit(folder, args.log, Pictures(folder, args.pictures, args.seed).open())
+        aesthetic.fit(folder, args.log, TrainingPictures(folder, args.pictures, args.seed).open())
     elif stage == "encode":
         from pretrain import encode
 
-        encode.encode(folder, Pictures(folder, args.pictures, args.seed).open())
+        encode.encode_training_set(folder, TrainingPictures(folder, args.pictures, args.seed).open())
     elif stage == "export":
         from pretrain import export
 
@@ -98,8 +98,8 @@ def run_stage(stage: str, folder: Path, args: argparse.Namespace) -> None:
     elif stage == "agreement":
         from pretrain import agreement, base, export
 
-        agreement.write(args.assets or export.ASSETS, args.log)
-        base.write(folder, args.assets or export.ASSETS, args.log)
+        agreement.write_agreement(args.assets or export.ASSETS, args.log)
+        base.write_base_samples(folder, args.assets or export.ASSETS, args.log)
 
 
 def _train(stage: str, folder: Path, args: argparse.Namespace) -> None:
@@ -107,27 +107,27 @@ def _train(stage: str, folder: Path, args: argparse.Namespace) -> None:
     if stage == "transformer":
         from pretrain import transformer
 
-        transformer.train(folder, args.log, plan)
+        transformer.train_transformer(folder, args.log, plan)
         return
     from pretrain import vae
 
-    pictures = Pictures(folder, args.pictures, args.seed).open()
+    pictures = TrainingPictures(folder, args.pictures, args.seed).open()
     if stage in ("vae", "decoder"):
         if stage == "vae":
-            vae.train_whole(folder, args.log, plan, pictures, vae.build())
+            vae.train_whole(folder, args.log, plan, pictures, vae.build_vae())
         else:
-            vae.train_decoder(folder, args.log, plan, pictures, vae.load(folder, vae.build(), decoder=False))
+            vae.train_decoder(folder, args.log, plan, pictures, vae.load_vae(folder, vae.build_vae(), decoder=False))
         return
-    wear = vae.Wear(vae.load(folder, vae.build()))
+    wear = vae.Wear(vae.load_vae(folder, vae.build_vae()))
     if stage in ("clip", "ratings"):
         from pretrain import aesthetic, clip, tokenizer
 
         words = tokenizer.build_tokenizer()
         rate = aesthetic.RatingError(folder) if stage == "ratings" else None
-        clip.train(folder, args.log, plan, pictures, clip.Towers(words), words, wear, rate)
+        clip.train_clip(folder, args.log, plan, pictures, clip.Towers(words), words, wear, rate)
         if rate:
             aesthetic.fit(folder, args.log, pictures)
     elif stage == "ocr":
         from pretrain import ocr
 
-        ocr.train(folder, args.log, plan, pictures, ocr.build(), wear)
+        ocr.train_ocr(folder, args.log, plan, pictures, ocr.build_ocr(), wear)

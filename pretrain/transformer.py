@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pretrain import encode
 from pretrain.encode import Encoded
-from pretrain.loop import Loop, Plan, Step, averaged_weights
+from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
-from pretrain.network import build
+from pretrain.network import build_transformer
 from pretrain.vae import NOISE
 
 DROPOUT = 0.1  # share of captions replaced by the empty one, for guidance
@@ -31,7 +31,7 @@ class FlowLoss:
     def __init__(self, model: SD3Transformer2DModel, data: Encoded, posterior: float) -> None:
         self.model, self.data, self.posterior = model, data, posterior
 
-    def __call__(self, step: Step) -> dict[str, Tensor]:
+    def __call__(self, step: TrainingStep) -> dict[str, Tensor]:
         generator = step.generator
         indices = step.indices(len(self.data.latents))
         z0 = self.data.latents[indices].float()
@@ -55,18 +55,18 @@ class FlowLoss:
         return {"loss": error.mean(), "standard_loss": standard.mean()}
 
 
-def train(folder: Path, log: Path, plan: Plan, width: int = 128, layers: int = 4) -> bool:
+def train_transformer(folder: Path, log: Path, plan: TrainingPlan, width: int = 128, layers: int = 4) -> bool:
     """Train on what `encode` wrote; whether the plan's end was reached."""
-    model = build(width, layers)
+    model = build_transformer(width, layers)
     # The modulations are wide and see one vector a picture: orthogonalising them costs more than it brings.
     outer = ("pos_embed", "proj_out", "time_text_embed", "norm_out", "norm1.linear", "norm1_context.linear")
     optimizer = Muon(*split_parameters(model, outer), plan.lr, scale=0.3, betas=(0.9, 0.98), weight_decay=0.01)
-    loss = FlowLoss(model, encode.load(folder), NOISE * encode.scaling(folder)["scaling_factor"])
+    loss = FlowLoss(model, encode.load_encoded(folder), NOISE * encode.scaling(folder)["scaling_factor"])
     return Loop("transformer", folder, log, plan, model, optimizer).run(loss, every=100)
 
 
-def load(folder: Path, width: int = 128, layers: int = 4) -> SD3Transformer2DModel:
+def load_transformer(folder: Path, width: int = 128, layers: int = 4) -> SD3Transformer2DModel:
     """The trained weights, averaged, frozen."""
-    model = build(width, layers)
+    model = build_transformer(width, layers)
     model.load_state_dict(averaged_weights(folder / "transformer.safetensors"))
     return model.requires_grad_(False).eval()

@@ -15,8 +15,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from pretrain.data import Pictures, to_images, to_tensor
-from pretrain.loop import Loop, Plan, Step, averaged_weights
+from pretrain.data import TrainingPictures, to_images, to_tensor
+from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
 
 LATENT_CHANNELS = 16
@@ -29,7 +29,7 @@ EDGE_WEIGHT = 1.0
 SCALE_WEIGHT = 0.01
 
 
-def build(channels: tuple[int, ...] = (16, 16, 32, 64), groups: int = 4) -> AutoencoderKL:
+def build_vae(channels: tuple[int, ...] = (16, 16, 32, 64), groups: int = 4) -> AutoencoderKL:
     """An untrained autoencoder, near-isometric: residual branches start at zero, all other convolutions orthogonal.
 
     With diffusers' default initialisation the first 500 steps learn nothing but the mean picture.
@@ -75,10 +75,10 @@ def picture_loss(made: Tensor, true: Tensor) -> Tensor:
 class WholeLoss:
     """Reconstruction of training pictures through noised latents."""
 
-    def __init__(self, vae: AutoencoderKL, pictures: Pictures) -> None:
+    def __init__(self, vae: AutoencoderKL, pictures: TrainingPictures) -> None:
         self.vae, self.pictures = vae, pictures
 
-    def __call__(self, step: Step) -> dict[str, Tensor]:
+    def __call__(self, step: TrainingStep) -> dict[str, Tensor]:
         true = to_tensor(self.pictures[step.indices(len(self.pictures)).numpy()])
         mean = self.encode(true)
         noise = torch.randn(mean.shape, generator=step.generator)
@@ -86,7 +86,7 @@ class WholeLoss:
         outgrown = (mean.square().mean(dim=(0, 2, 3)) - 1).clamp(min=0).mean()
         return {"loss": loss + SCALE_WEIGHT * outgrown, "rms": mean.detach().square().mean().sqrt()}
 
-    def deviation(self, step: Step) -> Tensor | float:
+    def deviation(self, step: TrainingStep) -> Tensor | float:
         """Deviation of the noise on the latents, broadcast over (B, 16, H/8, W/8)."""
         return NOISE
 
@@ -101,7 +101,7 @@ class DecoderLoss(WholeLoss):
     The noise varies up to several times the posterior's, which is nearer to the errors of a small diffusion model.
     """
 
-    def deviation(self, step: Step) -> Tensor | float:
+    def deviation(self, step: TrainingStep) -> Tensor | float:
         """One deviation a picture, uniform up to the largest."""
         return DECODER_NOISE * torch.rand(step.batch, 1, 1, 1, generator=step.generator)
 
@@ -111,14 +111,14 @@ class DecoderLoss(WholeLoss):
             return super().encode(true)
 
 
-def train_whole(folder: Path, log: Path, plan: Plan, pictures: Pictures, vae: AutoencoderKL) -> bool:
+def train_whole(folder: Path, log: Path, plan: TrainingPlan, pictures: TrainingPictures, vae: AutoencoderKL) -> bool:
     """Train encoder and decoder; whether the plan's end was reached."""
     optimizer = Muon(*split_parameters(vae, ("encoder.conv_in", "encoder.conv_out", "decoder.conv_out")), plan.lr)
     # The rows that give the log-variance get no gradient, as the loss uses the means alone; without decay they stay.
     return Loop("vae", folder, log, plan, vae, optimizer).run(WholeLoss(vae, pictures))
 
 
-def train_decoder(folder: Path, log: Path, plan: Plan, pictures: Pictures, vae: AutoencoderKL) -> bool:
+def train_decoder(folder: Path, log: Path, plan: TrainingPlan, pictures: TrainingPictures, vae: AutoencoderKL) -> bool:
     """Go on with the decoder of a trained autoencoder; whether the plan's end was reached."""
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
@@ -126,7 +126,7 @@ def train_decoder(folder: Path, log: Path, plan: Plan, pictures: Pictures, vae: 
     return Loop("decoder", folder, log, plan, vae, optimizer).run(DecoderLoss(vae, pictures))
 
 
-def load(folder: Path, vae: AutoencoderKL, *, decoder: bool = True) -> AutoencoderKL:
+def load_vae(folder: Path, vae: AutoencoderKL, *, decoder: bool = True) -> AutoencoderKL:
     """The trained weights, frozen, with shift and scale: those of the longest-trained decoder there is."""
     path = folder / "decoder.safetensors"
     if not (decoder and path.exists()):

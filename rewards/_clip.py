@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.api import DataError, Reward
-from rewards._weights import Published, fingerprint, located
+from rewards._weights import PublishedCheckpoint, located, weights_fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ CHUNK = 32  # pictures in one pass
 class ClipReward(Reward):
     """A reward that stands on the CLIP of `checkpoint`."""
 
-    checkpoint: ClassVar[Published]
+    checkpoint: ClassVar[PublishedCheckpoint]
 
     def __init__(self) -> None:
         self._judge: Judge | None = None
@@ -53,7 +53,7 @@ class ClipReward(Reward):
         """
         from rewards._clip_model import shared_clip
 
-        self.fingerprint = fingerprint(*self.files())
+        self.fingerprint = weights_fingerprint(*self.files())
         self._judge = self.judge(shared_clip(located(self.checkpoint)))
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from bench.api import DataError
-from bench.device import present
+from bench.device import present_device
 from rewards._weights import CLIP_FILES, read_tensors
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of OpenAI's pictures, in [0, 1]
@@ -26,7 +26,7 @@ COUNTERS = ("text_model.embeddings.position_ids", "vision_model.embeddings.posit
 _HIGHEST = 2  # an `eos_token_id` that makes transformers pool the text at the highest token id instead
 
 
-def empty(config: CLIPConfig) -> CLIPModel:
+def empty_clip(config: CLIPConfig) -> CLIPModel:
     """The network without storage: its tensors have names and shapes only."""
     with torch.device("meta"):
         return CLIPModel(config)
@@ -44,7 +44,7 @@ def shared_clip(folder: Path) -> Clip:
         DataError: see `Clip`.
     """
     stats = [(folder / name).stat() for name in CLIP_FILES]
-    key = str(folder.resolve()), present(), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
+    key = str(folder.resolve()), present_device(), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
     clip = _held.get(key)
     if clip is None:
         clip = _held[key] = Clip(folder)
@@ -62,8 +62,8 @@ class Clip:
                 the tokenizer ends.
         """
         config, weights, vocabulary, merges = (folder / name for name in CLIP_FILES)
-        self.model = empty(_config(config))
-        self.device = present()
+        self.model = empty_clip(_config(config))
+        self.device = present_device()
         tensors = read_tensors(weights, shapes(self.model), str(self.device), ignored=COUNTERS)
         self.model.load_state_dict(tensors, assign=True)
         for tower in (self.model.text_model, self.model.vision_model):

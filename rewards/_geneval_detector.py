@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from bench.api import DataError
 from bench.datasets.prompts.geneval_vocabulary import CLASSES, COLORS
-from bench.device import present
+from bench.device import present_device
 from rewards._clip_model import centre_crop, rounded_middle, shared_clip
 from rewards._geneval_rules import CONFIDENCE, Detection
 from rewards._weights import refuse_other
@@ -44,7 +44,7 @@ class ObjectDetector:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._device = present()
+        self._device = present_device()
         self._model = _read_detector(folder).to(self._device)
         labels = self._model.config.id2label or {}
         if len(labels) != len(CLASSES):

@@ -18,7 +18,7 @@ from bench.datasets.prompts.geneval_vocabulary import CLASSES
 from bench.scoring.workers.environment import PinnedEnvironment
 from bench.scoring.workers.worker_process import WorkerProcess
 from rewards import aesthetic, geneval, imagereward
-from rewards._weights import Published
+from rewards._weights import PublishedCheckpoint
 from rewards.clipscore import OPENAI_CLIP
 from rewards.hpsv2 import CONFIG, HPSv2
 from rewards.pickscore import PickScore
@@ -80,10 +80,10 @@ SHRUNKEN = Sizes(
 
 def write_random_weights(scorer: str, *, shrunken: bool = False) -> None:
     """As `Reward.random_weights` has it."""
-    write(scorer, SHRUNKEN if shrunken else REAL)
+    write_checkpoint(scorer, SHRUNKEN if shrunken else REAL)
 
 
-def write(scorer: str, sizes: Sizes) -> None:
+def write_checkpoint(scorer: str, sizes: Sizes) -> None:
     """Write all that the scorer reads, in float16, where it looks for it first (`$BENCH_WEIGHTS`).
 
     Raises:
@@ -93,7 +93,7 @@ def write(scorer: str, sizes: Sizes) -> None:
         part(sizes)
 
 
-def _clip(published: Published, size: str, sizes: Sizes) -> None:
+def _clip(published: PublishedCheckpoint, size: str, sizes: Sizes) -> None:
     config: Numbers = getattr(sizes, size)
     folder = _folder(published)
     _write_json(folder / "config.json", config)
@@ -144,7 +144,7 @@ def _write_words(folder: Path, count: int) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\nr e\n", encoding="utf-8")
 
 
-def _folder(published: Published) -> Path:
+def _folder(published: PublishedCheckpoint) -> Path:
     published.folder.mkdir(parents=True, exist_ok=True)
     return published.folder
 

@@ -19,7 +19,7 @@ _SHOWN = 6  # names in one message
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedCheckpoint:
     """A published checkpoint: its home (`owner/name`), the files that are read, its licence, and how to get it.
 
     `gib` are those of its weights as they are held, in float32.
@@ -43,7 +43,7 @@ class Published:
         return Path(weights) / self.home.replace("/", "--")
 
 
-def located(checkpoint: Published) -> Path:
+def located(checkpoint: PublishedCheckpoint) -> Path:
     """The folder that holds the checkpoint's files: its own one, else that of the hub's cache.
 
     Raises:
@@ -65,7 +65,7 @@ def located(checkpoint: Published) -> Path:
     )
 
 
-def fingerprint(*files: Path) -> str:
+def weights_fingerprint(*files: Path) -> str:
     """16 hex digits of the files' names and contents: what a learned score depends on besides its code."""
     digest = hashlib.blake2b(digest_size=8)
     for path in files:

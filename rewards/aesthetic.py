@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rewards._clip import ClipReward
-from rewards._weights import Published, located, read_tensors
+from rewards._weights import PublishedCheckpoint, located, read_tensors
 from rewards.clipscore import OPENAI_CLIP
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "Aesthetic", "head"]
 
-HEAD = Published(
+HEAD = PublishedCheckpoint(
     home="christophschuhmann/improved-aesthetic-predictor",
     files=("sac+logos+ava1-l14-linearMSE.safetensors",),
     licence="Apache-2.0",
@@ -55,7 +55,7 @@ class Aesthetic(ClipReward):
     source: ClassVar[str] = "improved-aesthetic-predictor, sac+logos+ava1-l14-linearMSE; openai/clip-vit-large-patch14"
     reads_prompts: ClassVar[bool] = False
 
-    checkpoint: ClassVar[Published] = OPENAI_CLIP
+    checkpoint: ClassVar[PublishedCheckpoint] = OPENAI_CLIP
     held = OPENAI_CLIP.held
 
     def files(self) -> list[Path]:

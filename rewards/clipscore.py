@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rewards._clip import ClipAgreement
-from rewards._weights import CLIP_FILES, Published
+from rewards._weights import CLIP_FILES, PublishedCheckpoint
 
 __all__ = ["OPENAI_CLIP", "ClipScore"]
 
-OPENAI_CLIP = Published(
+OPENAI_CLIP = PublishedCheckpoint(
     home="openai/clip-vit-large-patch14",
     files=CLIP_FILES,
     licence="MIT, of github.com/openai/CLIP",
@@ -33,5 +33,5 @@ class ClipScore(ClipAgreement):
         "arXiv 2104.08718; openai/clip-vit-large-patch14 with its own preprocessing, where Flow-GRPO's code resizes "
         "with a bilinear filter"
     )
-    checkpoint: ClassVar[Published] = OPENAI_CLIP
+    checkpoint: ClassVar[PublishedCheckpoint] = OPENAI_CLIP
     held = OPENAI_CLIP.held

@@ -24,7 +24,7 @@ from transformers import CLIPConfig
 
 from bench.api import BenchError, DataError
 from bench.files import appears_whole
-from rewards._clip_model import empty, shapes
+from rewards._clip_model import empty_clip, shapes
 from rewards._open_clip import to_transformers
 from rewards._weights import CLIP_FILES, located, refuse_other
 from rewards.aesthetic import HEAD, head
@@ -44,7 +44,7 @@ def convert_hpsv2(source: Path, config: Mapping[str, Any] = CONFIG) -> Path:
     """
     content = read_untrusted(source)
     tensors = content.get("state_dict", content)
-    converted = to_transformers(tensors, shapes(empty(CLIPConfig(**config))), str(source))
+    converted = to_transformers(tensors, shapes(empty_clip(CLIPConfig(**config))), str(source))
     vocabulary, folder = located(OPENAI_CLIP), HPSv2.checkpoint.folder
     with appears_whole(folder) as temporary:
         temporary.mkdir()

@@ -11,14 +11,14 @@ import numpy as np
 from bench.api import DataError, Reward
 from bench.datasets.prompts.geneval_vocabulary import CLASSES, COLORS, POSITIONS
 from rewards._clip import refuse_other_pictures
-from rewards._weights import Published, fingerprint, located
+from rewards._weights import PublishedCheckpoint, located, weights_fingerprint
 from rewards.clipscore import OPENAI_CLIP
 
 if TYPE_CHECKING:
     from rewards._geneval_detector import ColorNamer, ObjectDetector
 
 _FILES = ("config.json", "model.safetensors")
-DETECTOR = Published(
+DETECTOR = PublishedCheckpoint(
     home="facebook/mask2former-swin-small-coco-instance",
     files=_FILES,
     licence="as its model card says; the code of its authors is under MIT",
@@ -78,7 +78,7 @@ class GenEval(Reward):
         from rewards._geneval_detector import ColorNamer, ObjectDetector
 
         folders = {checkpoint: located(checkpoint) for checkpoint in (DETECTOR, OPENAI_CLIP)}
-        self.fingerprint = fingerprint(
+        self.fingerprint = weights_fingerprint(
             *(folder / name for checkpoint, folder in folders.items() for name in checkpoint.files)
         )
         self._eyes = ObjectDetector(folders[DETECTOR]), ColorNamer(folders[OPENAI_CLIP])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from rewards._clip import ClipAgreement
-from rewards._weights import CLIP_FILES, Published
+from rewards._weights import CLIP_FILES, PublishedCheckpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ class HPSv2(ClipAgreement):
     source: ClassVar[str] = (
         "arXiv 2306.09341; xswu/HPSv2, HPS_v2.1_compressed.pt, in float32, prompts without ftfy's repairs"
     )
-    checkpoint: ClassVar[Published] = Published(
+    checkpoint: ClassVar[PublishedCheckpoint] = PublishedCheckpoint(
         home="xswu/HPSv2",
         files=CLIP_FILES,
         licence="Apache-2.0",

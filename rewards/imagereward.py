@@ -14,11 +14,11 @@ from bench.api import BenchError, ConfigError, DataError, Reward
 from bench.scoring.workers.environment import PinnedEnvironment
 from bench.scoring.workers.worker_process import WorkerProcess
 from rewards._clip import refuse_other_pictures
-from rewards._weights import Published, fingerprint, located, refuse_other
+from rewards._weights import PublishedCheckpoint, located, refuse_other, weights_fingerprint
 
 __all__ = ["CHECKPOINT", "VOCABULARY", "ImageReward"]
 
-CHECKPOINT = Published(
+CHECKPOINT = PublishedCheckpoint(
     home="zai-org/ImageReward",
     files=("ImageReward.safetensors", "med_config.json"),
     licence="Apache-2.0",
@@ -26,7 +26,7 @@ CHECKPOINT = Published(
     "`python -m rewards.convert imagereward FOLDER/ImageReward.pt`",
     gib=1.67,  # the published file has 1.79 GB
 )
-VOCABULARY = Published(
+VOCABULARY = PublishedCheckpoint(
     home="google-bert/bert-base-uncased",
     files=("vocab.txt",),
     licence="Apache-2.0",
@@ -61,7 +61,7 @@ class ImageReward(Reward):
     def __init__(self) -> None:
         self._process: WorkerProcess | None = None
         self.fingerprint = ""
-        self.flops_apart = 0.0
+        self.worker_flops = 0.0
 
     def load(self) -> None:
         """Start the process and have it read the checkpoint.
@@ -76,14 +76,14 @@ class ImageReward(Reward):
         weights, configuration = (located(CHECKPOINT) / name for name in CHECKPOINT.files)
         vocabulary = located(VOCABULARY)
         found = _stored(weights)
-        self.fingerprint = fingerprint(weights, configuration, vocabulary / VOCABULARY.files[0])
+        self.fingerprint = weights_fingerprint(weights, configuration, vocabulary / VOCABULARY.files[0])
         process = WorkerProcess(self.name, python, environment.worker, threads=_threads())
         expected = process.call(
             "build", configuration=str(configuration), vocabulary=str(vocabulary), threads=_threads(),
             device=os.environ.get("BENCH_IMAGEREWARD_DEVICE") or "cpu",
         )  # fmt: skip
         refuse_other(found, {n: tuple(s) for n, s in expected.items() if n not in _COUNTERS}, str(weights))
-        self.flops_apart = float(process.call("load", weights=str(weights)))
+        self.worker_flops = float(process.call("load", weights=str(weights)))
         self._process = process
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -82,14 +82,14 @@ class OCR(Reward):
             ) from error
         import torch
 
-        from rewards._weights import fingerprint
+        from rewards._weights import weights_fingerprint
 
         folder = Path(rapidocr.__file__).parent / "models"
         models = {part: folder / f"PP-OCRv6_{part.lower()}_small.onnx" for part in ("Det", "Rec")}
         for path in models.values():
             if not path.is_file():  # RapidOCR would download another one
                 raise DataError(f"{path}: expected a model that comes with rapidocr 3.10: install rapidocr>=3.10,<4")
-        self.fingerprint = fingerprint(*models.values())
+        self.fingerprint = weights_fingerprint(*models.values())
         self._engine = rapidocr.RapidOCR(
             params={
                 **{f"{part}.model_path": str(path) for part, path in models.items()},

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.api import DataError
 from rewards._clip import ClipAgreement
-from rewards._weights import CLIP_FILES, Published
+from rewards._weights import CLIP_FILES, PublishedCheckpoint
 
 if TYPE_CHECKING:
     from rewards._clip_model import Clip
@@ -28,7 +28,7 @@ class PickScore(ClipAgreement):
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (-LARGEST, LARGEST)
     source: ClassVar[str] = "arXiv 2305.01569; yuvalkirstain/PickScore_v1"
-    checkpoint: ClassVar[Published] = Published(
+    checkpoint: ClassVar[PublishedCheckpoint] = PublishedCheckpoint(
         home="yuvalkirstain/PickScore_v1",
         files=CLIP_FILES,
         licence="none found with the weights: read the page of yuvalkirstain/PickScore_v1",

@@ -11,7 +11,7 @@ import numpy as np
 from bench.api import Reward
 
 if TYPE_CHECKING:
-    from bench.datasets.scenes.proxies import AestheticHead, Clip
+    from bench.datasets.scenes.proxies import AestheticHead, ProxyClip
 
 
 class ScenesAestheticHead(Reward):
@@ -31,7 +31,7 @@ class ScenesAestheticHead(Reward):
 
     def __init__(self, assets: Path | None = None) -> None:
         self._assets = assets
-        self._networks: tuple[Clip, AestheticHead] | None = None
+        self._networks: tuple[ProxyClip, AestheticHead] | None = None
         self.fingerprint = ""
 
     def load(self) -> None:
@@ -46,13 +46,13 @@ class ScenesAestheticHead(Reward):
             ASSETS,
             CLIP_FOLDER,
             AestheticHead,
-            Clip,
-            fingerprint,
+            ProxyClip,
+            proxy_fingerprint,
         )
 
         assets = self._assets or ASSETS
-        self.fingerprint = fingerprint(assets / CLIP_FOLDER, assets / AESTHETIC_FOLDER)
-        clip, head = Clip(assets / CLIP_FOLDER), AestheticHead.load(assets / AESTHETIC_FOLDER)
+        self.fingerprint = proxy_fingerprint(assets / CLIP_FOLDER, assets / AESTHETIC_FOLDER)
+        clip, head = ProxyClip(assets / CLIP_FOLDER), AestheticHead.load(assets / AESTHETIC_FOLDER)
         if clip.model.config.projection_dim != head.embedding_dim:
             raise DataError(
                 f"{assets}: the aesthetic head reads embeddings of {head.embedding_dim} numbers, but the CLIP gives "

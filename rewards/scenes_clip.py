@@ -11,7 +11,7 @@ import numpy as np
 from bench.api import Reward
 
 if TYPE_CHECKING:
-    from bench.datasets.scenes.proxies import Clip
+    from bench.datasets.scenes.proxies import ProxyClip
 
 
 class ScenesClip(Reward):
@@ -32,7 +32,7 @@ class ScenesClip(Reward):
 
     def __init__(self, assets: Path | None = None) -> None:
         self._assets = assets
-        self._clip: Clip | None = None
+        self._clip: ProxyClip | None = None
         self.fingerprint = ""
 
     def load(self) -> None:
@@ -41,11 +41,11 @@ class ScenesClip(Reward):
         Raises:
             DataError: there is none, or it is not what `bench.datasets.scenes.proxies` describes.
         """
-        from bench.datasets.scenes.proxies import ASSETS, CLIP_FOLDER, Clip, fingerprint
+        from bench.datasets.scenes.proxies import ASSETS, CLIP_FOLDER, ProxyClip, proxy_fingerprint
 
         folder = (self._assets or ASSETS) / CLIP_FOLDER
-        self.fingerprint = fingerprint(folder)
-        self._clip = Clip(folder)
+        self.fingerprint = proxy_fingerprint(folder)
+        self._clip = ProxyClip(folder)
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 in [-1, 1] of uint8 (B, 64, 64, 3).

@@ -38,10 +38,10 @@ class ScenesOCR(Reward):
 
     def load(self) -> None:
         """Import the reader and draw its templates."""
-        from bench.datasets.scenes.detect import read_text
+        from bench.datasets.scenes.detect import detect_text
 
-        read_text(np.zeros((1, 64, 64, 3), np.uint8))
-        self._read = read_text
+        detect_text(np.zeros((1, 64, 64, 3), np.uint8))
+        self._read = detect_text
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 in [0, 1] of uint8 (B, 64, 64, 3).

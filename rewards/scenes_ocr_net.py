@@ -45,10 +45,10 @@ class ScenesOCRNet(Reward):
         Raises:
             DataError: there is none, or it has another number of logits.
         """
-        from bench.datasets.scenes.proxies import ASSETS, OCR_FOLDER, fingerprint, load_ocr
+        from bench.datasets.scenes.proxies import ASSETS, OCR_FOLDER, load_ocr, proxy_fingerprint
 
         folder = (self._assets or ASSETS) / OCR_FOLDER
-        self.fingerprint = fingerprint(folder)
+        self.fingerprint = proxy_fingerprint(folder)
         self._model = load_ocr(folder)
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -57,7 +57,7 @@ class ScenesOCRNet(Reward):
         Raises:
             DataError: pictures of another size, or metadata without a text.
         """
-        from bench.datasets.scenes.proxies import read_text
+        from bench.datasets.scenes.proxies import recognise_text
         from bench.datasets.scenes.verify import text_similarity
 
         missing = [dict(claim) for claim in metadata if "text" not in claim]
@@ -69,5 +69,5 @@ class ScenesOCRNet(Reward):
         if self._model is None:
             self.load()
         assert self._model is not None
-        pairs = zip(read_text(self._model, images), metadata, strict=True)
+        pairs = zip(recognise_text(self._model, images), metadata, strict=True)
         return np.array([text_similarity(read, claim["text"]) for read, claim in pairs], np.float32)

@@ -12,7 +12,7 @@ import pytest
 
 from bench.api import DataError
 from bench.files import appears_whole, append_whole, remove_parts, write_whole
-from bench.locks import held
+from bench.locks import hold_lock
 
 
 @contextmanager
@@ -91,18 +91,18 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 
 def test_a_lock_names_its_holder_and_a_stale_one_is_recognised(tmp_path: Path) -> None:
     lock = tmp_path / "run.lock"
-    with held(lock) as stale:
+    with hold_lock(lock) as stale:
         assert stale == ""
-        with pytest.raises(DataError, match=rf"is held by process {os.getpid()} on .* since 20\d\d-"), held(lock):
+        with pytest.raises(DataError, match=rf"is held by process {os.getpid()} on .* since 20\d\d-"), hold_lock(lock):
             raise AssertionError("taken twice")
-    with held(lock) as stale:
+    with hold_lock(lock) as stale:
         assert stale == ""  # the last holder let go in order
     lock.write_text('{"pid": 4711, "host": "elsewhere", "since": "2026-01-01"}')
-    with held(lock) as stale:
+    with hold_lock(lock) as stale:
         assert stale == "process 4711 on elsewhere since 2026-01-01"
 
 
 @pytest.mark.parametrize("place", ["/dev/null/results/run.lock", "/proc/results/run.lock"])
 def test_a_place_that_cannot_be_written_is_named(place: str) -> None:
-    with pytest.raises(DataError, match=f"cannot write {place}"), held(Path(place)):
+    with pytest.raises(DataError, match=f"cannot write {place}"), hold_lock(Path(place)):
         raise AssertionError("held")

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from bench.api import BudgetExhausted, ConfigError, PluginError, Reward
-from bench.config.load import load
+from bench.config.load import load_settings
 from bench.datasets.worlds import load_world
-from bench.plugin_errors import blame, blamed
-from bench.preflight.conformance.fixtures import Laboratory, MethodSubject
+from bench.plugin_errors import plugin_error, plugin_errors
+from bench.preflight.conformance.fixtures import Fixtures, MethodSubject
 from bench.registry import load_method
 from bench.scoring.loading import load_scorers
 
@@ -62,12 +62,12 @@ def write(folder: Path, **places: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def laboratory(tiny_pipeline: Path) -> Laboratory:
-    return Laboratory(load_world("scenes", str(tiny_pipeline)))
+def laboratory(tiny_pipeline: Path) -> Fixtures:
+    return Fixtures(load_world("scenes", str(tiny_pipeline)))
 
 
 @pytest.fixture
-def stage(laboratory: Laboratory, tmp_path: Path) -> Stage:
+def stage(laboratory: Fixtures, tmp_path: Path) -> Stage:
     """Enters a stage of the method that has these statements in these places."""
 
     def enter(**places: str) -> Any:
@@ -129,16 +129,16 @@ def test_what_is_returned_has_to_be_of_its_kind(stage: Stage, places: dict[str, 
 
 def test_a_method_that_cannot_be_made_is_told_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)settings of 'smoke'.*method 'broken' in __init__\(\) raised"):
-        load("smoke", {"methods": [write(tmp_path, init=MISSING)]})
+        load_settings("smoke", {"methods": [write(tmp_path, init=MISSING)]})
 
 
 def test_errors_of_the_harness_go_through_and_its_lines_are_no_place() -> None:
-    with pytest.raises(BudgetExhausted), blamed("a method", Reward):
+    with pytest.raises(BudgetExhausted), plugin_errors("a method", Reward):
         raise BudgetExhausted("spent")
-    with pytest.raises(PluginError) as caught, blamed("a method", Reward):
+    with pytest.raises(PluginError) as caught, plugin_errors("a method", Reward):
         torch.Generator().manual_seed("no number")  # type: ignore[arg-type]
     assert __file__ in str(caught.value)
-    assert blame(ValueError("never raised")) == "ValueError: never raised"
+    assert plugin_error(ValueError("never raised")) == "ValueError: never raised"
 
 
 SLOW = '''

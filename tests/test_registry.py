@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import package_conflicts as shadow
+from bench import package_conflicts as conflicts
 from bench import registry
 from bench.api import ConfigError, Method, PluginError, Reward
 from bench.cli import catalogue
@@ -195,7 +195,7 @@ def test_every_built_in_says_what_it_is() -> None:
 def test_a_foreign_package_that_shadows_ours_is_named(tmp_path: Path) -> None:
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "__init__.py").write_text("")
-    command = [sys.executable, "-c", "from bench.package_conflicts import check_shadow; check_shadow()"]
+    command = [sys.executable, "-c", "from bench.package_conflicts import refuse_package_conflicts; refuse_package_conflicts()"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert f"package 'methods' would be imported from {tmp_path / 'methods'}, which hides ours" in result.stderr
@@ -203,8 +203,8 @@ def test_a_foreign_package_that_shadows_ours_is_named(tmp_path: Path) -> None:
 
 
 def test_our_own_packages_shadow_nothing(tmp_path: Path) -> None:
-    assert shadow.shadowed() == []
-    assert len(shadow.shadowed(tmp_path)) == 2
+    assert conflicts.package_conflicts() == []
+    assert len(conflicts.package_conflicts(tmp_path)) == 2
 
 
 def test_a_module_inside_a_folder_without_init_is_named_with_its_file(

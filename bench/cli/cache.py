@@ -8,7 +8,7 @@ from bench.models.encoding_cache.folder import files_of, folder_of_all, size_of_
 from bench.results.records.writer import TELEMETRY, read_telemetry
 
 
-def describe(*, clear: bool) -> str:
+def describe_cache(*, clear: bool) -> str:
     """Folder, size and entries, after it was cleared where that is asked for.
 
     Raises:
@@ -27,7 +27,7 @@ def describe(*, clear: bool) -> str:
     return "\n".join(lines)
 
 
-def saved(folder: Path, limit_gib: float) -> str | None:
+def cache_savings(folder: Path, limit_gib: float) -> str | None:
     """How many encodings the cells of an experiment found in the cache, and its size; None where none asked it.
 
     Raises:

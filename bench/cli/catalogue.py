@@ -10,7 +10,7 @@ from bench.registry import registered, source_file
 
 
 @dataclass(frozen=True)
-class Entry:
+class PluginEntry:
     """One registered plugin. `problem` says why its source cannot be read; then `summary` and `paper` are empty."""
 
     name: str
@@ -20,27 +20,29 @@ class Entry:
     problem: str = ""
 
 
-def entries(group: str) -> list[Entry]:
+def entries(group: str) -> list[PluginEntry]:
     """The registered plugins of a group, by name, with the first line of their docstrings."""
     return [_describe(name, found) for name, found in registered(group).items()]
 
 
-def _describe(name: str, found: tuple[EntryPoint, ...]) -> Entry:
+def _describe(name: str, found: tuple[EntryPoint, ...]) -> PluginEntry:
     if len(found) > 1:
-        return Entry(name, "", "", "", "registered several times: " + ", ".join(entry.value for entry in found))
+        return PluginEntry(name, "", "", "", "registered several times: " + ", ".join(entry.value for entry in found))
     entry = found[0]
     file = source_file(entry.module)
     if file is None:
-        return Entry(name, "", "", "", f"module {entry.module} cannot be found; install again (pip install -e .)")
+        return PluginEntry(name, "", "", "", f"module {entry.module} cannot be found; install again (pip install -e .)")
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, OSError, UnicodeDecodeError) as error:
-        return Entry(name, "", "", str(file), f"{type(error).__name__}: {error}")
+        return PluginEntry(name, "", "", str(file), f"{type(error).__name__}: {error}")
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == entry.attr:
             text = ast.get_docstring(node) or ast.get_docstring(tree) or ""
-            return Entry(name, text.split("\n", 1)[0], _assigned(node, "paper") or _assigned(node, "source"), str(file))
-    return Entry(name, "", "", str(file), f"defines no class {entry.attr}")
+            return PluginEntry(
+                name, text.split("\n", 1)[0], _assigned(node, "paper") or _assigned(node, "source"), str(file)
+            )
+    return PluginEntry(name, "", "", str(file), f"defines no class {entry.attr}")
 
 
 def _assigned(node: ast.ClassDef, name: str) -> str:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from bench import registry
 from bench.api import CheckpointMissing, ConfigError, Method, Reward
-from bench.config.scorer_process import Apart
+from bench.config.scorer_process import ScorerProcess
 from bench.preflight.conformance.check import Check, Outcome, Status
-from bench.scoring.workers.placement import Elsewhere, where
+from bench.scoring.workers.placement import Placement, placement_of
 
 if TYPE_CHECKING:
-    from bench.preflight.conformance.fixtures import Laboratory
+    from bench.preflight.conformance.fixtures import Fixtures
 
 _STATUSES = get_args(Status)
 
@@ -45,7 +45,7 @@ def main(
     rewards = {name: plugin for name, plugin in zip(names, plugins, strict=True) if issubclass(plugin, Reward)}
     if (process or server) and not rewards:
         raise ConfigError("check --process and --reward-server are for rewards, but none was named")
-    elsewhere = Elsewhere({cls.name: Apart() for cls in rewards.values()} if process else {}, server)
+    elsewhere = Placement({cls.name: ScorerProcess() for cls in rewards.values()} if process else {}, server)
     made = {cls: elsewhere.reward(name, cls) for name, cls in rewards.items()}
     elsewhere.require_use(made.values())
     return _examined(plugins, made, may_lack=everything)
@@ -56,9 +56,9 @@ def _examined(
 ) -> int:  # fmt: skip
     """Examine every plugin; `rewards` by their classes, of which some may have no checkpoint here if `may_lack`."""
     from bench.datasets.worlds import load_world
-    from bench.preflight.conformance.fixtures import Laboratory
+    from bench.preflight.conformance.fixtures import Fixtures
 
-    laboratory = Laboratory(load_world("scenes"))
+    laboratory = Fixtures(load_world("scenes"))
     failed, absent = [], []
     for plugin in plugins:
         try:
@@ -77,15 +77,15 @@ def _examined(
     return 1 if failed else 0
 
 
-def _conforms(plugin: type[Method] | type[Reward], laboratory: Laboratory, reward: Reward | None) -> bool:
+def _conforms(plugin: type[Method] | type[Reward], laboratory: Fixtures, reward: Reward | None) -> bool:
     """Examine one plugin and print what comes of it; whether nothing failed."""
-    from bench.preflight.conformance.suite import checks_of, examine
+    from bench.preflight.conformance.suite import checks_of, run_checks
 
     start, counts = time.perf_counter(), Counter[str]()
-    place = "" if reward is None or where(reward) == "here" else f" ({where(reward)})"
+    place = "" if reward is None or placement_of(reward) == "here" else f" ({placement_of(reward)})"
     checks = checks_of(plugin)
     print(f"{'method' if reward is None else 'reward'} {plugin.name}{place}: {len(checks)} checks", flush=True)
-    outcomes = examine(plugin, laboratory, reward)
+    outcomes = run_checks(plugin, laboratory, reward)
     for number, check in enumerate(checks, 1):
         with _shown(f"  {number} of {len(checks)}".ljust(18) + check.name):
             outcome = next(outcomes)

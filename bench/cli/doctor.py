@@ -17,7 +17,7 @@ from typing import Literal
 from bench import registry
 from bench.api import BenchError, ConfigError
 from bench.cli.catalogue import entries
-from bench.package_conflicts import shadowed
+from bench.package_conflicts import package_conflicts
 
 NEEDED_GIB = 4.0
 THREADS = (1, 2)
@@ -26,14 +26,14 @@ _SHOWN = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", 
 
 
 @dataclass(frozen=True)
-class Finding:
+class MachineFinding:
     """One line: `bad` stops a run, `warn` may spoil it."""
 
     level: Literal["ok", "warn", "bad"]
     text: str
 
 
-def examine(results: Path) -> int:
+def examine_machine(results: Path) -> int:
     """Print what was found; returns 1 where something stops a run, else 0."""
     bad = 0
     for check in (_versions, _machine, _torchvision, _packages, _plugins):
@@ -63,81 +63,85 @@ def memory_gib() -> float | None:
     return min(amounts) / 2**30
 
 
-def _versions() -> Iterator[Finding]:
-    yield Finding("ok", f"python {platform.python_version()}, {platform.platform()}")
+def _versions() -> Iterator[MachineFinding]:
+    yield MachineFinding("ok", f"python {platform.python_version()}, {platform.platform()}")
     found, missing = [], []
     for name in _SHOWN:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
-    yield Finding("ok", ", ".join(found))
+    yield MachineFinding("ok", ", ".join(found))
     if missing:
-        yield Finding("bad", f"not installed: {', '.join(missing)}; run pip install -e .")
+        yield MachineFinding("bad", f"not installed: {', '.join(missing)}; run pip install -e .")
     try:
         requires(DISTRIBUTION)
     except PackageNotFoundError:
-        yield Finding("bad", f"{DISTRIBUTION} itself is not installed, so no plugin is registered: pip install -e .")
+        yield MachineFinding(
+            "bad", f"{DISTRIBUTION} itself is not installed, so no plugin is registered: pip install -e ."
+        )
 
 
-def _machine() -> Iterator[Finding]:
+def _machine() -> Iterator[MachineFinding]:
     count, gib = cores(), memory_gib()
-    yield Finding("ok" if count >= 2 else "warn", f"{count} cores; the default uses 2 worker processes of one thread")
+    yield MachineFinding(
+        "ok" if count >= 2 else "warn", f"{count} cores; the default uses 2 worker processes of one thread"
+    )
     if gib is not None:
-        yield Finding(
+        yield MachineFinding(
             "ok" if gib >= NEEDED_GIB else "warn", f"{gib:.1f} GiB of memory; the default needs {NEEDED_GIB:g}"
         )
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * count:
-        yield Finding(
+        yield MachineFinding(
             "warn", f"load average {os.getloadavg()[0]:.1f}: other processes compete, timings will be too low"
         )
     yield from _torch()
 
 
-def _torch() -> Iterator[Finding]:
+def _torch() -> Iterator[MachineFinding]:
     import torch
 
     build = "CUDA " + str(torch.version.cuda) if torch.version.cuda else "CPU"
-    yield Finding("ok", f"torch is a {build} build, {torch.get_num_threads()} threads by default")
+    yield MachineFinding("ok", f"torch is a {build} build, {torch.get_num_threads()} threads by default")
     if torch.cuda.is_available():
-        yield Finding("ok", f"GPU: {torch.cuda.get_device_name(0)}")
+        yield MachineFinding("ok", f"GPU: {torch.cuda.get_device_name(0)}")
     elif torch.version.cuda:
-        yield Finding("warn", "a CUDA build of torch without a GPU: it works, and takes gigabytes of disk")
+        yield MachineFinding("warn", "a CUDA build of torch without a GPU: it works, and takes gigabytes of disk")
 
 
-def _torchvision() -> Iterator[Finding]:
+def _torchvision() -> Iterator[MachineFinding]:
     if importlib.util.find_spec("torchvision") is None:
-        yield Finding("ok", "torchvision is not installed, and not needed")
+        yield MachineFinding("ok", "torchvision is not installed, and not needed")
         return
     command = [sys.executable, "-c", "import torchvision"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode == 0:
-        yield Finding("ok", "torchvision is installed and fits torch")
+        yield MachineFinding("ok", "torchvision is installed and fits torch")
         return
     reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
-    yield Finding(
+    yield MachineFinding(
         "bad", f"torchvision does not fit this torch and breaks diffusers and transformers: pip uninstall it ({reason})"
     )
 
 
-def _packages() -> Iterator[Finding]:
-    problems = shadowed()
-    yield from (Finding("bad", problem) for problem in problems)
+def _packages() -> Iterator[MachineFinding]:
+    problems = package_conflicts()
+    yield from (MachineFinding("bad", problem) for problem in problems)
     if not problems:
-        yield Finding("ok", "packages methods and rewards are ours")
+        yield MachineFinding("ok", "packages methods and rewards are ours")
 
 
-def _plugins() -> Iterator[Finding]:
+def _plugins() -> Iterator[MachineFinding]:
     for group, kind in ((registry.METHODS, "methods"), (registry.REWARDS, "rewards")):
         found = entries(group)
         for entry in found:
             if entry.problem:
-                yield Finding("bad", f"{kind} {entry.name}: {entry.problem}")
+                yield MachineFinding("bad", f"{kind} {entry.name}: {entry.problem}")
         level: Literal["ok", "bad"] = "ok" if found else "bad"
-        yield Finding(level, f"{len(found)} {kind} registered: {', '.join(entry.name for entry in found)}")
+        yield MachineFinding(level, f"{len(found)} {kind} registered: {', '.join(entry.name for entry in found)}")
 
 
-def _writable(results: Path) -> Iterator[Finding]:
+def _writable(results: Path) -> Iterator[MachineFinding]:
     folder = results.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -146,12 +150,12 @@ def _writable(results: Path) -> Iterator[Finding]:
             file.write(b"x" * 4096)
             file.flush()
     except OSError as error:
-        yield Finding("bad", f"cannot write into {folder}: {error.strerror}")
+        yield MachineFinding("bad", f"cannot write into {folder}: {error.strerror}")
     else:
-        yield Finding("ok", f"{results} can be written")
+        yield MachineFinding("ok", f"{results} can be written")
 
 
-def _throughput() -> Iterator[Finding]:
+def _throughput() -> Iterator[MachineFinding]:
     from bench.datasets.worlds import load_world
     from bench.models.policy import SD3Policy
     from bench.preflight.forecast.throughput import forward_rate, threads, training_rate
@@ -159,12 +163,12 @@ def _throughput() -> Iterator[Finding]:
     try:
         policy = SD3Policy.load(load_world("scenes").model)
     except BenchError as error:
-        yield Finding("bad", str(error))
+        yield MachineFinding("bad", str(error))
         return
     for count in THREADS:
         with threads(count):
             forward, training = forward_rate(policy, 64), training_rate(policy, 32)
-        yield Finding(
+        yield MachineFinding(
             "ok", f"{count} thread{'s' if count > 1 else ''}: {forward:,.0f} forward passes/s, {training:,.0f} forward "
             "and backward passes/s",
         )  # fmt: skip

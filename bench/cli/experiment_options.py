@@ -15,7 +15,8 @@ from bench.cli import options
 
 def experiment_of(args: argparse.Namespace) -> Any:
     """The experiment that the options describe; everything wrong with them in one message."""
-    from bench.config.load import Text, load
+    from bench.config.load import load_settings
+    from bench.parsing import Text
 
     overrides: dict[str, Any] = {}
     problems = list(args.unknown)
@@ -33,16 +34,16 @@ def experiment_of(args: argparse.Namespace) -> Any:
         else:
             overrides[path] = Text(value)
     preset = args.preset or ("quick" if args.data is None else "images")
-    return load(preset, overrides, args.config, problems)
+    return load_settings(preset, overrides, args.config, problems)
 
 
 def with_prompt_sets(experiment: Any, *, is_first: bool = True) -> Any:
     """The experiment with what was found in its prompt sets, which is printed."""
-    from bench.datasets.prompts.sets import load_sets, table
+    from bench.datasets.prompts.sets import load_sets, prompt_sets_table
 
     sets = load_sets(experiment.evaluation.prompt_sets)
     if sets and is_first:
-        print(f"{table(sets)}\n")
+        print(f"{prompt_sets_table(sets)}\n")
     found = dataclasses.replace(experiment.evaluation, prompt_sets={one.name: one.settings for one in sets})
     return dataclasses.replace(experiment, evaluation=found)
 
@@ -52,11 +53,11 @@ def with_pictures(experiment: Any, *, is_first: bool = True) -> tuple[Any, Any]:
     if experiment.world != "images":
         return experiment, None
     from bench.datasets.base_model import base_model
-    from bench.datasets.pictures.preparation import needed, prepare, table
+    from bench.datasets.pictures.preparation import needed, pictures_table, prepare_pictures
 
-    prepared = prepare(needed(experiment.data), base_model(experiment.model))
+    prepared = prepare_pictures(needed(experiment.data), base_model(experiment.model))
     if is_first:
-        print(f"{table(prepared)}\n")
+        print(f"{pictures_table(prepared)}\n")
     return dataclasses.replace(experiment, data=prepared.settings), prepared
 
 

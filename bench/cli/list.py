@@ -138,7 +138,7 @@ def _docstring(cls: type) -> str:
 def _settings(name: str) -> str:
     from bench.config.pictures import Data
     from bench.config.prompt_set import PromptSet
-    from bench.config.scorer_process import Apart
+    from bench.config.scorer_process import ScorerProcess
     from bench.config.settings import Evaluation, Experiment, Runtime, Train
     from bench.config.task import Task
 
@@ -146,7 +146,7 @@ def _settings(name: str) -> str:
         "train": (Train, "train"), "evaluation": (Evaluation, "evaluation"), "runtime": (Runtime, "runtime"),
         "experiment": (Experiment, ""), "task": (Task, "task"), "data": (Data, "data"),
         "prompt_set": (PromptSet, "evaluation.prompt_sets.NAME"),
-        "scorers": (Apart, "scorers.NAME"),
+        "scorers": (ScorerProcess, "scorers.NAME"),
     }  # fmt: skip
     return _options(*blocks[name])
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from bench import __version__
 from bench.cli.options import EXAMPLES
 from bench.cli.table import COMMANDS, Command
-from bench.suggest import hint, nearest
+from bench.suggest import hint, nearest_name
 
 
 class _HasTold(Exception):
@@ -134,7 +134,7 @@ def _unknown(parser: argparse.ArgumentParser, name: str, arguments: list[str]) -
                 messages.append(f"unexpected argument {argument!r}")
             continue
         option = argument.split("=", 1)[0]
-        found = nearest(option, options)
+        found = nearest_name(option, options)
         messages.append(
             f"no option {option}" + (f"; did you mean {found}?" if found else f" (see bench {name} --help)")
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.api import ConfigError
 from bench.config.settings import Experiment
-from bench.device import describe, resolve
+from bench.device import describe_device, resolve_device
 from bench.files import write_whole
 from bench.preflight.rehearsal.measure import matrix_peak
 from bench.preflight.rehearsal.parts import PARTS
@@ -32,8 +32,8 @@ def main(experiment: Experiment, parts: Sequence[str], out: Path) -> int:
     for chain in experiment.methods:
         if len(chain.stages) != 1:
             raise ConfigError(f"--methods: a rehearsal takes single methods, but {chain.label!r} is a chain")
-    device = describe(experiment.device)
-    peak = matrix_peak(resolve(experiment.device))
+    device = describe_device(experiment.device)
+    peak = matrix_peak(resolve_device(experiment.device))
     print(f"{device}: {peak / 1e12:.4g} TFLOP/s in a bfloat16 matrix product", flush=True)
     made_by = dump(collect(device, experiment.train.precision, experiment.threads))
     del made_by["sources"]  # their common hash is enough

@@ -9,7 +9,7 @@ from bench.api import ConfigError, Reward
 from bench.scoring.workers.environment import PinnedEnvironment
 
 
-def build(name: str) -> Path:
+def build_reward_environment(name: str) -> Path:
     """Build the environment that a registered reward declares, and print how far it is; returns its folder.
 
     Raises:

@@ -13,10 +13,10 @@ from bench.cli.experiment_options import experiment_of, report_path, with_pictur
 
 def run(args: argparse.Namespace) -> int:
     """The exit status: 1 where cells failed."""
-    from bench.distributed.launch import Place, Team
+    from bench.distributed.launch import RankInfo, Team
 
     read = experiment_of(args)
-    place = Place.here(shard=read.shard)
+    place = RankInfo.here(shard=read.shard)
     asked = with_prompt_sets(read, is_first=place is None or place.rank == 0)
     from bench.experiments.status.tracking import Tracked, tracker_of
 
@@ -26,15 +26,15 @@ def run(args: argparse.Namespace) -> int:
     team = Team(place) if place else None
     experiment, prepared = with_pictures(asked, is_first=team is None or team.leads)
     from bench.experiments import grid
-    from bench.experiments.status.progress import Display
+    from bench.experiments.status.progress import ProgressDisplay
     from bench.results import report
 
     if team is not None and not team.leads:
-        grid.follow(experiment, args.results, team)
+        grid.follow_experiment(experiment, args.results, team)
         return 0  # the first process tells how the run ended
     folder = args.results / experiment.name
-    with Display() as display:
-        failed = grid.run(
+    with ProgressDisplay() as display:
+        failed = grid.run_experiment(
             experiment, args.results, 1 if team else experiment.workers,
             Tracked(display, tracker, folder) if tracker else display, command_line(args.given),
             allow_mixed=args.allow_mixed, team=team,
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         from bench.datasets.pictures.inspection import copy_lists
 
         copy_lists(prepared.inspected, folder / "data")
-    report.build(args.results, path)
+    report.write_report(args.results, path)
     print(report.terminal_table(folder))
     _print_places(folder, path, tracker.hint if tracker else None, experiment.cache_gib)
     if failed:
@@ -53,14 +53,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_places(folder: Path, report: Path, curves: str | None, cache_gib: float) -> None:
-    from bench.cli.cache import saved
+    from bench.cli.cache import cache_savings
 
     print(f"\nreport       {report}")
     for picture in sorted((folder / "figures").glob("samples*.png")):
         print(f"sample grid  {picture}")
     if curves:
         print(f"curves       {curves}")
-    if cache := saved(folder, cache_gib):
+    if cache := cache_savings(folder, cache_gib):
         print(f"cache        {cache}")
 
 

@@ -16,7 +16,7 @@ from bench.api import ConfigError, DataError
 from bench.experiments.detach import LOG
 from bench.experiments.status.progress import amount, cell_table, clock_text
 from bench.experiments.status.view import ExperimentView, look
-from bench.locks import holder
+from bench.locks import lock_holder
 from bench.paths import inside
 from bench.results.records.writer import EXPERIMENT
 from bench.suggest import hint
@@ -25,7 +25,7 @@ WATCH_SECONDS = 2.0
 _ORDER = ("done", "failed", "training", "judging", "starting", "interrupted", "waiting")
 
 
-def render(view: ExperimentView, *, finished: bool = True) -> Group:
+def render_status(view: ExperimentView, *, finished: bool = True) -> Group:
     """The experiment for a terminal; `finished` says whether finished cells get a row each, too."""
     hidden = ("waiting",) if finished else ("waiting", "done")
     shown = [cell for cell in view.cells if cell.state.phase not in hidden]
@@ -82,7 +82,7 @@ def show(results: Path, name: str | None, *, watch: bool, console: Console | Non
         if view.is_finished and name is None:
             console.print(Text(f"{view.name}: {_summary(view)}"))
             continue
-        console.print(*([""] if number else []), render(view), *_log_end(view), sep="\n")
+        console.print(*([""] if number else []), render_status(view), *_log_end(view), sep="\n")
 
 
 def _folders(results: Path, name: str | None) -> list[Path]:
@@ -99,13 +99,13 @@ def _folders(results: Path, name: str | None) -> list[Path]:
 def _watch(folders: Sequence[Path], console: Console) -> None:
     if not console.is_terminal:
         raise ConfigError("--watch needs a terminal, and the output goes elsewhere: leave --watch out")
-    running = [folder for folder in folders if (run := holder(folder / "run.lock")) is not None and run.lives]
+    running = [folder for folder in folders if (run := lock_holder(folder / "run.lock")) is not None and run.lives]
     if not running:
         raise ConfigError("nothing runs that could be watched: leave --watch out to see what is recorded")
     with Live(console=console, auto_refresh=False) as live:
         while True:
             views = [look(folder) for folder in running]
-            live.update(Group(*(render(view, finished=not view.is_running) for view in views)), refresh=True)
+            live.update(Group(*(render_status(view, finished=not view.is_running) for view in views)), refresh=True)
             if not any(view.is_running for view in views):
                 return
             time.sleep(WATCH_SECONDS)

@@ -32,10 +32,10 @@ def _report(args: argparse.Namespace) -> int:
 
     path = report_path(args)
     if not args.check:
-        report.build(args.results, path)
+        report.write_report(args.results, path)
         print(path)
         return 0
-    differences = report.check(args.results, path)
+    differences = report.check_report(args.results, path)
     for difference in differences:
         print(difference, file=sys.stderr)
     print(f"{path}: {'agrees with the results' if not differences else f'{len(differences)} differences'}")
@@ -65,9 +65,9 @@ def _plan(args: argparse.Namespace) -> int:
         )
     experiment, _ = with_pictures(experiment)
     from bench.preflight.forecast.plan import estimate
-    from bench.preflight.forecast.text import render
+    from bench.preflight.forecast.text import render_plan
 
-    print(render(experiment, estimate(experiment, args.results)))
+    print(render_plan(experiment, estimate(experiment, args.results)))
     return 0
 
 
@@ -127,11 +127,11 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _curate(args: argparse.Namespace) -> int:
-    from bench.scoring.folder.curate import Rule, curate, settings_of
+    from bench.scoring.folder.curate import Rule, curate_folder, settings_of
 
     allowed = [] if args.allow_broken is None else [("data.allow_broken", args.allow_broken)]
     settings = settings_of(args.data, [*allowed, *args.dotted])
-    print(curate(settings, args.reward, args.model, Rule.of(args.min, args.top), args.reward_server))
+    print(curate_folder(settings, args.reward, args.model, Rule.of(args.min, args.top), args.reward_server))
     return 0
 
 
@@ -170,13 +170,13 @@ def _prompts(args: argparse.Namespace) -> int:
 def _pretrain(args: argparse.Namespace) -> int:
     from pretrain import recipe
 
-    return int(recipe.main(args) or 0)
+    return int(recipe.run_recipe(args) or 0)
 
 
 def _reward_env(args: argparse.Namespace) -> int:
-    from bench.cli.reward_env import build
+    from bench.cli.reward_env import build_reward_environment
 
-    build(args.name)
+    build_reward_environment(args.name)
     return 0
 
 
@@ -188,9 +188,9 @@ def _serve_rewards(args: argparse.Namespace) -> int:
 
 
 def _cache(args: argparse.Namespace) -> int:
-    from bench.cli.cache import describe
+    from bench.cli.cache import describe_cache
 
-    print(describe(clear=args.clear))
+    print(describe_cache(clear=args.clear))
     return 0
 
 
@@ -199,7 +199,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
     if args.tune is not None:
         return doctor.tune(args.tune)
-    return doctor.examine(args.results)
+    return doctor.examine_machine(args.results)
 
 
 COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], object], str]] = {

@@ -16,12 +16,9 @@ from typing import Any
 
 from bench.api import ConfigError
 from bench.config.resolver import Block, Resolver, merge
-from bench.config.settings import BASE, Chain, Evaluation, Experiment, Stage, Train
-from bench.config.task import Task
-from bench.parsing import Problems, Text, read_yaml
+from bench.config.settings import Experiment
+from bench.parsing import Problems, read_yaml
 from bench.suggest import hint
-
-__all__ = ["BASE", "PRESETS", "Chain", "Evaluation", "Experiment", "Stage", "Task", "Text", "Train", "load", "presets"]
 
 PRESETS = Path(__file__).with_name("presets")
 
@@ -31,7 +28,7 @@ def presets() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
 
 
-def load(
+def load_settings(
     preset: str | Path,
     overrides: Mapping[str, Any] | None = None,
     layers: Iterable[str | Path] = (),

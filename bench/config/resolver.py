@@ -17,11 +17,11 @@ from bench.config.built_in_tasks import TASKS, WORLDS
 from bench.config.pictures import Data
 from bench.config.prompt_set import read_sets
 from bench.config.reward_expression import is_sum, parts_of
-from bench.config.scorer_process import read_apart
-from bench.config.settings import BASE, Chain, Evaluation, Experiment, Runtime, Stage, Train, configured
+from bench.config.scorer_process import read_scorer_processes
+from bench.config.settings import BASE, Chain, Evaluation, Experiment, Runtime, StageSettings, Train, configured
 from bench.config.task import Task
 from bench.hub import is_hub_id
-from bench.parsing import Problems, Text, read_text, unique, validate
+from bench.parsing import Problems, Text, parse_text, unique, validate
 from bench.suggest import hint
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
@@ -77,7 +77,7 @@ class Resolver:
         blocks = {"runtime": runtime, "train": train, "evaluation": evaluation, "data": data}
         values |= {name: _plain(block) for name, block in blocks.items() if block}
         of_sets, asked = evaluation.set_scorers if evaluation else (), self.overrides.get("scorers", {})
-        apart = read_apart(self._block("scorers"), tasks, of_sets, asked, self.problems)
+        apart = read_scorer_processes(self._block("scorers"), tasks, of_sets, asked, self.problems)
         values["scorers"] = {name: _plain(block) for name, block in apart.items()}
         experiment = validate(Experiment, values, "", self.problems, elsewhere=_OWN_CHECKS)
         if experiment is not None:
@@ -130,7 +130,7 @@ class Resolver:
     def _list(self, name: str) -> Sequence[Any]:
         value = self.raw.get(name)
         if isinstance(value, Text):
-            value = read_text(tuple[str, ...], value)
+            value = parse_text(tuple[str, ...], value)
         if isinstance(value, str):
             value = [value]
         if not isinstance(value, Sequence) or not value:
@@ -142,7 +142,7 @@ class Resolver:
         """A number of seeds stands for 0, 1, ...; a list is taken as it is."""
         value = self.raw.get("seeds", 1)
         if isinstance(value, Text):
-            value = read_text(int | tuple[int, ...], value)
+            value = parse_text(int | tuple[int, ...], value)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return list(range(value))
         if isinstance(value, list):
@@ -203,7 +203,7 @@ class Resolver:
         """The names of rewards in raw settings; registered ones are imported when they are used."""
         known = registry.names(registry.REWARDS)
         scorers = values.get("scorers", ())
-        listed = read_text(tuple[str, ...], scorers) if isinstance(scorers, Text) else scorers
+        listed = parse_text(tuple[str, ...], scorers) if isinstance(scorers, Text) else scorers
         judges = [name for name in (listed if isinstance(listed, list) else ()) if isinstance(name, str)]
         for name in filter(is_sum, judges):
             self.problems.add(place, f"scorers: {name!r} is a weighted sum, which judges nothing: list its parts")
@@ -236,7 +236,7 @@ class Resolver:
         unique([chain.label for chain in chains], "methods", self.problems)
         return chains
 
-    def _stage(self, asked: str, train: Train) -> Stage | None:
+    def _stage(self, asked: str, train: Train) -> StageSettings | None:
         """One method with its block of settings; `asked` is a name, a label of a block, or a file."""
         alias = self._block(asked).get("method") if asked in self.raw and asked not in FIELDS else None
         source = asked if alias is None else str(alias)
@@ -264,7 +264,7 @@ class Resolver:
             self.problems.add("", str(error))
             return None
         train = dataclasses.replace(train, **{field: getattr(special, field) for field in exceptions})
-        return Stage(name=name, source=source, config=_plain(config), train=train)
+        return StageSettings(name=name, source=source, config=_plain(config), train=train)
 
     def _check_label(self, name: str, source: str) -> None:
         """A label names one method, and becomes a folder."""

@@ -28,7 +28,7 @@ def _size(text: str | None) -> str | None:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Apart:
+class ScorerProcess:
     """A scorer in a worker process of its own: a block `scorers.NAME`, of which one setting is enough."""
 
     process: Annotated[bool, Option("in a worker process; false takes back what a preset says")] = True
@@ -76,9 +76,9 @@ class Apart:
         return found
 
 
-def read_apart(
+def read_scorer_processes(
     block: Mapping[str, Any], tasks: Sequence[Task], of_sets: Iterable[str], asked: Any, problems: Problems
-) -> dict[str, Apart]:
+) -> dict[str, ScorerProcess]:
     """The blocks of `scorers` by the name of a scorer of the tasks or of the prompt sets.
 
     What is wrong with them goes to `problems`. A preset may name registered scorers that are not used; what was `asked`
@@ -86,7 +86,7 @@ def read_apart(
     """
     if not block or problems.messages:  # what the tasks use can be told only of tasks without problems
         return {}
-    found: dict[str, Apart] = {}
+    found: dict[str, ScorerProcess] = {}
     used = _used_by(tasks, of_sets)
     for name, values in block.items():
         if name not in used and name not in asked and name in registry.names(registry.REWARDS):
@@ -96,7 +96,7 @@ def read_apart(
         elif not isinstance(values, Mapping):
             problems.add(f"scorers.{name}", f"expected settings (`scorers.{name}.device: cpu`), got {values!r}")
         else:
-            apart = validate(Apart, values, f"scorers.{name}", problems)
+            apart = validate(ScorerProcess, values, f"scorers.{name}", problems)
             found |= {} if apart is None else {name: apart}
     return found
 

@@ -16,10 +16,10 @@ from bench.budget import Budget
 from bench.canonical import config_hash
 from bench.config.pictures import Data
 from bench.config.prompt_set import PromptSet
-from bench.config.scorer_process import Apart
+from bench.config.scorer_process import ScorerProcess
 from bench.config.task import Task
 from bench.parsing import Problems, validate
-from bench.plugin_errors import blamed
+from bench.plugin_errors import plugin_errors
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 BASE = "base"
@@ -149,7 +149,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Stage:
+class StageSettings:
     """One method within a chain: `name` for tables, `source` for the registry, its own settings, and training's."""
 
     name: str
@@ -172,7 +172,7 @@ class Stage:
 
 def configured(method: type[Method], config: Any) -> Method:
     """The method with these settings; raises ConfigError where it refuses them, PluginError where it fails."""
-    with blamed(f"method {method.name!r} in __init__()", method):
+    with plugin_errors(f"method {method.name!r} in __init__()", method):
         return method(config)
 
 
@@ -181,7 +181,7 @@ class Chain:
     """What one row of the tables stands for: one method, or several in turn (`soar+flowgrpo`)."""
 
     label: str
-    stages: tuple[Stage, ...]
+    stages: tuple[StageSettings, ...]
 
 
 def _budget(value: object) -> object:
@@ -209,17 +209,18 @@ Share = Annotated[float, Option("", gt=0, lt=1)]
 class Experiment:
     """A complete comparison, every default written out: tasks x methods x seeds under one budget."""
 
-    name: Annotated[str, Option("folder of the results", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    tasks: Annotated[tuple[Task, ...], Option("tasks, by name", min_length=1)]
-    methods: Annotated[tuple[Chain, ...], Option("methods, by name or file; `a+b` chains", min_length=1)]
+    name: Annotated[str, Option("folder of the results", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", effect="report")]
+    tasks: Annotated[tuple[Task, ...], Option("tasks, by name", min_length=1, effect="cell")]
+    methods: Annotated[tuple[Chain, ...], Option("methods, by name or file; `a+b` chains", min_length=1, effect="cell")]
     budget: Annotated[
         str, Option("200k, 1e15flops, 10min, 500updates, 20kimages"), BeforeValidator(_budget), AfterValidator(_parsed)
     ]
     seeds: Annotated[
-        tuple[Annotated[int, Option("", ge=0)], ...], Option("a number of seeds, or a list of them", min_length=1)
+        tuple[Annotated[int, Option("", ge=0)], ...],
+        Option("a number of seeds, or a list of them", min_length=1, effect="cell"),
     ] = (0,)
-    label: Annotated[str, Option("stands in the title of every table, e.g. demonstration")] = ""
-    question: Annotated[str, Option("what the experiment asks, in one sentence")] = ""
+    label: Annotated[str, Option("stands in the title of every table, e.g. demonstration", effect="report")] = ""
+    question: Annotated[str, Option("what the experiment asks, in one sentence", effect="report")] = ""
     world: Annotated[str, Option("where tasks and data come from")] = "scenes"
     model: Annotated[
         str | None, Option("folder in the diffusers format, or hub id of a fetched one; null: the world's own")
@@ -229,47 +230,71 @@ class Experiment:
         Literal["stored", "random"], Option("the model's own; or random ones in its architecture, for a rehearsal")
     ] = "stored"
     device: Annotated[
-        str, Option("auto (CUDA where there is one), cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+        str,
+        Option(
+            "auto (CUDA where there is one), cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$", effect="run"
+        ),
     ] = "auto"
     shard: Annotated[
-        bool, Option("share out weights, gradients and optimiser's state over the processes that train together")
+        bool,
+        Option(
+            "share out weights, gradients and optimiser's state over the processes that train together", effect="run"
+        ),
     ] = False
     split: Annotated[
         Share | tuple[Share, ...],
         Option("share of the budget of a chain's first stage, the others share the rest; or a list of shares"),
         AfterValidator(_split),
     ] = 0.5
-    baseline: Annotated[str, Option("method that differences are taken to; base is the model before training")] = BASE
+    baseline: Annotated[
+        str, Option("method that differences are taken to; base is the model before training", effect="report")
+    ] = BASE
     runtime: Annotated[Runtime, Option("how the model is loaded and run")] = Runtime()
-    train: Annotated[Train, Option("training, for all methods")] = Train()
+    train: Annotated[Train, Option("training, for all methods", effect="cell")] = Train()
     evaluation: Annotated[Evaluation, Option("evaluation, for all methods")] = Evaluation()
-    tuning_trials: Annotated[int, Option("tuning trials that each method was given; reported", ge=0)] = 0
-    workers: Annotated[int, Option("cells that run at once", ge=1)] = 2
+    tuning_trials: Annotated[
+        int, Option("tuning trials that each method was given; reported", ge=0, effect="report")
+    ] = 0
+    workers: Annotated[int, Option("cells that run at once", ge=1, effect="run")] = 2
     threads: Annotated[int, Option("threads of each worker", ge=1)] = 1
     cache_gib: Annotated[
         float,
-        Option("GiB of latents and text embeddings kept on disk, for all runs; the oldest go; 0: none is kept", ge=0),
+        Option(
+            "GiB of latents and text embeddings kept on disk, for all runs; the oldest go; 0: none is kept",
+            ge=0,
+            effect="run",
+        ),
     ] = 50.0
     track: Annotated[
-        Literal["tensorboard", "trackio"] | None, Option("write curves for one of these beside the results; null: none")
+        Literal["tensorboard", "trackio"] | None,
+        Option("write curves for one of these beside the results; null: none", effect="run"),
     ] = None
     scorers: Annotated[
-        dict[str, Apart], Option("scorers that run in a process of their own, by name; the others in the worker's")
+        dict[str, ScorerProcess],
+        Option("scorers that run in a process of their own, by name; the others in the worker's", effect="run"),
     ] = field(default_factory=dict)
     reward_server: Annotated[
         str | None,
-        Option("address of `bench serve-rewards`; its scorers are taken from there", pattern=r"^https?://[^/\s@]+/?$"),
+        Option(
+            "address of `bench serve-rewards`; its scorers are taken from there",
+            pattern=r"^https?://[^/\s@]+/?$",
+            effect="run",
+        ),
     ] = None
     reward_seconds: Annotated[
         float | None,
-        Option("a call or load() of a reward that takes longer hangs, and its worker is ended; null: none", gt=0),
+        Option(
+            "a call or load() of a reward that takes longer hangs, and its worker is ended; null: none",
+            gt=0,
+            effect="run",
+        ),
     ] = 600.0
 
     def task(self, name: str) -> Task:
         """The task of this name; raises KeyError where the experiment has none."""
         return {task.name: task for task in self.tasks}[name]
 
-    def stages(self, label: str) -> tuple[Stage, ...]:
+    def stages(self, label: str) -> tuple[StageSettings, ...]:
         """The stages of the method of this label, in order; raises KeyError where the experiment has none."""
         return {chain.label: chain for chain in self.methods}[label].stages
 

@@ -17,7 +17,7 @@ Size = tuple[int, int]
 WIDEST = 2.0  # the aspect ratio that a number of buckets reaches to, on both sides of the square
 
 
-class Grid(NamedTuple):
+class BucketGrid(NamedTuple):
     """The sizes that a model takes: sides are multiples of `unit` pixels, and at most `largest`."""
 
     unit: int
@@ -29,7 +29,7 @@ def shown(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def sizes(wanted: int | Sequence[str], side: int, grid: Grid) -> tuple[Size, ...]:
+def sizes(wanted: int | Sequence[str], side: int, grid: BucketGrid) -> tuple[Size, ...]:
     """The sizes of the buckets: those that were named (`80x48`), or so many of nearly the area of `side` x `side`.
 
     A number of buckets, which is odd, cuts the aspect ratios from 1/`WIDEST` to `WIDEST` into as many ranges, equally
@@ -54,7 +54,7 @@ def sizes(wanted: int | Sequence[str], side: int, grid: Grid) -> tuple[Size, ...
     return tuple(sorted(found, key=lambda size: size[0] / size[1]))
 
 
-def nearest(shapes: Sequence[Size], choices: Sequence[Size]) -> list[Size]:
+def nearest_buckets(shapes: Sequence[Size], choices: Sequence[Size]) -> list[Size]:
     """For each picture's (width, height) the size among `choices` whose aspect ratio is nearest in its logarithm.
 
     Where two are equally near, it is the narrower one.
@@ -72,7 +72,7 @@ def assign(shapes: Sequence[Size], choices: Sequence[Size], fewest: int) -> list
     """
     left = list(choices)
     while True:
-        found = nearest(shapes, left) if shapes else []
+        found = nearest_buckets(shapes, left) if shapes else []
         counts = {size: found.count(size) for size in left}
         small = [size for size in left if counts[size] < fewest]
         if not small or len(left) == 1:
@@ -85,7 +85,7 @@ def _read(text: str) -> Size:
     return int(width), int(height)
 
 
-def _spread(count: int, side: int, grid: Grid) -> list[Size]:
+def _spread(count: int, side: int, grid: BucketGrid) -> list[Size]:
     """The square, and as many upright sizes as lying ones, each of which is the other turned."""
     lying = []
     for step in range(1, count // 2 + 1):

@@ -14,13 +14,13 @@ from bench.config.pictures import Data
 from bench.datasets.base_model import base_model
 from bench.datasets.buckets import Size
 from bench.datasets.pictures.inspection import Picture
-from bench.datasets.pictures.preparation import Prepared, as_prompt, needed, prepare, split_of
+from bench.datasets.pictures.preparation import Prepared, as_prompt, needed, prepare_pictures, split_of
 from bench.datasets.scenes.world import ASSETS
 from bench.datasets.splits import SPLITS
 from bench.datasets.world import Bucket, Candidates
 
 if TYPE_CHECKING:
-    from bench.datasets.scenes.proxies import Clip
+    from bench.datasets.scenes.proxies import ProxyClip
 
 
 class ImagesWorld:
@@ -34,10 +34,10 @@ class ImagesWorld:
 
     def __init__(self, data: Data | None, model: str | None = None) -> None:
         self.model = base_model(model)
-        self._prepared: Prepared = prepare(needed(data), self.model)
+        self._prepared: Prepared = prepare_pictures(needed(data), self.model)
         self.version = self._prepared.found.fingerprint
         self.categories = tuple(sorted({as_prompt(0, p).category for p in self._prepared.inspected.kept}))
-        self._clip: Clip | None = None
+        self._clip: ProxyClip | None = None
 
     def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:
         """`count` captions of a split, each once, or all where there are fewer; in an order that is random but fixed.
@@ -93,10 +93,10 @@ class ImagesWorld:
         It has seen drawn scenes only, but it is there for everybody, and the same for all methods: the diversity
         that it measures compares methods on the same pictures, and is no absolute number.
         """
-        from bench.datasets.scenes.proxies import CLIP_FOLDER, Clip
+        from bench.datasets.scenes.proxies import CLIP_FOLDER, ProxyClip
 
         if self._clip is None:
-            self._clip = Clip(ASSETS / CLIP_FOLDER)
+            self._clip = ProxyClip(ASSETS / CLIP_FOLDER)
         size = (self._clip.size, self._clip.size)
         if images.shape[1:3] != size:
             small = [Image.fromarray(image).resize(size, Image.Resampling.LANCZOS) for image in images]

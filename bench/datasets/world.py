@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     pass
 
 
-class Pictures(Protocol):
+class PictureArray(Protocol):
     """Pictures uint8 (N, H, W, 3) that need not lie in memory: an array, or files that are read when asked for."""
 
     def __len__(self) -> int: ...
@@ -30,7 +30,7 @@ class Bucket(NamedTuple):
 
     size: Size
     rows: np.ndarray
-    images: Pictures
+    images: PictureArray
     digests: Sequence[str]
 
 
@@ -43,7 +43,7 @@ class Candidates:
     at the sizes they are trained on; where there are none, that is the size of `images`.
     """
 
-    images: Pictures
+    images: PictureArray
     prompts: Sequence[Prompt]
     selected_by: str = ""
     scored: int = 0

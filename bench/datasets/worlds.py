@@ -35,6 +35,6 @@ def load_world(name: str, model: str | None = None, data: Data | None = None, re
     raise ConfigError(f"world {name!r}: expected 'scenes', 'images' or 'rehearsal'")
 
 
-def world_of(experiment: Experiment) -> World:
+def experiment_world(experiment: Experiment) -> World:
     """The world of an experiment; raises as `load_world` does."""
     return load_world(experiment.world, experiment.model, experiment.data, experiment.runtime.resolution)

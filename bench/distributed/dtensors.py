@@ -13,22 +13,22 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def is_part(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether ranks share this tensor out."""
     return isinstance(tensor, DTensor)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor, put together from the parts; every rank has to ask for it at once."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def own(tensor: Tensor) -> Tensor:
+def to_local(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor; one rank may hold nothing of it."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def part_of(tensor: Tensor, like: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Of a whole tensor, wherever it lies, what belongs beside `like`: on its device, shared out as it is."""
     if not isinstance(like, DTensor):
         return tensor.to(like.device)
@@ -36,9 +36,9 @@ def part_of(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def clip(parameters: Sequence[torch.nn.Parameter], largest: float) -> float:
+def clip_grad_norm(parameters: Sequence[torch.nn.Parameter], largest: float) -> float:
     """Scale the gradients so that their norm, over all parts, is `largest` at most; returns what it was before."""
-    norm = whole(torch.nn.utils.get_total_norm(_gradients(parameters)))
+    norm = full_tensor(torch.nn.utils.get_total_norm(_gradients(parameters)))
     torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
     return float(norm)
 

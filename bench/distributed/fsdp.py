@@ -9,10 +9,10 @@ import torch.distributed as dist
 from diffusers.models.transformers import SD3Transformer2DModel
 from torch.distributed.device_mesh import init_device_mesh
 
-from bench.distributed.dtensors import whole
+from bench.distributed.dtensors import full_tensor
 
 
-def share_out(transformer: Any, device: torch.device) -> None:
+def shard_denoiser(transformer: Any, device: torch.device) -> None:
     """Leave this rank its part of every weight, on its device.
 
     A block's weights come together when it runs, and go again. Gradients of all ranks are added up, not averaged, block
@@ -31,10 +31,10 @@ def share_out(transformer: Any, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def put_together(transformer: Any, where: torch.device | str) -> SD3Transformer2DModel:
+def unshard_denoiser(transformer: Any, where: torch.device | str) -> SD3Transformer2DModel:
     """A denoiser of its own with the whole weights, frozen, in `where`; all ranks have to ask for it at once."""
     with torch.device("meta"):
         plain = SD3Transformer2DModel.from_config(dict(transformer.config))
-    state = {name: whole(t).to(where, copy=True) for name, t in transformer.state_dict().items()}
+    state = {name: full_tensor(t).to(where, copy=True) for name, t in transformer.state_dict().items()}
     plain.load_state_dict(state, assign=True)
     return plain.requires_grad_(False).eval()

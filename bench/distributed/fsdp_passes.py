@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.api import PluginError
-from bench.distributed.fsdp import put_together, share_out
+from bench.distributed.fsdp import shard_denoiser, unshard_denoiser
 from bench.distributed.launch import refuse_alone
 from bench.distributed.ranks import PASS, Ranks
 
@@ -42,7 +42,7 @@ class Backward:
     passes: tuple[int, ...]
 
 
-class Shards:
+class ShardedPasses:
     """The denoisers of one cell whose weights its ranks share out.
 
     `idle(through)` of a denoiser is a forward pass of one sample that is thrown away; `through`: its state wants a
@@ -61,17 +61,17 @@ class Shards:
         self._along: dict[int, Tensor] = {}
         ranks.companion = self
 
-    def share_out(self, transformer: Any, device: torch.device, idle: Idle) -> None:
+    def shard(self, transformer: Any, device: torch.device, idle: Idle) -> None:
         """Leave each rank its part of a denoiser's weights, on its device."""
-        share_out(transformer, device)
+        shard_denoiser(transformer, device)
         self._denoisers[self._shared] = transformer, idle
         self._shared += 1
 
-    def put_together(self, transformer: Any, where: torch.device | str) -> Any:
+    def unshard(self, transformer: Any, where: torch.device | str) -> Any:
         """A denoiser of its own with the whole weights, frozen, in `where`; the other one has done its work."""
-        self._ranks.meet("whole weights", None)
+        self._ranks.all_gather_object("whole weights", None)
         self._denoisers = {i: known for i, known in self._denoisers.items() if known[0] is not transformer}
-        return put_together(transformer, where)
+        return unshard_denoiser(transformer, where)
 
     def forward(self, transformer: Any, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
         """What `run` gives: a forward pass of a denoiser at the state `x`, together with the other ranks.
@@ -85,18 +85,18 @@ class Shards:
         trains = any(p.requires_grad for p in transformer.parameters())
         gradient = torch.is_grad_enabled() and (trains or x.requires_grad)
         step = Forward(known[0], gradient, gradient and x.requires_grad)
-        self._ranks.meet(PASS, step)
+        self._ranks.all_gather_object(PASS, step)
         return self._forward(step, run)
 
     def backward(self, total: Tensor) -> None:
         """The backward pass from a scalar, together with the other ranks; raises as `forward` does."""
         passes = _passes_under(total)
         if passes:
-            self._ranks.meet(PASS, Backward(tuple(passes)))
-        with self._ranks.inside_pass():
+            self._ranks.all_gather_object(PASS, Backward(tuple(passes)))
+        with self._ranks.guard_pass():
             total.backward()
 
-    def accompany(self, step: Forward | Backward) -> None:
+    def join_pass(self, step: Forward | Backward) -> None:
         """Make along a pass that other ranks need.
 
         Raises:
@@ -115,7 +115,7 @@ class Shards:
                 "takes; with --shard, call env.backward alike on every process, as often as there are micro-batches"
             )
         ends = [self._along.pop(number) for number in step.passes]
-        with self._ranks.inside_pass():
+        with self._ranks.guard_pass():
             torch.autograd.backward(ends, [torch.zeros_like(v) for v in ends])
 
     def forget_graphs(self) -> None:
@@ -123,7 +123,7 @@ class Shards:
         self._along.clear()
 
     def _forward(self, step: Forward, run: Callable[[], Tensor]) -> Tensor:
-        with self._ranks.inside_pass():
+        with self._ranks.guard_pass():
             v = run()
         if step.gradient:
             self._made += 1

@@ -23,7 +23,7 @@ _END = "end"
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """One process among `size`: its rank over all machines and on its own, and where all of them meet.
 
     hosts: whether this process keeps the meeting place, where the launcher does not. key: what is being met for.
@@ -38,7 +38,7 @@ class Place:
     key: str
 
     @classmethod
-    def here(cls, environment: Mapping[str, str] = os.environ, *, shard: bool = False) -> Place | None:
+    def here(cls, environment: Mapping[str, str] = os.environ, *, shard: bool = False) -> RankInfo | None:
         """As the launcher says; None where this process was started on its own.
 
         Raises:
@@ -67,7 +67,7 @@ class Place:
 
         return TCPStore(self.host, self.port, is_master=self.hosts, wait_for_workers=False)
 
-    def for_cell(self, number: int) -> Place:
+    def for_cell(self, number: int) -> RankInfo:
         """The place of this process's worker in the `number`-th cell of the run."""
         return replace(self, hosts=False, key=f"{self.key}/{number}")
 
@@ -88,7 +88,7 @@ def refuse_alone(shard: bool, size: int) -> None:
 class Team:
     """The processes of one run. The first one leads: `begin` and `end`; the others see the same by `cells`."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RankInfo) -> None:
         self.place = place
         self._store = place.store()
         self._number = 0
@@ -98,7 +98,7 @@ class Team:
         """Whether this process decides and writes."""
         return self.place.rank == 0
 
-    def begin(self, cell: str) -> Place:
+    def begin(self, cell: str) -> RankInfo:
         """Tell the others which cell is next; the place of this process's worker in it."""
         self._store.set(self._key(), cell)
         return self._next()
@@ -109,7 +109,7 @@ class Team:
         if self.place.hosts:
             self._store.wait([self._left(rank) for rank in range(1, self.place.size)])
 
-    def cells(self) -> Iterator[tuple[str, Place]]:
+    def cells(self) -> Iterator[tuple[str, RankInfo]]:
         """The cells that the first process begins, each with the place of this process's worker in it."""
         while True:
             while not self._store.check([self._key()]):
@@ -126,7 +126,7 @@ class Team:
     def _left(self, rank: int) -> str:
         return f"{self.place.key}/left/{rank}"
 
-    def _next(self) -> Place:
+    def _next(self) -> RankInfo:
         place = self.place.for_cell(self._number)
         self._number += 1
         return place

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from bench import api
 from bench.api import BenchError, BudgetExhausted, ConfigError, PluginError
-from bench.distributed.dtensors import is_part
-from bench.distributed.launch import Place
+from bench.distributed.dtensors import is_sharded
+from bench.distributed.launch import RankInfo
 
 BUCKET = 2**24  # elements of gradients added up at once
 PATIENCE = timedelta(hours=12)  # a lost rank is noticed by its connection; this is for one that hangs
@@ -33,10 +33,10 @@ _Result = TypeVar("_Result")
 _Value = TypeVar("_Value")
 
 
-class Companion(Protocol):
+class PassCompanion(Protocol):
     """Makes passes of shared out weights that other ranks need, and backward passes through them."""
 
-    def accompany(self, step: Any) -> None:
+    def join_pass(self, step: Any) -> None:
         """Make along the pass that they came for."""
 
     def backward(self, total: Tensor) -> None:
@@ -47,14 +47,14 @@ class Companion(Protocol):
 
 
 class Ranks:
-    """One process on its own: every meeting is with itself. `Together` is the same for several.
+    """One process on its own: every meeting is with itself. `ProcessGroup` is the same for several.
 
     rank: this process among `size`, counted from 0. companion: set where weights are shared out.
     """
 
     rank = 0
     size = 1
-    companion: Companion | None = None
+    companion: PassCompanion | None = None
 
     @property
     def is_first(self) -> bool:
@@ -64,7 +64,7 @@ class Ranks:
     def leave(self) -> None:
         """The last thing that a rank does."""
 
-    def meet(self, what: str, value: _Value) -> list[_Value]:
+    def all_gather_object(self, what: str, value: _Value) -> list[_Value]:
         """Every rank's value, in the order of ranks; `what` names the meeting.
 
         Raises:
@@ -86,11 +86,11 @@ class Ranks:
             self.companion.forget_graphs()
 
     @contextmanager
-    def inside_pass(self) -> Iterator[None]:
+    def guard_pass(self) -> Iterator[None]:
         """Surrounds a pass that all ranks make; what is raised inside, the others cannot hear."""
         yield
 
-    def gather(self, rows: Tensor) -> Tensor:
+    def all_gather(self, rows: Tensor) -> Tensor:
         """The rows (b, ...) of all ranks in their order, (B, ...); a rank may bring none."""
         return rows
 
@@ -98,11 +98,11 @@ class Ranks:
         """Add up the gradients of all ranks, in place. A parameter without gradient on every rank stays without."""
 
     @contextmanager
-    def joint(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """What one rank raises inside, as a BenchError, all raise."""
         yield
 
-    def own(self, count: int) -> slice:
+    def local_slice(self, count: int) -> slice:
         """This rank's share of `count` rows; shares differ by one at most.
 
         Raises:
@@ -117,7 +117,7 @@ class Ranks:
         start = self.rank * short + min(self.rank, longer)
         return slice(start, start + short + (self.rank < longer))
 
-    def share(self, items: Sequence[_Item], begin: Callable[[_Item], Callable[[], _Result]]) -> list[_Result]:
+    def map_items(self, items: Sequence[_Item], begin: Callable[[_Item], Callable[[], _Result]]) -> list[_Result]:
         """What `begin` of every item in order leads to, each by one rank and told to all.
 
         `begin` returns what ends its work; that is called once the next item has begun.
@@ -128,26 +128,26 @@ class Ranks:
             if len(ends) > 1:
                 own.append(ends.popleft()())
         own += [end() for end in ends]
-        told = self.meet("share", own)
+        told = self.all_gather_object("share", own)
         return [told[i % self.size][i // self.size] for i in range(len(items))]
 
-    def in_turn(self, work: Callable[[], _Result]) -> _Result:
+    def first_rank_first(self, work: Callable[[], _Result]) -> _Result:
         """`work` by the first rank, and then by the others, which find what it left in a cache."""
         if not self.is_first:
-            self.meet("turn", None)
+            self.all_gather_object("turn", None)
             return work()
         result = work()
-        self.meet("turn", None)
+        self.all_gather_object("turn", None)
         return result
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
-class Together(Ranks):
+class ProcessGroup(Ranks):
     """The ranks of one cell, over gloo (and nccl for tensors of a GPU)."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RankInfo) -> None:
         self.rank = place.rank
         self.size = place.size
         self._has_failed = False
@@ -161,8 +161,8 @@ class Together(Ranks):
         """End the group."""
         dist.destroy_process_group()
 
-    def meet(self, what: str, value: _Value) -> list[_Value]:
-        """As `Ranks.meet`."""
+    def all_gather_object(self, what: str, value: _Value) -> list[_Value]:
+        """As `Ranks.all_gather_object`."""
         words = self._exchange((what, value))
         while passes := {step for word, step in words if word == PASS}:
             if len(passes) > 1:
@@ -170,7 +170,7 @@ class Together(Ranks):
             if what == PASS:
                 return [value]
             assert self.companion is not None
-            self.companion.accompany(*passes)
+            self.companion.join_pass(*passes)
             words = self._exchange((what, value))
         different = sorted({word for word, _ in words})
         if len(different) > 1:
@@ -185,8 +185,8 @@ class Together(Ranks):
         )
 
     @contextmanager
-    def inside_pass(self) -> Iterator[None]:
-        """As `Ranks.inside_pass`."""
+    def guard_pass(self) -> Iterator[None]:
+        """As `Ranks.guard_pass`."""
         try:
             yield
         except Exception as error:  # whatever it is, it is raised again below; first the others must come to know
@@ -195,9 +195,9 @@ class Together(Ranks):
                 raise self._lost_another(error) from error
             raise
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """As `Ranks.gather`."""
-        counts = self.meet("gather", len(rows))
+    def all_gather(self, rows: Tensor) -> Tensor:
+        """As `Ranks.all_gather`."""
+        counts = self.all_gather_object("gather", len(rows))
         if not any(counts):
             return rows
         sent = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
@@ -210,8 +210,8 @@ class Together(Ranks):
     @torch.no_grad()
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """As `Ranks.sum_gradients`."""
-        plain = [p for p in parameters if not is_part(p)]  # those of parts were added up in the backward pass
-        present = self.meet("update", [p.grad is not None for p in plain])
+        plain = [p for p in parameters if not is_sharded(p)]  # those of parts were added up in the backward pass
+        present = self.all_gather_object("update", [p.grad is not None for p in plain])
         gradients = []
         for parameter, *has in zip(plain, *present, strict=True):
             if any(has):
@@ -224,12 +224,12 @@ class Together(Ranks):
                 gradient.copy_(total.view_as(gradient))
 
     @contextmanager
-    def joint(self) -> Iterator[None]:
-        """As `Ranks.joint`."""
+    def raise_together(self) -> Iterator[None]:
+        """As `Ranks.raise_together`."""
         self._has_failed = False
         try:
             yield
-            self.meet("end", None)
+            self.all_gather_object("end", None)
         except BenchError as error:
             if not self._has_failed:
                 self._exchange(_Failure(type(error).__name__, str(error)))

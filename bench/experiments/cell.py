@@ -21,14 +21,14 @@ from bench.canonical import config_hash
 from bench.config.job import CellJob
 from bench.config.settings import BASE
 from bench.datasets.world import World
-from bench.datasets.worlds import world_of
-from bench.device import describe, resolve
-from bench.distributed.fsdp_passes import Shards
-from bench.distributed.ranks import ALONE, Ranks
+from bench.datasets.worlds import experiment_world
+from bench.device import describe_device, resolve_device
+from bench.distributed.fsdp_passes import ShardedPasses
+from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.experiments.resume import cell_header
 from bench.experiments.scorer_roles import record_scorers
 from bench.files import remove_parts
-from bench.locks import held
+from bench.locks import hold_lock
 from bench.models.encoding_cache.store import Store
 from bench.models.policy import SD3Policy
 from bench.results.records.schema import Event, Milestone, PromptSetScores, Scorers
@@ -36,12 +36,12 @@ from bench.results.records.writer import CellRecord
 from bench.scoring.loading import load_scorers
 from bench.scoring.scorer import Scorer
 from bench.scoring.weighted_sum import examples
-from bench.scoring.workers.placement import Elsewhere
+from bench.scoring.workers.placement import Placement
 from bench.training.checkpoint import Checkpoints, Saved
-from bench.training.curation import curate
+from bench.training.curation import curated_data
 from bench.training.evaluate import Evaluator, SetJudgement
 from bench.training.failure_dump import FOLDER as FAILURE
-from bench.training.failure_dump import keep
+from bench.training.failure_dump import write_failure_dump
 from bench.training.loop import Training
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints, at least; 0: one after every update
@@ -53,13 +53,13 @@ LOCK_SECONDS = 30.0  # for the worker of a killed run to end
 Post = Callable[[dict[str, Any]], None]
 
 
-def run_cell(job: CellJob, post: Post, ranks: Ranks = ALONE) -> None:
+def run_cell(job: CellJob, post: Post, ranks: Ranks = SINGLE_PROCESS) -> None:
     """Run one cell, or what is left of it; a failure is a record too, and is raised again.
 
     Of several ranks the first writes record, checkpoints and scores; the others need to read its results folder.
     """
     torch.set_num_threads(job.experiment.threads)
-    lock = held(job.folder / "checkpoint" / "cell.lock", wait=LOCK_SECONDS) if ranks.is_first else nullcontext()
+    lock = hold_lock(job.folder / "checkpoint" / "cell.lock", wait=LOCK_SECONDS) if ranks.is_first else nullcontext()
     with lock:
         cell = _Cell(job, post, ranks)
         try:
@@ -101,10 +101,10 @@ class _Cell:
 
     def run(self) -> None:
         self._refuse_different_settings()
-        if self.ranks.meet("done", self.record.status() == "done")[0]:
+        if self.ranks.all_gather_object("done", self.record.status() == "done")[0]:
             return
         self.post("start")
-        with self.ranks.joint():
+        with self.ranks.raise_together():
             saved = self._open()
             world, scorers, policy, evaluator = self._set_up(goes_on=saved is not None)
             if self.job.label == BASE:
@@ -115,23 +115,23 @@ class _Cell:
                 self.job, world, policy, scorers, self.ledger, unit, folder, self.ranks, self._note
             )
             for metrics in self._updates(self.training, saved):
-                with self.ranks.joint():
+                with self.ranks.raise_together():
                     self._after_update(metrics, self.training, policy, evaluator)
-            with self.ranks.joint():
+            with self.ranks.raise_together():
                 if saved is None or not saved.state["is_complete"]:
                     self._save_complete(self.training)
             self.training.leave()
-        with self.ranks.joint():
+        with self.ranks.raise_together():
             self._finish(policy, evaluator)
 
     def _set_up(self, *, goes_on: bool) -> tuple[World, dict[str, Scorer], SD3Policy, Evaluator]:
         """Load what the cell needs."""
-        resolve(self.experiment.device)  # first: scorers that run in this process go to its device
-        world = world_of(self.experiment)
+        resolve_device(self.experiment.device)  # first: scorers that run in this process go to its device
+        world = experiment_world(self.experiment)
         trains_on = None if self.job.label == BASE else self.task.reward
         of_sets = self.experiment.evaluation.set_scorers
         names = {*self.task.scorers, *of_sets, trains_on, self.task.select}
-        elsewhere = Elsewhere.of(self.experiment)
+        elsewhere = Placement.of(self.experiment)
         scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task), elsewhere)
         if self.ranks.is_first:
             goes_on = goes_on or bool(self._judged)
@@ -139,7 +139,7 @@ class _Cell:
         policy = SD3Policy.of(self.experiment, world, self._note)
         self.store = policy.store
         if self.experiment.shard:
-            policy.shards = Shards(self.ranks)
+            policy.shards = ShardedPasses(self.ranks)
         evaluator = Evaluator(
             world, self.task, self.experiment.evaluation, scorers, policy,
             tick=lambda part: self.post("evaluate", fraction=self.fraction, update=self.update, part=part),
@@ -152,11 +152,11 @@ class _Cell:
         stages = [stage for chain in self.experiment.methods for stage in chain.stages]
         if any(stage.build().needs.data for stage in stages):
             select = scorers[self.task.select] if self.task.select else None
-            self.ranks.in_turn(lambda: curate(world, self.task, policy, select, self._note))
+            self.ranks.first_rank_first(lambda: curated_data(world, self.task, policy, select, self._note))
 
     def _refuse_different_settings(self) -> None:
         config = self.experiment.cell_config(self.job.task, self.job.label)
-        if len(set(self.ranks.meet("settings", f"{config_hash(config)} {self.experiment.shard}"))) > 1:
+        if len(set(self.ranks.all_gather_object("settings", f"{config_hash(config)} {self.experiment.shard}"))) > 1:
             raise ConfigError("the processes were started with different settings: give all of them the same command")
 
     def fail(self, reason: str) -> None:
@@ -176,7 +176,7 @@ class _Cell:
     def _open(self) -> Saved | None:
         """Begin the record, or go on where the last good checkpoint stands, after a failure too."""
         saved = self._open_record() if self.ranks.is_first else None
-        number = self.ranks.meet("checkpoint", saved.number if saved else None)[0]
+        number = self.ranks.all_gather_object("checkpoint", saved.number if saved else None)[0]
         if number is not None:
             saved = saved or self.checkpoints.read(number)
             self._restore(saved.state)
@@ -184,7 +184,7 @@ class _Cell:
 
     def _open_record(self) -> Saved | None:
         before = self.record.status()
-        goes_on = self.record.start(cell_header(self.job, describe(self.experiment.device)))
+        goes_on = self.record.start(cell_header(self.job, describe_device(self.experiment.device)))
         remove_parts(self.job.folder)
         remove_parts(self.checkpoints.folder)
         shutil.rmtree(self.job.folder / FAILURE, ignore_errors=True)
@@ -225,7 +225,7 @@ class _Cell:
 
     def _save(self, training: Training) -> None:
         start = time.monotonic()
-        training.check_untouched()
+        training.check_frozen()
         tensors, state = training.tensors(), training.state_dict()
         if self.ranks.is_first:
             self.checkpoints.save(
@@ -249,7 +249,7 @@ class _Cell:
         except NonFiniteError as error:
             if training.stage is None or not self.ranks.is_first:
                 raise
-            kept = keep(self.job.folder, training.stage, training.number, training.update, str(error))
+            kept = write_failure_dump(self.job.folder, training.stage, training.number, training.update, str(error))
             raise NonFiniteError(
                 f"update {training.update + 1}: {error}; what it was working on is kept in {kept}, and "
                 f"`python -m bench replay {self.job.folder}` runs it again"
@@ -273,7 +273,7 @@ class _Cell:
             with training.stage.averaged():
                 self._judge(policy, evaluator, training.number, final=False)
             self._save(training)
-        elif self.ranks.meet("time", time.monotonic() - self._last_checkpoint > self._pause)[0]:
+        elif self.ranks.all_gather_object("time", time.monotonic() - self._last_checkpoint > self._pause)[0]:
             self._save(training)
 
     def _log(self, number: int) -> None:
@@ -320,7 +320,7 @@ class _Cell:
         stages = 1 if self.job.label == BASE else len(self.experiment.stages(self.job.label))
         final = [event for event in self._judged if isinstance(event, Milestone)]
         sets = [event.name for event in self._judged if isinstance(event, PromptSetScores)]
-        is_judged, sets = self.ranks.meet("judged", (bool(final), sets))[0]
+        is_judged, sets = self.ranks.all_gather_object("judged", (bool(final), sets))[0]
         if not is_judged:
             self._judge(policy, evaluator, stages - 1, final=True)
         for event in final:
@@ -329,7 +329,7 @@ class _Cell:
             self._record_set(judged, evaluator)
         frame = evaluator.grid(policy, self.update)
         png, prompts, tile = evaluator.pictures(policy)
-        policy.put_together("cpu")  # nothing but its file is left to be made
+        policy.unshard("cpu")  # nothing but its file is left to be made
         if not self.ranks.is_first:
             self.post("end", status="done", update=self.update, fraction=1.0)
             return

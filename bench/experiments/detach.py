@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.api import DataError
-from bench.files import told
-from bench.locks import holder
+from bench.files import disk_errors
+from bench.locks import lock_holder
 from bench.paths import inside
 
 LOG = "run.log"
@@ -26,10 +26,10 @@ def detach(arguments: Sequence[str], folder: Path) -> tuple[int, Path]:
     Raises:
         DataError: another run holds the folder, or the log cannot be written.
     """
-    run = holder(folder / "run.lock")
+    run = lock_holder(folder / "run.lock")
     if run is not None and run.lives:
         raise DataError(f"{folder} is held by {run}: wait for it, stop it, or give this run another --name")
-    with told(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with inside(folder, LOG).open("ab") as log:
             now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -15,11 +15,11 @@ from bench import registry
 from bench.canonical import config_hash
 from bench.config.job import CellJob
 from bench.config.settings import BASE, Experiment
-from bench.distributed.launch import Place, Team
+from bench.distributed.launch import RankInfo, Team
 from bench.experiments.resume import left_to_do
-from bench.experiments.workers import Display, alone, run_all
+from bench.experiments.workers import EventHandler, alone, run_all
 from bench.files import remove_parts
-from bench.locks import held
+from bench.locks import hold_lock
 from bench.results.records.schema import ExperimentHeader, ScorerInfo, TaskInfo
 from bench.results.records.writer import read_experiment_header, write_experiment_header
 
@@ -36,7 +36,7 @@ _OWN = (
 )  # fmt: skip
 
 
-def jobs(experiment: Experiment, results: Path) -> list[CellJob]:
+def experiment_jobs(experiment: Experiment, results: Path) -> list[CellJob]:
     """Every cell: the bases first, then methods with all tasks and seeds, seed by seed."""
     cells = [CellJob(experiment, results, task.name, BASE, 0) for task in experiment.tasks]
     return cells + [
@@ -48,8 +48,8 @@ def jobs(experiment: Experiment, results: Path) -> list[CellJob]:
     ]
 
 
-def run(
-    experiment: Experiment, results: Path, workers: int, display: Display, command: str = "", *,
+def run_experiment(
+    experiment: Experiment, results: Path, workers: int, display: EventHandler, command: str = "", *,
     allow_mixed: bool = False, team: Team | None = None,
 ) -> int:  # fmt: skip
     """Run what is not done yet; returns the number of failed cells. `command` is what asked for it, for the report.
@@ -63,14 +63,14 @@ def run(
             checkpoints.
     """
     folder = results / experiment.name
-    every = jobs(experiment, results)
+    every = experiment_jobs(experiment, results)
     about = {"cells": [job.name for job in every], "workers": workers}
-    with held(folder / "run.lock", about=about) as stale, _sigterm_interrupts():
+    with hold_lock(folder / "run.lock", about=about) as stale, _sigterm_interrupts():
         if stale:
             print(f"the run of {stale} ended without a word; what it left unfinished goes on")
         remove_parts(folder)
         todo = left_to_do(every, folder, allow_mixed=allow_mixed)
-        write_experiment_header(folder, header(experiment, folder, command if todo else ""))
+        write_experiment_header(folder, experiment_header(experiment, folder, command if todo else ""))
         if not todo:
             print(f"all cells are recorded in {folder}: nothing to run; another --name runs them afresh")
         for job in todo:
@@ -84,22 +84,22 @@ def run(
         return failed
 
 
-def follow(experiment: Experiment, results: Path, team: Team) -> None:
+def follow_experiment(experiment: Experiment, results: Path, team: Team) -> None:
     """Train the cells that the first process of a team begins together with it; writes nothing."""
-    known = {job.name: job for job in jobs(experiment, results)}
+    known = {job.name: job for job in experiment_jobs(experiment, results)}
     with _sigterm_interrupts():
         for name, place in team.cells():
             run_all([known[name]], 1, _OnlyFailures(place), partial(_at, place))
 
 
-def _at(place: Place, job: CellJob) -> Place:
+def _at(place: RankInfo, job: CellJob) -> RankInfo:
     return place
 
 
 class _OnlyFailures:
     """The display of a process that follows."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RankInfo) -> None:
         self._place = place
 
     def handle(self, event: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ class _OnlyFailures:
             print(f"process {self._place.rank}: {event['cell']}: {event['message']}", file=sys.stderr)
 
 
-def header(experiment: Experiment, folder: Path, command: str = "") -> ExperimentHeader:
+def experiment_header(experiment: Experiment, folder: Path, command: str = "") -> ExperimentHeader:
     """What the folder compares: what it held before, and what this run adds to it."""
     shared = experiment.resolved() | {"evaluation": experiment.evaluation.identity()}
     data = experiment.data

@@ -24,9 +24,9 @@ from bench.config.job import CellJob
 from bench.config.pictures import Data
 from bench.config.settings import Experiment
 from bench.datasets.base_model import base_model
-from bench.datasets.pictures.preparation import prepare
-from bench.datasets.worlds import world_of
-from bench.device import describe
+from bench.datasets.pictures.preparation import prepare_pictures
+from bench.datasets.worlds import experiment_world
+from bench.device import describe_device
 from bench.experiments.resume import cell_header
 from bench.models.policy import SD3Policy
 from bench.paths import inside
@@ -34,7 +34,7 @@ from bench.results.records.schema import Cell, parse_event
 from bench.results.records.writer import RECORD, read_experiment_header, read_lines
 from bench.scoring.loading import load_scorers
 from bench.scoring.weighted_sum import examples
-from bench.scoring.workers.placement import Elsewhere
+from bench.scoring.workers.placement import Placement
 from bench.tensors import load_tensors
 from bench.training import failure_dump as evidence
 from bench.training.checkpoint import Checkpoints, Saved
@@ -51,11 +51,14 @@ def replay(folder: Path, pictures: Data | None = None, server: str | None = None
     Raises:
         DataError: the folder holds no cell, or none that met NaN or infinity; or its pictures are others.
     """
-    cell, about = _cell(folder), evidence.read(folder)
+    cell, about = _cell(folder), evidence.read_failure_dump(folder)
     job = _job(folder, cell, pictures)
     job = replace(job, experiment=replace(job.experiment, reward_server=server))
     print(f"{job.name}: update {about['update']} failed: {about['reason']}")
-    if cell_header(job, describe(job.experiment.device))["provenance"]["sources_hash"] != cell.provenance.sources_hash:
+    if (
+        cell_header(job, describe_device(job.experiment.device))["provenance"]["sources_hash"]
+        != cell.provenance.sources_hash
+    ):
         print("the code has changed since, so the updates before may not be the same")
     torch.set_num_threads(job.experiment.threads)
     with tempfile.TemporaryDirectory() as temporary:
@@ -73,11 +76,11 @@ def replay(folder: Path, pictures: Data | None = None, server: str | None = None
 
 def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[str, Any], folder: Path) -> int:
     experiment = job.experiment
-    world, task = world_of(experiment), experiment.task(job.task)
+    world, task = experiment_world(experiment), experiment.task(job.task)
     policy = SD3Policy.of(experiment, world)
     ledger = Ledger.from_state(saved.state["ledger"]) if saved else Ledger()
     scorers = load_scorers(
-        {task.reward, task.select}, standard=lambda: examples(world, task), elsewhere=Elsewhere.of(experiment)
+        {task.reward, task.select}, standard=lambda: examples(world, task), elsewhere=Placement.of(experiment)
     )
     training = Training(job, world, policy, scorers, ledger, policy.measure_flops().forward, checkpoints)
     try:
@@ -98,10 +101,10 @@ def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[
 def _findings(stage: Stage, folder: Path) -> Iterator[str]:
     """What is known of a stage whose step has just met NaN or infinity."""
     kept = load_tensors(inside(folder, f"{evidence.FOLDER}/batch.safetensors"))
-    now = evidence.tensors(stage)
+    now = evidence.dumped_tensors(stage)
     other = sorted(n for n in {*kept, *now} if n not in kept or n not in now or not _same(kept[n], now[n]))
     yield f"differs from what was kept in {', '.join(other)}" if other else "the same batch as was kept, bit for bit"
-    weights = torch.cat([p.detach().flatten() for p in stage.env.optimiser.parameters])
+    weights = torch.cat([p.detach().flatten() for p in stage.env.optimizer.parameters])
     finite = weights[weights.isfinite()]
     yield (
         f"trained weights before the update: {len(weights) - len(finite)} of {len(weights)} are not finite, "
@@ -150,7 +153,7 @@ def _pictures(folder: Path, experiment: Experiment, asked: Data | None, recorded
     """The pictures that the cell was trained on, looked for where `asked` says; where they lay is not recorded."""
     if asked is None:
         raise DataError(f"{folder} was trained on pictures of your own: say where they lie, by --data FOLDER")
-    found = prepare(asked, base_model(experiment.model)).settings
+    found = prepare_pictures(asked, base_model(experiment.model)).settings
     if json.loads(canonical_json(found.identity())) != recorded:
         raise DataError(f"{asked.path}: expected the pictures and settings that {folder} was trained on, got others")
     return found

@@ -11,7 +11,7 @@ from bench.config.task import Task
 from bench.results.records.schema import Scorers, ScorerUse, dump
 from bench.results.records.writer import CellRecord
 from bench.scoring.scorer import Scorer
-from bench.scoring.workers.placement import where
+from bench.scoring.workers.placement import placement_of
 
 
 def record_scorers(
@@ -55,7 +55,7 @@ def uses(task: Task, scorers: Mapping[str, Scorer], of_sets: Sequence[str] = ())
         scorers={
             name: ScorerUse(
                 version=scorers[name].reward.version, checkpoint=scorers[name].fingerprint, roles=tuple(own),
-                standard=standards.get(name), where=where(scorers[name].reward),
+                standard=standards.get(name), where=placement_of(scorers[name].reward),
             )
             for name, own in sorted(roles.items())
         }

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from bench.api import BenchError
 from bench.config.job import CellJob
 from bench.config.settings import BASE, Experiment
-from bench.distributed.launch import Place
+from bench.distributed.launch import RankInfo
 from bench.experiments.watchdog import Watchdog
 from bench.results.records.writer import CellRecord
 
@@ -32,20 +32,20 @@ PRELOADED = [
 ]
 
 
-class Display(Protocol):
+class EventHandler(Protocol):
     """Shows the events of all cells."""
 
     def handle(self, event: dict[str, Any]) -> None:
         """Take one event: {"cell": name, "event": kind, ...}."""
 
 
-def alone(job: CellJob) -> Place | None:
+def alone(job: CellJob) -> RankInfo | None:
     """The place of a worker that trains its cell by itself."""
     return None
 
 
 def run_all(
-    todo: Sequence[CellJob], workers: int, display: Display, place: Callable[[CellJob], Place | None] = alone
+    todo: Sequence[CellJob], workers: int, display: EventHandler, place: Callable[[CellJob], RankInfo | None] = alone
 ) -> int:
     """Run these cells, at most `workers` at once, each in a process of its own; returns how many failed.
 
@@ -80,7 +80,7 @@ def run_all(
 
 
 class _Worker:
-    def __init__(self, job: CellJob, context: ForkServerContext, place: Place | None) -> None:
+    def __init__(self, job: CellJob, context: ForkServerContext, place: RankInfo | None) -> None:
         self.job = job
         self.writes = place is None or place.rank == 0
         self.watchdog = Watchdog(job.experiment.reward_seconds)
@@ -91,7 +91,7 @@ class _Worker:
         self._reason: str | None = None
         self._has_told = False
 
-    def receive(self, display: Display) -> bool:
+    def receive(self, display: EventHandler) -> bool:
         """Pass an event on; False where there will be no more."""
         try:
             event = self.receiver.recv()
@@ -112,7 +112,7 @@ class _Worker:
             self._reason = overdue
             self.process.kill()
 
-    def ended(self, display: Display) -> int:
+    def ended(self, display: EventHandler) -> int:
         """Look how the worker ended: 1 where it failed. Where it could not say so itself, it is recorded here."""
         self.process.join()
         code = self.process.exitcode or 0
@@ -155,12 +155,12 @@ def _less_memory(job: CellJob, phase: str) -> str:
 
 
 def _record_failure(job: CellJob, reason: str) -> None:
-    from bench.device import describe
+    from bench.device import describe_device
     from bench.experiments.resume import cell_header
 
     record = CellRecord(job.folder)
     if record.status() == "new":
-        record.start(cell_header(job, describe(job.experiment.device)))
+        record.start(cell_header(job, describe_device(job.experiment.device)))
     if record.status() == "unfinished":
         record.end_failed(reason)
 
@@ -168,13 +168,13 @@ def _record_failure(job: CellJob, reason: str) -> None:
 # In the worker
 
 
-def _work(job: CellJob, sender: Connection, place: Place | None) -> None:
+def _work(job: CellJob, sender: Connection, place: RankInfo | None) -> None:
     """A worker process: one cell, or this process's part of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from bench.distributed.ranks import ALONE, Together
+    from bench.distributed.ranks import SINGLE_PROCESS, ProcessGroup
     from bench.experiments.cell import run_cell
 
     has_told = False
@@ -188,7 +188,7 @@ def _work(job: CellJob, sender: Connection, place: Place | None) -> None:
             os._exit(1)
 
     try:
-        ranks = ALONE if place is None else Together(place)
+        ranks = SINGLE_PROCESS if place is None else ProcessGroup(place)
         run_cell(job, post, ranks)
         ranks.leave()
     except BenchError as error:

@@ -65,7 +65,7 @@ def encoded_at_once(vae: Any, latent: tuple[int, ...]) -> int:
 
 
 @torch.no_grad()
-def decode(vae: Any, z0: Tensor) -> np.ndarray:
+def decode_latents(vae: Any, z0: Tensor) -> np.ndarray:
     """Scaled latents (B, C, h, w) to pictures uint8 (B, H, W, 3)."""
     shift = vae.config.shift_factor or 0.0
     pictures = []
@@ -78,7 +78,7 @@ def decode(vae: Any, z0: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def encode(vae: Any, images: np.ndarray, latent: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def encode_images(vae: Any, images: np.ndarray, latent: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (B, *latent) float32 of the scaled latents of pictures uint8 (B, H, W, 3).
 
     Every pass has as many pictures, black ones where there are too few: convolutions of another shape may round

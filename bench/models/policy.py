@@ -24,9 +24,9 @@ from bench import flow
 from bench.api import Condition, ConfigError
 from bench.config.settings import Experiment, Runtime, Train
 from bench.datasets.world import World
-from bench.device import memory_told, resolve
-from bench.distributed.dtensors import is_part, own
-from bench.distributed.fsdp_passes import Shards
+from bench.device import memory_told, resolve_device
+from bench.distributed.dtensors import is_sharded, to_local
+from bench.distributed.fsdp_passes import ShardedPasses
 from bench.files import appears_whole
 from bench.hub import locate_model
 from bench.models import autoencoder, flops, kernels
@@ -110,7 +110,7 @@ class SD3Policy:
         self.texts = TextEncoding(pipeline, device, runtime.text_length, parked=runtime.park_encoders, load=encoders)
         self.store: Store | None = None
         self.vae_identity = ""
-        self.shards: Shards | None = None
+        self.shards: ShardedPasses | None = None
         self._runtime = runtime
         self._lora = False
         self._adapter: adapters.Adapter | None = None
@@ -136,7 +136,7 @@ class SD3Policy:
             DataError: there is no such pipeline, or it is damaged.
             MemoryShortError: it does not fit onto the device.
         """
-        runtime, where = runtime or Runtime(), resolve(device)
+        runtime, where = runtime or Runtime(), resolve_device(device)
         with memory_told(f"the model {path}", "say --runtime.frozen_weights bfloat16, or --runtime.park_encoders true"):
             pipeline = load_pipeline(path, runtime, where, weights, encoders=encoders)
         later = None if encoders else partial(load_encoders, path, runtime)
@@ -226,7 +226,7 @@ class SD3Policy:
 
     def decode(self, z0: Tensor) -> np.ndarray:
         """Latents (B, *S) to pictures uint8 (B, H, W, 3)."""
-        return autoencoder.decode(self.pipeline.vae, z0)
+        return autoencoder.decode_latents(self.pipeline.vae, z0)
 
     def encode_pictures(self, images: np.ndarray, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, *S) float32 of the scaled latents of pictures uint8 (B, H, W, 3).
@@ -237,7 +237,7 @@ class SD3Policy:
             ConfigError: the model takes no pictures of that size.
             DataError: the pictures are of another size.
         """
-        return autoencoder.encode(self.pipeline.vae, images, self.latent_of(size))
+        return autoencoder.encode_images(self.pipeline.vae, images, self.latent_of(size))
 
     def latent_of(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
         """(C, h, w) of a latent of pictures of a size (W, H); None is the model's own.
@@ -266,17 +266,17 @@ class SD3Policy:
         self._adapter = None
         return [p for p in self.transformer.parameters() if p.requires_grad]
 
-    def share_out(self, trained: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+    def shard(self, trained: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
         """Leave this rank its parts of all weights and return those; `trained` as it is where ranks share nothing."""
         if self.shards is None:
             return trained
-        self.shards.share_out(self.transformer, self.device, partial(self._idle, self.transformer))
+        self.shards.shard(self.transformer, self.device, partial(self._idle, self.transformer))
         return list(self.transformer.parameters())
 
-    def put_together(self, where: torch.device | str) -> None:
+    def unshard(self, where: torch.device | str) -> None:
         """Have the weights whole again, in `where`, if ranks share them out; every rank has to ask for it at once."""
-        if self.shards is not None and any(map(is_part, self.transformer.parameters())):
-            self.transformer = self.pipeline.transformer = self.shards.put_together(self.transformer, where)
+        if self.shards is not None and any(map(is_sharded, self.transformer.parameters())):
+            self.transformer = self.pipeline.transformer = self.shards.unshard(self.transformer, where)
             kernels.choose_attention(self.transformer, self._runtime.attention)
 
     def merge(self) -> None:
@@ -313,12 +313,12 @@ class SD3Policy:
             kernels.compile_blocks(frozen, self.device)
         return Frozen(self, frozen)
 
-    def _shared_copy(self, shards: Shards) -> Any:
+    def _shared_copy(self, shards: ShardedPasses) -> Any:
         """The same, shared out; it is made in main memory, because a card may not hold two of them whole."""
         transformer: Any = self.transformer
         frozen = copy.deepcopy(transformer.to("cpu")).requires_grad_(False).eval()
         transformer.to(self.device)
-        shards.share_out(frozen, self.device, partial(self._idle, frozen))
+        shards.shard(frozen, self.device, partial(self._idle, frozen))
         return frozen
 
     @contextmanager
@@ -360,7 +360,7 @@ class Frozen:
         if self._transformer is None:
             return {}
         named = (*self._transformer.named_parameters(), *self._transformer.named_buffers())
-        return {name: own(tensor) for name, tensor in named}
+        return {name: to_local(tensor) for name, tensor in named}
 
     @torch.no_grad()
     def velocity(self, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.api import NonFiniteError, PluginError, Reward
-from bench.plugin_errors import blamed
+from bench.plugin_errors import plugin_errors
 
 Guard = Callable[[str, str], AbstractContextManager[None]]
 Pending = Callable[[], np.ndarray]  # waits for scores
@@ -129,7 +129,7 @@ class Scorer:
         return result
 
     def _blamed(self, part: str) -> AbstractContextManager[None]:
-        return blamed(f"reward {self.name!r} {part}", type(self.reward))
+        return plugin_errors(f"reward {self.name!r} {part}", type(self.reward))
 
     def measure(self, image: np.ndarray, prompt: str, metadata: Mapping[str, object]) -> None:
         """Count the FLOPs of scoring one picture uint8 (H, W, 3); a scorer without a network has none.
@@ -139,4 +139,4 @@ class Scorer:
         # The fused attention kernels of the CPU are not in torch's table of FLOPs; the plain one is.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self(image[None], [prompt], [metadata])
-        self.flops = float(counter.get_total_flops()) + self.reward.measure_apart(image, prompt, metadata)
+        self.flops = float(counter.get_total_flops()) + self.reward.measure_worker_flops(image, prompt, metadata)

@@ -88,9 +88,9 @@ class WeightedSum(Reward):
 
         return result
 
-    def measure_apart(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
+    def measure_worker_flops(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
         """FLOPs of one picture that the parts spend in other processes."""
-        return sum(scorer.reward.measure_apart(image, prompt, metadata) for scorer in self.scorers.values())
+        return sum(scorer.reward.measure_worker_flops(image, prompt, metadata) for scorer in self.scorers.values())
 
 
 def sums(

@@ -25,7 +25,7 @@ _CHUNK = 256
 _VERSION = 3  # of what is kept of a choice
 
 
-def curate(
+def curated_data(
     world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
 ) -> Dataset | Bucketed:
     """The supervised data of a task: which pictures, kept where it was found out before, and their latent moments.

@@ -20,10 +20,10 @@ from bench.datasets.bucketed import Bucketed
 from bench.datasets.dataset import Dataset
 from bench.datasets.order import Order
 from bench.device import memory_told
-from bench.distributed.ranks import ALONE, Ranks
+from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.policy import PassFlops, Policy, Reference, guided
 from bench.scoring.scorer import Pending, Scorer
-from bench.training.optimizer import Optimiser
+from bench.training.optimizer import Optimizer
 
 
 class SampleDraw:
@@ -32,7 +32,7 @@ class SampleDraw:
     def __init__(
         self, policy: Policy, ledger: Ledger, limit: Limit, dataset: Dataset | Bucketed | None,
         prompts: Sequence[Prompt], *, seed: int, batch_size: int, micro_batch: int, caption_dropout: float,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:  # fmt: skip
         self._policy = policy
         self._ledger = ledger
@@ -58,7 +58,7 @@ class SampleDraw:
         index = np.arange(self.samples_drawn, self.samples_drawn + self._batch_size)
         self.samples_drawn += self._batch_size
         self._ledger.samples += self._batch_size
-        own = index[self._ranks.own(self._batch_size)]
+        own = index[self._ranks.local_slice(self._batch_size)]
         for start in range(0, len(own), self._micro_batch):
             self.latest = self._batch(self._dataset, own[start : start + self._micro_batch])
             yield self.latest
@@ -86,7 +86,7 @@ class SampleDraw:
             raise PluginError(f"prompts({count}) after {self.prompts_drawn} prompts: ask for the same number each time")
         epoch, group = divmod(self.prompts_drawn // count, per_epoch)
         order = rng.permutation(self._seed, "prompt_order", epoch, len(self._prompts))
-        own = np.arange(count)[self._ranks.own(count)]
+        own = np.arange(count)[self._ranks.local_slice(count)]
         index = self.prompts_drawn + own
         self.prompts_drawn += count
         return [self._prompts[i] for i in order[group * count + own]], index
@@ -129,7 +129,7 @@ class MeteredModel:
 
     def __init__(
         self, policy: Policy, reference: Reference | None, ledger: Ledger, limit: Limit, flops: PassFlops,
-        unit: float, ranks: Ranks = ALONE, sizes: Mapping[tuple[int, ...], PassFlops] | None = None,
+        unit: float, ranks: Ranks = SINGLE_PROCESS, sizes: Mapping[tuple[int, ...], PassFlops] | None = None,
     ) -> None:  # fmt: skip
         """`flops` are those of the policy's own latents; `sizes` those of other shapes that it is trained on."""
         self._policy = policy
@@ -228,15 +228,15 @@ class TrainingEnv:
     """One stage of one cell: implements `bench.api.Env`."""
 
     def __init__(
-        self, draw: SampleDraw, model: MeteredModel, optimiser: Optimiser, reward: Scorer | None, ledger: Ledger,
-        limit: Limit, batch_size: int, micro_batch: int, ranks: Ranks = ALONE,
+        self, draw: SampleDraw, model: MeteredModel, optimizer: Optimizer, reward: Scorer | None, ledger: Ledger,
+        limit: Limit, batch_size: int, micro_batch: int, ranks: Ranks = SINGLE_PROCESS,
     ) -> None:  # fmt: skip
         self.draw = draw
         self.model = model
         self.batch_size = batch_size
         self.micro_batch = micro_batch
         self.rollouts: Rollouts | None = None
-        self.optimiser = optimiser
+        self.optimizer = optimizer
         self._reward = reward
         self._ledger = ledger
         self._limit = limit
@@ -275,11 +275,11 @@ class TrainingEnv:
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all ranks, in order."""
-        return self._ranks.gather(rows)
+        return self._ranks.all_gather(rows)
 
     def settle(self) -> None:
         """Agree with the other ranks on what has been spent."""
-        self._ledger.agree(self._ranks.meet("settle", self._ledger.state_dict()))
+        self._ledger.agree(self._ranks.all_gather_object("settle", self._ledger.state_dict()))
 
     def backward(self, terms: Mapping[str, tuple[float, Tensor]], count: float) -> None:
         """Accumulate the gradient of the weighted terms."""
@@ -310,9 +310,9 @@ class TrainingEnv:
         self.updates_in_step += 1
         self.settle()
         self._limit.reserve(updates=1)
-        self._ranks.sum_gradients(self.optimiser.parameters)
+        self._ranks.sum_gradients(self.optimizer.parameters)
         with memory_told("the optimiser's state", "say --train.adaptation lora"):
-            norm = self.optimiser.step(self._limit.fraction)
+            norm = self.optimizer.step(self._limit.fraction)
         self._ledger.updates += 1
         self.skipped_in_a_row = 0
         for name, values in (metrics or {}).items():
@@ -324,14 +324,14 @@ class TrainingEnv:
     def skip_update(self, reason: str) -> dict[str, float]:
         """No gradient this time; counted."""
         self.updates_in_step += 1
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         self._ledger.skipped_updates += 1
         self.skipped_in_a_row += 1
         return self._flush()
 
     def abandon(self) -> None:
         """Drop the gradient of a step that the budget cut short."""
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         self.model.forget_graphs()
         self._sums = {}
 
@@ -342,7 +342,7 @@ class TrainingEnv:
 
     def _flush(self) -> dict[str, float]:
         """The means over the samples of all ranks, of which one may have logged nothing."""
-        told = self._ranks.meet("log", self._sums)
+        told = self._ranks.all_gather_object("log", self._sums)
         means = {}
         for name in dict.fromkeys(name for sums in told for name in sums):
             total, count = map(sum, zip(*(sums[name] for sums in told if name in sums), strict=True))

@@ -22,7 +22,7 @@ from bench.config.settings import Evaluation
 from bench.config.task import Task
 from bench.datasets.prompts.sets import LoadedSet, among, load_sets
 from bench.datasets.world import World
-from bench.distributed.ranks import ALONE, Ranks
+from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
 from bench.models.policy import Frozen, SD3Policy, VelocityField
 from bench.scoring.scorer import Scorer
@@ -64,7 +64,7 @@ class Evaluator:
 
     def __init__(
         self, world: World, task: Task, settings: Evaluation, scorers: Mapping[str, Scorer], base: SD3Policy,
-        tick: Tick = lambda fraction: None, ranks: Ranks = ALONE,
+        tick: Tick = lambda fraction: None, ranks: Ranks = SINGLE_PROCESS,
     ) -> None:  # fmt: skip
         sets = load_sets(settings.prompt_sets)
         self._world = world
@@ -86,7 +86,7 @@ class Evaluator:
         if settings.drift_states:
             self._states, self._state_sigma, self._state_texts = self._fixed_states(base, categories)
             texts += self._state_texts
-        ranks.in_turn(lambda: base.texts.prepare(texts))
+        ranks.first_rank_first(lambda: base.texts.prepare(texts))
         if settings.drift_states:
             self._base: Frozen = base.frozen_copy()
 
@@ -174,7 +174,7 @@ class Evaluator:
             self._tick(min(1.0, ticked / len(batches)))
             return end
 
-        return self._ranks.share(batches, ticking)
+        return self._ranks.map_items(batches, ticking)
 
     def _score(
         self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, update: int,
@@ -233,7 +233,7 @@ class Evaluator:
         candidates = self._world.candidates(categories, self._settings.drift_states)
         index = range(len(candidates.prompts))
         pictures = moments_of(base, digests_of(candidates, index), lambda numbers: candidates.images[numbers])
-        self._ranks.in_turn(lambda: pictures.prepare(index))
+        self._ranks.first_rank_first(lambda: pictures.prepare(index))
         z0 = stacked(pictures, index)[0].to(base.device)
         z1 = torch.from_numpy(rng.normal(NOISE_SEED, "drift", index, base.latent_shape)).to(base.device)
         sigma = (torch.arange(len(z0), device=base.device) + 0.5) / len(z0)

@@ -23,18 +23,18 @@ from bench.training.stage import Stage
 FOLDER = "failure"
 
 
-def keep(folder: Path, stage: Stage, number: int, update: int, reason: str) -> Path:
+def write_failure_dump(folder: Path, stage: Stage, number: int, update: int, reason: str) -> Path:
     """Store what the failed step of a cell was working on; returns the folder that holds it.
 
     `number` is the stage's, `update` the last update that succeeded.
     """
     about = _about(stage) | {"stage": number, "method": stage.method.name, "update": update + 1, "reason": reason}
-    write_tensors(folder / FOLDER / "batch.safetensors", tensors(stage))
+    write_tensors(folder / FOLDER / "batch.safetensors", dumped_tensors(stage))
     write_whole(folder / FOLDER / "batch.json", (canonical_json(about, indent=2) + "\n").encode())
     return folder / FOLDER
 
 
-def tensors(stage: Stage) -> dict[str, Tensor]:
+def dumped_tensors(stage: Stage) -> dict[str, Tensor]:
     """What a stage is working on: the latest micro-batch, the rollouts, and losses that are not finite."""
     found = dict(stage.env.non_finite)
     latest, rollouts = stage.env.draw.latest, stage.env.rollouts
@@ -46,7 +46,7 @@ def tensors(stage: Stage) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in found.items()}
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_failure_dump(folder: Path) -> dict[str, Any]:
     """`batch.json` of a cell.
 
     Raises:

@@ -12,7 +12,7 @@ from bench.api import PluginError
 _AS_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
 
 
-class Untouched:
+class FrozenCheck:
     """Remembers a checksum of each tensor; any single changed value shows."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

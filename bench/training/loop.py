@@ -12,13 +12,13 @@ from torch import Tensor
 from bench.api import BudgetExhausted, ConfigError, PluginError
 from bench.budget import Budget, Ledger
 from bench.config.job import CellJob
-from bench.config.settings import Stage as StageSettings
+from bench.config.settings import StageSettings as StageSettings
 from bench.datasets.world import World
-from bench.distributed.ranks import ALONE, Ranks
+from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.policy import SD3Policy
 from bench.scoring.scorer import Scorer
 from bench.training.checkpoint import Saved
-from bench.training.frozen_check import Untouched
+from bench.training.frozen_check import FrozenCheck
 from bench.training.stage import Stage
 
 MAX_SKIPPED_IN_A_ROW = 50
@@ -42,7 +42,7 @@ class Training:
 
     def __init__(
         self, job: CellJob, world: World, policy: SD3Policy, scorers: dict[str, Scorer], ledger: Ledger, unit: float,
-        folder: Path, ranks: Ranks = ALONE, note: Callable[[str], object] = print,
+        folder: Path, ranks: Ranks = SINGLE_PROCESS, note: Callable[[str], object] = print,
     ) -> None:  # fmt: skip
         self._job = job
         self._world = world
@@ -53,7 +53,7 @@ class Training:
         self._folder = folder
         self._ranks = ranks
         self._note = note
-        self._untouched: Untouched | None = None
+        self._frozen_check: FrozenCheck | None = None
         self.stage: Stage | None = None
         self.update = 0
         self.fraction = 0.0
@@ -86,7 +86,7 @@ class Training:
             if number >= first:
                 resumed = saved if number == first else None
                 if number > first:
-                    self.check_untouched()
+                    self.check_frozen()
                     self.leave()
                 self.number, self.stage = number, None
                 self.stage = self._enter(settings, budget, before, resumed)
@@ -101,7 +101,7 @@ class Training:
         entry = self._folder / _entry(self.number)
         if saved is None and self._ranks.is_first:  # what an interrupted run left there was checked by nothing
             entry.unlink(missing_ok=True)
-        with self._ranks.joint():
+        with self._ranks.raise_together():
             stage = Stage.enter(
                 settings, budget, before, self._policy, self._world, task, self._scorers, self._ledger, self._unit,
                 seed=self._job.seed, number=self.number, entry=entry, ranks=self._ranks, note=self._note,
@@ -110,7 +110,7 @@ class Training:
             self._note(ROUNDED.format(stage.method.name))
         if saved is not None:
             stage.load(saved.tensors, saved.state["inside"])
-        self._untouched = Untouched(stage.frozen())
+        self._frozen_check = FrozenCheck(stage.frozen())
         return stage
 
     def _stage_updates(
@@ -143,7 +143,7 @@ class Training:
     def _timed(self, stage: Stage) -> dict[str, float] | None:
         start = time.perf_counter()
         try:
-            with self._ranks.joint():
+            with self._ranks.raise_together():
                 metrics = stage.advance()
         except BudgetExhausted:
             self._spend(stage, time.perf_counter() - start)
@@ -160,14 +160,14 @@ class Training:
         assert self.stage is not None
         self.stage.leave()
 
-    def check_untouched(self) -> None:
+    def check_frozen(self) -> None:
         """Make sure that the method has changed no weights but those it trains.
 
         Raises:
             PluginError: it has.
         """
-        if self._untouched is not None and self.stage is not None:
-            self._untouched.check(self.stage.method.name)
+        if self._frozen_check is not None and self.stage is not None:
+            self._frozen_check.check(self.stage.method.name)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of a checkpoint."""

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from bench.api import NonFiniteError
 from bench.config.settings import Train
-from bench.distributed.dtensors import clip, is_part, part_of, whole
+from bench.distributed.dtensors import clip_grad_norm, full_tensor, is_sharded, shard_like
 
 
-class Optimiser:
+class Optimizer:
     """Takes the gradient that the method accumulated and makes exactly one update of it.
 
     The moving average follows the budget, not the update count: its half-life is a share of the budget, so that
@@ -25,7 +25,7 @@ class Optimiser:
         self._train = train
         self._adamw = torch.optim.AdamW(
             parameters, lr=train.learning_rate, betas=(train.betas[0], train.betas[1]), weight_decay=train.weight_decay,
-            foreach=any(map(is_part, parameters)) or None,  # what torch would choose, were they no parts
+            foreach=any(map(is_sharded, parameters)) or None,  # what torch would choose, were they no parts
         )  # fmt: skip
         self._updates = 0
         self._average: list[Tensor] | None = None
@@ -43,7 +43,7 @@ class Optimiser:
         Raises:
             NonFiniteError: the gradient is NaN or infinite; the weights are untouched.
         """
-        norm = clip(self.parameters, self._train.clip_norm)
+        norm = clip_grad_norm(self.parameters, self._train.clip_norm)
         if not math.isfinite(norm):
             raise NonFiniteError(f"gradient norm {norm}: the loss is finite but its gradient is not")
         warmup = min(1.0, (self._updates + 1) / self._train.warmup_updates) if self._train.warmup_updates else 1.0
@@ -85,9 +85,9 @@ class Optimiser:
             if self._average is not None:
                 held["average"] = self._average[i]
             for key, value in held.items():
-                together = whole(value.detach())
-                if keep or not is_part(value):
-                    out[f"{key}.{i}"] = together.cpu() if is_part(value) else together
+                together = full_tensor(value.detach())
+                if keep or not is_sharded(value):
+                    out[f"{key}.{i}"] = together.cpu() if is_sharded(value) else together
         return out
 
     def state_dict(self) -> dict[str, Any]:
@@ -99,10 +99,10 @@ class Optimiser:
         """The inverse of `tensors` and `state_dict`; the tensors may lie in main memory, and are brought one by one."""
         self._updates, self._last_fraction = state["updates"], state["last_fraction"]
         for i, p in enumerate(self.parameters):
-            p.copy_(part_of(tensors[f"weight.{i}"], p))
+            p.copy_(shard_like(tensors[f"weight.{i}"], p))
             if f"exp_avg.{i}" in tensors:
                 names = ("exp_avg", "exp_avg_sq")
-                self._adamw.state[p] = {name: part_of(tensors[f"{name}.{i}"], p).clone() for name in names}
+                self._adamw.state[p] = {name: shard_like(tensors[f"{name}.{i}"], p).clone() for name in names}
                 self._adamw.state[p]["step"] = tensors[f"step.{i}"].cpu().clone()  # where AdamW counts
             if self._average is not None:
-                self._average[i].copy_(part_of(tensors[f"average.{i}"], p))
+                self._average[i].copy_(shard_like(tensors[f"average.{i}"], p))

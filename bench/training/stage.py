@@ -12,19 +12,19 @@ from torch import Tensor
 
 from bench.api import ConfigError, Method, PluginError, Rollouts
 from bench.budget import Budget, Ledger, Limit
-from bench.config.settings import Stage as StageSettings
+from bench.config.settings import StageSettings as StageSettings
 from bench.config.task import Task
 from bench.datasets.bucketed import Bucketed
 from bench.datasets.dataset import Dataset
 from bench.datasets.world import World
-from bench.distributed.ranks import ALONE, Ranks
+from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.policy import PassFlops, SD3Policy, TextCondition
-from bench.plugin_errors import blamed
+from bench.plugin_errors import plugin_errors
 from bench.scoring.scorer import Scorer
 from bench.tensors import load_tensors, write_tensors
-from bench.training.curation import curate
+from bench.training.curation import curated_data
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
-from bench.training.optimizer import Optimiser
+from bench.training.optimizer import Optimizer
 
 T = TypeVar("T")
 
@@ -34,7 +34,9 @@ STAGE_SEED = 1_000_003  # apart for each stage of a chain, so that the second se
 class Stage:
     """Advances a method phase by phase: `collect` where the buffer is empty, then `step`."""
 
-    def __init__(self, method: Method, env: TrainingEnv, limit: Limit, policy: SD3Policy, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, method: Method, env: TrainingEnv, limit: Limit, policy: SD3Policy, ranks: Ranks = SINGLE_PROCESS
+    ) -> None:
         self.method = method
         self.env = env
         self.limit = limit
@@ -45,7 +47,7 @@ class Stage:
     def enter(
         cls, settings: StageSettings, budget: Budget, spent: float, policy: SD3Policy, world: World, task: Task,
         scorers: dict[str, Scorer], ledger: Ledger, unit: float, *, seed: int, number: int, entry: Path,
-        ranks: Ranks = ALONE, note: Callable[[str], object] = print,
+        ranks: Ranks = SINGLE_PROCESS, note: Callable[[str], object] = print,
     ) -> Stage:  # fmt: skip
         """Set up a stage on the policy as it is now, which becomes the reference.
 
@@ -67,10 +69,10 @@ class Stage:
         dataset = None
         if method.needs.data:
             select = scorers[task.select] if task.select else None
-            dataset = ranks.in_turn(lambda: curate(world, task, policy, select, note))
+            dataset = ranks.first_rank_first(lambda: curated_data(world, task, policy, select, note))
             ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
         passes, sizes = _measured(policy, dataset)
-        optimiser = Optimiser(policy.share_out(trained), train)
+        optimizer = Optimizer(policy.shard(trained), train)
         if method.needs.reference and train.adaptation == "lora":
             reference = policy.frozen_copy()
         categories = task.categories or world.categories
@@ -82,12 +84,12 @@ class Stage:
         )  # fmt: skip
         model = MeteredModel(policy, reference, ledger, limit, passes, unit, ranks, sizes)
         texts = [*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""]
-        ranks.in_turn(lambda: policy.texts.prepare(texts))
+        ranks.first_rank_first(lambda: policy.texts.prepare(texts))
         reward = scorers[task.reward] if method.needs.reward and task.reward else None
         if reward is not None:
             example = world.candidates(categories, 1)
             reward.measure(example.images[0], example.prompts[0].text, example.prompts[0].metadata)
-        env = TrainingEnv(draw, model, optimiser, reward, ledger, limit, train.batch_size, train.micro_batch, ranks)
+        env = TrainingEnv(draw, model, optimizer, reward, ledger, limit, train.batch_size, train.micro_batch, ranks)
         return cls(method, env, limit, policy, ranks)
 
     @property
@@ -131,7 +133,7 @@ class Stage:
         return metrics
 
     def _blamed(self, part: str) -> AbstractContextManager[None]:
-        return blamed(f"method {self.method.name!r} in {part}()", type(self.method))
+        return plugin_errors(f"method {self.method.name!r} in {part}()", type(self.method))
 
     def _given(self, part: str, value: Any, kind: type[T]) -> T:
         """What the method returned, if it is of this kind."""
@@ -152,15 +154,15 @@ class Stage:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights, where averaging is on."""
-        self.env.optimiser.swap_average()
+        self.env.optimizer.swap_average()
         try:
             yield
         finally:
-            self.env.optimiser.swap_average()
+            self.env.optimizer.swap_average()
 
     def leave(self) -> None:
         """End the stage: take the averaged weights where averaging is on, merge adapters, freeze."""
-        self.env.optimiser.swap_average()
+        self.env.optimizer.swap_average()
         self.policy.merge()
 
     def frozen(self) -> dict[str, Tensor]:
@@ -171,15 +173,15 @@ class Stage:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moments and the rollouts of all ranks by name."""
-        self._ranks.meet("weights", None)
-        own = self.env.optimiser.tensors(keep=self._ranks.is_first)
+        self._ranks.all_gather_object("weights", None)
+        own = self.env.optimizer.tensors(keep=self._ranks.is_first)
         out = {f"optimiser.{name}": t for name, t in own.items()}
         if self.env.rollouts is not None:
             cond = self.env.rollouts.cond
             assert isinstance(cond, TextCondition)
             rows = {"rollout_cond.embeds": cond.embeds, "rollout_cond.pooled": cond.pooled}
             rows |= {f"rollout.{name}": t for name, t in self.env.rollouts.tensors.items()}
-            out |= {name: self._ranks.gather(t) for name, t in rows.items()}
+            out |= {name: self._ranks.all_gather(t) for name, t in rows.items()}
         return out
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,7 +190,7 @@ class Stage:
         with self._blamed("state_dict"):
             own = self._given("state_dict", self.method.state_dict(), dict)
         return {
-            "optimiser": self.env.optimiser.state_dict(),
+            "optimiser": self.env.optimizer.state_dict(),
             "limit": self.limit.state_dict(),
             "samples_drawn": self.env.draw.samples_drawn,
             "prompts_drawn": self.env.draw.prompts_drawn,
@@ -196,12 +198,12 @@ class Stage:
             "method": own,
             "rollouts": None if rollouts is None else
             {"updates": rollouts.updates, "used": rollouts.used, "metrics": rollouts.metrics},
-            "rollout_rows": None if rollouts is None else self._ranks.meet("rows", len(rollouts.cond)),
+            "rollout_rows": None if rollouts is None else self._ranks.all_gather_object("rows", len(rollouts.cond)),
         }  # fmt: skip
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """The inverse of `tensors` and `state_dict`."""
-        self.env.optimiser.load(_under(tensors, "optimiser."), state["optimiser"])
+        self.env.optimizer.load(_under(tensors, "optimiser."), state["optimiser"])
         self.limit.load_state_dict(state["limit"])
         self.env.draw.samples_drawn = state["samples_drawn"]
         self.env.draw.prompts_drawn = state["prompts_drawn"]
@@ -217,7 +219,7 @@ class Stage:
     def _own_rows(self, rows: list[int]) -> slice:
         """Which of the rollouts of all ranks are this one's; shared out anew where their number has changed."""
         if len(rows) != self._ranks.size:
-            return self._ranks.own(sum(rows))
+            return self._ranks.local_slice(sum(rows))
         start = sum(rows[: self._ranks.rank])
         return slice(start, start + rows[self._ranks.rank])
 
@@ -236,8 +238,8 @@ def _measured(
 
 def _enter_with(policy: SD3Policy, entry: Path, ranks: Ranks) -> None:
     """Take the weights at stage entry from `entry`, or keep them there for a resume."""
-    policy.put_together(policy.device)
-    if ranks.meet("entry", entry.is_file())[0]:
+    policy.unshard(policy.device)
+    if ranks.all_gather_object("entry", entry.is_file())[0]:
         policy.transformer.float()  # as a stage leaves them, however the base's are held
         policy.transformer.load_state_dict(load_tensors(entry))
     elif ranks.is_first:

@@ -212,13 +212,13 @@ def fast_machine(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fast_machine")
 def test_doctor_examines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("bench.cli.doctor.shadowed", lambda: [])
+    monkeypatch.setattr("bench.cli.doctor.package_conflicts", lambda: [])
     assert main(["doctor", "--results", str(tmp_path / "results")]) == 0
     out = capsys.readouterr().out
     for part in ("python 3", "torch ", "GiB of memory", "3 methods registered", "can be written", "1 thread: "):
         assert part in out
     assert not (tmp_path / "results").exists()
-    monkeypatch.setattr("bench.cli.doctor.shadowed", lambda: ["package 'methods' is foreign"])
+    monkeypatch.setattr("bench.cli.doctor.package_conflicts", lambda: ["package 'methods' is foreign"])
     assert main(["doctor", "--results", "/dev/full/results"]) == 1
     out = capsys.readouterr().out
     assert "bad   package 'methods' is foreign" in out and "not fit yet: 2 of these" in out
@@ -228,11 +228,11 @@ def test_doctor_examines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_doctor_tunes_into_a_file_that_a_run_reads(
     tmp_path: Path, toy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bench.config.load import load
+    from bench.config.load import load_settings
 
     path = tmp_path / "machine.yaml"
     assert main(["doctor", "--tune", str(path)]) == 0
-    experiment = load("smoke", {"methods": [toy]}, [path])
+    experiment = load_settings("smoke", {"methods": [toy]}, [path])
     assert experiment.workers * experiment.threads >= 1 and experiment.evaluation.batch_size in (32, 64, 128, 256)
     assert f"use it: python -m bench run --config {path}" in capsys.readouterr().out
     assert main(["doctor", "--tune", str(path)]) == 2

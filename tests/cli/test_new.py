@@ -145,6 +145,6 @@ def test_the_templates_are_in_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None
     build = distribution.get_command_obj("build_py")
     build.ensure_finalized()
     copied = {Path(source).relative_to(build.build_lib).as_posix() for source in build.get_outputs(include_bytecode=0)}
-    templates = registry.ROOT / "bench" / "templates"
+    templates = registry.ROOT / "bench" / "cli" / "templates"
     wanted = {path.relative_to(registry.ROOT).as_posix() for path in templates.rglob("*.*") if path.suffix != ".pyc"}
     assert len(wanted) == 4 and wanted <= copied

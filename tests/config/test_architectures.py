@@ -9,7 +9,7 @@ import torch
 
 from bench.api import ConfigError
 from bench.config.architectures import architecture_named
-from bench.config.load import load
+from bench.config.load import load_settings
 from bench.config.settings import Runtime, Train
 from bench.models import flops
 from bench.models.policy import SD3Policy
@@ -99,19 +99,19 @@ def test_unknown_architectures_are_named(tiny_pipeline: Path) -> None:
     with pytest.raises(ConfigError, match=r"'shrunk': random weights need .*; did you mean 'shrunken'"):
         build_random_pipeline("shrunk")
     with pytest.raises(ConfigError, match="is no architecture that random weights are known for"):
-        load("smoke", {"model": str(tiny_pipeline), "weights": "random"})
+        load_settings("smoke", {"model": str(tiny_pipeline), "weights": "random"})
 
 
 @pytest.mark.parametrize("preset", ["sd35-medium", "sd35-medium-lora"])
 def test_the_presets_train_and_judge_with_one_guidance_and_text_length(preset: str) -> None:
-    experiment = load(preset)
+    experiment = load_settings(preset)
     guidance = {experiment.stages(label)[0].config["guidance"] for label in ("soar", "flowgrpo")}
     assert guidance == {experiment.evaluation.guidance} == {4.5}
     assert (experiment.runtime.resolution, experiment.runtime.text_length) == (512, 256)
 
 
 def test_the_full_preset_has_the_papers_settings() -> None:
-    experiment = load("sd35-medium")
+    experiment = load_settings("sd35-medium")
     sft, soar, flowgrpo = (experiment.stages(label)[0] for label in ("sft", "soar", "flowgrpo"))
     assert sft.train == soar.train and experiment.budget == "5000updates"
     assert (sft.train.batch_size, sft.train.learning_rate, sft.train.weight_decay) == (32, 2e-5, 1e-2)

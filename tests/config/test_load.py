@@ -10,8 +10,9 @@ import pytest
 
 from bench.api import ConfigError
 from bench.budget import Budget
-from bench.config.load import Evaluation, Experiment, Text, Train, load, presets
-from bench.parsing import read_text, read_yaml
+from bench.config.load import load_settings, presets
+from bench.config.settings import Evaluation, Experiment, Train
+from bench.parsing import Text, parse_text, read_yaml
 
 METHOD = '''
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def toy(tmp_path: Path) -> str:
 
 
 def toy_experiment(toy: str, **overrides: Any) -> Experiment:
-    return load("smoke", {"methods": [toy], **{name.replace("__", "."): v for name, v in overrides.items()}})
+    return load_settings("smoke", {"methods": [toy], **{name.replace("__", "."): v for name, v in overrides.items()}})
 
 
 def problems(toy: str, **overrides: Any) -> str:
@@ -58,7 +59,7 @@ def problems(toy: str, **overrides: Any) -> str:
 
 @pytest.mark.parametrize("preset", presets())
 def test_presets_are_valid_and_complete(preset: str) -> None:
-    experiment = load(preset)
+    experiment = load_settings(preset)
     assert experiment.name == preset
     assert Experiment.from_resolved(experiment.resolved()) == experiment
     assert pickle.loads(pickle.dumps(experiment)) == experiment
@@ -74,14 +75,16 @@ def test_defaults_are_written_out(toy: str) -> None:
 
 
 def test_common_settings_then_exceptions_of_one_method(toy: str) -> None:
-    experiment = load("smoke", {"methods": [toy, "sft"], "train.batch_size": 4, "toy.train.learning_rate": 1e-3})
+    experiment = load_settings(
+        "smoke", {"methods": [toy, "sft"], "train.batch_size": 4, "toy.train.learning_rate": 1e-3}
+    )
     ours, sft = experiment.stages("toy")[0], experiment.stages("sft")[0]
     assert (ours.train.batch_size, ours.train.learning_rate) == (4, 1e-3)
     assert (sft.train.batch_size, sft.train.learning_rate) == (4, Train().learning_rate)
 
 
 def test_a_label_is_a_second_setting_of_a_method(toy: str) -> None:
-    experiment = load("smoke", {"methods": ["big", toy], "big.method": toy, "big.points": 7})
+    experiment = load_settings("smoke", {"methods": ["big", toy], "big.method": toy, "big.points": 7})
     assert [chain.label for chain in experiment.methods] == ["big", "toy"]
     assert experiment.stages("big")[0].config["points"] == 7
     assert experiment.stages("big")[0].build().config.points == 7
@@ -90,7 +93,7 @@ def test_a_label_is_a_second_setting_of_a_method(toy: str) -> None:
 
 @pytest.mark.parametrize(("split", "amounts"), [(0.5, [500, 500]), (0.25, [250, 750]), ((0.1, 0.9), [100, 900])])
 def test_chains_share_the_budget(toy: str, split: Any, amounts: list[float]) -> None:
-    experiment = load("smoke", {"methods": [f"sft+{toy}"], "budget": "1000updates", "split": split})
+    experiment = load_settings("smoke", {"methods": [f"sft+{toy}"], "budget": "1000updates", "split": split})
     assert [budget.amount for budget in experiment.budgets("sft+toy")] == pytest.approx(amounts)
     assert sum(budget.amount for budget in experiment.budgets("sft+toy")) == Budget.parse("1000updates").amount
 
@@ -115,7 +118,7 @@ def test_a_number_of_seeds_counts_from_zero(toy: str) -> None:
 
 def test_the_baseline_is_sft_where_it_runs(toy: str) -> None:
     assert toy_experiment(toy).baseline == "base"
-    assert load("smoke", {"methods": ["sft", toy]}).baseline == "sft"
+    assert load_settings("smoke", {"methods": ["sft", toy]}).baseline == "sft"
 
 
 def test_every_problem_is_told_at_once(toy: str) -> None:
@@ -173,7 +176,7 @@ def test_every_problem_is_told_at_once(toy: str) -> None:
 )  # fmt: skip
 def test_wrong_settings_get_one_message(toy: str, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load("smoke", {"methods": [toy], **overrides})
+        load_settings("smoke", {"methods": [toy], **overrides})
     assert message in str(caught.value)
 
 
@@ -182,7 +185,7 @@ def test_files_extend_presets_and_layers_lie_over_them(tmp_path: Path, toy: str)
         "extends: smoke\nname: mine\nmethods: [sft]\ntrain: {learning_rate: 1e-5}\nevaluation: {steps: 7}\n"
     )
     (tmp_path / "machine.yaml").write_text("workers: 5\ntrain: {micro_batch: 4}\n")
-    experiment = load(tmp_path / "mine.yaml", {"evaluation.steps": 9}, [tmp_path / "machine.yaml"])
+    experiment = load_settings(tmp_path / "mine.yaml", {"evaluation.steps": 9}, [tmp_path / "machine.yaml"])
     assert (experiment.name, experiment.workers, experiment.evaluation.steps) == ("mine", 5, 9)
     assert (experiment.train.learning_rate, experiment.train.micro_batch, experiment.train.batch_size) == (1e-5, 4, 8)
 
@@ -201,15 +204,15 @@ def test_files_extend_presets_and_layers_lie_over_them(tmp_path: Path, toy: str)
 def test_broken_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path / "mine.yaml")
+        load_settings(tmp_path / "mine.yaml")
     assert message in str(caught.value)
 
 
 def test_missing_presets_and_files_are_named() -> None:
     with pytest.raises(ConfigError, match="no preset 'quikc'; did you mean 'quick'"):
-        load("quikc")
+        load_settings("quikc")
     with pytest.raises(ConfigError, match=r"cannot read the settings in nowhere\.yaml: No such file"):
-        load("nowhere.yaml")
+        load_settings("nowhere.yaml")
 
 
 def test_the_hash_follows_what_the_numbers_depend_on(toy: str) -> None:
@@ -221,7 +224,7 @@ def test_the_hash_follows_what_the_numbers_depend_on(toy: str) -> None:
 
 def test_a_cell_does_not_depend_on_its_neighbours(toy: str) -> None:
     small = toy_experiment(toy)
-    large = load(
+    large = load_settings(
         "smoke", {"methods": ["sft", toy], "tasks": ["alignment", "text"], "seeds": 3, "sft.train.clip_norm": 2}
     )
     assert small.cell_config("alignment", "toy") == large.cell_config("alignment", "toy")
@@ -257,26 +260,26 @@ def test_yaml_numbers_and_words(tmp_path: Path) -> None:
     ],
 )
 def test_reading_texts(annotation: Any, text: str, value: Any) -> None:
-    assert read_text(annotation, text) == value
+    assert parse_text(annotation, text) == value
 
 
 def test_a_setting_that_does_not_exist_names_the_plugin_and_its_origin(toy: str) -> None:
     said = problems(toy, toy__point=3)
     assert f"toy.point: no such setting; did you mean 'points'? (a setting of method {toy!r})" in said
     with pytest.raises(ConfigError, match=r"of method 'soar' \(methods.soar:SOAR of post-training-bench \d"):
-        load("smoke", {"soar.num_point": 3})
+        load_settings("smoke", {"soar.num_point": 3})
 
 
 def test_two_plugins_of_one_name_are_told_apart_by_their_files(toy: str, tmp_path: Path) -> None:
     other = tmp_path / "other.py"
     other.write_text(Path(toy).read_text())
     with pytest.raises(ConfigError, match=rf"{toy}' and '{other}' are both named 'toy': give one"):
-        load("smoke", {"methods": [toy, str(other)]})
+        load_settings("smoke", {"methods": [toy, str(other)]})
 
 
 def test_a_label_cannot_be_a_path(toy: str) -> None:
     with pytest.raises(ConfigError, match=r"label '\.\./toy': expected letters, digits"):
-        load("smoke", {"methods": ["../toy"]}, [_layer(toy, '"../toy": {method: soar}\n')])
+        load_settings("smoke", {"methods": ["../toy"]}, [_layer(toy, '"../toy": {method: soar}\n')])
 
 
 def _layer(toy: str, text: str) -> Path:
@@ -293,13 +296,13 @@ def test_a_reward_in_a_file_is_looked_at_before_anything_runs(toy: str) -> None:
 
 
 def test_one_reward_for_every_task(toy: str) -> None:
-    task = load("smoke", {"methods": [toy], "reward": Text("scenes-ocr")}).tasks[0]
+    task = load_settings("smoke", {"methods": [toy], "reward": Text("scenes-ocr")}).tasks[0]
     assert (task.reward, task.select, task.primary) == ("scenes-ocr", "scenes-ocr", "scenes-geneval")
     assert task.scorers[0] == "scenes-ocr" and len(set(task.scorers)) == len(task.scorers)
-    pictures = load("images", {"methods": [toy], "data.path": "somewhere", "reward": "scenes-clip"}).tasks[0]
+    pictures = load_settings("images", {"methods": [toy], "data.path": "somewhere", "reward": "scenes-clip"}).tasks[0]
     assert (pictures.reward, pictures.select, pictures.primary) == ("scenes-clip", None, "scenes-clip")
     assert pictures.scorers == ("scenes-clip", "scenes-aesthetic")
-    both = load("smoke", {"methods": [toy], "reward": Text("0.7*scenes-ocr+0.3*scenes-clip")}).tasks[0]
+    both = load_settings("smoke", {"methods": [toy], "reward": Text("0.7*scenes-ocr+0.3*scenes-clip")}).tasks[0]
     assert both.reward == both.select == "0.7*scenes-ocr+0.3*scenes-clip"
     assert both.scorers[:2] == ("scenes-ocr", "scenes-clip") and "+" not in "".join(both.scorers)
 
@@ -307,18 +310,18 @@ def test_one_reward_for_every_task(toy: str) -> None:
 def test_pictures_are_prepared_as_the_model_is_run(toy: str) -> None:
     given = {"methods": [toy], "data.path": "somewhere"}
     shapes = {"runtime.resolution": Text("32"), "runtime.text_length": 64}
-    data = load("images", {**given, **shapes}).data
+    data = load_settings("images", {**given, **shapes}).data
     assert data is not None and (data.resolution, data.text_length) == (32, 64)
-    assert load("images", {**given, "runtime.t5": Text("false")}).data.text_length == 0
+    assert load_settings("images", {**given, "runtime.t5": Text("false")}).data.text_length == 0
     with pytest.raises(
         ConfigError, match=r"data\.resolution: the same in training .*: set runtime\.resolution instead"
     ):
-        load("images", {**given, "data.resolution": 32})
+        load_settings("images", {**given, "data.resolution": 32})
 
 
 def test_pictures_choose_their_world(toy: str) -> None:
     given = {"methods": [toy], "data.path": Text("somewhere"), "tasks": ["pictures"]}
-    experiment = load("smoke", given)
+    experiment = load_settings("smoke", given)
     assert experiment.world == "images" and experiment.data is not None and experiment.data.path == "somewhere"
     with pytest.raises(ConfigError, match="data: given, but world 'scenes' has no use for it"):
-        load("smoke", {**given, "world": "scenes", "tasks": ["alignment"]})
+        load_settings("smoke", {**given, "world": "scenes", "tasks": ["alignment"]})

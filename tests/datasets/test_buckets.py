@@ -18,15 +18,15 @@ from bench import rng
 from bench.api import ConfigError, DataError
 from bench.config.pictures import Data
 from bench.datasets.bucketed import Bucketed
-from bench.datasets.buckets import Grid, assign, nearest, sizes
+from bench.datasets.buckets import BucketGrid, assign, nearest_buckets, sizes
 from bench.datasets.dataset import Dataset
 from bench.datasets.order import Order, turns
-from bench.datasets.pictures.decoding import crop, prepare
-from bench.datasets.pictures.inspection import Inspected, Picture, fingerprint
+from bench.datasets.pictures.decoding import crop, prepare_picture
+from bench.datasets.pictures.inspection import Inspected, Picture, pictures_fingerprint
 from bench.parsing import Problems, Text, validate
 from tests.support.user_pictures import png
 
-SMALL = Grid(unit=16, largest=128)
+SMALL = BucketGrid(unit=16, largest=128)
 THREE = ((48, 80), (64, 64), (80, 48))
 
 
@@ -35,7 +35,7 @@ def test_a_number_of_buckets_has_nearly_the_square_s_area() -> None:
     assert sizes(3, 64, SMALL) == THREE
     # ratios 2^(2/5) = 1.32 and 2^(4/5) = 1.74: 588 and 676 px wide, so 592 and 672; 64^2 8^2 by these is 443 and 390
     five = ((384, 672), (448, 592), (512, 512), (592, 448), (672, 384))
-    assert sizes(5, 512, Grid(16, 6144)) == five
+    assert sizes(5, 512, BucketGrid(16, 6144)) == five
 
 
 def test_named_sizes_are_taken_as_they_are_from_narrow_to_wide() -> None:
@@ -74,8 +74,8 @@ def test_buckets_are_a_number_or_sizes(wanted: str, read: object) -> None:
 def test_a_picture_goes_to_the_nearest_ratio_in_its_logarithm() -> None:
     # Half way between 1 and 5/3 is 1.291 in logarithms, and 1.333 by plain difference
     shapes = [(129, 100), (130, 100), (100, 130), (640, 640), (1, 50), (5000, 3000)]
-    assert nearest(shapes, THREE) == [(64, 64), (80, 48), (48, 80), (64, 64), (48, 80), (80, 48)]
-    assert nearest([(7, 7)], ((32, 64), (64, 32))) == [(32, 64)]
+    assert nearest_buckets(shapes, THREE) == [(64, 64), (80, 48), (48, 80), (64, 64), (48, 80), (80, 48)]
+    assert nearest_buckets([(7, 7)], ((32, 64), (64, 32))) == [(32, 64)]
 
 
 def test_small_buckets_are_given_up_one_after_another() -> None:
@@ -121,7 +121,7 @@ def test_the_part_covers_its_bucket_and_lies_within_the_picture(width: int, heig
 def test_nothing_beside_the_part_is_seen() -> None:
     picture = Image.new("RGB", (100, 100), "red")
     picture.paste(Image.new("RGB", (100, 60), "blue"), (0, 20))
-    pixels = prepare(png(picture), (80, 48), 10_000)
+    pixels = prepare_picture(png(picture), (80, 48), 10_000)
     assert pixels.shape == (48, 80, 3) and (pixels == (0, 0, 255)).all()
 
 
@@ -205,6 +205,6 @@ def test_without_buckets_the_fingerprint_is_what_it_was() -> None:
     plain = Inspected(pictures, (), Path(), 0)
     rows = [[f"{n}.png", f"{n}" * 16, f"a {n}", None] for n in range(2)]
     before = blake2b(json.dumps(["1", 64, rows, None]).encode(), digest_size=8).hexdigest()
-    assert fingerprint(plain, 64, None) == before
+    assert pictures_fingerprint(plain, 64, None) == before
     wide = Picture("1.png", "1" * 16, "a 1", None, crop(9, 7, (80, 48)))
-    assert fingerprint(Inspected((pictures[0], wide), (), Path(), 0), 64, None) != before
+    assert pictures_fingerprint(Inspected((pictures[0], wide), (), Path(), 0), 64, None) != before

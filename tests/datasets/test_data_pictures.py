@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from bench.datasets.pictures.decoding import crop, open_picture, prepare
+from bench.datasets.pictures.decoding import crop, open_picture, prepare_picture
 from bench.datasets.pictures.rows import KINDS, Fault
 from tests.support.user_pictures import noise, png, stored
 
@@ -104,13 +104,13 @@ def test_the_square_lies_in_the_middle(size: tuple[int, int], left: int, top: in
 
 
 def test_a_picture_of_the_model_s_size_is_left_as_it_is() -> None:
-    assert np.array_equal(prepare(png(noise(3)), (16, 16), LIMIT), np.asarray(noise(3)))
+    assert np.array_equal(prepare_picture(png(noise(3)), (16, 16), LIMIT), np.asarray(noise(3)))
 
 
 def test_the_middle_square_is_what_is_brought_to_size() -> None:
     wide = Image.new("RGB", (96, 32), "red")
     wide.paste(Image.new("RGB", (32, 32), "blue"), (32, 0))
-    pixels = prepare(png(wide), (8, 8), LIMIT)
+    pixels = prepare_picture(png(wide), (8, 8), LIMIT)
     assert pixels.shape == (8, 8, 3) and (pixels == (0, 0, 255)).all()
 
 

@@ -14,7 +14,7 @@ from bench.api import ConfigError, DataError
 from bench.config.pictures import Data
 from bench.datasets.images import ImagesWorld
 from bench.datasets.pictures.inspection import LEFT_OUT, PICTURES
-from bench.datasets.pictures.preparation import prepare, split_of, table
+from bench.datasets.pictures.preparation import pictures_table, prepare_pictures, split_of
 from bench.datasets.pictures.selection import Selection, columns_of, write_selection
 from bench.datasets.splits import SPLITS
 from bench.models.policy import SD3Policy
@@ -102,7 +102,7 @@ def test_pictures_of_any_size_are_embedded(folder: Path, tiny_pipeline: Path) ->
 
 
 def version(folder: Path, pipeline: Path, **settings: int) -> str:
-    return prepare(Data(path=str(folder), **settings), pipeline).found.fingerprint
+    return prepare_pictures(Data(path=str(folder), **settings), pipeline).found.fingerprint
 
 
 def test_the_fingerprint_is_of_what_training_sees_not_of_where_it_lies(tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -121,14 +121,14 @@ def test_the_fingerprint_is_of_what_training_sees_not_of_where_it_lies(tiny_pipe
 def test_a_picture_that_changes_under_a_run_ends_it(tiny_pipeline: Path, tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "pictures")
     place = world(folder, tiny_pipeline)
-    prepared = prepare(Data(path=str(folder)), tiny_pipeline)
+    prepared = prepare_pictures(Data(path=str(folder)), tiny_pipeline)
     found = place.candidates(place.categories, 1000)
     first = place._prepared.training[0].name
     (folder / first).write_bytes(png(noise(1000)))
     with pytest.raises(DataError, match="has changed since it was inspected"):
         found.images[0]
     with pytest.raises(DataError, match="have changed since this run began"):
-        prepare(prepared.settings, tiny_pipeline)
+        prepare_pictures(prepared.settings, tiny_pipeline)
     (folder / first).unlink()
     with pytest.raises(DataError, match="could be read before, and cannot now: missing"):
         found.images[0]
@@ -141,14 +141,14 @@ def test_what_was_found_is_read_again_and_made_again_where_it_is_damaged(
     folder = image_folder(tmp_path / "pictures")
     (folder / "0.png").write_bytes(b"")
     settings = Data(path=str(folder), allow_broken=0.1)
-    first = prepare(settings, tiny_pipeline)
+    first = prepare_pictures(settings, tiny_pipeline)
     stored = first.inspected.folder / PICTURES
     before = stored.stat().st_mtime_ns
-    again = prepare(settings, tiny_pipeline)
+    again = prepare_pictures(settings, tiny_pipeline)
     assert again.inspected == first.inspected and again.found == first.found
     assert stored.stat().st_mtime_ns == before
     stored.write_bytes(stored.read_bytes()[:-50])
-    assert prepare(settings, tiny_pipeline).inspected == first.inspected
+    assert prepare_pictures(settings, tiny_pipeline).inspected == first.inspected
     assert (first.inspected.folder / LEFT_OUT).read_text().splitlines() == [
         "place,name,kind,detail",
         "metadata.jsonl:1,0.png,zero bytes,the file is empty",
@@ -176,7 +176,7 @@ def test_a_selection_changes_what_trains_and_no_prompt(folder: Path, tiny_pipeli
     for split in SPLITS:
         assert part.prompts(split, part.categories, 1000) == whole.prompts(split, whole.categories, 1000)
     assert part.version != whole.version
-    assert "selected by sharpness (score >= 3) among 90" in table(part._prepared)
+    assert "selected by sharpness (score >= 3) among 90" in pictures_table(part._prepared)
 
 
 def test_a_selection_of_what_is_gone_is_refused(folder: Path, tiny_pipeline: Path) -> None:
@@ -197,10 +197,10 @@ def test_the_world_asks_for_its_pictures(tiny_pipeline: Path) -> None:
 
 
 def test_the_settings_survive_as_texts(folder: Path, tiny_pipeline: Path) -> None:
-    from bench.config.load import Experiment, load
+    from bench.config.load import Experiment, load_settings
 
-    settings = prepare(Data(path=str(folder)), tiny_pipeline).settings
-    before = load("images", {"data.path": str(folder), "model": str(tiny_pipeline)})
+    settings = prepare_pictures(Data(path=str(folder)), tiny_pipeline).settings
+    before = load_settings("images", {"data.path": str(folder), "model": str(tiny_pipeline)})
     experiment = dataclasses.replace(before, data=settings)
     assert Experiment.from_resolved(experiment.resolved()) == experiment
     moved = dataclasses.replace(experiment, data=dataclasses.replace(settings, path="elsewhere", allow_broken=0.5))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bench.datasets.scenes.detect import UNKNOWN, detect, read_text, spelt
+from bench.datasets.scenes.detect import UNKNOWN, detect, detect_text, spelt
 from bench.datasets.scenes.glyphs import distance_table
-from bench.datasets.scenes.render import PALETTES, ink_color, render, shape_coverage
+from bench.datasets.scenes.render import PALETTES, ink_color, render_scenes, shape_coverage
 from bench.datasets.scenes.scene import sample_scenes
 from bench.datasets.scenes.types import Item, Scene, Style
 from bench.datasets.scenes.verify import satisfies
@@ -19,7 +19,7 @@ PLAIN = Style("light", 0.9, 0.0, 0.0, 0.0, "vivid", 0.0, 1.0, 0.0, 0.0, 0, 0)
 
 
 def picture(*items: Item, style: Style = PLAIN) -> np.ndarray:
-    return render([Scene("single_object", items, "", style, "", {})])
+    return render_scenes([Scene("single_object", items, "", style, "", {})])
 
 
 def painted(coverage: np.ndarray, color: str = "red") -> np.ndarray:
@@ -42,13 +42,13 @@ def share_right(scenes: list[Scene], images: np.ndarray) -> float:
 @pytest.mark.parametrize(("style", "least"), [("clean", 0.998), ("broad", 0.99), ("ugly", 0.98)])
 def test_renders_are_read_right(split: str, style: str, least: float) -> None:
     scenes = sample_scenes("detect", 0, 0, 700, split=split, style=style)
-    assert share_right(scenes, render(scenes)) >= least
+    assert share_right(scenes, render_scenes(scenes)) >= least
 
 
 def test_soft_renders_are_read_right() -> None:
     # What a good autoencoder does to a picture: some blur, some ringing, a little noise.
     scenes = sample_scenes("detect", 1, 0, 700)
-    soft = ndimage.gaussian_filter(render(scenes).astype(np.float32), (0, 0.9, 0.9, 0))
+    soft = ndimage.gaussian_filter(render_scenes(scenes).astype(np.float32), (0, 0.9, 0.9, 0))
     ringing = soft + 0.3 * (soft - ndimage.gaussian_filter(soft, (0, 2, 2, 0)))
     noisy = ringing + np.random.default_rng(0).normal(0, 4, soft.shape)
     assert share_right(scenes, np.clip(noisy, 0, 255).astype(np.uint8)) >= 0.98
@@ -79,9 +79,9 @@ def test_every_glyph_is_read_alone_and_in_a_row() -> None:
     for glyph in GLYPHS:
         for size in (15.0, 27.0):
             for angle in (-3.0, 3.0):
-                assert read_text(picture(Item(glyph, "green", 32, 32, size, angle))) == [glyph]
+                assert detect_text(picture(Item(glyph, "green", 32, 32, size, angle))) == [glyph]
     row = [Item(g, "pink", 12 + 20 * k, 32, 16, 0) for k, g in enumerate("K3H")]
-    assert read_text(picture(*row[::-1])) == ["K3H"]
+    assert detect_text(picture(*row[::-1])) == ["K3H"]
 
 
 def test_glyphs_are_one_component_each() -> None:
@@ -91,8 +91,8 @@ def test_glyphs_are_one_component_each() -> None:
 
 
 def test_other_objects_among_glyphs_read_as_question_marks() -> None:
-    assert read_text(picture(Item("A", "red", 16, 32, 18, 0), Item("circle", "red", 46, 32, 18, 0))) == ["A?"]
-    assert read_text(np.full((2, 64, 64, 3), 200, np.uint8)) == ["", ""]
+    assert detect_text(picture(Item("A", "red", 16, 32, 18, 0), Item("circle", "red", 46, 32, 18, 0))) == ["A?"]
+    assert detect_text(np.full((2, 64, 64, 3), 200, np.uint8)) == ["", ""]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -124,7 +124,7 @@ def test_specks_and_grey_things_are_ignored_but_patches_are_not() -> None:
 
 def test_pictures_do_not_mix_in_a_batch() -> None:
     scenes = sample_scenes("detect", 2, 0, 300)
-    images = render(scenes)
+    images = render_scenes(scenes)
     together = detect(images).by_picture()
     assert together == [detect(images[k : k + 1]).by_picture()[0] for k in range(300)]
     # Touching the border of a picture must not join it to the next one.
@@ -143,9 +143,9 @@ def test_wrong_input_is_named() -> None:
 def test_throughput() -> None:
     # Aims: 1,500 rendered and 1,000 read per CPU second; a quarter of it leaves room for a busy machine.
     scenes = sample_scenes("detect", 3, 0, 700)
-    detect(render(scenes[:70]))
+    detect(render_scenes(scenes[:70]))
     start = time.process_time()
-    images = render(scenes)
+    images = render_scenes(scenes)
     middle = time.process_time()
     detect(images)
     assert 700 / (middle - start) > 375

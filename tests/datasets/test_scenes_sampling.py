@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench.datasets.scenes.captions import near_misses, split_words, wordings
 from bench.datasets.scenes.layout import PICTURE, half_extent
-from bench.datasets.scenes.render import render
+from bench.datasets.scenes.render import render_scenes
 from bench.datasets.scenes.scene import (
     caption_variants,
     caption_words,
@@ -173,12 +173,12 @@ def test_objects_lie_inside_and_apart() -> None:
 
 def test_render_depends_on_the_scene_alone() -> None:
     scenes = BROAD[:150]
-    images = render(scenes)
+    images = render_scenes(scenes)
     assert images.shape == (150, 64, 64, 3) and images.dtype == np.uint8
     order = np.random.default_rng(0).permutation(150)
-    assert np.array_equal(render([scenes[k] for k in order]), images[order])
-    assert all(np.array_equal(render([scenes[k]])[0], images[k]) for k in range(0, 150, 7))
-    assert render([]).shape == (0, 64, 64, 3)
+    assert np.array_equal(render_scenes([scenes[k] for k in order]), images[order])
+    assert all(np.array_equal(render_scenes([scenes[k]])[0], images[k]) for k in range(0, 150, 7))
+    assert render_scenes([]).shape == (0, 64, 64, 3)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,9 @@ def test_wrong_arguments_are_named(arguments: dict) -> None:
 
 
 def test_contact_sheet_is_written(tmp_path) -> None:
-    path = contact_sheet(render(BROAD[:3]), ["<b>$x_1^2$</b> & more"] * 3, 2, "A title", tmp_path / "new" / "sheet.png")
+    path = contact_sheet(
+        render_scenes(BROAD[:3]), ["<b>$x_1^2$</b> & more"] * 3, 2, "A title", tmp_path / "new" / "sheet.png"
+    )
     assert path.stat().st_size > 1000
     with pytest.raises(ValueError, match="caption"):
-        contact_sheet(render(BROAD[:3]), ["one"], 2, "", tmp_path / "x.png")
+        contact_sheet(render_scenes(BROAD[:3]), ["one"], 2, "", tmp_path / "x.png")

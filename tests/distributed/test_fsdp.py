@@ -13,14 +13,14 @@ from torch import Tensor
 
 from bench.api import BenchError, BudgetExhausted, ConfigError, PluginError
 from bench.config.settings import Train
-from bench.distributed.dtensors import own, whole
-from bench.distributed.fsdp_passes import Shards
-from bench.distributed.launch import Place
-from bench.distributed.ranks import ALONE, Ranks, Together
+from bench.distributed.dtensors import full_tensor, to_local
+from bench.distributed.fsdp_passes import ShardedPasses
+from bench.distributed.launch import RankInfo
+from bench.distributed.ranks import SINGLE_PROCESS, ProcessGroup, Ranks
 from bench.models.policy import SD3Policy
 from bench.tensors import load_tensors, write_tensors
-from bench.training.frozen_check import Untouched
-from bench.training.optimizer import Optimiser
+from bench.training.frozen_check import FrozenCheck
+from bench.training.optimizer import Optimizer
 from tests.support.cells import experiment
 from tests.support.rank_processes import together
 
@@ -37,48 +37,48 @@ def loss(policy: SD3Policy, rows: slice) -> Tensor:
     return (policy.guided_velocity(noise - 0.2 * v, sigma - 0.2, cond, 2.0) + v).square().sum()
 
 
-def prepared(pipeline: Path, ranks: Ranks | None = None) -> tuple[SD3Policy, Optimiser]:
+def prepared(pipeline: Path, ranks: Ranks | None = None) -> tuple[SD3Policy, Optimizer]:
     """A policy in training, shared out among `ranks`."""
     policy = SD3Policy.load(pipeline, device="cpu")
-    policy.shards = Shards(ranks) if ranks else None
-    return policy, Optimiser(policy.share_out(policy.prepare(TRAIN, 0)), TRAIN)
+    policy.shards = ShardedPasses(ranks) if ranks else None
+    return policy, Optimizer(policy.shard(policy.prepare(TRAIN, 0)), TRAIN)
 
 
-def updated(policy: SD3Policy, optimiser: Optimiser, ranks: Ranks, rows: slice) -> float:
+def updated(policy: SD3Policy, optimizer: Optimizer, ranks: Ranks, rows: slice) -> float:
     """Two updates by samples of this process alone; returns the last gradient's norm."""
     for fraction in (0.2, 0.4):
         if rows.stop > rows.start:
             policy.velocity(torch.zeros(1, *policy.latent_shape), torch.ones(1), policy.encode([""]))  # for nothing
             ranks.backward(loss(policy, rows))
-        ranks.sum_gradients(optimiser.parameters)
-        norm = optimiser.step(fraction)
+        ranks.sum_gradients(optimizer.parameters)
+        norm = optimizer.step(fraction)
     return norm
 
 
 def _updates(ranks: Ranks, pipeline: Path, folder: Path) -> object:
     """What two updates make of the weights, and how much of everything this process holds."""
-    policy, optimiser = prepared(pipeline, ranks)
-    norm = updated(policy, optimiser, ranks, slice(0, 0 if ranks.rank else SAMPLES))
-    tensors = optimiser.tensors(keep=True)
+    policy, optimizer = prepared(pipeline, ranks)
+    norm = updated(policy, optimizer, ranks, slice(0, 0 if ranks.rank else SAMPLES))
+    tensors = optimizer.tensors(keep=True)
     write_tensors(folder / f"tensors{ranks.rank}.safetensors", tensors)
-    held = {"weight": list(optimiser.parameters)}
+    held = {"weight": list(optimizer.parameters)}
     for name in ("exp_avg", "exp_avg_sq"):
-        held[name] = [optimiser._adamw.state[p][name] for p in optimiser.parameters]
-    assert optimiser._average is not None
-    held["average"] = optimiser._average
-    counted = {name: sum(own(t).numel() for t in found) for name, found in held.items()}
+        held[name] = [optimizer._adamw.state[p][name] for p in optimizer.parameters]
+    assert optimizer._average is not None
+    held["average"] = optimizer._average
+    counted = {name: sum(to_local(t).numel() for t in found) for name, found in held.items()}
     other, fresh = prepared(pipeline, ranks)
-    fresh.load(tensors, optimiser.state_dict())
+    fresh.load(tensors, optimizer.state_dict())
     again = fresh.tensors()
     policy.merge()
-    policy.put_together("cpu")
+    policy.unshard("cpu")
     merged = torch.cat([p.flatten() for p in policy.transformer.parameters()])
-    trained = torch.cat([tensors[f"weight.{i}"].flatten() for i in range(len(optimiser.parameters))])
+    trained = torch.cat([tensors[f"weight.{i}"].flatten() for i in range(len(optimizer.parameters))])
     return [
         norm, counted,
         again.keys() == tensors.keys() and all(torch.equal(again[name], t) for name, t in tensors.items()),
         torch.equal(merged, trained) and not any(p.requires_grad for p in policy.transformer.parameters()),
-        optimiser.tensors(keep=False).keys() == {f"step.{i}" for i in range(len(optimiser.parameters))},
+        optimizer.tensors(keep=False).keys() == {f"step.{i}" for i in range(len(optimizer.parameters))},
         other.transformer is not policy.transformer,
     ]  # fmt: skip
 
@@ -88,7 +88,7 @@ def _in_bfloat16(ranks: Ranks, pipeline: Path, folder: Path) -> object:
     policy, _ = prepared(pipeline, ranks)
     policy.precision = "bfloat16"
     ranks.backward(loss(policy, slice(ranks.rank, ranks.rank + 1)))
-    gradients = {name: whole(p.grad) for name, p in policy.transformer.named_parameters() if p.grad is not None}
+    gradients = {name: full_tensor(p.grad) for name, p in policy.transformer.named_parameters() if p.grad is not None}
     write_tensors(folder / f"bfloat16{ranks.rank}.safetensors", gradients)
     return None
 
@@ -96,7 +96,7 @@ def _in_bfloat16(ranks: Ranks, pipeline: Path, folder: Path) -> object:
 def _reference(ranks: Ranks, pipeline: Path, folder: Path) -> object:
     """A frozen copy that is shared out answers as the model does, by as many passes as each process wants."""
     policy = SD3Policy.load(pipeline, device="cpu")
-    policy.shards = Shards(ranks)
+    policy.shards = ShardedPasses(ranks)
     reference = policy.frozen_copy()
     same = []
     for seed in range(1 + ranks.rank):
@@ -104,8 +104,8 @@ def _reference(ranks: Ranks, pipeline: Path, folder: Path) -> object:
         cond = policy.encode(["a star"] * 2)
         sigma = torch.full((2,), 0.5)
         same.append(torch.equal(policy.velocity(x, sigma, cond), reference.velocity(x, sigma, cond)))
-    told = ranks.meet("rest", all(same))
-    untouched = Untouched(reference.tensors())
+    told = ranks.all_gather_object("rest", all(same))
+    untouched = FrozenCheck(reference.tensors())
     untouched.check("fair")
     with torch.no_grad():
         next(iter(reference.tensors().values())).add_(1e-3)
@@ -117,14 +117,14 @@ def _reference(ranks: Ranks, pipeline: Path, folder: Path) -> object:
 def _different_passes(ranks: Ranks, pipeline: Path, folder: Path) -> object:
     """One wants a gradient where the other wants none."""
     policy, _ = prepared(pipeline, ranks)
-    with ranks.joint(), torch.set_grad_enabled(ranks.rank == 0):
+    with ranks.raise_together(), torch.set_grad_enabled(ranks.rank == 0):
         policy.velocity(torch.zeros(1, *policy.latent_shape), torch.ones(1), policy.encode([""]))
     return "nobody heard"
 
 
 def _one_fails_before_its_pass(ranks: Ranks, pipeline: Path, folder: Path) -> object:
     policy, _ = prepared(pipeline, ranks)
-    with ranks.joint():
+    with ranks.raise_together():
         if ranks.rank == 1:
             raise BudgetExhausted("nothing left")
         policy.velocity(torch.zeros(1, *policy.latent_shape), torch.ones(1), policy.encode([""]))
@@ -136,8 +136,8 @@ CASES: dict[str, Callable[[Ranks, Path, Path], object]] = {
 }
 
 
-def _run_cases(place: Place, pipeline: Path, folder: Path) -> None:
-    ranks, found = Together(place), dict[str, Any]()
+def _run_cases(place: RankInfo, pipeline: Path, folder: Path) -> None:
+    ranks, found = ProcessGroup(place), dict[str, Any]()
     for name, case in CASES.items():
         try:
             found[name] = case(ranks, pipeline, folder)
@@ -165,12 +165,12 @@ def test_updates_are_those_of_whole_weights(folder: Path, found: list[dict[str, 
 
     Sums are taken in another order: about 1e-6 of each tensor.
     """
-    policy, optimiser = prepared(tiny_pipeline)
-    norm = updated(policy, optimiser, Ranks(), slice(0, SAMPLES))
+    policy, optimizer = prepared(tiny_pipeline)
+    norm = updated(policy, optimizer, Ranks(), slice(0, SAMPLES))
     for rank in range(2):
         assert found[rank]["_updates"][0] == pytest.approx(norm, rel=1e-5)
         tensors = load_tensors(folder / f"tensors{rank}.safetensors")
-        expected = optimiser.tensors()
+        expected = optimizer.tensors()
         assert tensors.keys() == expected.keys()
         for name, tensor in expected.items():
             assert tensors[name].shape == tensor.shape
@@ -229,7 +229,7 @@ def test_a_failure_is_heard_before_the_next_pass(found: list[dict[str, Any]]) ->
 
 def test_what_cannot_be_shared_out_is_refused(tiny_pipeline: Path) -> None:
     with pytest.raises(ConfigError, match="this is one on its own: start with `torchrun"):
-        Shards(ALONE)
+        ShardedPasses(SINGLE_PROCESS)
     with pytest.raises(ConfigError, match="trains LoRA adapters: leave that out of --methods here"):
         experiment(tiny_pipeline, shard=True, methods=["sft"], **{"train.adaptation": "lora"})
     with pytest.raises(ConfigError, match=r"set runtime\.compile to false"):

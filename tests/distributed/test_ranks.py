@@ -11,22 +11,22 @@ import torch
 
 from bench.api import BenchError, BudgetExhausted, ConfigError, NonFiniteError, PluginError
 from bench.budget import Ledger
-from bench.distributed.launch import Place
-from bench.distributed.ranks import ALONE, Ranks, Together
+from bench.distributed.launch import RankInfo
+from bench.distributed.ranks import SINGLE_PROCESS, ProcessGroup, Ranks
 from tests.support.rank_processes import together
 
 SIZE = 3
 
 
 def _meet(ranks: Ranks) -> object:
-    return ranks.meet("test", ranks.rank * 10)
+    return ranks.all_gather_object("test", ranks.rank * 10)
 
 
 def _gather(ranks: Ranks) -> object:
     rows = torch.arange(2 * ranks.rank).view(ranks.rank, 2)  # none, one, two
     kept = torch.tensor([ranks.rank == 1] * ranks.rank, dtype=torch.bool)
     empty = torch.empty(0, 2)
-    return [ranks.gather(rows).tolist(), ranks.gather(kept).tolist(), list(ranks.gather(empty).shape)]
+    return [ranks.all_gather(rows).tolist(), ranks.all_gather(kept).tolist(), list(ranks.all_gather(empty).shape)]
 
 
 def _gradients(ranks: Ranks) -> object:
@@ -40,7 +40,7 @@ def _gradients(ranks: Ranks) -> object:
 
 
 def _share(ranks: Ranks) -> object:
-    return ranks.share(list("abcdefg"), lambda letter: lambda: f"{letter}{ranks.rank}")
+    return ranks.map_items(list("abcdefg"), lambda letter: lambda: f"{letter}{ranks.rank}")
 
 
 def _ledger(ranks: Ranks) -> object:
@@ -48,20 +48,20 @@ def _ledger(ranks: Ranks) -> object:
     ledger = Ledger(forward=7.0, images=4, updates=2)
     ledger.forward += ranks.size * (1 + ranks.rank)
     ledger.images += ranks.size * ranks.rank
-    ledger.agree(ranks.meet("settle", ledger.state_dict()))
+    ledger.agree(ranks.all_gather_object("settle", ledger.state_dict()))
     return [ledger.forward, ledger.images, ledger.updates]
 
 
 def _one_fails(ranks: Ranks) -> object:
-    with ranks.joint():
+    with ranks.raise_together():
         if ranks.rank == 1:
             raise NonFiniteError("a loss is NaN")
-        ranks.gather(torch.zeros(1))
+        ranks.all_gather(torch.zeros(1))
     return "nobody heard"
 
 
 def _budget_ends_while_another_fails(ranks: Ranks) -> object:
-    with ranks.joint():
+    with ranks.raise_together():
         if ranks.rank == 0:
             raise BudgetExhausted("nothing left")
         if ranks.rank == 2:
@@ -70,17 +70,17 @@ def _budget_ends_while_another_fails(ranks: Ranks) -> object:
 
 
 def _different_ways(ranks: Ranks) -> object:
-    with ranks.joint():
+    with ranks.raise_together():
         if ranks.rank == 0:
-            ranks.gather(torch.zeros(1))
+            ranks.all_gather(torch.zeros(1))
     return "nobody heard"
 
 
 def _goes_on_after_a_failure(ranks: Ranks) -> object:
-    with pytest.raises(BudgetExhausted), ranks.joint():
+    with pytest.raises(BudgetExhausted), ranks.raise_together():
         raise BudgetExhausted("nothing left")
-    with ranks.joint():
-        return ranks.meet("test", ranks.rank)
+    with ranks.raise_together():
+        return ranks.all_gather_object("test", ranks.rank)
 
 
 CASES: dict[str, Callable[[Ranks], object]] = {
@@ -92,8 +92,8 @@ CASES: dict[str, Callable[[Ranks], object]] = {
 }  # fmt: skip
 
 
-def _run_cases(place: Place, folder: Path) -> None:
-    ranks, found = Together(place), {}
+def _run_cases(place: RankInfo, folder: Path) -> None:
+    ranks, found = ProcessGroup(place), {}
     for name, case in CASES.items():
         try:
             found[name] = case(ranks)
@@ -103,7 +103,7 @@ def _run_cases(place: Place, folder: Path) -> None:
     if place.rank == 2:
         return  # without a word: the others notice at their next meeting
     try:
-        ranks.meet("last", None)
+        ranks.all_gather_object("last", None)
     except BenchError as error:
         (folder / f"lost{place.rank}").write_text(str(error))
 
@@ -176,9 +176,9 @@ def test_own_shares_cover_all_rows_once() -> None:
 
 
 def test_one_process_on_its_own_meets_itself() -> None:
-    assert ALONE.meet("test", 4) == [4]
-    assert ALONE.share([1, 2, 3], lambda item: lambda: 2 * item) == [2, 4, 6]
-    assert list(range(5))[ALONE.own(5)] == [0, 1, 2, 3, 4]
+    assert SINGLE_PROCESS.all_gather_object("test", 4) == [4]
+    assert SINGLE_PROCESS.share([1, 2, 3], lambda item: lambda: 2 * item) == [2, 4, 6]
+    assert list(range(5))[SINGLE_PROCESS.own(5)] == [0, 1, 2, 3, 4]
 
 
 def test_shared_work_ends_when_the_next_has_begun() -> None:
@@ -188,7 +188,7 @@ def test_shared_work_ends_when_the_next_has_begun() -> None:
         done.append(f"begin {item}")
         return lambda: (done.append(f"end {item}"), item)[1]
 
-    assert ALONE.share([1, 2, 3], begin) == [1, 2, 3]
+    assert SINGLE_PROCESS.share([1, 2, 3], begin) == [1, 2, 3]
     assert done == ["begin 1", "begin 2", "end 1", "begin 3", "end 2", "end 3"]
 
 
@@ -199,30 +199,30 @@ def test_shared_work_ends_when_the_next_has_begun() -> None:
         ({"WORLD_SIZE": "1", "RANK": "0"}, None),
         (
             {"WORLD_SIZE": "4", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "5"},
-            Place(2, 4, 2, "a", 5, hosts=False, key="bench/0"),
+            RankInfo(2, 4, 2, "a", 5, hosts=False, key="bench/0"),
         ),
         (
             {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "5"},
-            Place(0, 4, 0, "a", 5, hosts=True, key="bench/0"),
+            RankInfo(0, 4, 0, "a", 5, hosts=True, key="bench/0"),
         ),
         (
             {
                 "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "5",
                 "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "1",
             },
-            Place(0, 4, 0, "a", 5, hosts=False, key="bench/1"),
+            RankInfo(0, 4, 0, "a", 5, hosts=False, key="bench/1"),
         ),
     ],
 )  # fmt: skip
-def test_the_place_is_what_the_launcher_says(environment: dict[str, str], expected: Place | None) -> None:
-    assert Place.here(environment) == expected
+def test_the_place_is_what_the_launcher_says(environment: dict[str, str], expected: RankInfo | None) -> None:
+    assert RankInfo.here(environment) == expected
 
 
 def test_a_process_on_its_own_shares_nothing() -> None:
     with pytest.raises(ConfigError, match=r"one on its own: start with `torchrun"):
-        Place.here({}, shard=True)
+        RankInfo.here({}, shard=True)
 
 
 def test_half_a_launcher_is_told_apart() -> None:
     with pytest.raises(ConfigError, match="RANK, MASTER_ADDR is missing: start with torchrun"):
-        Place.here({"WORLD_SIZE": "2", "MASTER_PORT": "5"})
+        RankInfo.here({"WORLD_SIZE": "2", "MASTER_PORT": "5"})

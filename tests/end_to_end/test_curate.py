@@ -14,7 +14,7 @@ from PIL import Image
 from bench.api import DataError
 from bench.cli.main import main
 from bench.config.pictures import Data
-from bench.scoring.folder.curate import Rule, curate
+from bench.scoring.folder.curate import Rule, curate_folder
 from tests.support.user_pictures import image_folder
 
 LIGHT = '''
@@ -55,7 +55,7 @@ def scored(folder: Path) -> int:
 
 
 def choose(folder: Path, pipeline: Path, rule: Rule | None) -> str:
-    return curate(Data(path=str(folder)), str(folder.parent / "light.py"), str(pipeline), rule)
+    return curate_folder(Data(path=str(folder)), str(folder.parent / "light.py"), str(pipeline), rule)
 
 
 def test_scores_lie_beside_the_data_and_are_not_made_twice(folder: Path, tiny_pipeline: Path) -> None:

@@ -18,7 +18,7 @@ from tests.support.cells import Events, experiment
 
 def test_cells_are_bases_then_methods_by_seed(tiny_pipeline, tmp_path):
     e = experiment(tiny_pipeline, methods=["sft", "soar"], seeds=2)
-    assert [job.name for job in grid.jobs(e, tmp_path)] == [
+    assert [job.name for job in grid.experiment_jobs(e, tmp_path)] == [
         "alignment/base/seed0", "alignment/sft/seed0", "alignment/soar/seed0", "alignment/sft/seed1",
         "alignment/soar/seed1",
     ]  # fmt: skip
@@ -30,13 +30,13 @@ def test_a_second_run_adds_its_methods_to_the_table(tiny_pipeline, tmp_path):
     folder.mkdir()
     from bench.results.records.writer import write_experiment_header
 
-    write_experiment_header(folder, grid.header(first, folder))
-    held = grid.header(second, folder)
+    write_experiment_header(folder, grid.experiment_header(first, folder))
+    held = grid.experiment_header(second, folder)
     assert held.methods == ("sft", "soar")
-    assert held.config_hash == grid.header(first, folder).config_hash
+    assert held.config_hash == grid.experiment_header(first, folder).config_hash
     other = experiment(tiny_pipeline, methods=["sft"], budget="999")
     with pytest.raises(DataError, match="another name"):
-        write_experiment_header(folder, grid.header(other, folder))
+        write_experiment_header(folder, grid.experiment_header(other, folder))
 
 
 def test_a_held_folder_is_refused_with_its_holder(tiny_pipeline, tmp_path):
@@ -48,7 +48,7 @@ def test_a_held_folder_is_refused_with_its_holder(tiny_pipeline, tmp_path):
         held.write('{"pid": 4711, "host": "elsewhere", "since": "2026-01-01T00:00:00+00:00"}')
         held.flush()
         with pytest.raises(DataError, match="process 4711 on elsewhere since 2026-01-01"):
-            grid.run(e, tmp_path, 1, Events())
+            grid.run_experiment(e, tmp_path, 1, Events())
     # A lock that nobody holds any more is none
     assert (folder / "run.lock").exists()
 
@@ -65,7 +65,7 @@ def test_cells_run_in_workers_and_a_killed_one_is_told_and_resumed(tiny_pipeline
             os.kill(victims[0].pid, signal.SIGKILL)
 
     events = Events(kill_once)
-    assert grid.run(e, tmp_path, 2, events) == 1
+    assert grid.run_experiment(e, tmp_path, 2, events) == 1
     assert killed == ["alignment/sft/seed0"]
     end = [x for x in events.seen if x["event"] == "end"][-1]
     assert end["status"] == "failed" and "SIGKILL" in end["message"]
@@ -73,6 +73,6 @@ def test_cells_run_in_workers_and_a_killed_one_is_told_and_resumed(tiny_pipeline
     assert re.search(advice, end["message"])
     assert CellRecord(tmp_path / e.name / "alignment" / "sft" / "seed0").status() == "failed"
     again = Events()
-    assert grid.run(e, tmp_path, 2, again) == 0
+    assert grid.run_experiment(e, tmp_path, 2, again) == 0
     assert {x["cell"] for x in again.seen} == {"alignment/sft/seed0"}
     assert CellRecord(tmp_path / e.name / "alignment" / "sft" / "seed0").status() == "done"

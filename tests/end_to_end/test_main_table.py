@@ -12,12 +12,12 @@ import pytest
 
 from bench.api import DataError
 from bench.cli.experiment_options import with_pictures, with_prompt_sets
-from bench.config.load import Experiment, load
+from bench.config.load import Experiment, load_settings
 from bench.datasets.pictures.preparation import split_of
 from bench.experiments import grid
 from bench.experiments.cell import run_cell
 from bench.results import report
-from bench.results.records.reader import load_experiment
+from bench.results.records.reader import read_experiment
 from bench.results.records.schema import PromptSetScores
 from bench.results.records.writer import write_experiment_header
 from bench.results.report.published import published
@@ -59,18 +59,18 @@ def done(tiny_pipeline: Path, tiny_weights: Path, tmp_path_factory: pytest.TempP
         "evaluation.held_out_prompts": 0, "evaluation.diversity_prompts": 2, "evaluation.final_prompts": 4,
         "budget": "3updates", "evaluation.milestones": [1.0], "evaluation.grid_steps": [], "evaluation.drift_states": 2,
     }  # fmt: skip
-    e = load("smoke", settings(tiny_pipeline, **more) | write_sets(folder, trained))
+    e = load_settings("smoke", settings(tiny_pipeline, **more) | write_sets(folder, trained))
     e, _ = with_pictures(with_prompt_sets(e))
     results = folder / "results"
-    write_experiment_header(results / e.name, grid.header(e, results / e.name, "bench run"))
-    for job in grid.jobs(e, results):
+    write_experiment_header(results / e.name, grid.experiment_header(e, results / e.name, "bench run"))
+    for job in grid.experiment_jobs(e, results):
         run_cell(job, lambda event: None)
     return e, results
 
 
 @pytest.fixture(scope="module")
 def analysis(done: tuple[Experiment, Path]) -> Analysis:
-    return Analysis(load_experiment(done[1] / done[0].name))
+    return Analysis(read_experiment(done[1] / done[0].name))
 
 
 def sets_of(analysis: Analysis, method: str) -> dict[str, PromptSetScores]:
@@ -120,13 +120,15 @@ def test_a_set_that_changes_is_another_experiment(done: tuple[Experiment, Path],
     try:
         with pytest.raises(DataError, match=r"prompt set 'own': .*own\.txt has changed since this run began"):
             with_prompt_sets(e)
-        again = load("smoke", {"evaluation.prompt_sets.own": {"path": str(path), "scorers": ["jpeg"], "prompts": 1}})
+        again = load_settings(
+            "smoke", {"evaluation.prompt_sets.own": {"path": str(path), "scorers": ["jpeg"], "prompts": 1}}
+        )
         changed = with_prompt_sets(again)
     finally:
         path.write_text(before)
     assert changed.config_hash != with_prompt_sets(again).config_hash
     (tmp_path / "moved.txt").write_text(before)
-    moved = load("smoke", {"evaluation.prompt_sets.own": {
+    moved = load_settings("smoke", {"evaluation.prompt_sets.own": {
         "path": str(tmp_path / "moved.txt"), "scorers": ["jpeg"], "prompts": 1,
     }})  # fmt: skip
     assert with_prompt_sets(moved).config_hash == with_prompt_sets(again).config_hash
@@ -143,8 +145,8 @@ def test_geneval_is_the_mean_of_its_categories(analysis: Analysis) -> None:
 def test_the_report_has_published_rows_beside_ours(done: tuple[Experiment, Path], analysis: Analysis) -> None:
     _, results = done
     page = results.parent / "REPORT.md"
-    report.build(results, page)
-    assert report.check(results, page) == []
+    report.write_report(results, page)
+    assert report.check_report(results, page) == []
     text = page.read_text()
     heading = "| Method | GenEval<br>geneval | OCR<br>empty | PickScore<br>empty | ClipScore<br>drawbench |"
     assert heading in text

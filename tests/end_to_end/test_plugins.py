@@ -14,7 +14,7 @@ import torch
 from bench import registry
 from bench.cli.main import main
 from bench.cli.new import create
-from bench.config.load import load
+from bench.config.load import load_settings
 from bench.conformance import assert_conforms
 from bench.datasets.worlds import load_world
 from bench.results.records.writer import CellRecord
@@ -58,7 +58,10 @@ def test_the_readme_shows_a_whole_method_and_how_to_run_it(block: str, file: str
     text = (registry.ROOT / "README.md").read_text(encoding="utf-8")
     (methods,) = re.findall(r"^python -m bench run --methods (\S+) --name mine ", text, re.MULTILINE)
     assert file in methods.split(",")
-    assert [chain.label for chain in load("quick", {"methods": methods.split(",")}).methods] == ["sft", "reflexflow"]
+    assert [chain.label for chain in load_settings("quick", {"methods": methods.split(",")}).methods] == [
+        "sft",
+        "reflexflow",
+    ]
     for command in (["check"], ["format", "--check"]):  # as it would be read in methods/
         ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", "methods/reflexflow.py", "-"]
         subprocess.run(ruff, input=block, text=True, cwd=registry.ROOT, check=True, capture_output=True)
@@ -85,7 +88,7 @@ def test_its_update_is_the_formula(file: str) -> None:
         cosine = (turned * away).sum(1) / (turned.norm(dim=1) * away.norm(dim=1))
         total = total + ((v - (z1 - batch.z0)) ** 2).mean(1).sum() + 0.5 * (2 - 2 * cosine).sum()
     (total / 8).backward()
-    twin.optimiser.step()
+    twin.optimizer.step()
     metrics = cls(cls.Config(weight=0.5, rollout_steps=k)).step(env)
     torch.testing.assert_close(env.weights, twin.weights, rtol=0, atol=1e-6)
     assert metrics["base"] + 0.5 * metrics["direction"] == pytest.approx(total.item() / 8, rel=1e-5)

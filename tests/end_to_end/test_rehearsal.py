@@ -11,8 +11,8 @@ from PIL import Image
 
 from bench.cli.main import main
 from bench.config.job import CellJob
-from bench.config.load import load
-from bench.datasets.worlds import world_of
+from bench.config.load import load_settings
+from bench.datasets.worlds import experiment_world
 from bench.experiments.cell import run_cell
 from bench.experiments.sample import load_checkpoint, sample_grid
 from bench.results.records.writer import CellRecord
@@ -51,7 +51,7 @@ def test_methods_are_measured(part: str, methods: str, tmp_path: Path, capsys: p
 
 
 def test_a_cell_runs_to_its_end_on_random_weights_and_is_sampled_as_it_was_trained(tmp_path: Path) -> None:
-    experiment = load(
+    experiment = load_settings(
         "rehearsal",
         {**SHRUNKEN, "methods": ["flowgrpo"], "budget": "2updates", "flowgrpo.num_groups": 1,
          "flowgrpo.sampling_steps": 3, "runtime.resolution": 80, "task.candidates": 8, "task.train_prompts": 4},
@@ -63,7 +63,7 @@ def test_a_cell_runs_to_its_end_on_random_weights_and_is_sampled_as_it_was_train
     header = record.events()[0]
     assert header.config["runtime"]["text_length"] == 48 and header.provenance.device == "cpu"
     assert (job.folder / "checkpoint" / "lora" / "pytorch_lora_weights.safetensors").is_file()
-    policy = load_checkpoint(world_of(experiment), job.folder)
+    policy = load_checkpoint(experiment_world(experiment), job.folder)
     assert policy.latent_shape == (16, 10, 10) and policy.texts.length == 48
 
     pictures = []

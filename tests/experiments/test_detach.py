@@ -11,7 +11,7 @@ from bench.api import DataError
 from bench.cli.main import main
 from bench.cli.run import command_line
 from bench.experiments.detach import detach
-from bench.locks import held
+from bench.locks import hold_lock
 
 
 def test_it_runs_in_a_session_of_its_own_and_writes_to_its_log(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_nothing_is_started_where_it_could_not_run(
 ) -> None:
     run = ["run", "--preset", "smoke", "--detach", "--results", str(tmp_path / "results")]
     folder = tmp_path / "results" / "smoke"
-    with held(folder / "run.lock"):
+    with hold_lock(folder / "run.lock"):
         assert main(run) == 2
         assert "is held by process" in capsys.readouterr().err
         with pytest.raises(DataError, match="another --name"):

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from bench.experiments.status.progress import CellState, Display, amount, cell_table
+from bench.experiments.status.progress import CellState, ProgressDisplay, amount, cell_table
 
 SOAR, SFT = "alignment/soar/seed0", "alignment/sft/seed0"
 
@@ -20,10 +20,10 @@ class Clock:
         return self.now
 
 
-def display(terminal: bool) -> tuple[Display, Clock, io.StringIO]:
+def display(terminal: bool) -> tuple[ProgressDisplay, Clock, io.StringIO]:
     clock, out = Clock(), io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=120, soft_wrap=not terminal, color_system=None)
-    return Display(console, clock), clock, out
+    return ProgressDisplay(console, clock), clock, out
 
 
 def event(cell: str, kind: str, **fields: object) -> dict[str, object]:

@@ -19,9 +19,9 @@ from bench.api import ConfigError, DataError
 from bench.budget import Budget
 from bench.canonical import config_hash
 from bench.cli.main import main
-from bench.cli.status import render, show
+from bench.cli.status import render_status, show
 from bench.experiments.status.view import look
-from bench.locks import Holder, held, holder
+from bench.locks import Holder, hold_lock, lock_holder
 from bench.results.records.schema import ExperimentHeader, ScorerInfo, TaskInfo
 from bench.results.records.writer import CellRecord, write_experiment_header
 from tests.support.synthetic_results import ledger, provenance
@@ -79,7 +79,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 def text(folder: Path, **options: Any) -> str:
     out = io.StringIO()
-    Console(file=out, width=80, color_system=None).print(render(look(folder), **options))
+    Console(file=out, width=80, color_system=None).print(render_status(look(folder), **options))
     return out.getvalue()
 
 
@@ -96,8 +96,8 @@ def test_a_run_that_goes_on(folder: Path) -> None:
     sft, now = cell(folder, CELLS[1]), datetime.now(UTC)
     step(sft, 1, now - timedelta(hours=9), cost=20.0)  # before it was interrupted: no part of the pace
     with ExitStack() as locks:
-        locks.enter_context(held(folder / "run.lock", about={"cells": CELLS, "workers": 2}))
-        locks.enter_context(held(folder / CELLS[1] / "checkpoint" / "cell.lock"))
+        locks.enter_context(hold_lock(folder / "run.lock", about={"cells": CELLS, "workers": 2}))
+        locks.enter_context(hold_lock(folder / CELLS[1] / "checkpoint" / "cell.lock"))
         step(sft, 5, now + timedelta(seconds=10), cost=100.0)
         milestone(sft, 20, 0.4, cost=400.0)
         telemetry(sft, "milestone", 20, now + timedelta(seconds=40))
@@ -181,11 +181,11 @@ def _ended() -> int:
 
 def test_who_holds_a_lock_and_whether_that_process_lives(tmp_path: Path) -> None:
     lock, now = tmp_path / "run.lock", datetime.now(UTC)
-    assert holder(lock) is None
-    with held(lock, about={"workers": 3}):
-        mine = holder(lock)
+    assert lock_holder(lock) is None
+    with hold_lock(lock, about={"workers": 3}):
+        mine = lock_holder(lock)
         assert mine is not None and mine.lives and (mine.pid, mine.about["workers"]) == (os.getpid(), 3)
-    assert holder(lock) is None
+    assert lock_holder(lock) is None
     assert not Holder(_ended(), mine.host, now.isoformat()).lives
     assert Holder(_ended(), "elsewhere", now.isoformat()).lives  # nobody can tell from here
     earlier = now - timedelta(days=2)
@@ -193,7 +193,7 @@ def test_who_holds_a_lock_and_whether_that_process_lives(tmp_path: Path) -> None
     lock.unlink()
     lock.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="is a link"):
-        holder(lock)
+        lock_holder(lock)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_watching_ends_with_the_run(folder: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError, match="nothing runs"):
         show(folder.parent, None, watch=True, console=console)
     sft = cell(folder, CELLS[1])
-    run = held(folder / "run.lock", about={"cells": CELLS[1:2], "workers": 1})
+    run = hold_lock(folder / "run.lock", about={"cells": CELLS[1:2], "workers": 1})
     run.__enter__()
 
     def end(seconds: float) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from bench.api import ConfigError
 from bench.cli.main import main
-from bench.config.load import load
-from bench.experiments.grid import header
+from bench.config.load import load_settings
+from bench.experiments.grid import experiment_header
 from bench.experiments.status.tracking import Point, TensorBoard, Tracked, Tracker, Trackio, tracker_of
 from bench.results.records.writer import CellRecord
 from tests.experiments.test_status import cell, milestone, step
@@ -146,9 +146,9 @@ def test_a_missing_package_is_one_message_before_anything_runs(
 
 
 def test_no_number_depends_on_the_tracker(tmp_path: Path) -> None:
-    plain, tracked = load("smoke", {}), load("smoke", {"track": "tensorboard"})
+    plain, tracked = load_settings("smoke", {}), load_settings("smoke", {"track": "tensorboard"})
     assert plain.config_hash == tracked.config_hash
-    assert header(plain, tmp_path) == header(tracked, tmp_path)
+    assert experiment_header(plain, tmp_path) == experiment_header(tracked, tmp_path)
     assert plain.cell_config("alignment", "sft") == tracked.cell_config("alignment", "sft")
     nothing: Tracker | None = tracker_of(plain, tmp_path)
     assert nothing is None

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from bench.cli.main import main
-from bench.locks import held
+from bench.locks import hold_lock
 from bench.results.records.schema import End
 from bench.results.records.writer import CellRecord
 from bench.training.loop import MAX_SKIPPED_IN_A_ROW
@@ -294,7 +294,7 @@ def test_a_results_folder(
 def test_a_results_folder_that_another_process_holds(
     finished: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with held(finished / "results/tiny/run.lock"):
+    with hold_lock(finished / "results/tiny/run.lock"):
         refused(command(finished, tiny_pipeline), ["is held by process", "since 20"], capsys)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from bench.api import DataError
 from bench.cli.main import main
 from bench.config.pictures import Data
-from bench.datasets.pictures.preparation import prepare, table
+from bench.datasets.pictures.preparation import pictures_table, prepare_pictures
 from tests.support.user_pictures import captions, image_folder, noise, png, stored, write_listing
 
 GOOD = 30
@@ -59,7 +59,7 @@ def settings(folder: Path, **more: float) -> Data:
 
 
 def test_every_fault_is_counted_listed_and_kept_out(folder: Path, tiny_pipeline: Path) -> None:
-    prepared = prepare(settings(folder, allow_broken=0.5), tiny_pipeline)
+    prepared = prepare_pictures(settings(folder, allow_broken=0.5), tiny_pipeline)
     found = prepared.inspected
     assert [p.name for p in found.kept] == [f"{number}.png" for number in range(GOOD)]
     with (found.folder / "left-out.csv").open(newline="") as file:
@@ -71,7 +71,7 @@ def test_every_fault_is_counted_listed_and_kept_out(folder: Path, tiny_pipeline:
     assert len(listed) == len(ROWS) + 2 == len(found.left_out)
     expected = {kind: sum(row[0] == kind for row in ROWS) for kind in {row[0] for row in ROWS}}
     assert found.kinds() == {**expected, "broken line": 1, "outside": 1} == prepared.found.left_out
-    shown = table(prepared)
+    shown = pictures_table(prepared)
     assert "rows        47: 30 can be used, 17 left out (36.2%; 50.0% allowed)" in shown
     assert "no caption                 3   metadata.jsonl:39 bad8 it is empty" in shown
     assert str(found.folder / "left-out.csv") in shown and max(map(len, shown.splitlines()[3:-4])) <= 100
@@ -80,14 +80,14 @@ def test_every_fault_is_counted_listed_and_kept_out(folder: Path, tiny_pipeline:
 def test_more_than_one_in_a_hundred_stops_the_run(tiny_pipeline: Path, tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "pictures", 100)
     (folder / "0.png").write_bytes(b"")
-    assert len(prepare(settings(folder), tiny_pipeline).inspected.left_out) == 1
+    assert len(prepare_pictures(settings(folder), tiny_pipeline).inspected.left_out) == 1
     (folder / "1.png").write_bytes(b"")
     with pytest.raises(DataError) as caught:
-        prepare(settings(folder), tiny_pipeline)
+        prepare_pictures(settings(folder), tiny_pipeline)
     message = str(caught.value)
     assert "2 of 100 rows are broken (2 zero bytes), 2.0%, and 1.0% are allowed" in message
     assert "left-out.csv" in message and message.endswith("--allow-broken 0.03")
-    assert len(prepare(settings(folder, allow_broken=0.03), tiny_pipeline).inspected.kept) == 98
+    assert len(prepare_pictures(settings(folder, allow_broken=0.03), tiny_pipeline).inspected.kept) == 98
 
 
 # Through the command line: one message, status 2, and nothing has run
@@ -209,4 +209,4 @@ def test_a_damaged_selection(tmp_path: Path, tiny_pipeline: Path) -> None:
     for text in ("{", json.dumps({"schema": 1}), json.dumps({"schema": 2, "names": []})):
         path.write_text(text)
         with pytest.raises(DataError, match=r"selected\.json: expected what `bench curate` writes"):
-            prepare(Data(path=str(path)), tiny_pipeline)
+            prepare_pictures(Data(path=str(path)), tiny_pipeline)

@@ -11,7 +11,7 @@ import pytest
 
 from bench.api import DataError
 from bench.cli.main import main
-from bench.results.records.reader import load_experiment
+from bench.results.records.reader import read_experiment
 from tests.support.synthetic_results import World, write_world
 
 SMALL = World(tasks=("alignment",), methods=("sft",), seeds=1, prompts=8, milestone_prompts=4, grid=((3.0,), (5,)))
@@ -88,13 +88,13 @@ def test_no_flipped_byte_of_the_scores_gives_other_scores(whole: Path, tmp_path:
     """One byte in 37 of the pages; the footer after them describes the file. Some bytes are of no consequence."""
     shutil.copytree(whole / "synthetic", tmp_path / "synthetic")
     path = tmp_path / CELL / "scores-000625.parquet"
-    data, expected = path.read_bytes(), load_experiment(tmp_path / "synthetic").samples
+    data, expected = path.read_bytes(), read_experiment(tmp_path / "synthetic").samples
     end = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     told, positions = 0, range(4, end, 37)
     for position in positions:
         path.write_bytes(data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
         try:
-            pd.testing.assert_frame_equal(load_experiment(tmp_path / "synthetic").samples, expected)
+            pd.testing.assert_frame_equal(read_experiment(tmp_path / "synthetic").samples, expected)
         except DataError:
             told += 1
     assert told > len(positions) / 2

@@ -11,7 +11,7 @@ import pytest
 from bench.api import BenchError
 from bench.cli.main import main
 from bench.experiments import cell as runner
-from bench.results.records.reader import load_experiment
+from bench.results.records.reader import read_experiment
 from bench.results.records.schema import End
 from bench.results.records.writer import CellRecord
 from tests.faults.test_bad_inputs import command, refused
@@ -132,7 +132,7 @@ def test_a_base_that_is_damaged_fails_every_cell_and_the_report_says_so(
     assert main(command(tmp_path, tiny_pipeline, "--model", str(base))) == 1
     out, error = capsys.readouterr()
     assert "2 cells failed" in error and "Restore or fetch it again" in out
-    cells = load_experiment(tmp_path / "results" / "tiny").cells
+    cells = read_experiment(tmp_path / "results" / "tiny").cells
     assert list(cells["status"]) == ["failed", "failed"]
     assert "expected a complete StableDiffusion3Pipeline folder" in (tmp_path / "REPORT.md").read_text()
 
@@ -163,7 +163,7 @@ def test_replay_finds_the_batch_again_and_changes_nothing(
     tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     checkpoints: bool,
 ) -> None:  # fmt: skip
-    from bench.experiments.grid import header
+    from bench.experiments.grid import experiment_header
     from bench.results.records.writer import write_experiment_header
 
     if checkpoints:
@@ -171,7 +171,7 @@ def test_replay_finds_the_batch_again_and_changes_nothing(
     plugin = tmp_path / "nan.py"
     plugin.write_text(NAN.format(condition="True"))
     e = experiment(tiny_pipeline, methods=[str(plugin)])
-    write_experiment_header(tmp_path / e.name, header(e, tmp_path / e.name))
+    write_experiment_header(tmp_path / e.name, experiment_header(e, tmp_path / e.name))
     with pytest.raises(BenchError, match=r"update 3: loss 'base': .* 1 of 8 samples .*\(positions 3\).*bench replay"):
         run(e, tmp_path, "nan")
     cell = tmp_path / e.name / "alignment" / "nan" / "seed0"
@@ -196,8 +196,8 @@ def test_replay_of_a_cell_on_pictures_of_the_users_own_asks_where_they_lie(
 ) -> None:
     from dataclasses import replace
 
-    from bench.datasets.pictures.preparation import prepare
-    from bench.experiments.grid import header
+    from bench.datasets.pictures.preparation import prepare_pictures
+    from bench.experiments.grid import experiment_header
     from bench.results.records.writer import write_experiment_header
 
     plugin, folder = tmp_path / "nan.py", image_folder(tmp_path / "pictures", 30)
@@ -206,8 +206,8 @@ def test_replay_of_a_cell_on_pictures_of_the_users_own_asks_where_they_lie(
     own |= {"task.scorers": ["scenes-aesthetic"], "task.select": None, "evaluation.held_out_prompts": 0}
     e = experiment(tiny_pipeline, methods=[str(plugin)], **own)
     assert e.data is not None
-    e = replace(e, data=prepare(e.data, tiny_pipeline).settings)
-    write_experiment_header(tmp_path / e.name, header(e, tmp_path / e.name))
+    e = replace(e, data=prepare_pictures(e.data, tiny_pipeline).settings)
+    write_experiment_header(tmp_path / e.name, experiment_header(e, tmp_path / e.name))
     with pytest.raises(BenchError, match="update 3: loss 'base'"):
         run(e, tmp_path, "nan")
     cell = str(tmp_path / e.name / "pictures" / "nan" / "seed0")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.config.job import CellJob
-from bench.config.load import load
+from bench.config.load import load_settings
 from bench.experiments import grid
 from bench.experiments.workers import PRELOADED
 from bench.results.records.writer import CellRecord
@@ -98,10 +98,10 @@ def test_a_run_whose_parent_is_killed_leaves_no_worker_and_goes_on(
     alone = wait_for(lambda: not session(parent.pid), 30)
     held.unlink()
     assert alone, "a worker lives on without its parent"
-    events, e = Events(), load(str(settings))
-    assert grid.run(e, tmp_path / "parts", 1, events) == 0
+    events, e = Events(), load_settings(str(settings))
+    assert grid.run_experiment(e, tmp_path / "parts", 1, events) == 0
     out = capsys.readouterr().out
     assert f"the run of process {parent.pid} on " in out and "ended without a word" in out
     assert any(event["event"] == "note" and "was interrupted before; " in event["message"] for event in events.seen)
-    assert grid.run(e, tmp_path / "whole", 1, Events()) == 0
+    assert grid.run_experiment(e, tmp_path / "whole", 1, Events()) == 0
     assert digests(tmp_path / "parts" / "killed") == digests(tmp_path / "whole" / "killed")

@@ -19,7 +19,7 @@ from bench import flow
 from bench.api import Batch, Method, Reward, Rollouts
 from bench.config.settings import Train
 from bench.datasets.worlds import load_world
-from bench.preflight.conformance.fixtures import Laboratory
+from bench.preflight.conformance.fixtures import Fixtures
 from bench.preflight.conformance.observers import gradients
 from bench.scoring.scorer import Scorer
 from bench.training.stage import Stage
@@ -38,16 +38,16 @@ every_method = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def laboratory(tiny_pipeline: Path) -> Laboratory:
-    return Laboratory(load_world("scenes", str(tiny_pipeline)))
+def laboratory(tiny_pipeline: Path) -> Fixtures:
+    return Fixtures(load_world("scenes", str(tiny_pipeline)))
 
 
-def enter(laboratory: Laboratory, method: type[Method], options: Mapping[str, Any], **train: Any) -> Stage:
+def enter(laboratory: Fixtures, method: type[Method], options: Mapping[str, Any], **train: Any) -> Stage:
     """A stage whose weights have left the reference, so that a KL has a gradient; the gradient is not clipped."""
     settings = Train(**{"batch_size": BATCH, "micro_batch": BATCH, "clip_norm": 1e9, **train})
     stage = laboratory.stage(method, options, settings)
     with torch.no_grad():
-        for parameter in stage.env.optimiser.parameters:
+        for parameter in stage.env.optimizer.parameters:
             parameter.mul_(1.05)
     return stage
 
@@ -93,7 +93,7 @@ def distance(actual: Tensor, expected: Tensor) -> float:
 
 @every_method
 def test_four_micro_batches_of_eight_are_one_of_thirty_two(
-    laboratory: Laboratory, method: type[Method], options: dict[str, Any]
+    laboratory: Fixtures, method: type[Method], options: dict[str, Any]
 ) -> None:
     """Gradients, because AdamW's weights forget the gradient's scale; to 1e-5, a hundred times float32's rounding.
 
@@ -117,7 +117,7 @@ def test_four_micro_batches_of_eight_are_one_of_thirty_two(
     [(SFT, {}), (SOAR, POINTS), (FlowGRPO, {**GROUPS, "guidance": 1.0, "beta": 0.0})],
     ids=["sft", "soar", "flowgrpo"],
 )
-def test_bfloat16_agrees_with_float32(laboratory: Laboratory, method: type[Method], options: dict[str, Any]) -> None:
+def test_bfloat16_agrees_with_float32(laboratory: Fixtures, method: type[Method], options: dict[str, Any]) -> None:
     """Losses to 5e-4 and gradients to 1.5e-2, where bfloat16 rounds to 2^-9, 2e-3; about twice what was seen.
 
     A loss averages the rounding over all dimensions of a sample, a gradient gathers that of all layers; states or noise
@@ -133,7 +133,7 @@ def test_bfloat16_agrees_with_float32(laboratory: Laboratory, method: type[Metho
     assert 0 < distance(actual.gradient, expected.gradient) < 1.5e-2
 
 
-def test_bfloat16_reads_a_small_kl_too_large_at_guidance_3(laboratory: Laboratory) -> None:
+def test_bfloat16_reads_a_small_kl_too_large_at_guidance_3(laboratory: Fixtures) -> None:
     """By 11 % of a KL of 6e-5, all of it upwards, which is why a run says so; the policy's loss stays as it is.
 
     Rounding moves both means independently, so its variance adds to their squared distance. It comes from the passes:
@@ -154,7 +154,7 @@ def test_bfloat16_reads_a_small_kl_too_large_at_guidance_3(laboratory: Laborator
 
 
 @pytest.mark.parametrize("options", [{"weight": 0.0}, {"num_points": 0}], ids=["weight", "num_points"])
-def test_soar_without_its_loss_is_sft_bit_for_bit(laboratory: Laboratory, options: dict[str, Any]) -> None:
+def test_soar_without_its_loss_is_sft_bit_for_bit(laboratory: Fixtures, options: dict[str, Any]) -> None:
     """Weights and moments, metrics, and the ledger too: the rollout does not even run."""
     runs = []
     for method, its_options in ((SFT, {}), (SOAR, options)):
@@ -191,12 +191,12 @@ def kl_gradient(stage: Stage, rollouts: Rollouts) -> Tensor:
             for velocity in (model.guided_velocity, model.reference_velocity)
         )
         total = total + c.beta * flow.gaussian_kl(mean, mean_ref, std).mean() / c.window
-    parts = torch.autograd.grad(total, stage.env.optimiser.parameters, materialize_grads=True)
+    parts = torch.autograd.grad(total, stage.env.optimizer.parameters, materialize_grads=True)
     return torch.cat([part.flatten() for part in parts])
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5])
-def test_equal_rewards_leave_only_the_gradient_of_the_kl(laboratory: Laboratory, beta: float) -> None:
+def test_equal_rewards_leave_only_the_gradient_of_the_kl(laboratory: Fixtures, beta: float) -> None:
     """To 1e-6 of its largest entry, and exactly nothing at beta 0."""
     options = {**GROUPS, "num_groups": 4, "num_generations": 7, "beta": beta, "drop_zero_groups": False}
     stage = enter(laboratory, FlowGRPO, options)
@@ -221,7 +221,7 @@ def permuted(batch: Batch, order: Tensor) -> Batch:
 
 @every_method
 def test_a_permuted_batch_has_permuted_losses(
-    laboratory: Laboratory, method: type[Method], options: dict[str, Any]
+    laboratory: Fixtures, method: type[Method], options: dict[str, Any]
 ) -> None:
     """To 1e-4: a KL is the square of a difference of velocities that agree to a tenth, each rounded to 1e-7."""
     first = enter(laboratory, method, options)

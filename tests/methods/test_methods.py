@@ -50,7 +50,7 @@ def test_sft_loss_and_update_are_the_formula() -> None:
     v = twin.model.field((1 - sigma) * z0 + sigma * z1, sigma[:, 0], label)
     loss = ((v - (z1 - z0)) ** 2).mean()  # every sample has as many dimensions, so one mean is the mean of means
     loss.backward()
-    twin.optimiser.step()
+    twin.optimizer.step()
 
     metrics = sft().step(env)
     assert metrics["base"] == pytest.approx(loss.item(), rel=1e-6)
@@ -58,7 +58,7 @@ def test_sft_loss_and_update_are_the_formula() -> None:
 
 
 def test_sft_finds_the_means_and_the_deviation() -> None:
-    env = ClosedFormEnv(optimiser=torch.optim.Adam, lr=0.05, batch_size=64, micro_batch=64, deviation=1.0)
+    env = ClosedFormEnv(optimizer=torch.optim.Adam, lr=0.05, batch_size=64, micro_batch=64, deviation=1.0)
     assert (env.model.field.means - MEANS).abs().max() == 1
     train(sft(), env, 120)
     # batches of 64 at this learning rate leave each mode's mean and deviation wandering by about .05
@@ -94,7 +94,7 @@ def soar_loss_by_hand(env: ClosedFormEnv, size: int, n: int, weight: float, w: f
 def test_soar_update_is_the_formula() -> None:
     env, twin = ClosedFormEnv(batch_size=8, micro_batch=3), ClosedFormEnv(batch_size=8)
     soar_loss_by_hand(twin, 8, n=3, weight=0.5, w=4.5, k=20).backward()
-    twin.optimiser.step()
+    twin.optimizer.step()
     before = env.weights
     soar(num_points=3, weight=0.5, rollout_steps=20).step(env)
     assert (env.weights - before).abs().max() > 1e-3
@@ -228,7 +228,7 @@ def test_the_rewarded_mode_rises() -> None:
     """From exact means, the reward pulls every class to the right, and the KL holds it back."""
     moved = []
     for beta in (0.0, 10.0):
-        env = ClosedFormEnv(reward=brightness, means=MEANS, optimiser=torch.optim.Adam, lr=0.02)
+        env = ClosedFormEnv(reward=brightness, means=MEANS, optimizer=torch.optim.Adam, lr=0.02)
         method = flowgrpo(num_groups=4, num_generations=8, beta=beta, epsilon=0.05, guidance=1.0)
         train(method, env, 1)
         assert env.rollouts is not None

@@ -270,7 +270,7 @@ def test_a_full_disk_is_told_once_and_the_run_goes_on(tmp_path: Path, monkeypatc
 
 
 def _refused(path: Path, write: Callable[[], None]) -> None:
-    from bench.files import told
+    from bench.files import disk_errors
 
-    with told(path):
+    with disk_errors(path):
         write()

@@ -19,13 +19,13 @@ from bench.cli.main import main
 from bench.config.settings import Experiment, Runtime
 from bench.datasets.images import ImagesWorld
 from bench.datasets.pictures.decoding import crop
-from bench.datasets.worlds import world_of
+from bench.datasets.worlds import experiment_world
 from bench.models.encoding_cache import encodings as module
 from bench.models.encoding_cache.folder import folder_of_all
 from bench.models.encoding_cache.latents import moments_of, pixel_digest, stacked
 from bench.models.encoding_cache.store import Store
 from bench.models.policy import SD3Policy
-from bench.training.curation import curate
+from bench.training.curation import curated_data
 from bench.training.env import SampleDraw
 from tests.support.cells import experiment, facts, run
 from tests.support.user_pictures import captions, image_folder
@@ -147,7 +147,7 @@ def test_another_text_length_precision_or_encoder_misses(tmp_path: Path) -> None
 
 
 def test_another_picture_crop_or_size_misses(tiny_pipeline: Path, folder: Path) -> None:
-    place = world_of(small(tiny_pipeline, folder))
+    place = experiment_world(small(tiny_pipeline, folder))
     assert isinstance(place, ImagesWorld)
     picture = place._prepared.training[0]
     before = picture.prepared_digest((64, 64))
@@ -173,7 +173,7 @@ def test_text_encoders_leave_memory_and_are_not_loaded_where_nothing_is_missing(
     model = tmp_path / "model"
     shutil.copytree(tiny_pipeline, model)
     parked = small(model, folder, **{"runtime.park_encoders": True})
-    world, texts = world_of(parked), captions(3)
+    world, texts = experiment_world(parked), captions(3)
     expected = SD3Policy.load(model, device="cpu").encode(texts)
 
     def made() -> SD3Policy:
@@ -211,11 +211,11 @@ def test_an_encoding_has_the_same_bits_in_whatever_company(tiny_pipeline: Path) 
 
 def test_cached_moments_give_another_latent_in_every_epoch(tiny_pipeline: Path, folder: Path) -> None:
     e = small(tiny_pipeline, folder)
-    world = world_of(e)
+    world = experiment_world(e)
 
     def draws() -> list[tuple[str, torch.Tensor]]:
         policy = SD3Policy.of(e, world)
-        dataset = curate(world, e.tasks[0], policy, None)
+        dataset = curated_data(world, e.tasks[0], policy, None)
         size = len(dataset)
         ledger = Ledger()
         draw = SampleDraw(

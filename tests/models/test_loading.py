@@ -16,9 +16,9 @@ import torch
 
 from bench.api import ConfigError, DataError
 from bench.cli.main import main
-from bench.config.load import load
+from bench.config.load import load_settings
 from bench.config.settings import Runtime
-from bench.device import MemoryShortError, describe, memory_told, resolve
+from bench.device import MemoryShortError, describe_device, memory_told, resolve_device
 from bench.hub import fetch_model, locate_model
 from bench.models import loading
 from bench.models.kernels import compile_blocks
@@ -180,11 +180,11 @@ def test_frozen_parts_may_be_held_in_half_precision_and_give_float32(tmp_path: P
 def test_weights_in_bfloat16_are_for_lora_alone(tiny_pipeline: Path) -> None:
     half = {"model": str(tiny_pipeline), "runtime.denoiser_weights": "bfloat16", "train.precision": "bfloat16"}
     with pytest.raises(ConfigError, match="weights that are trained wholly stay float32"):
-        load("smoke", half)
-    lora = load("smoke", {**half, "train.adaptation": "lora"})
+        load_settings("smoke", half)
+    lora = load_settings("smoke", {**half, "train.adaptation": "lora"})
     assert lora.runtime.denoiser_weights == "bfloat16"
     with pytest.raises(ConfigError, match=r"needs train\.precision bfloat16"):
-        load("smoke", {**half, "train.adaptation": "lora", "soar.train.precision": "float32"})
+        load_settings("smoke", {**half, "train.adaptation": "lora", "soar.train.precision": "float32"})
 
 
 def test_attention_kernels_agree() -> None:
@@ -219,9 +219,9 @@ def test_the_picture_size_is_the_models_own_or_the_one_asked_for() -> None:
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve("auto") == torch.device("cpu") and describe("auto") == "cpu"
+    assert resolve_device("auto") == torch.device("cpu") and describe_device("auto") == "cpu"
     with pytest.raises(ConfigError, match=r"device 'cuda:1': expected a CUDA device, but torch .* say --device cpu"):
-        resolve("cuda:1")
+        resolve_device("cuda:1")
 
 
 def test_scorers_follow_the_device_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,10 +235,10 @@ def test_scorers_follow_the_device_that_was_chosen(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(device, "_present", None)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert device.present() == torch.device("cuda", 0) and chosen == [0]  # as a reward server's scorer finds it
+    assert device.present_device() == torch.device("cuda", 0) and chosen == [0]  # as a reward server's scorer finds it
     assert not torch.backends.cudnn.allow_tf32
     for asked in ("cuda:1", "cpu"):
-        assert resolve(asked) == device.present() == torch.device(asked)
+        assert resolve_device(asked) == device.present_device() == torch.device(asked)
 
 
 def test_memory_that_runs_out_is_told_with_what_to_lower() -> None:

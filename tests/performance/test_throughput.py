@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import flow, rng
-from bench.datasets.scenes.render import render
+from bench.datasets.scenes.render import render_scenes
 from bench.datasets.scenes.scene import sample_scenes
 from bench.models.policy import SD3Policy
 from rewards.scenes_geneval import ScenesGenEval
@@ -16,7 +16,7 @@ from rewards.scenes_geneval import ScenesGenEval
 @pytest.fixture(scope="module")
 def pictures():
     scenes = sample_scenes("performance", 0, 0, 128)
-    return scenes, render(scenes)
+    return scenes, render_scenes(scenes)
 
 
 def test_denoiser_forward(benchmark, tiny_pipeline):
@@ -28,7 +28,7 @@ def test_denoiser_forward(benchmark, tiny_pipeline):
 
 
 def test_rendering(benchmark, pictures):
-    assert benchmark(render, pictures[0]).shape == (128, 64, 64, 3)
+    assert benchmark(render_scenes, pictures[0]).shape == (128, 64, 64, 3)
 
 
 def test_gold_alignment_scorer(benchmark, pictures):

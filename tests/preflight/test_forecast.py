@@ -13,12 +13,12 @@ from torch.profiler import ProfilerActivity, profile
 from bench.api import ConfigError, DataError
 from bench.budget import Budget
 from bench.config.architectures import architecture_named
-from bench.config.load import load
+from bench.config.load import load_settings
 from bench.config.settings import Experiment, Runtime, Train
 from bench.models.loading import ENCODERS
 from bench.models.policy import SD3Policy
 from bench.preflight.forecast.cards import Card, card
-from bench.preflight.forecast.encodings import Encodings
+from bench.preflight.forecast.encodings import EncodingForecast
 from bench.preflight.forecast.forecast import Forecast, encodings, forecast
 from bench.preflight.forecast.live_memory import Pass, of_blocks, peaks, run
 from bench.preflight.forecast.memory import Memory, Scales
@@ -27,7 +27,7 @@ from bench.preflight.forecast.scorers import held_by_scorers
 from bench.preflight.forecast.shapes import Shapes, is_here
 from bench.preflight.forecast.spending import spending
 from bench.preflight.forecast.text import render_forecast
-from bench.training.optimizer import Optimiser
+from bench.training.optimizer import Optimizer
 from tests.support.cells import experiment
 
 GIB = 2**30
@@ -39,7 +39,7 @@ SMALL = {
 
 
 def shrunken(**overrides: object) -> Experiment:
-    return load("rehearsal", {**SMALL, **overrides})
+    return load_settings("rehearsal", {**SMALL, **overrides})
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +105,11 @@ def test_flops_and_trained_weights_are_the_models_own(tiny_pipeline: Path) -> No
     count, passes = Shapes.of(experiment(tiny_pipeline)).trained(train)
     assert passes == policy.measure_flops()
     assert count == sum(p.numel() for p in parameters)
-    optimiser = Optimiser(parameters, train)
+    optimizer = Optimizer(parameters, train)
     for p in parameters:
         p.grad = torch.ones_like(p)
-    optimiser.step(0.0)
-    moments = [t.nbytes for name, t in optimiser.tensors().items() if name.startswith("exp_avg")]
+    optimizer.step(0.0)
+    moments = [t.nbytes for name, t in optimizer.tensors().items() if name.startswith("exp_avg")]
     assert sum(moments) == 8 * count
 
 
@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_told_with_what_helps(found: Forecast) -> None:
     [(0, 0, (3 * GIB, 5 * GIB)), (10 * GIB, 8 * GIB, (GIB, GIB, 0)), (6 * GIB, 6 * GIB, (GIB, GIB, 2 * GIB))],
 )
 def test_encodings_lie_on_disk_as_far_as_the_limit_goes(limit: float, disk: float, held: tuple[float, ...]) -> None:
-    needed = Encodings(texts=30, pictures=50, text_bytes=3 * GIB, picture_bytes=5 * GIB, limit=limit)
+    needed = EncodingForecast(texts=30, pictures=50, text_bytes=3 * GIB, picture_bytes=5 * GIB, limit=limit)
     assert needed.on_disk == disk
     assert tuple(needed.held().values()) == held
 

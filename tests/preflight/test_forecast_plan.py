@@ -11,11 +11,11 @@ import pytest
 from bench.api import DataError
 from bench.config.job import CellJob
 from bench.config.settings import Experiment
-from bench.experiments.grid import jobs
+from bench.experiments.grid import experiment_jobs
 from bench.experiments.resume import cell_header
-from bench.locks import held
+from bench.locks import hold_lock
 from bench.preflight.forecast.plan import estimate
-from bench.preflight.forecast.text import render
+from bench.preflight.forecast.text import render_plan
 from bench.results.records.writer import CellRecord, cell_status
 from tests.support.cells import experiment
 from tests.support.synthetic_results import ledger
@@ -30,7 +30,7 @@ def planned(tiny_pipeline: Path, tmp_path: Path) -> Experiment:
 
 def begin(planned: Experiment, results: Path) -> tuple[CellJob, ...]:
     """Records of all cells, begun; the first is done. The base goes away."""
-    cells = tuple(jobs(planned, results))
+    cells = tuple(experiment_jobs(planned, results))
     for job in cells:
         CellRecord(job.folder).start(cell_header(job, "cpu"))
     CellRecord(cells[0].folder).append("end", status="done", reason=None, ledger=ledger())
@@ -47,7 +47,10 @@ def test_a_line_that_a_run_is_writing_is_left_alone(planned: Experiment, tmp_pat
     record = cells[1].folder / "record.jsonl"
     CellRecord(cells[1].folder).append("step", update=1, ledger=ledger(3.0, 1), metrics={"loss": 0.5})
     whole = record.read_bytes()
-    with held(tmp_path / "results" / planned.name / "run.lock"), held(cells[1].folder / "checkpoint" / "cell.lock"):
+    with (
+        hold_lock(tmp_path / "results" / planned.name / "run.lock"),
+        hold_lock(cells[1].folder / "checkpoint" / "cell.lock"),
+    ):
         record.write_bytes(whole[:-20])
         before = contents(tmp_path)
         plan = estimate(planned, tmp_path / "results")
@@ -55,7 +58,7 @@ def test_a_line_that_a_run_is_writing_is_left_alone(planned: Experiment, tmp_pat
         with record.open("ab") as file:
             file.write(whole[-20:])
     assert (plan.cells, plan.done) == (3, 1)
-    assert "3 cells, 1 of them done" in render(planned, plan)
+    assert "3 cells, 1 of them done" in render_plan(planned, plan)
     assert [event.kind for event in CellRecord(cells[1].folder).events()] == ["cell", "step"]
 
 

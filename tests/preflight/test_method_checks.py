@@ -10,8 +10,8 @@ from bench import registry
 from bench.api import Method, PluginError
 from bench.conformance import assert_conforms
 from bench.datasets.worlds import load_world
-from bench.preflight.conformance.check import Outcome, run
-from bench.preflight.conformance.fixtures import Laboratory, MethodSubject
+from bench.preflight.conformance.check import Outcome, run_check
+from bench.preflight.conformance.fixtures import Fixtures, MethodSubject
 from bench.preflight.conformance.suite import METHOD_CHECKS
 from tests.support import broken_plugins as broken
 
@@ -33,14 +33,14 @@ BROKEN: list[tuple[type[Method], str, set[str]]] = [
 
 
 @pytest.fixture(scope="module")
-def laboratory(tiny_pipeline: Path) -> Laboratory:
-    return Laboratory(load_world("scenes", str(tiny_pipeline)))
+def laboratory(tiny_pipeline: Path) -> Fixtures:
+    return Fixtures(load_world("scenes", str(tiny_pipeline)))
 
 
-def examine(method: type[Method], laboratory: Laboratory, *, closed_form: bool = False) -> dict[str, Outcome]:
+def examine(method: type[Method], laboratory: Fixtures, *, closed_form: bool = False) -> dict[str, Outcome]:
     """The outcomes by check, on all weights; the closed-form task, which takes as long as others, where asked for."""
     checks = [check for check in METHOD_CHECKS if closed_form or check.name != "closed-form"]
-    outcomes = run(checks, MethodSubject(method, laboratory, ("full",)), method.needs, method.expected_failures)
+    outcomes = run_check(checks, MethodSubject(method, laboratory, ("full",)), method.needs, method.expected_failures)
     return {outcome.check.name: outcome for outcome in outcomes}
 
 
@@ -51,7 +51,7 @@ def test_every_method_conforms(tiny_pipeline: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("method", "check", "implied"), BROKEN, ids=[check for _, check, _ in BROKEN])
 def test_a_method_broken_in_one_way_fails_that_check(
-    laboratory: Laboratory, method: type[Method], check: str, implied: set[str]
+    laboratory: Fixtures, method: type[Method], check: str, implied: set[str]
 ) -> None:
     outcomes = examine(method, laboratory, closed_form=check == "closed-form")
     failed = {name for name, outcome in outcomes.items() if outcome.status == "failed"}
@@ -59,7 +59,7 @@ def test_a_method_broken_in_one_way_fails_that_check(
     assert "expected" in outcomes[check].detail and "came" in outcomes[check].detail
 
 
-def test_what_only_adapters_break_is_told(laboratory: Laboratory) -> None:
+def test_what_only_adapters_break_is_told(laboratory: Fixtures) -> None:
     assert only("frozen-parts", broken.TrainsUnderAdapters, laboratory).detail == (
         "expected with --train.adaptation lora, frozen parts as they were loaded; came other weights in the weights "
         "under the adapters"
@@ -72,18 +72,18 @@ def test_every_check_is_failed_by_some_broken_method() -> None:
     assert {check for _, check, _ in BROKEN} == {check.name for check in METHOD_CHECKS}
 
 
-def test_the_smallest_rl_method_passes_what_its_broken_variants_fail(laboratory: Laboratory) -> None:
+def test_the_smallest_rl_method_passes_what_its_broken_variants_fail(laboratory: Fixtures) -> None:
     outcomes = examine(broken.SmallestRL, laboratory)
     assert {outcome.status for outcome in outcomes.values()} == {"passed", "not applicable"}
     assert [name for name, o in outcomes.items() if o.status == "not applicable"] == ["config-fields"]
 
 
-def only(check: str, method: type[Method], laboratory: Laboratory) -> Outcome:
+def only(check: str, method: type[Method], laboratory: Fixtures) -> Outcome:
     checks = [c for c in METHOD_CHECKS if c.name == check]
-    return next(run(checks, MethodSubject(method, laboratory), method.needs, method.expected_failures))
+    return next(run_check(checks, MethodSubject(method, laboratory), method.needs, method.expected_failures))
 
 
-def test_messages_name_what_is_wrong(laboratory: Laboratory) -> None:
+def test_messages_name_what_is_wrong(laboratory: Fixtures) -> None:
     assert "none from extra" in only("loss-gradients", broken.CutGraph, laboratory).detail
     assert "torch, numpy, python" in only("global-random-state", broken.SeedEverything, laboratory).detail
     assert "no effect of rank" in only("config-fields", broken.IgnoredField, laboratory).detail
@@ -91,7 +91,7 @@ def test_messages_name_what_is_wrong(laboratory: Laboratory) -> None:
     assert "another one in method" in only("state-round-trip", broken.ForgetsOnLoad, laboratory).detail
 
 
-def test_a_field_may_be_declared_inert(laboratory: Laboratory) -> None:
+def test_a_field_may_be_declared_inert(laboratory: Fixtures) -> None:
     assert only("config-fields", broken.DeclaredField, laboratory).status == "passed"
 
 
@@ -116,7 +116,7 @@ class WronglyExcused(broken.DeclaredField):
     expected_failures = {"config-field": "rank is for later"}  # noqa: RUF012
 
 
-def test_expected_failures_are_told_and_so_is_one_that_passes(laboratory: Laboratory) -> None:
+def test_expected_failures_are_told_and_so_is_one_that_passes(laboratory: Fixtures) -> None:
     expected = only("config-fields", Excused, laboratory)
     assert expected.status == "expected" and expected.detail.startswith("rank is for later (expected every field")
     needless = only("config-fields", NeedlesslyExcused, laboratory)

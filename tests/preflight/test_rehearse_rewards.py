@@ -13,9 +13,9 @@ from transformers import CLIPConfig, Mask2FormerConfig, Mask2FormerForUniversalS
 
 from bench import registry
 from bench.preflight.rehearsal.parts import PARTS
-from bench.preflight.rehearsal.rewards import _asked, _measured_in_process, measure, peak_gib
-from rewards._clip_model import empty
-from rewards._random_weights import REAL, SCORERS, SHRUNKEN, write
+from bench.preflight.rehearsal.rewards import _asked, _measured_in_process, measure_reward, peak_gib
+from rewards._clip_model import empty_clip
+from rewards._random_weights import REAL, SCORERS, SHRUNKEN, write_checkpoint
 from rewards.clipscore import OPENAI_CLIP
 from rewards.geneval import DETECTOR
 from rewards.hpsv2 import HPSv2
@@ -30,14 +30,14 @@ def test_random_weights_are_read_as_published_ones_are(
 ) -> None:
     """Each scorer refuses other tensors than its network's, by name."""
     monkeypatch.setenv("BENCH_WEIGHTS", str(tmp_path))
-    write(name, SHRUNKEN)
-    found = measure(registry.load_reward(name)(), "cpu", enough=0.0)
+    write_checkpoint(name, SHRUNKEN)
+    found = measure_reward(registry.load_reward(name)(), "cpu", enough=0.0)
     assert found["pictures_per_second"] > 0 and found["batches"] == 1 and found["device_gib"] is None
 
 
 def test_what_is_timed_is_of_real_size() -> None:
     """Millions of weights: 428 of ViT-L/14 and 986 of ViT-H/14, as OpenAI and LAION count; 69 of the detector."""
-    clips = [empty(CLIPConfig(**config)) for config in (REAL.vit_l, REAL.vit_h)]
+    clips = [empty_clip(CLIPConfig(**config)) for config in (REAL.vit_l, REAL.vit_h)]
     with torch.device("meta"):
         backbone = SwinConfig(out_features=["stage1", "stage2", "stage3", "stage4"], **REAL.swin)
         detector = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=backbone, num_labels=80))
@@ -51,7 +51,7 @@ def test_what_is_timed_is_of_real_size() -> None:
 
 def test_the_vocabulary_has_as_many_words_as_its_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_WEIGHTS", str(tmp_path))
-    write("clipscore", SHRUNKEN)
+    write_checkpoint("clipscore", SHRUNKEN)
     words = json.loads((OPENAI_CLIP.folder / "vocab.json").read_text())
     assert len(words) == 520 and words["<|endoftext|>"] == 519
 

@@ -10,8 +10,8 @@ from bench import registry
 from bench.api import Reward
 from bench.conformance import assert_conforms
 from bench.datasets.worlds import load_world
-from bench.preflight.conformance.fixtures import Laboratory
-from bench.preflight.conformance.suite import REWARD_CHECKS, examine
+from bench.preflight.conformance.fixtures import Fixtures
+from bench.preflight.conformance.suite import REWARD_CHECKS, run_checks
 from tests.support import broken_plugins as broken
 
 # Each broken reward, the check that it is made to fail, and what else that implies.
@@ -27,8 +27,8 @@ BROKEN: list[tuple[type[Reward], str, set[str]]] = [
 
 
 @pytest.fixture(scope="module")
-def laboratory() -> Laboratory:
-    return Laboratory(load_world("scenes"))
+def laboratory() -> Fixtures:
+    return Fixtures(load_world("scenes"))
 
 
 @pytest.mark.parametrize("name", registry.names(registry.REWARDS))
@@ -41,9 +41,9 @@ def test_every_reward_conforms(name: str, tiny_weights: Path) -> None:
 
 @pytest.mark.parametrize(("reward", "check", "implied"), BROKEN, ids=[check for _, check, _ in BROKEN])
 def test_a_reward_broken_in_one_way_fails_that_check(
-    laboratory: Laboratory, reward: type[Reward], check: str, implied: set[str]
+    laboratory: Fixtures, reward: type[Reward], check: str, implied: set[str]
 ) -> None:
-    outcomes = {outcome.check.name: outcome for outcome in examine(reward, laboratory)}
+    outcomes = {outcome.check.name: outcome for outcome in run_checks(reward, laboratory)}
     failed = {name for name, outcome in outcomes.items() if outcome.status == "failed"}
     assert failed == {check, *implied}, {name: outcomes[name].detail for name in failed}
 
@@ -52,8 +52,8 @@ def test_every_check_is_failed_by_some_broken_reward() -> None:
     assert {check for _, check, _ in BROKEN} == {check.name for check in REWARD_CHECKS}
 
 
-def test_the_reward_that_the_broken_ones_extend_passes(laboratory: Laboratory) -> None:
-    assert {outcome.status for outcome in examine(broken.Brightness, laboratory)} == {"passed"}
+def test_the_reward_that_the_broken_ones_extend_passes(laboratory: Fixtures) -> None:
+    assert {outcome.status for outcome in run_checks(broken.Brightness, laboratory)} == {"passed"}
 
 
 def test_a_class_that_does_not_conform_is_an_assertion_with_a_list() -> None:

@@ -11,15 +11,15 @@ from diffusers import StableDiffusion3Pipeline
 from torch import nn
 
 from bench.datasets.scenes.manifest import check_manifest
-from bench.datasets.scenes.proxies import OCR_CLASSES, AestheticHead, Clip, load_ocr
+from bench.datasets.scenes.proxies import OCR_CLASSES, AestheticHead, ProxyClip, load_ocr
 from pretrain import aesthetic, clip, encode, export, ocr, transformer, vae
 from pretrain.agreement import auc
-from pretrain.data import Pictures, to_images, to_tensor
-from pretrain.loop import Loop, Plan, Step, averaged_weights, checkpoint_state, keyed_generator
+from pretrain.data import TrainingPictures, to_images, to_tensor
+from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights, checkpoint_state, keyed_generator
 from pretrain.muon import Muon, orthogonalise, split_parameters
 from pretrain.tokenizer import build_tokenizer
 
-TINY = Plan(samples=16, batch=8, lr=1e-3, warmup=1)
+TINY = TrainingPlan(samples=16, batch=8, lr=1e-3, warmup=1)
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +27,16 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder in which every stage has run for two steps on 48 pictures, and its export."""
     folder = tmp_path_factory.mktemp("pretrain")
     torch.manual_seed(0)
-    pictures = Pictures(folder, 48, chunk=24).open()
+    pictures = TrainingPictures(folder, 48, chunk=24).open()
     words = build_tokenizer()
-    assert vae.train_whole(folder, folder, TINY, pictures, vae.build())
-    assert vae.train_decoder(folder, folder, TINY, pictures, vae.load(folder, vae.build()))
-    wear = vae.Wear(vae.load(folder, vae.build()))
-    assert clip.train(folder, folder, TINY, pictures, clip.Towers(words), words, wear)
-    assert ocr.train(folder, folder, TINY, pictures, ocr.build(), wear)
+    assert vae.train_whole(folder, folder, TINY, pictures, vae.build_vae())
+    assert vae.train_decoder(folder, folder, TINY, pictures, vae.load_vae(folder, vae.build_vae()))
+    wear = vae.Wear(vae.load_vae(folder, vae.build_vae()))
+    assert clip.train_clip(folder, folder, TINY, pictures, clip.Towers(words), words, wear)
+    assert ocr.train_ocr(folder, folder, TINY, pictures, ocr.build_ocr(), wear)
     aesthetic.fit(folder, folder, pictures, steps=3, others=20)
-    encode.encode(folder, pictures)
-    assert transformer.train(folder, folder, TINY)
+    encode.encode_training_set(folder, pictures)
+    assert transformer.train_transformer(folder, folder, TINY)
     export.export(folder, folder / "assets")
     return folder
 
@@ -44,7 +44,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wear_changes_every_fourth_picture_and_no_other(work):
     images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     before = images.copy()
-    worn = vae.Wear(vae.load(work, vae.build()))(images, torch.Generator().manual_seed(0))
+    worn = vae.Wear(vae.load_vae(work, vae.build_vae()))(images, torch.Generator().manual_seed(0))
     assert (images == before).all()
     assert [bool((worn[k] != images[k]).any()) for k in range(6)] == [True, False, False, False, True, False]
 
@@ -65,9 +65,9 @@ def test_export_is_a_pipeline_that_samples(work):
 def test_export_holds_the_scorers_in_the_format_that_the_rewards_read(work):
     assets = work / "assets"
     check_manifest(assets / "clip")
-    towers = clip.load(work, clip.Towers(build_tokenizer()))
+    towers = clip.load_clip(work, clip.Towers(build_tokenizer()))
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    scorer = Clip(assets / "clip")
+    scorer = ProxyClip(assets / "clip")
     # float16 storage rounds weights to 11 bits
     torch.testing.assert_close(scorer.image(images), clip.embed_images(towers, images), atol=5e-3, rtol=0)
     expected = nn.functional.normalize(towers.texts(clip.tokenize(build_tokenizer(), ["a star"]))[0], dim=-1)
@@ -84,7 +84,7 @@ def test_export_refuses_what_is_too_large(work, monkeypatch):
 
 
 def test_latents_are_standardised_and_captions_numbered(work):
-    data = encode.load(work)
+    data = encode.load_encoded(work)
     assert data.latents.shape == (48, 16, 8, 8)
     assert data.latents.float().std() == pytest.approx(1.0, abs=0.05)
     assert data.owner.min() >= 1 and data.owner.max() < len(data.tokens)
@@ -97,7 +97,7 @@ def test_decoder_stage_leaves_the_encoder_alone(work):
 
 
 def test_posterior_has_the_constant_deviation_it_is_trained_with(work):
-    model = vae.load(work, vae.build())
+    model = vae.load_vae(work, vae.build_vae())
     deviation = model.encode(torch.rand(1, 3, 64, 64)).latent_dist.std
     torch.testing.assert_close(deviation, torch.full_like(deviation, vae.NOISE))
 
@@ -113,10 +113,12 @@ def _fit(folder: Path, *limits: int) -> dict[str, torch.Tensor]:
     for limit in limits:
         torch.manual_seed(0)
         model = _Line()
-        plan = Plan(samples=80, batch=4, lr=0.05, warmup=2)
+        plan = TrainingPlan(samples=80, batch=4, lr=0.05, warmup=2)
         loop = Loop("line", folder, folder, plan, model, Muon(*split_parameters(model), plan.lr))
 
-        def loss_of(step: Step, model: _Line = model, loop: Loop = loop, limit: int = limit) -> dict[str, torch.Tensor]:
+        def loss_of(
+            step: TrainingStep, model: _Line = model, loop: Loop = loop, limit: int = limit
+        ) -> dict[str, torch.Tensor]:
             if step.first + 2 * step.batch > limit:
                 loop._stopped = True  # what a termination signal does
             x = torch.randn(step.batch, 3, generator=step.generator)
@@ -141,11 +143,11 @@ def test_other_seed_is_refused(tmp_path):
     _fit(tmp_path, 10**6)
     model = _Line()
     with pytest.raises(ValueError, match="seed 0, not 1"):
-        Loop("line", tmp_path, tmp_path, Plan(8, 4, 0.1, seed=1), model, Muon(*split_parameters(model), 0.1))
+        Loop("line", tmp_path, tmp_path, TrainingPlan(8, 4, 0.1, seed=1), model, Muon(*split_parameters(model), 0.1))
 
 
 def test_plan_warms_up_stays_and_decays_to_zero():
-    plan = Plan(samples=100, batch=1, lr=1.0, warmup=4, decay=0.5)
+    plan = TrainingPlan(samples=100, batch=1, lr=1.0, warmup=4, decay=0.5)
     assert [plan.rate(0, step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert plan.rate(50, 50) == 1.0 and plan.rate(75, 75) == pytest.approx(0.5) and plan.rate(100, 100) == 0.0
 
@@ -174,7 +176,10 @@ def test_muon_and_adam_updates_have_the_same_size():
 
 
 def test_pictures_round_trip_and_do_not_depend_on_chunks(tmp_path):
-    one, two = Pictures(tmp_path / "1", 10, chunk=10).open(), Pictures(tmp_path / "2", 10, chunk=3).open()
+    one, two = (
+        TrainingPictures(tmp_path / "1", 10, chunk=10).open(),
+        TrainingPictures(tmp_path / "2", 10, chunk=3).open(),
+    )
     chosen = np.array([7, 0, 9])
     np.testing.assert_array_equal(one[chosen], two[chosen])
     np.testing.assert_array_equal(to_images(to_tensor(one[chosen])), one[chosen])
@@ -197,8 +202,8 @@ def test_auc_counts_ties_half():
 
 
 def test_velocity_target_at_sigma_one_is_learnable(work):
-    data = encode.load(work)
-    loss = transformer.FlowLoss(transformer.build(width=32, layers=1), data, 0.1)
-    step = Step(0, 0, 8, 0, 1, keyed_generator(0, "t", 0))
+    data = encode.load_encoded(work)
+    loss = transformer.FlowLoss(transformer.build_transformer(width=32, layers=1), data, 0.1)
+    step = TrainingStep(0, 0, 8, 0, 1, keyed_generator(0, "t", 0))
     value = loss(step)["loss"].item()
     assert math.isfinite(value) and 1.0 < value < 4.0  # unit data and unit noise: about 2 before training

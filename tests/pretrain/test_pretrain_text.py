@@ -88,7 +88,9 @@ def test_contrast_ignores_other_true_captions():
     text = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     masked = torch.tensor([[False, False, True], [False, False, False]])
     scale = torch.tensor(2.0)
-    plain = clip.contrast(image, text[:2], masked[:, :2], scale)
-    assert clip.contrast(image, text, masked, scale) < clip.contrast(image, text, torch.zeros_like(masked), scale)
+    plain = clip.contrastive_loss(image, text[:2], masked[:, :2], scale)
+    assert clip.contrastive_loss(image, text, masked, scale) < clip.contrastive_loss(
+        image, text, torch.zeros_like(masked), scale
+    )
     # The second picture still meets the third caption as a wrong one, so the loss is not quite that of two captions.
-    assert clip.contrast(image, text, masked, scale) > plain
+    assert clip.contrastive_loss(image, text, masked, scale) > plain

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bench.api import DataError, NonFiniteError
 from bench.canonical import canonical_json, config_hash
 from bench.results.records.provenance import collect, commit_and_dirty, source_files
-from bench.results.records.reader import load_experiment
+from bench.results.records.reader import read_experiment
 from bench.results.records.schema import SCHEMA, ExperimentHeader, Step, parse_event
 from bench.results.records.writer import CellRecord, write_experiment_header
 from tests.support.synthetic_results import World, ledger, provenance, start, write_world
@@ -227,7 +227,7 @@ def test_config_hash_ignores_order() -> None:
 
 
 def test_frames(tmp_path: Path) -> None:
-    found = load_experiment(write_world(tmp_path, SMALL))
+    found = read_experiment(write_world(tmp_path, SMALL))
     assert found.cells[["task", "method", "seed", "status"]].values.tolist() == [
         ["alignment", "base", 0, "done"],
         ["alignment", "sft", 0, "done"],
@@ -244,11 +244,11 @@ def test_a_torn_line_is_reported(tmp_path: Path) -> None:
     folder = write_world(tmp_path, SMALL)
     path = folder / "alignment" / "sft" / "seed1" / "record.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
-    cells = load_experiment(folder).cells.set_index(["method", "seed"])
+    cells = read_experiment(folder).cells.set_index(["method", "seed"])
     assert bool(cells.loc[("sft", 1), "torn"]) and cells.loc[("sft", 1), "status"] == "unfinished"
     assert not cells.loc[("sft", 0), "torn"]
     CellRecord(path.parent)
-    assert not load_experiment(folder).cells["torn"].any()
+    assert not read_experiment(folder).cells["torn"].any()
 
 
 def test_missing_and_misplaced_files_are_named(tmp_path: Path) -> None:
@@ -256,11 +256,11 @@ def test_missing_and_misplaced_files_are_named(tmp_path: Path) -> None:
     cell = folder / "alignment" / "sft" / "seed1"
     shutil.copytree(cell, folder / "alignment" / "sft" / "seed7")
     with pytest.raises(DataError, match=r"seed7 holds the record of .*seed1"):
-        load_experiment(folder)
+        read_experiment(folder)
     shutil.rmtree(folder / "alignment" / "sft" / "seed7")
     (cell / "scores-000625.parquet").unlink()
     with pytest.raises(DataError, match=r"scores-000625\.parquet is missing"):
-        load_experiment(folder)
+        read_experiment(folder)
 
 
 def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="another name"):
         write_experiment_header(tmp_path, header.model_copy(update={"config_hash": "two"}))
     with pytest.raises(DataError, match=r"no experiment\.json"):
-        load_experiment(tmp_path / "nowhere")
+        read_experiment(tmp_path / "nowhere")
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import pytest
 
 from bench.api import DataError
 from bench.results import report
-from bench.results.records.reader import load_experiment
+from bench.results.records.reader import read_experiment
 from bench.results.records.writer import CellRecord
 from bench.results.report import world
 from bench.results.report.claims import CLAIMS, claims_table, findings, summarise
 from bench.results.report.gains import gains
-from bench.results.report.markdown import code, escape, number, signed, table
+from bench.results.report.markdown import code, escape, format_number, markdown_table, signed
 from bench.results.statistics.analysis import Analysis
 from tests.support.synthetic_results import World, build_world, ledger, start, write_world
 
@@ -67,7 +67,7 @@ def copied(built: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def sharp(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     """So many prompts and so little noise that verdicts have to be right."""
-    return Analysis(load_experiment(write_world(tmp_path_factory.mktemp("sharp"), SHARP)))
+    return Analysis(read_experiment(write_world(tmp_path_factory.mktemp("sharp"), SHARP)))
 
 
 def text_of(folder: Path) -> str:
@@ -75,13 +75,13 @@ def text_of(folder: Path) -> str:
 
 
 def check(folder: Path) -> list[str]:
-    return report.check(folder / "results", folder / "REPORT.md")
+    return report.check_report(folder / "results", folder / "REPORT.md")
 
 
 def rebuilt(folder: Path) -> str:
-    from bench.results.report.document import render
+    from bench.results.report.document import render_document
 
-    return render(folder / "results", folder / "REPORT.md").text
+    return render_document(folder / "results", folder / "REPORT.md").text
 
 
 def test_verdicts_agree_with_the_truth(sharp: Analysis) -> None:
@@ -133,7 +133,7 @@ def test_check_passes_and_building_again_changes_nothing(copied: Path) -> None:
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     for path in copied.rglob("figures/*"):
         path.unlink()
-    report.build(copied / "results", copied / "REPORT.md")
+    report.write_report(copied / "results", copied / "REPORT.md")
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
 
 
@@ -188,8 +188,8 @@ def test_escape_leaves_no_markup(text: str) -> None:
 
 def test_inline_code_and_tables() -> None:
     assert code("a `b` | c") == "`` a `b` \\| c ``"
-    assert table(["a", "b"], [["x", "1"], ["y", "+2 [1, 3]"]]).splitlines()[1] == "|:--|--:|"
-    assert (number(-0.0001, 3), signed(0.0001, 3), signed(0.5, 1), signed(-0.5, 1)) == (
+    assert markdown_table(["a", "b"], [["x", "1"], ["y", "+2 [1, 3]"]]).splitlines()[1] == "|:--|--:|"
+    assert (format_number(-0.0001, 3), signed(0.0001, 3), signed(0.5, 1), signed(-0.5, 1)) == (
         "0.000",
         "0.000",
         "+0.5",
@@ -228,7 +228,7 @@ def test_all_sections_are_there(built: Path) -> None:
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     folder = write_world(tmp_path / "results", replace(SMALL, seeds=1))
-    analysis = Analysis(load_experiment(folder))
+    analysis = Analysis(read_experiment(folder))
     verdicts = {found.verdict for row in analysis.rows("alignment") for found in row.differences.values()}
     assert verdicts == {"undecided (one seed)"}
     assert "nan" not in rebuilt(tmp_path)
@@ -278,7 +278,7 @@ def test_tuning_scores_are_not_reported(tmp_path: Path) -> None:
         frame = pd.read_parquet(path)
         frame["split"] = "tune"
         frame.to_parquet(path, index=False)
-    assert Analysis(load_experiment(folder)).is_tuning
+    assert Analysis(read_experiment(folder)).is_tuning
     assert "No experiment has" in rebuilt(tmp_path)
 
 
@@ -294,7 +294,7 @@ def test_agreement_and_sheets_are_shown(copied: Path) -> None:
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"run one \(`python -m bench run`\)"):
-        report.build(tmp_path, tmp_path / "REPORT.md")
+        report.write_report(tmp_path, tmp_path / "REPORT.md")
 
 
 def test_scorers_have_to_be_described(tmp_path: Path) -> None:
@@ -315,8 +315,8 @@ def test_the_terminal_table_fits(built: Path) -> None:
 
 def test_the_report_needs_no_torch(built: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from bench import report; "
-        f"print(report.check(Path({str(built / 'results')!r}), Path({str(built / 'REPORT.md')!r}))); "
+        "import sys; from pathlib import Path; from bench.results import report; "
+        f"print(report.check_report(Path({str(built / 'results')!r}), Path({str(built / 'REPORT.md')!r}))); "
         "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )
     # another hash seed: no order may depend on it

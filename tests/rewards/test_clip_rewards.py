@@ -19,7 +19,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from bench.api import CheckpointMissing, DataError, Reward
 from rewards import convert
-from rewards._weights import Published, located
+from rewards._weights import PublishedCheckpoint, located
 from rewards.aesthetic import HEAD, Aesthetic
 from rewards.clipscore import ClipScore
 from rewards.hpsv2 import CONFIG, HPSv2
@@ -264,7 +264,7 @@ def test_what_is_not_there_says_where_it_belongs_and_how_to_get_it(weights: Path
         for part in (checkpoint.home, checkpoint.files[0], str(checkpoint.folder), checkpoint.get, checkpoint.licence):
             assert part in str(caught.value)
     with pytest.raises(CheckpointMissing, match="in the hub's cache, found neither; to get it: make it"):
-        located(Published("nobody/nothing", ("a", "b"), "none", "make it"))
+        located(PublishedCheckpoint("nobody/nothing", ("a", "b"), "none", "make it"))
 
 
 def test_the_hubs_cache_serves_too(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,9 +306,9 @@ def test_the_published_configuration_is_that_of_vit_h_14() -> None:
     """632 million weights in the picture tower, 354 in the text tower, as open_clip counts them."""
     from transformers import CLIPConfig
 
-    from rewards._clip_model import empty
+    from rewards._clip_model import empty_clip
 
-    model = empty(CLIPConfig(**CONFIG))
+    model = empty_clip(CLIPConfig(**CONFIG))
     millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.named_children()}
     assert millions["vision_model"] + millions["visual_projection"] == pytest.approx(632.08, abs=0.01)
     assert millions["text_model"] + millions["text_projection"] == pytest.approx(354.03, abs=0.01)

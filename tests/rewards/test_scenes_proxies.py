@@ -138,7 +138,7 @@ def test_a_tower_that_pools_elsewhere_is_refused(tmp_path: Path) -> None:
 
 
 def test_aesthetic_head_by_hand(assets: Path, images: np.ndarray) -> None:
-    clip, head = proxies.Clip(assets / "clip"), proxies.AestheticHead.load(assets / "aesthetic")
+    clip, head = proxies.ProxyClip(assets / "clip"), proxies.AestheticHead.load(assets / "aesthetic")
     x = clip.image(images)
     torch.testing.assert_close(x.norm(dim=1), torch.ones(6))
     first, _, last = head.layers
@@ -165,7 +165,7 @@ def test_ocr_reads_slot_by_slot(assets: Path, images: np.ndarray) -> None:
         last.bias.zero_()
         for slot, number in enumerate(wanted):
             last.bias[slot * len(proxies.OCR_CLASSES) + number] = 1.0
-    assert proxies.read_text(model, images[:2]) == ["A7", "A7"]
+    assert proxies.recognise_text(model, images[:2]) == ["A7", "A7"]
 
     reward = ScenesOCRNet(assets)
     reward._model = model

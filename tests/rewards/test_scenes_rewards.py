@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from bench.datasets.scenes.render import render
+from bench.datasets.scenes.render import render_scenes
 from bench.datasets.scenes.scene import hard_negatives, sample_prompts, sample_scenes
 from bench.datasets.scenes.types import Item, Scene, Style
 from bench.datasets.scenes.verify import Thing, claims, edit_distance, nothing_excluded, relations, satisfies
@@ -24,7 +24,7 @@ GREEN_STAR = Item("star", "green", 46, 48, 18, 0)
 
 
 def picture(*items: Item) -> np.ndarray:
-    return render([Scene("single_object", items, "", PLAIN, "", {})])
+    return render_scenes([Scene("single_object", items, "", PLAIN, "", {})])
 
 
 def score(reward, images: np.ndarray, claim: dict) -> float:
@@ -74,7 +74,7 @@ def test_geneval_by_hand(items: tuple, claimed: dict, strict: float, partial: fl
 
 def test_geneval_right_near_misses_and_random_captions() -> None:
     scenes = sample_scenes("reward", 0, 0, 700, style="clean")
-    images, reward = render(scenes), ScenesGenEval()
+    images, reward = render_scenes(scenes), ScenesGenEval()
     assert reward(images, [], [s.metadata for s in scenes]).mean() >= 0.99
     rng = random.Random(0)
     assert reward(images, [], [hard_negatives(s, rng, 1)[0][1] for s in scenes]).mean() <= 0.005
@@ -84,7 +84,7 @@ def test_geneval_right_near_misses_and_random_captions() -> None:
 
 def test_batch_scores_as_its_singles() -> None:
     scenes = sample_scenes("reward", 2, 0, 70)
-    images, metadata = render(scenes), [s.metadata for s in scenes]
+    images, metadata = render_scenes(scenes), [s.metadata for s in scenes]
     for reward in (ScenesGenEval(), ScenesGenEval(partial=True), ScenesAesthetic()):
         together = reward(images, [""] * 70, metadata)
         assert together.dtype == np.float32 and together.shape == (70,)
@@ -193,7 +193,7 @@ def paled(images: np.ndarray, share: float) -> np.ndarray:
 )
 def test_every_flaw_costs_and_more_costs_more(worsen, amounts) -> None:
     reward = ScenesAesthetic()
-    images = render(sample_scenes("looks", 0, 0, 42, style="clean"))
+    images = render_scenes(sample_scenes("looks", 0, 0, 42, style="clean"))
     ladder = [reward(images, [], [])] + [reward(worsen(images, amount), [], []) for amount in amounts]
     for better, worse in itertools.pairwise(ladder):
         assert np.mean(worse < better) > 0.95 and (better - worse).mean() > 0.25
@@ -204,7 +204,7 @@ def test_aesthetic_has_range_and_does_not_count_objects() -> None:
     scores = {}
     for style in ("clean", "broad", "ugly"):
         scenes = sample_scenes("looks", 1, 0, 490, style=style)
-        scores[style] = reward(render(scenes), [], [])
+        scores[style] = reward(render_scenes(scenes), [], [])
         # At most 4 % of the variance; the correlation's own error is 0.045 here.
         assert abs(np.corrcoef([len(s.items) for s in scenes], scores[style])[0, 1]) < 0.2
     assert scores["clean"].mean() > scores["broad"].mean() + 1 > scores["ugly"].mean() + 3

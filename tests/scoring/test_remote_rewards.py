@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from bench.api import BenchError, ConfigError, DataError, NonFiniteError, PluginError, Reward
-from bench.config.load import load
-from bench.config.scorer_process import Apart
+from bench.config.load import load_settings
+from bench.config.scorer_process import ScorerProcess
 from bench.scoring.scorer import Scorer
 from bench.scoring.weighted_sum import WeightedSum
 from bench.scoring.workers import reward_worker as scoring
-from bench.scoring.workers.call_queue import Line
-from bench.scoring.workers.messages import given, packed, unpacked
-from bench.scoring.workers.placement import Elsewhere, where
+from bench.scoring.workers.call_queue import CallQueue
+from bench.scoring.workers.messages import message_value, pack_scores, unpack_scores
+from bench.scoring.workers.placement import Placement, placement_of
 from bench.scoring.workers.remote_reward import ProcessReward
 from tests.support.worker_rewards import Fickle, Network
 
@@ -35,7 +35,7 @@ def start() -> Iterator[Start]:
     started: list[ProcessReward] = []
 
     def one(cls: type[Reward], seconds: float | None = 30.0, **settings: Any) -> ProcessReward:
-        reward = ProcessReward(f"{MODULE}:{cls.__name__}", cls, Apart(**settings), seconds)
+        reward = ProcessReward(f"{MODULE}:{cls.__name__}", cls, ScorerProcess(**settings), seconds)
         started.append(reward)
         reward.load()
         return reward
@@ -62,7 +62,7 @@ def two_threads() -> Iterator[None]:
 def test_scores_and_flops_are_those_of_this_process_to_the_bit(start: Start, two_threads: None) -> None:
     apart = start(Network, device="cpu", threads=2)
     assert apart.fingerprint == "threads 2, GPUs " and apart.version == "3"  # the settings have reached it
-    assert where(apart) == "process, device cpu, threads 2" and where(Network()) == "here"
+    assert placement_of(apart) == "process, device cpu, threads 2" and placement_of(Network()) == "here"
     here, there = Scorer(Network()), Scorer(apart)
     here.reward.load()
     prompts, metadata = ["a", "bc", "def", "", "é漢"], [{"tag": str(i)} for i in range(5)]
@@ -81,20 +81,20 @@ def test_scores_and_flops_are_those_of_this_process_to_the_bit(start: Start, two
 
 def test_a_worker_sees_the_gpu_that_it_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
-    assert Apart(device="cuda:1").variables(Network)["CUDA_VISIBLE_DEVICES"] == "GPU-b"
-    assert "CUDA_VISIBLE_DEVICES" not in Apart().variables(Network)
+    assert ScorerProcess(device="cuda:1").variables(Network)["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+    assert "CUDA_VISIBLE_DEVICES" not in ScorerProcess().variables(Network)
     with pytest.raises(ConfigError, match=r"cuda:2: expected one of the 2 GPUs .* is 'GPU-a, GPU-b'\): choose another"):
-        Apart(device="cuda:2").variables(Network)
+        ScorerProcess(device="cuda:2").variables(Network)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert Apart(device="cuda:3").variables(Network)["CUDA_VISIBLE_DEVICES"] == "3"
+    assert ScorerProcess(device="cuda:3").variables(Network)["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_a_scorer_with_an_environment_of_its_own_is_told_by_its_variables() -> None:
     from rewards.imagereward import ImageReward
 
-    found = Apart(device="cuda:1", threads=4).variables(ImageReward)
+    found = ScorerProcess(device="cuda:1", threads=4).variables(ImageReward)
     assert (found["BENCH_IMAGEREWARD_DEVICE"], found["BENCH_IMAGEREWARD_THREADS"]) == ("cuda", "4")
-    assert "BENCH_IMAGEREWARD_DEVICE" not in Apart().variables(ImageReward)
+    assert "BENCH_IMAGEREWARD_DEVICE" not in ScorerProcess().variables(ImageReward)
 
 
 @pytest.mark.parametrize("word", ["raise", "refuse", "fewer", "one", "nan", "text", "nothing", "far", "ragged"])
@@ -112,7 +112,7 @@ def test_what_a_reward_may_not_do_is_told_by_the_same_words_wherever_it_runs(wor
 @pytest.fixture(scope="module")
 def fickle() -> Iterator[ProcessReward]:
     """One process for all that it survives."""
-    reward = ProcessReward(f"{MODULE}:Fickle", Fickle, Apart(), 30.0)
+    reward = ProcessReward(f"{MODULE}:Fickle", Fickle, ScorerProcess(), 30.0)
     yield reward
     reward.close()
 
@@ -145,39 +145,39 @@ def test_processes_of_torchrun_have_a_gpu_each_for_their_scorers(monkeypatch: py
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     for rank, visible in (("0", None), ("1", "1"), ("2", None)):
         monkeypatch.setenv("LOCAL_RANK", rank)
-        variables = Apart().variables(Network)
+        variables = ScorerProcess().variables(Network)
         assert (variables.get("CUDA_VISIBLE_DEVICES"), variables["LOCAL_RANK"]) == (visible, "0")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert Apart(device="cuda:0").variables(Network)["CUDA_VISIBLE_DEVICES"] == "0"
+    assert ScorerProcess(device="cuda:0").variables(Network)["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_a_scorer_of_a_prompt_set_may_have_a_process_of_its_own() -> None:
     own = {"scorers.jpeg.threads": 2}
     sets = {"evaluation.prompt_sets.mine": {"path": "a.txt", "scorers": ["jpeg"]}}
-    assert load("smoke", own | sets).scorers == {"jpeg": Apart(threads=2)}
+    assert load_settings("smoke", own | sets).scorers == {"jpeg": ScorerProcess(threads=2)}
     with pytest.raises(ConfigError, match=r"scorers\.jpeg: no task and no prompt set uses a scorer of that name"):
-        load("smoke", own)
+        load_settings("smoke", own)
 
 
 def test_a_preset_may_say_where_scorers_run_that_are_not_used(tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
     preset.write_text("extends: smoke\nscorers: {jpeg: {device: cpu}}\n")
-    assert load(preset).scorers == {}
-    assert load(preset, {"task.scorers": ["scenes-geneval", "scenes-aesthetic", "jpeg"]}).scorers == {
-        "jpeg": Apart(device="cpu")
+    assert load_settings(preset).scorers == {}
+    assert load_settings(preset, {"task.scorers": ["scenes-geneval", "scenes-aesthetic", "jpeg"]}).scorers == {
+        "jpeg": ScorerProcess(device="cpu")
     }
     with pytest.raises(ConfigError, match=r"scorers\.jpeg: no task and no prompt set uses a scorer of that name"):
-        load(preset, {"scorers.jpeg.threads": 2})
+        load_settings(preset, {"scorers.jpeg.threads": 2})
     preset.write_text("extends: smoke\nscorers: {jpg: {device: cpu}}\n")
     with pytest.raises(ConfigError, match=r"scorers\.jpg: no task and no prompt set uses a scorer of that name"):
-        load(preset)
+        load_settings(preset)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     answer = scoring.load(f"{MODULE}:Fickle", "cuda:0", None)  # as the worker calls it
     with pytest.raises(ConfigError, match=r"expected the CUDA device cuda:0, but torch .* sees none there: choose"):
-        given(answer)
+        message_value(answer)
 
 
 def test_scoring_goes_on_while_the_caller_does_and_comes_back_in_order(fickle: ProcessReward) -> None:
@@ -203,7 +203,7 @@ def test_an_interrupt_of_the_terminal_leaves_the_worker_to_its_parent(start: Sta
 
 
 def test_a_line_raises_where_it_is_waited_for_and_goes_on() -> None:
-    line, done = Line(), list[int]()
+    line, done = CallQueue(), list[int]()
     failed = line.begin(lambda: 1 / 0)
     waiting = [line.begin(lambda i=i: done.append(i) or i) for i in range(20)]  # type: ignore[misc,func-returns-value]
     assert [result() for result in waiting] == done == list(range(20))
@@ -224,23 +224,23 @@ def test_a_line_raises_where_it_is_waited_for_and_goes_on() -> None:
 def test_numbers_come_back_as_they_were(array: np.ndarray) -> None:
     import json
 
-    found = unpacked(json.loads(json.dumps(packed(array))))
+    found = unpack_scores(json.loads(json.dumps(pack_scores(array))))
     assert found.dtype == array.dtype and found.shape == array.shape and found.tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize("answer", [None, [1.0], {"dtype": "<f4", "shape": [2], "values": [1.0]}, {"dtype": "no"}])
 def test_other_answers_are_refused(answer: Any) -> None:
     with pytest.raises(PluginError, match="expected scores with dtype, shape and values, got"):
-        unpacked(answer)
+        unpack_scores(answer)
 
 
 def test_an_error_of_an_unknown_kind_is_a_plugins() -> None:
     with pytest.raises(PluginError, match=r"^odd$"):
-        given({"refused": "SystemExit", "message": "odd"})
+        message_value({"refused": "SystemExit", "message": "odd"})
 
 
 def test_only_what_the_settings_name_is_taken_apart() -> None:
-    elsewhere = Elsewhere({"fickle": Apart(threads=2), "network": Apart(process=False)})
+    elsewhere = Placement({"fickle": ScorerProcess(threads=2), "network": ScorerProcess(process=False)})
     apart = elsewhere.reward(f"{MODULE}:Fickle", Fickle)
     assert isinstance(apart, ProcessReward) and apart.name == "fickle" and apart.higher_is_better is False
     assert type(elsewhere.reward(f"{MODULE}:Network", Network)) is Network

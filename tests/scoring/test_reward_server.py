@@ -27,9 +27,9 @@ from bench.scoring.loading import load_scorers
 from bench.scoring.scorer import Scorer
 from bench.scoring.server.client import RewardServerError, ServedReward, Server
 from bench.scoring.server.journal import Journal
-from bench.scoring.server.launch import WAITING, read_token, serve
-from bench.scoring.server.wire import decode, encode
-from bench.scoring.workers.placement import Elsewhere, where
+from bench.scoring.server.launch import WAITING, read_token, serve_rewards
+from bench.scoring.server.wire import decode_request, encode_request
+from bench.scoring.workers.placement import Placement, placement_of
 from tests.support.worker_rewards import Counting, Fickle, Network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,7 +111,7 @@ def test_scores_are_those_of_this_process_whatever_the_size_of_a_request(served:
     there, here = Scorer(loaded(Fickle, served)), Scorer(Fickle())
     prompts, metadata = [""] * len(PICTURES), [{"tag": "é"}] * len(PICTURES)  # six pictures by at most four
     assert np.array_equal(there(PICTURES, prompts, metadata), here(PICTURES, prompts, metadata))
-    assert there.reward.higher_is_better is False and where(there.reward) == "server"
+    assert there.reward.higher_is_better is False and placement_of(there.reward) == "server"
     there.measure(PICTURES[0], "", {})
     assert there.flops == 0.0
     large = np.zeros((5, 256, 256, 3), np.uint8)  # 196,608 bytes each, of which four fit into 3/4 MiB
@@ -124,7 +124,7 @@ def test_what_a_reward_may_not_do_is_told_through_the_server(served: Server, run
         ("fewer", PluginError, r"expected 2 scores for 2 pictures, got float64 of shape \(1,\)"),
         ("nan", NonFiniteError, "expected finite scores, but 2 of 2 are NaN"),
         ("refuse", DataError, f"^reward server {running.url}: fickle: expected another prompt$"),
-        ("raise", PluginError, r"reward 'fickle' on 2 pictures raised KeyError: 'no such luck' \(.*apart_rewards.py"),
+        ("raise", PluginError, r"reward 'fickle' on 2 pictures raised KeyError: 'no such luck' \(.*worker_rewards.py"),
         ("kill", PluginError, r"reward 'fickle': its worker process was ended by SIGKILL in score\(\)"),
         ("sleep 60", PluginError, r"reward 'fickle': hangs: score\(\) has not ended after 2 s"),
     ):
@@ -143,21 +143,27 @@ def test_what_a_reward_may_not_do_is_told_through_the_server(served: Server, run
         ("/nothing", b"", {}, 404, "Not Found; expected one of GET /health"),
         ("/rewards/other/score", b"", {}, 404, "no scorer 'other' is served here, only fickle, counting"),
         ("/rewards/fickle/score", b"\x80\x04pickled.", {}, 422, "expected a safetensors body with the tensors"),
-        ("/rewards/fickle/score", encode(PICTURES[:5], [""] * 5, [{}] * 5, IDENTITY), {}, 413, "at most 4 pictures"),
+        (
+            "/rewards/fickle/score",
+            encode_request(PICTURES[:5], [""] * 5, [{}] * 5, IDENTITY),
+            {},
+            413,
+            "at most 4 pictures",
+        ),
         ("/rewards/fickle/score", bytes(2**20 + 1), {}, 413, "1,048,577: send fewer"),
         ("/rewards/fickle/score", bytes(2**20 + 1), {}, 413, "a single one needs --max-mb 2"),
         ("/rewards/fickle/score", b"", {"content_length": "9" * 20}, 413, "expected a body of at most"),
         ("/rewards/fickle/score", b"half", {"content_length": "100"}, 408, "expected the whole body within 2 s, got 4"),
         (
             "/rewards/fickle/score",
-            encode(PICTURES[:1], [""], [{}], {"version": "0", "fingerprint": ""}),
+            encode_request(PICTURES[:1], [""], [{}], {"version": "0", "fingerprint": ""}),
             {},
             409,
             "fickle: expected {'version': '0', 'fingerprint': ''}, but the server has",
         ),
         (
             "/rewards/fickle/score",
-            encode(PICTURES[:1], [""], [{}], IDENTITY),
+            encode_request(PICTURES[:1], [""], [{}], IDENTITY),
             {"x_request_id": "no spaces, please"},
             400,
             "expected an id of 8 to 64 letters",
@@ -175,25 +181,25 @@ def test_what_is_not_let_in(
 @pytest.mark.parametrize(
     "body",
     [
-        encode(PICTURES[0], [""], [{}], IDENTITY),
-        encode(PICTURES[:1].astype(np.float32), [""], [{}], IDENTITY),
-        encode(PICTURES[:2], [""], [{}, {}], IDENTITY),
-        encode(PICTURES[:1], [1], [{}], IDENTITY),  # type: ignore[list-item]
-        encode(PICTURES[:1], [""], [{}], IDENTITY)[:-1],
+        encode_request(PICTURES[0], [""], [{}], IDENTITY),
+        encode_request(PICTURES[:1].astype(np.float32), [""], [{}], IDENTITY),
+        encode_request(PICTURES[:2], [""], [{}, {}], IDENTITY),
+        encode_request(PICTURES[:1], [1], [{}], IDENTITY),  # type: ignore[list-item]
+        encode_request(PICTURES[:1], [""], [{}], IDENTITY)[:-1],
         b"",
     ],
 )
 def test_bodies_of_another_kind_are_refused(body: bytes) -> None:
     with pytest.raises(DataError, match="expected"):
-        decode(body)
+        decode_request(body)
 
 
 def test_a_request_that_comes_again_is_answered_and_not_scored_again(running: Running) -> None:
-    body = encode(PICTURES[:2], ["first", "second"], [{}, {}], IDENTITY)
+    body = encode_request(PICTURES[:2], ["first", "second"], [{}, {}], IDENTITY)
     once = running.post("/rewards/counting/score", body, x_request_id="the-same-id")
     again = running.post("/rewards/counting/score", body, x_request_id="the-same-id")
     assert once == again and once[0] == 200 and running.counts() == {"first": 1, "second": 1}
-    other = encode(PICTURES[:2], ["first", "third"], [{}, {}], IDENTITY)
+    other = encode_request(PICTURES[:2], ["first", "third"], [{}, {}], IDENTITY)
     status, answer = running.post("/rewards/counting/score", other, x_request_id="the-same-id")
     assert status == 422 and "asked for something else before" in answer["message"]
 
@@ -251,7 +257,7 @@ def test_a_picture_that_no_request_may_hold(served: Server) -> None:
     with pytest.raises(ConfigError, match=told):
         reward(large, [""], [{}])
     with pytest.raises(ConfigError, match=told):
-        reward.measure_apart(large[0], "", {})
+        reward.measure_worker_flops(large[0], "", {})
 
 
 def test_a_server_that_loads_holds_its_port_and_answers_when_it_has_loaded(
@@ -292,12 +298,12 @@ def test_a_scorer_that_differs_from_the_one_here_is_refused(served: Server, runn
 
 def test_scorers_that_the_server_has_are_taken_from_it(served: Server, running: Running) -> None:
     names: set[str | None] = {f"{MODULE}:Fickle", "jpeg"}
-    scorers = load_scorers(names, elsewhere=Elsewhere(server=running.url))
-    assert [where(scorers[name].reward) for name in sorted(map(str, names))] == ["here", "server"]
+    scorers = load_scorers(names, elsewhere=Placement(server=running.url))
+    assert [placement_of(scorers[name].reward) for name in sorted(map(str, names))] == ["here", "server"]
     with pytest.raises(
         ConfigError, match=r"has fickle, counting, and nothing is taken .* expected one at least of jpeg,"
     ):
-        load_scorers({"jpeg"}, elsewhere=Elsewhere(server=running.url))
+        load_scorers({"jpeg"}, elsewhere=Placement(server=running.url))
 
 
 # Without a server
@@ -324,7 +330,7 @@ def test_a_server_that_is_asked_while_it_loads_may_take_as_long_as_a_load() -> N
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        elsewhere = Elsewhere(server=f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.3)
+        elsewhere = Placement(server=f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.3)
         with pytest.raises(RewardServerError, match=r"within 0.3 s .*: look whether it still loads its scorers"):
             elsewhere.reward("jpeg", registry.load_reward("jpeg"))
 
@@ -377,7 +383,7 @@ def test_other_machines_are_let_in_by_a_token_alone(tmp_path: Path, monkeypatch:
         "apart": None,
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"--host 0.0.0.0 lets other machines ask: expected a token"):
-        serve(["jpeg"], host="0.0.0.0", **arguments)
+        serve_rewards(["jpeg"], host="0.0.0.0", **arguments)
     file = tmp_path / "token"
     file.write_text(" a-token\n")
     assert read_token(file) == "a-token" and read_token(None) is None
@@ -406,4 +412,4 @@ def test_a_journal_has_one_owner_and_remembers(tmp_path: Path, monkeypatch: pyte
 
 def test_nothing_is_known_of_a_reward_that_is_not_served(served: Server) -> None:
     assert "network" not in served.rewards
-    assert type(Elsewhere(server=served.url).reward(f"{MODULE}:Network", Network)) is Network
+    assert type(Placement(server=served.url).reward(f"{MODULE}:Network", Network)) is Network

@@ -17,7 +17,7 @@ from bench.cli.main import main
 from bench.datasets.scenes.lettering import plain_font
 from bench.datasets.scenes.sheet import CAPTION_SIZE
 from bench.scoring.folder import listing
-from bench.scoring.folder.listing import Entry, list_pictures, read_picture
+from bench.scoring.folder.listing import PictureEntry, list_pictures, read_picture
 from bench.scoring.folder.score import score_folder, summary
 from bench.scoring.folder.sheet import CELL, caption, draw_sheet, title
 from bench.scoring.ranking import ranking
@@ -140,12 +140,12 @@ def test_the_title_counts_pictures_and_ties(scores: list[float], expected: str) 
 
 def test_a_name_keeps_its_end_and_tells_its_row_where_letters_are_missing() -> None:
     prompt = Prompt(0, "two\n\nlines", {})
-    lines = caption(3, -0.25, 10, Entry(f"{'W' * 60}-00012.png", prompt)).split("\n")
+    lines = caption(3, -0.25, 10, PictureEntry(f"{'W' * 60}-00012.png", prompt)).split("\n")
     assert lines[0] == "#3, score -0.25" and lines[2:] == ["two lines"]
     assert lines[1].startswith("...WWW") and lines[1].endswith("WWW-00012.png")
     length = plain_font(CAPTION_SIZE).getlength
     assert length(lines[1]) <= CELL < length(f"...W{lines[1][3:]}")  # one more would be too wide
-    assert caption(1, 1.0, 0, Entry("\u6f22\u5b57_1.png")) == "#1, score 1\n[?]_1.png (row 2)\n"
+    assert caption(1, 1.0, 0, PictureEntry("\u6f22\u5b57_1.png")) == "#1, score 1\n[?]_1.png (row 2)\n"
 
 
 def drawn(folder: Path, prompts: Sequence[str], name: str = "jpeg") -> np.ndarray:
@@ -153,7 +153,7 @@ def drawn(folder: Path, prompts: Sequence[str], name: str = "jpeg") -> np.ndarra
     entries = []
     for place, text in enumerate(prompts):
         Image.new("RGB", (16, 16), "white").save(folder / f"{place}.png")
-        entries.append(Entry(f"{place}.png", Prompt(place, text, {})))
+        entries.append(PictureEntry(f"{place}.png", Prompt(place, text, {})))
     draw_sheet(folder, entries, -np.arange(len(prompts), dtype=np.float32), name, True, folder / "sheet.png")
     with Image.open(folder / "sheet.png") as sheet:
         return np.asarray(sheet)

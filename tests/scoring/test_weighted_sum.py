@@ -14,7 +14,7 @@ from bench.canonical import canonical_json
 from bench.config.reward_expression import is_sum, parts_of, read_sum
 from bench.datasets.world import Candidates
 from bench.experiments import grid
-from bench.results.records.reader import load_experiment
+from bench.results.records.reader import read_experiment
 from bench.results.records.schema import TaskInfo
 from bench.results.records.writer import CellRecord, read_experiment_header, write_experiment_header
 from bench.results.report.figures import kind
@@ -185,7 +185,7 @@ def analysis(tmp_path: Path) -> Analysis:
     for path in folder.glob("*/*/seed*/record.jsonl"):
         first, _, rest = path.read_text().partition("\n")
         path.write_text(f"{first}\n{canonical_json({'kind': 'scorers', 'scorers': uses})}\n{rest}")
-    return Analysis(load_experiment(folder))
+    return Analysis(read_experiment(folder))
 
 
 def test_the_parts_of_a_sum_are_marked_as_used_in_training(analysis: Analysis) -> None:
@@ -210,11 +210,11 @@ def test_the_report_says_where_a_scorer_differs_from_what_it_follows(analysis: A
     folder = analysis.experiment.folder
     header, noted = read_experiment_header(folder), grid._scorer_info(experiment(tiny_pipeline), "geneval")
     write_experiment_header(folder, header.model_copy(update={"scorers": {**header.scorers, "geneval": noted}}))
-    assert f"\n- geneval: {escape(GenEval.source)}" in judges_table(Analysis(load_experiment(folder)))
+    assert f"\n- geneval: {escape(GenEval.source)}" in judges_table(Analysis(read_experiment(folder)))
     for told in ("mask2former-swin-small-coco-instance", "in the place of OpenMMLab's retraining", "CLIP in float32"):
         assert told in GenEval.source
 
 
 def test_a_report_of_older_records_has_no_such_table(tmp_path: Path) -> None:
     world = World(tasks=("alignment",), seeds=1, methods=("sft",), prompts=16, milestone_prompts=8, grid=((), ()))
-    assert judges_table(Analysis(load_experiment(write_world(tmp_path, world)))) == ""
+    assert judges_table(Analysis(read_experiment(write_world(tmp_path, world)))) == ""

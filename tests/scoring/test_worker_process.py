@@ -173,7 +173,7 @@ def test_what_another_process_computes_is_charged() -> None:
             return np.zeros(len(images))
 
     reward = Apart()
-    reward.flops_apart = 12e9
+    reward.worker_flops = 12e9
     scorer = Scorer(reward)
     scorer.measure(PICTURES[0], "", {})
     assert scorer.flops == 12e9

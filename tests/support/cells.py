@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.job import CellJob
-from bench.config.load import Experiment, load
+from bench.config.load import Experiment, load_settings
 from bench.datasets.world import World
 from bench.datasets.worlds import load_world
 from bench.experiments.cell import run_cell
@@ -56,7 +56,7 @@ class Events:
 
 def experiment(pipeline: Path, **overrides: Any) -> Experiment:
     """The experiment of these settings."""
-    return load("smoke", settings(pipeline, **overrides))
+    return load_settings("smoke", settings(pipeline, **overrides))
 
 
 def options(pipeline: Path, **overrides: Any) -> list[str]:

@@ -92,7 +92,7 @@ class ClosedFormEnv:
         reward: Callable[[np.ndarray], np.ndarray] | None = None,
         means: Tensor = 0.5 * MEANS,
         deviation: float = DEVIATION,
-        optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
         lr: float = 0.1,
         seed: int = 0,
         batch_size: int = 16,
@@ -104,7 +104,7 @@ class ClosedFormEnv:
         self.draw = ClosedFormDraw(seed, batch_size, micro_batch)
         self.batch_size, self.micro_batch, self.reward = batch_size, micro_batch, reward
         self.rollouts: Rollouts | None = None
-        self.optimiser = optimiser([field.means, field.log_deviation], lr=lr)
+        self.optimizer = optimizer([field.means, field.log_deviation], lr=lr)
         self.logged: dict[str, list[Tensor]] = {}
         self.skipped = self.backward_samples = 0
 
@@ -136,7 +136,7 @@ class ClosedFormEnv:
         self.backward_samples += len(loss)
 
     def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
-        self.optimiser.step()
+        self.optimizer.step()
         return {**self._flush(), **{name: float(values.mean()) for name, values in (metrics or {}).items()}}
 
     def skip_update(self, reason: str) -> dict[str, float]:
@@ -144,7 +144,7 @@ class ClosedFormEnv:
         return self._flush()
 
     def _flush(self) -> dict[str, float]:
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         logged = {name: float(torch.cat(values).mean()) for name, values in self.logged.items()}
         self.logged = {}
         return logged

@@ -76,7 +76,7 @@ class World:
 def build_world(folder: Path, world: World) -> Path:
     """Write folder/results and the REPORT.md made from them; returns `folder`."""
     write_world(folder / "results", world)
-    report.build(folder / "results", folder / "REPORT.md")
+    report.write_report(folder / "results", folder / "REPORT.md")
     return folder
 
 

@@ -13,12 +13,12 @@ from PIL import Image
 
 from bench.api import ConfigError, PluginError
 from bench.budget import Budget, Ledger
-from bench.config.load import load
+from bench.config.load import load_settings
 from bench.config.pictures import Data
 from bench.config.settings import Experiment
-from bench.datasets.pictures.preparation import prepare, table
-from bench.datasets.worlds import world_of
-from bench.distributed.ranks import ALONE, Ranks
+from bench.datasets.pictures.preparation import pictures_table, prepare_pictures
+from bench.datasets.worlds import experiment_world
+from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.policy import PassFlops, SD3Policy
 from bench.preflight.conformance.observers import counted
 from bench.results.report.reproduce import _pictures
@@ -58,7 +58,7 @@ def experiment(folder: Path, pipeline: Path, **more: Any) -> Experiment:
     }  # fmt: skip
     if "soar" in str(values["methods"]):
         values["soar.num_points"] = 1
-    found = load("images", values)
+    found = load_settings("images", values)
     assert found.data is not None
     return found
 
@@ -76,10 +76,10 @@ class Measured(SD3Policy):
         return self.known[key]
 
 
-def enter(e: Experiment, label: str, ranks: Ranks = ALONE) -> Stage:
+def enter(e: Experiment, label: str, ranks: Ranks = SINGLE_PROCESS) -> Stage:
     policy, task = Measured.load(e.model or ""), e.tasks[0]
     return Stage.enter(
-        e.stages(label)[0], Budget.parse("1e9"), 0.0, policy, world_of(e), task, load_scorers({REWARD}), Ledger(),
+        e.stages(label)[0], Budget.parse("1e9"), 0.0, policy, experiment_world(e), task, load_scorers({REWARD}), Ledger(),
         policy.measure_flops().forward, seed=0, number=0, entry=Path("unused"), ranks=ranks,
     )  # fmt: skip
 
@@ -87,10 +87,10 @@ def enter(e: Experiment, label: str, ranks: Ranks = ALONE) -> Stage:
 def test_the_inspection_tells_and_records_bucket_and_crop(folder: Path, tiny_pipeline: Path) -> None:
     settings = experiment(folder, tiny_pipeline).data
     assert settings is not None
-    prepared = prepare(settings, tiny_pipeline)
+    prepared = prepare_pictures(settings, tiny_pipeline)
     found = prepared.found.buckets
     assert found is not None and sum(found.values()) == prepared.found.training and found["64x64"] == 0
-    shown = table(prepared)
+    shown = pictures_table(prepared)
     assert "pictures    in aspect buckets: 12 reduced, 18 enlarged, 18 cut to their middle (" in shown
     assert f"  48 x 80     12 pictures, {found['48x80']} of them to train on" in shown
     assert "  64 x 64     given up: its 0 pictures, fewer than 2, go to the nearest left" in shown
@@ -103,12 +103,12 @@ def test_the_inspection_tells_and_records_bucket_and_crop(folder: Path, tiny_pip
     assert prepared.settings.identity()["buckets"] == found
     (told,) = _pictures(prepared.settings.identity())
     assert told.endswith(f"64 pixels, in aspect buckets: {found['48x80']} of 48x80, {found['80x48']} of 80x48")
-    assert "buckets" not in prepare(Data(path=str(folder)), tiny_pipeline).settings.identity()
+    assert "buckets" not in prepare_pictures(Data(path=str(folder)), tiny_pipeline).settings.identity()
 
 
 def test_buckets_change_the_fingerprint_and_not_what_is_scored(folder: Path, tiny_pipeline: Path) -> None:
-    bucketed = world_of(experiment(folder, tiny_pipeline))
-    plain = world_of(experiment(folder, tiny_pipeline, **{"data.buckets": None}))
+    bucketed = experiment_world(experiment(folder, tiny_pipeline))
+    plain = experiment_world(experiment(folder, tiny_pipeline, **{"data.buckets": None}))
     assert bucketed.version != plain.version
     both = [world.candidates(("all",), 1000) for world in (bucketed, plain)]
     assert both[0].prompts == both[1].prompts and not both[1].buckets
@@ -147,7 +147,7 @@ def rank(number: int) -> Ranks:
 
 def test_two_processes_share_out_the_batches_of_one(folder: Path, tiny_pipeline: Path) -> None:
     e = experiment(folder, tiny_pipeline, **{"train.micro_batch": BATCH})
-    whole, *halves = (enter(e, "sft", ranks) for ranks in (ALONE, rank(0), rank(1)))
+    whole, *halves = (enter(e, "sft", ranks) for ranks in (SINGLE_PROCESS, rank(0), rank(1)))
     for _ in range(6):
         (batch,) = whole.env.draw.batches()
         parts = [part for half in halves for part in half.env.draw.batches()]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.models.policy import SD3Policy
 from bench.scoring.ranking import top_share
-from bench.training.curation import cache_folder, curate
+from bench.training.curation import cache_folder, curated_data
 from tests.support.cells import experiment, run, scorers, world
 
 
@@ -42,7 +42,7 @@ def made(tiny_pipeline, tmp_path, monkeypatch):
     e = experiment(tiny_pipeline)
     task, ready = e.tasks[0], scorers(e)
     policy = SD3Policy.load(tiny_pipeline)
-    return lambda note=None: curate(world(tiny_pipeline), task, policy, ready[task.select], note)
+    return lambda note=None: curated_data(world(tiny_pipeline), task, policy, ready[task.select], note)
 
 
 def moments(dataset):

@@ -17,14 +17,15 @@ from pyarrow import parquet
 from bench.api import ConfigError, DataError, Prompt
 from bench.cli.list import listing
 from bench.cli.main import main
-from bench.config.load import Text, load
+from bench.config.load import load_settings
 from bench.config.prompt_set import PromptSet
 from bench.datasets.prompts.hub import locate_prompts
 from bench.datasets.prompts.readers import read_prompts
-from bench.datasets.prompts.sets import among, first_of_each, load_set, load_sets, table
+from bench.datasets.prompts.sets import among, first_of_each, load_set, load_sets, prompt_sets_table
 from bench.models.policy import SD3Policy
+from bench.parsing import Text
 from bench.preflight.forecast.plan import evaluation_passes
-from bench.results.records.reader import load_experiment
+from bench.results.records.reader import read_experiment
 from bench.results.records.writer import CellRecord
 from bench.results.report import main_table, prompt_sets
 from bench.results.report.published import published
@@ -39,7 +40,9 @@ QUIET = World(tasks=("alignment",), methods=("sft",), seeds=2, prompts=8, milest
 
 
 def sets_of(**given: Any) -> dict[str, PromptSet]:
-    return dict(load("smoke", {f"evaluation.prompt_sets.{n}": v for n, v in given.items()}).evaluation.prompt_sets)
+    return dict(
+        load_settings("smoke", {f"evaluation.prompt_sets.{n}": v for n, v in given.items()}).evaluation.prompt_sets
+    )
 
 
 def written(folder: Path, name: str, *lines: str) -> str:
@@ -66,15 +69,18 @@ def test_published_sets_know_their_scorers() -> None:
 
 def test_a_set_of_a_preset_is_taken_back(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("extends: smoke\nevaluation: {prompt_sets: {ocr: a.txt}}\n")
-    assert load(tmp_path / "mine.yaml").evaluation.set_scorers == ("ocr",)
-    assert not load(tmp_path / "mine.yaml", {"evaluation.prompt_sets.ocr": None}).evaluation.prompt_sets
+    assert load_settings(tmp_path / "mine.yaml").evaluation.set_scorers == ("ocr",)
+    assert not load_settings(tmp_path / "mine.yaml", {"evaluation.prompt_sets.ocr": None}).evaluation.prompt_sets
 
 
 def test_settings_of_the_command_line_are_read_as_their_types() -> None:
     given = {"path": "7", "scorers": "jpeg,ocr", "prompts": "7"}
-    e = load("smoke", {f"evaluation.prompt_sets.mine.{name}": Text(value) for name, value in given.items()})
+    e = load_settings("smoke", {f"evaluation.prompt_sets.mine.{name}": Text(value) for name, value in given.items()})
     assert dict(e.evaluation.prompt_sets) == {"mine": PromptSet(path="7", scorers=("jpeg", "ocr"), prompts=7)}
-    assert load("smoke", {"evaluation.prompt_sets.ocr": Text("a.txt")}).evaluation.prompt_sets["ocr"].path == "a.txt"
+    assert (
+        load_settings("smoke", {"evaluation.prompt_sets.ocr": Text("a.txt")}).evaluation.prompt_sets["ocr"].path
+        == "a.txt"
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,12 +102,12 @@ def test_what_is_wrong_with_a_set_is_told(given: dict[str, Any], message: str) -
 
 def test_tuning_sees_no_prompt_set() -> None:
     with pytest.raises(ConfigError, match=r"split tune: no tuning may see the prompts that are reported \(ocr\)"):
-        load("smoke", {"evaluation.prompt_sets.ocr": "a.txt", "evaluation.split": "tune"})
+        load_settings("smoke", {"evaluation.prompt_sets.ocr": "a.txt", "evaluation.split": "tune"})
 
 
 def test_experiments_without_sets_keep_their_identity() -> None:
-    assert "prompt_sets" not in load("smoke").evaluation.identity()
-    assert "prompt_sets" not in load("smoke").cell_config("alignment", "base")["evaluation"]
+    assert "prompt_sets" not in load_settings("smoke").evaluation.identity()
+    assert "prompt_sets" not in load_settings("smoke").cell_config("alignment", "base")["evaluation"]
 
 
 def test_the_listing_shows_their_settings() -> None:
@@ -199,8 +205,8 @@ def test_a_set_has_to_fit_what_is_asked_of_it(tmp_path: Path) -> None:
         load_set("mine", PromptSet(path=path, scorers=("geneval",)))
     both = load_set("mine", PromptSet(path=path, scorers=("jpeg", "ocr"), prompts=2, samples=3))
     assert both.found.judged == {"jpeg": 2, "ocr": 1}
-    assert "mine: 2 prompts, 3 pictures each, fingerprint" in table([both])
-    assert table([both]).endswith("for jpeg, ocr (1 of them)")
+    assert "mine: 2 prompts, 3 pictures each, fingerprint" in prompt_sets_table([both])
+    assert prompt_sets_table([both]).endswith("for jpeg, ocr (1 of them)")
 
 
 def test_letter_case_and_spaces_make_no_other_prompt() -> None:
@@ -212,7 +218,7 @@ def test_letter_case_and_spaces_make_no_other_prompt() -> None:
 
 
 def test_passes_of_a_set_are_planned(tmp_path: Path) -> None:
-    plain = load("smoke").evaluation
+    plain = load_settings("smoke").evaluation
     found = load_set("mine", jpeg(written(tmp_path, "a.txt", "a", "b", "c"), samples=2)).settings
     with_set = dataclasses.replace(plain, prompt_sets={"mine": found})
     # 3 prompts, 2 pictures each, two passes a step at a guidance other than 1
@@ -284,7 +290,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     header = json.loads((folder / "experiment.json").read_text())
     header["scorers"]["geneval"] = {**header["scorers"]["scenes-ocr"], "gold": False}
     (folder / "experiment.json").write_text(json.dumps(header))
-    return Analysis(load_experiment(folder))
+    return Analysis(read_experiment(folder))
 
 
 def test_geneval_weighs_its_categories_alike(judged: Analysis) -> None:
@@ -302,11 +308,11 @@ def test_geneval_weighs_its_categories_alike(judged: Analysis) -> None:
 
 def test_the_main_table_shows_where_its_columns_come_from(judged: Analysis) -> None:
     assert judged.scorers("alignment") == tuple(name for name in judged.scorers("alignment") if name != "geneval")
-    text = "\n\n".join(main_table.section(judged, "alignment"))
+    text = "\n\n".join(main_table.main_table_section(judged, "alignment"))
     assert "| Method | GenEval<br>geneval | OCR<br>empty |" in text
     assert "| base | 0.250 ± " in text and "| *Flow-GRPO on GenEval*<br>published, arXiv 2505.05470" in text
     assert "Empty, because this run has no such scorer: OCR (ocr)," in text
-    (line, _) = prompt_sets.section(judged, "alignment")
+    (line, _) = prompt_sets.prompt_sets_section(judged, "alignment")
     assert "4 of 553 prompts, the mean of 4 pictures each" in line and line.endswith("training may use: 2.")
 
 
@@ -332,6 +338,8 @@ def test_a_record_cut_back_loses_the_scores_of_its_sets(judged: Analysis, tmp_pa
 
 
 def test_nothing_is_shown_where_none_of_its_scorers_judged(tmp_path: Path) -> None:
-    plain = Analysis(load_experiment(write_world(tmp_path, QUIET)))
-    assert main_table.section(plain, "alignment") == prompt_sets.section(plain, "alignment") == []
+    plain = Analysis(read_experiment(write_world(tmp_path, QUIET)))
+    assert (
+        main_table.main_table_section(plain, "alignment") == prompt_sets.prompt_sets_section(plain, "alignment") == []
+    )
     assert load_sets({}) == []

@@ -10,8 +10,8 @@ import torch
 
 from bench.api import Method, PluginError
 from bench.datasets.worlds import load_world
-from bench.preflight.conformance.fixtures import Laboratory, MethodSubject
-from bench.training.frozen_check import Untouched
+from bench.preflight.conformance.fixtures import Fixtures, MethodSubject
+from bench.training.frozen_check import FrozenCheck
 from methods.flowgrpo import FlowGRPO
 from methods.sft import SFT
 
@@ -20,7 +20,7 @@ from methods.sft import SFT
 @pytest.mark.parametrize("bit", [0, 7])
 def test_a_single_bit_shows(dtype: torch.dtype, bit: int) -> None:
     values = torch.arange(6).to(dtype)
-    guard = Untouched({"same": torch.zeros(3), "changed": values.reshape(2, 3).t()})
+    guard = FrozenCheck({"same": torch.zeros(3), "changed": values.reshape(2, 3).t()})
     guard.check("any")
     values.view(torch.uint8)[-1] ^= 1 << bit
     with pytest.raises(PluginError, match=r"method 'any' changed 1 frozen tensors, 'changed' among them"):
@@ -28,8 +28,8 @@ def test_a_single_bit_shows(dtype: torch.dtype, bit: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def laboratory(tiny_pipeline: Path) -> Laboratory:
-    return Laboratory(load_world("scenes", str(tiny_pipeline)))
+def laboratory(tiny_pipeline: Path) -> Fixtures:
+    return Fixtures(load_world("scenes", str(tiny_pipeline)))
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def laboratory(tiny_pipeline: Path) -> Laboratory:
     ],
 )
 def test_every_part_that_a_stage_leaves_as_it_is(
-    laboratory: Laboratory, method: type[Method], train: dict[str, Any], name: str
+    laboratory: Fixtures, method: type[Method], train: dict[str, Any], name: str
 ) -> None:
     stage = MethodSubject(method, laboratory).stage(**train)
     frozen = stage.frozen()
-    guard = Untouched(frozen)
+    guard = FrozenCheck(frozen)
     stage.advance()
     guard.check(method.name)
     with torch.no_grad():

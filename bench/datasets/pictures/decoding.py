@@ -85,7 +85,7 @@ def crop(width: int, height: int, to: Size, on_white: bool = False) -> Crop:
     return Crop(width, height, left, top, taken_width, taken_height, *to, on_white)
 
 
-def prepare(data: bytes, to: Size, max_pixels: int) -> np.ndarray:
+def prepare_picture(data: bytes, to: Size, max_pixels: int) -> np.ndarray:
     """Pixels uint8 (H, W, 3) of a size (W, H): the middle part of its shape, brought to it by Lanczos' filter.
 
     Raises:

@@ -28,7 +28,7 @@ from bench.config.pictures import Data
 from bench.datasets.buckets import Size, assign
 from bench.datasets.pictures.decoding import Crop, crop, open_picture
 from bench.datasets.pictures.model_limits import Captions
-from bench.datasets.pictures.rows import KINDS, Fault, LeftOut, Row, Source
+from bench.datasets.pictures.rows import KINDS, Fault, LeftOut, PictureRow, Source
 from bench.files import appears_whole, write_whole
 from bench.paths import cache_folder
 
@@ -104,7 +104,7 @@ def inspect(source: Source, settings: Data, captions: Captions, sizes: Sequence[
 
 
 def _inspect(source: Source, settings: Data, captions: Captions, sizes: Sequence[Size], folder: Path) -> Inspected:
-    def look(row: Row) -> _Seen | Fault:
+    def look(row: PictureRow) -> _Seen | Fault:
         try:
             data = source.read(row.name)
             picture, on_white = open_picture(data, settings.max_pixels)
@@ -135,7 +135,7 @@ def _inspect(source: Source, settings: Data, captions: Captions, sizes: Sequence
 class _Seen:
     """A row whose picture can be used: the hash of its bytes, its size upright, and whether it was laid on white."""
 
-    row: Row
+    row: PictureRow
     digest: str
     shape: Size
     on_white: bool
@@ -235,7 +235,7 @@ def copy_lists(found: Inspected, folder: Path) -> None:
         write_whole(folder / name, (found.folder / name).read_bytes())
 
 
-def fingerprint(found: Inspected, resolution: int, chosen: Sequence[str] | None) -> str:
+def pictures_fingerprint(found: Inspected, resolution: int, chosen: Sequence[str] | None) -> str:
     """16 hex digits of what training sees: pictures, captions, tags, their sizes, and the choice among them."""
     square = (resolution, resolution)
     rows = [[p.name, p.digest, p.caption, p.tag, *(() if p.crop.to == square else p.crop.to)] for p in found.kept]

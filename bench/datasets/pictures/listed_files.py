@@ -17,7 +17,7 @@ from typing import Any
 from bench.api import DataError
 from bench.canonical import config_hash, hash_file
 from bench.config.pictures import Data
-from bench.datasets.pictures.rows import Fault, LeftOut, Row, column, label
+from bench.datasets.pictures.rows import Fault, LeftOut, PictureRow, column, label
 from bench.paths import inside
 
 SOAR_COLUMNS = ("md5", "caption_en")
@@ -45,7 +45,7 @@ class ListedPictures:
         caption = column(listing, "caption", settings.caption_column or defaults[1], found)
         tag = column(listing, "tag", settings.tag_column, found) if settings.tag_column else "tag"
         self._suffix = ".jpg" if is_soar else ""
-        self.rows: list[Row] = []
+        self.rows: list[PictureRow] = []
         self.left_out: list[LeftOut] = []
         for place, fields, problem in lines:
             name = fields.get(picture) if fields else None
@@ -54,7 +54,9 @@ class ListedPictures:
                 self.left_out.append(LeftOut(place, "", "broken line", reason))
             else:
                 self.rows.append(
-                    Row(f"{name}{self._suffix}", place, fields.get(caption), label(fields.get(tag)), _bucket(fields))
+                    PictureRow(
+                        f"{name}{self._suffix}", place, fields.get(caption), label(fields.get(tag)), _bucket(fields)
+                    )
                 )
         self.stamp = config_hash({"listing": hash_file(listing), "files": [self._stat(row.name) for row in self.rows]})
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.api import DataError
 from bench.canonical import config_hash, hash_file
-from bench.datasets.buckets import Grid
+from bench.datasets.buckets import BucketGrid
 from bench.datasets.pictures.rows import Fault
 
 T5_TOKENS = 256  # as the policy encodes, where nothing else is asked for
@@ -26,10 +26,10 @@ def resolution(model: Path) -> int:
     return latents * pixels
 
 
-def grid(model: Path) -> Grid:
+def grid(model: Path) -> BucketGrid:
     """The sizes of pictures that a diffusers SD3 pipeline folder takes; raises as `resolution` does."""
     (patch, patches), pixels = _numbers(model, "patch_size", "pos_embed_max_size")
-    return Grid(patch * pixels, patches * patch * pixels)
+    return BucketGrid(patch * pixels, patches * patch * pixels)
 
 
 def _numbers(model: Path, *names: str) -> tuple[list[int], int]:

@@ -64,7 +64,7 @@ def drawings(captions: Captions) -> tuple[list[Drawing], Left]:
     return readable, Left(tones, nameless, len(found) - len(readable))
 
 
-def render(drawing: Drawing, size: int) -> bytes:
+def render_drawing(drawing: Drawing, size: int) -> bytes:
     """A drawing on white as a PNG of size x size pixels."""
     picture: bytes = _installed("resvg_py").svg_to_bytes(
         svg_path=str(drawing.svg), width=size, height=size, background="white"
@@ -87,7 +87,7 @@ def write_folder(folder: Path, some: Sequence[Drawing], size: int) -> int:
         temporary.mkdir()
         rendered: dict[bytes, Drawing] = {}
         for drawing in some:
-            rendered.setdefault(render(drawing, size), drawing)
+            rendered.setdefault(render_drawing(drawing, size), drawing)
         for png, drawing in rendered.items():
             (temporary / f"{drawing.code}.png").write_bytes(png)
         kept = rendered.values()

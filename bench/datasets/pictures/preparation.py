@@ -12,9 +12,9 @@ import numpy as np
 
 from bench.api import ConfigError, DataError, Prompt
 from bench.config.pictures import Data, Found
-from bench.datasets.buckets import Size, nearest, shown, sizes
+from bench.datasets.buckets import Size, nearest_buckets, shown, sizes
 from bench.datasets.pictures import decoding as pictures
-from bench.datasets.pictures.inspection import LEFT_OUT, Inspected, Picture, digest_of, fingerprint, inspect
+from bench.datasets.pictures.inspection import LEFT_OUT, Inspected, Picture, digest_of, inspect, pictures_fingerprint
 from bench.datasets.pictures.model_limits import Captions, grid, resolution
 from bench.datasets.pictures.rows import KINDS, Fault, Source
 from bench.datasets.pictures.selection import Selection
@@ -65,7 +65,7 @@ class Prepared:
             try:
                 data = self.source.read(picture.name)
                 is_same = digest_of(data) == picture.digest
-                out[row] = pictures.prepare(data, size, self.opened.max_pixels) if is_same else 0
+                out[row] = pictures.prepare_picture(data, size, self.opened.max_pixels) if is_same else 0
             except Fault as fault:
                 raise DataError(f"{picture.name} could be read before, and cannot now: {fault}: restore it") from fault
             if not is_same:
@@ -75,7 +75,7 @@ class Prepared:
         return out
 
 
-def prepare(settings: Data, model: Path) -> Prepared:
+def prepare_pictures(settings: Data, model: Path) -> Prepared:
     """Open and inspect the pictures that the settings name, for a pipeline folder or the hub id of a fetched model.
 
     Raises:
@@ -98,7 +98,7 @@ def prepare(settings: Data, model: Path) -> Prepared:
     captions = {p.caption for p in inspected.kept}
     counts = {split: sum(split_of(caption) == split for caption in captions) for split in SPLITS}
     found = Found(
-        fingerprint=fingerprint(inspected, side, selection.names if selection else None), form=opened.source.form,
+        fingerprint=pictures_fingerprint(inspected, side, selection.names if selection else None), form=opened.source.form,
         rows=inspected.rows, kept=len(inspected.kept), left_out=inspected.kinds(), resolution=side, captions=counts,
         training=len(training), selected_by=selection.scorer if selection else None,
         rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
@@ -149,7 +149,7 @@ def as_prompt(index: int, picture: Picture) -> Prompt:
     return Prompt(index, picture.caption, {name: value for name, value in metadata.items() if value is not None})
 
 
-def table(prepared: Prepared) -> str:
+def pictures_table(prepared: Prepared) -> str:
     """What was found, for the terminal: rows by kind of fault, sizes, captions by split."""
     found, inspected = prepared.found, prepared.inspected
     lines = [
@@ -200,7 +200,7 @@ def _buckets(prepared: Prepared) -> list[str]:
     if found.buckets is None:
         return []
     crops = [picture.crop for picture in kept]
-    own = Counter(nearest([(crop.width, crop.height) for crop in crops], prepared.sizes))
+    own = Counter(nearest_buckets([(crop.width, crop.height) for crop in crops], prepared.sizes))
     there = Counter(crop.to for crop in crops)
     lines = []
     for size in prepared.sizes:

@@ -38,7 +38,7 @@ class Fault(DataError):
 
 
 @dataclass(frozen=True)
-class Row:
+class PictureRow:
     """One captioned picture as it is listed: nothing of it has been looked at yet.
 
     name: of the picture within its source (a file's name, or a row's number). place: where the listing names it, for
@@ -72,7 +72,7 @@ class Source(Protocol):
     def form(self) -> str: ...
 
     @property
-    def rows(self) -> Sequence[Row]: ...
+    def rows(self) -> Sequence[PictureRow]: ...
 
     @property
     def left_out(self) -> Sequence[LeftOut]: ...

@@ -13,7 +13,7 @@ from typing import Any
 from bench.api import DataError
 from bench.canonical import config_hash
 from bench.config.pictures import Data
-from bench.datasets.pictures.rows import Fault, LeftOut, Row, column, label
+from bench.datasets.pictures.rows import Fault, LeftOut, PictureRow, column, label
 from bench.paths import cache_folder, inside
 
 
@@ -36,7 +36,7 @@ class TablePictures:
         captions = table[caption][:]
         tags = table[tags_column][:] if tags_column in names else [None] * len(captions)
         self.rows = [
-            Row(str(number), f"row {number}", text, label(tag))
+            PictureRow(str(number), f"row {number}", text, label(tag))
             for number, (text, tag) in enumerate(zip(captions, tags, strict=True))
         ]
         self.left_out: list[LeftOut] = []

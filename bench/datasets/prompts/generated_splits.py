@@ -32,7 +32,7 @@ def shuffled(size: int, seed: int, name: str) -> Iterator[int]:
     return map(int, rng.permutation(seed, name, 0, size))
 
 
-def in_turn(streams: list[Iterator[T]]) -> Iterator[T]:
+def first_rank_first(streams: list[Iterator[T]]) -> Iterator[T]:
     """One of each stream in turn; those that have ended drop out."""
     while streams:
         for stream in list(streams):

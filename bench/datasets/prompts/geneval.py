@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.api import Prompt
-from bench.datasets.prompts.generated_splits import in_split, in_turn, shuffled
+from bench.datasets.prompts.generated_splits import first_rank_first, in_split, shuffled
 from bench.datasets.prompts.geneval_vocabulary import CLASSES, COLORS, NUMBERS, POSITIONS, plural, with_article
 
 Claim = dict[str, Any]
@@ -24,7 +24,7 @@ def geneval_prompts(split: str, seed: int, without: Collection[str] = ()) -> Ite
     A category's prompts come in an order of their own for every seed. Prompts whose text is in `without` are left out.
     """
     streams = [_category(tag, split, seed, without) for tag in CATEGORIES]
-    for number, claim in enumerate(in_turn(streams)):
+    for number, claim in enumerate(first_rank_first(streams)):
         yield Prompt(number, claim.pop("prompt"), claim)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator
 
 from bench.api import Prompt
-from bench.datasets.prompts.generated_splits import in_split, in_turn, shuffled
+from bench.datasets.prompts.generated_splits import first_rank_first, in_split, shuffled
 from bench.datasets.prompts.quoted import quoted_text
 
 BEARERS = (
@@ -49,7 +49,7 @@ def sign_prompts(split: str, seed: int, without: Collection[str] = ()) -> Iterat
     """
     avoided = {quoted_text(prompt) for prompt in without}
     streams = [_texts(name, split, seed, avoided) for name in PATTERNS]
-    for number, (written, bearer) in enumerate(in_turn(streams)):
+    for number, (written, bearer) in enumerate(first_rank_first(streams)):
         yield Prompt(number, bearer.format(written), {"text": written})
 
 

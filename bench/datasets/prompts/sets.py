@@ -10,7 +10,7 @@ from bench import registry
 from bench.api import DataError, Prompt
 from bench.canonical import config_hash
 from bench.config.prompt_set import FoundPrompts, PromptSet, set_split
-from bench.datasets.prompts.generated_splits import in_turn
+from bench.datasets.prompts.generated_splits import first_rank_first
 from bench.datasets.prompts.hub import locate_prompts
 from bench.datasets.prompts.readers import read_prompts
 from bench.datasets.splits import same_words
@@ -82,7 +82,7 @@ def first_of_each(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
     categories: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         categories.setdefault(prompt.category, []).append(prompt)
-    mixed = in_turn([iter(own) for own in categories.values()])
+    mixed = first_rank_first([iter(own) for own in categories.values()])
     return sorted((p for p, _ in zip(mixed, range(count), strict=False)), key=lambda p: p.index)
 
 
@@ -97,7 +97,7 @@ def _judgeable(scorer: str, prompts: Sequence[Prompt]) -> int:
     return sum(reward.applies(prompt.metadata) for prompt in prompts)
 
 
-def table(sets: Sequence[LoadedSet]) -> str:
+def prompt_sets_table(sets: Sequence[LoadedSet]) -> str:
     """What was found, for the terminal: a line for each set."""
     lines = []
     for one in sets:

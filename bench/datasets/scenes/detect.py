@@ -239,6 +239,6 @@ def spelt(things: Sequence[Thing]) -> str:
     return "".join(t.kind if t.kind in GLYPHS else "?" for t in sorted(things, key=lambda t: t.x))
 
 
-def read_text(images: np.ndarray) -> list[str]:
+def detect_text(images: np.ndarray) -> list[str]:
     """What the pictures, uint8 (B, 64, 64, 3), spell; see `spelt`. Empty if nothing is there."""
     return [spelt(things) for things in detect(images).by_picture()]

@@ -47,7 +47,7 @@ def pixels(images: np.ndarray, size: int = 64) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
 
 
-def fingerprint(*folders: Path) -> str:
+def proxy_fingerprint(*folders: Path) -> str:
     """A hash of every file of the folders: what a learned score depends on besides its code.
 
     Raises:
@@ -83,7 +83,7 @@ def _without_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-class Clip:
+class ProxyClip:
     """A CLIPModel with its tokenizer, frozen: unit embeddings of pictures and captions."""
 
     def __init__(self, folder: Path) -> None:
@@ -184,7 +184,7 @@ def load_ocr(folder: Path) -> ResNetForImageClassification:
 
 
 @torch.no_grad()
-def read_text(model: ResNetForImageClassification, images: np.ndarray) -> list[str]:
+def recognise_text(model: ResNetForImageClassification, images: np.ndarray) -> list[str]:
     """What the recogniser reads in pictures uint8 (B, 64, 64, 3): the likeliest class of each slot, from the left."""
     parts = [model(pixel_values=part).logits for part in pixels(images).split(CHUNK)]
     slots = torch.cat(parts).view(len(images), OCR_SLOTS, len(OCR_CLASSES)).argmax(2).tolist()

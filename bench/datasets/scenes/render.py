@@ -186,7 +186,7 @@ def _degrade(canvas: np.ndarray, styles: Sequence[Style]) -> None:
             canvas[b] += noise[..., :1] + np.float32(0.15) * noise[..., 1:]
 
 
-def render(scenes: Sequence[Scene]) -> np.ndarray:
+def render_scenes(scenes: Sequence[Scene]) -> np.ndarray:
     """Pictures of the scenes, uint8 (B, 64, 64, 3), RGB in [0, 255].
 
     A picture depends on its scene alone, not on the batch it is rendered in.

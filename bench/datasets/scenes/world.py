@@ -10,14 +10,14 @@ import numpy as np
 from bench.api import ConfigError, Prompt
 from bench.datasets.base_model import base_model
 from bench.datasets.scenes.manifest import ASSETS
-from bench.datasets.scenes.render import render
+from bench.datasets.scenes.render import render_scenes
 from bench.datasets.scenes.scene import sample_prompts, sample_scenes
 from bench.datasets.scenes.vocabulary import CATEGORIES, HELD_OUT_CATEGORIES
 from bench.datasets.splits import SPLITS, text_bucket
 from bench.datasets.world import Candidates
 
 if TYPE_CHECKING:
-    from bench.datasets.scenes.proxies import Clip
+    from bench.datasets.scenes.proxies import ProxyClip
 
 WRONG_CAPTIONS = 0.1  # share in candidates, as in the pre-training data
 _CHUNK = 512
@@ -34,7 +34,7 @@ class ScenesWorld:
 
     def __init__(self, model: str | None = None) -> None:
         self.model = base_model(model)
-        self._clip: Clip | None = None
+        self._clip: ProxyClip | None = None
 
     def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:
         """`count` prompts; their index counts within (split, categories)."""
@@ -76,13 +76,13 @@ class ScenesWorld:
                 : count - len(prompts)
             ]
             prompts += [Prompt(len(prompts) + i, s.caption, s.metadata) for i, s in enumerate(scenes)]
-            images.append(render(scenes))
+            images.append(render_scenes(scenes))
         return Candidates(np.concatenate(images), prompts)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Image embeddings of the world's CLIP."""
-        from bench.datasets.scenes.proxies import CLIP_FOLDER, Clip
+        from bench.datasets.scenes.proxies import CLIP_FOLDER, ProxyClip
 
         if self._clip is None:
-            self._clip = Clip(ASSETS / CLIP_FOLDER)
+            self._clip = ProxyClip(ASSETS / CLIP_FOLDER)
         return self._clip.image(images).numpy()

@@ -43,7 +43,7 @@ class CellState:
         return (now - self.since) / (self.fraction - self.first) * (1 - self.fraction)
 
 
-class Display:
+class ProgressDisplay:
     """Shows cells as their events arrive: `with Display() as display: display.handle(event)`.
 
     `clock` gives seconds; `console` defaults to standard output, and decides between live display and plain lines.
@@ -56,7 +56,7 @@ class Display:
         self._begin = clock()
         self._live: Live | None = None
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> ProgressDisplay:
         if self.console.is_terminal:
             self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4)
             self._live.start()
@@ -109,14 +109,14 @@ class Display:
         elif kind == "milestone":
             left = cell.seconds_left(self._clock())
             text = f"{cell.fraction:4.0%} of the budget, update {cell.update}{_pair('cost', amount(cell.cost))}"
-            text += f"{_pair('loss', number(cell.loss))}{_pair('score', number(cell.score))}"
+            text += f"{_pair('loss', four_digits(cell.loss))}{_pair('score', four_digits(cell.score))}"
             text += f"; about {clock_text(left)} left" if left and cell.fraction < 1 else ""
         elif kind == "note":
             text = str(message)
         elif kind == "end" and event["status"] == "failed":
             text = f"failed: {message}"
         elif kind == "end":
-            text = f"done after {cell.update} updates{_pair('score', number(cell.score))}{self._left()}"
+            text = f"done after {cell.update} updates{_pair('score', four_digits(cell.score))}{self._left()}"
         else:
             return
         elapsed = clock_text(self._clock() - self._begin)
@@ -164,12 +164,12 @@ def cell_table(cells: Iterable[tuple[CellState, float | None]]) -> Table:
     for cell, left in cells:
         table.add_row(
             escape(cell.name), cell.phase, str(cell.update), f"{cell.fraction:.0%}", amount(cell.cost),
-            number(cell.loss), number(cell.score), "" if left is None else clock_text(left),
+            four_digits(cell.loss), four_digits(cell.score), "" if left is None else clock_text(left),
         )  # fmt: skip
     return table
 
 
-def number(value: float | None) -> str:
+def four_digits(value: float | None) -> str:
     """Four digits; nothing for None."""
     return "" if value is None else f"{value:.4g}"
 

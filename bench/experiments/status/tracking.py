@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.api import ConfigError, DataError
 from bench.config.settings import Experiment
-from bench.experiments.workers import Display
-from bench.files import told
+from bench.experiments.workers import EventHandler
+from bench.files import disk_errors
 from bench.paths import inside
 from bench.results.records.schema import Event, Milestone, Step
 from bench.results.records.writer import read_events, read_telemetry
@@ -86,7 +86,7 @@ class TensorBoard:
     def begin(self, cell: str) -> None:
         """As `Tracker` has it."""
         place = inside(self._folder, cell)
-        with told(place):
+        with disk_errors(place):
             shutil.rmtree(place, ignore_errors=True)
             self._writers[cell] = self._open(str(place))
 
@@ -96,7 +96,7 @@ class TensorBoard:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         writer = self._writers[cell]
-        with told(self._folder):
+        with disk_errors(self._folder):
             for point in points:
                 for axis, step in (("updates", point.update), ("cost", round(point.cost))):
                     values = [
@@ -144,7 +144,7 @@ class Trackio:
 def _stored(folder: Path) -> Iterator[None]:
     """Turns the refusals of system and database into one message."""
     try:
-        with told(folder):
+        with disk_errors(folder):
             yield
     except sqlite3.Error as error:
         raise DataError(f"cannot write {folder}: {error}; remove that folder, or leave --track out") from error
@@ -153,7 +153,7 @@ def _stored(folder: Path) -> Iterator[None]:
 class Tracked:
     """A display whose events also tell when to look into the records, and to pass on what has grown there."""
 
-    def __init__(self, display: Display, tracker: Tracker, folder: Path) -> None:
+    def __init__(self, display: EventHandler, tracker: Tracker, folder: Path) -> None:
         self._display = display
         self._tracker = tracker
         self._folder = folder

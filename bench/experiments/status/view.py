@@ -13,7 +13,7 @@ from typing import Literal
 
 from bench.budget import Budget, Ledger
 from bench.experiments.status.progress import CellState
-from bench.locks import Holder, holder
+from bench.locks import Holder, lock_holder
 from bench.paths import inside
 from bench.results.records.schema import BASE, Cell, End, Event, ExperimentHeader, LedgerEntry, Milestone, Step, dump
 from bench.results.records.writer import RECORD, read_events, read_experiment_header, read_telemetry, status_of
@@ -80,7 +80,7 @@ def look(folder: Path) -> ExperimentView:
         DataError: there is none, or a record is damaged.
     """
     header = read_experiment_header(folder)
-    run = holder(folder / "run.lock")
+    run = lock_holder(folder / "run.lock")
     names = {path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/*/seed*/{RECORD}")}
     if run is not None and run.lives:
         names |= {str(name) for name in run.about.get("cells", ())}
@@ -127,7 +127,7 @@ def _phase(folder: Path, events: Sequence[Event]) -> str:
     status = status_of(list(events))
     if status in ("done", "failed"):
         return status
-    worker = holder(folder / "checkpoint" / "cell.lock")
+    worker = lock_holder(folder / "checkpoint" / "cell.lock")
     if worker is None or not worker.lives:
         return "waiting" if status == "new" else "interrupted"
     if not any(isinstance(event, Step | Milestone) for event in events):
@@ -151,7 +151,7 @@ def _share(cell: Event, ledger: LedgerEntry, seconds: float) -> float:
 
 def _whole(folder: Path, shares: Mapping[tuple[Kind, int], float], state: CellState) -> float | None:
     """Seconds that the whole budget takes by the clock, evaluations included, at the pace of the last session."""
-    worker = holder(folder / "checkpoint" / "cell.lock")
+    worker = lock_holder(folder / "checkpoint" / "cell.lock")
     known = [
         (datetime.fromisoformat(line.time), shares[line.kind, line.update])
         for line in read_telemetry(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bench.canonical import config_hash, hash_file
-from bench.device import describe
+from bench.device import describe_device
 
 VERSION = 1  # raise it with every change of the harness that can change an encoding
 _PACKAGES = ("torch", "diffusers", "transformers")  # other versions may round differently
@@ -26,7 +26,7 @@ def encoder_identity(folder: Path, parts: Sequence[str], device: torch.device, h
     return config_hash(
         {
             "version": VERSION, "parts": _files(folder, tuple(parts)), "held": held,
-            "device": describe(str(device)), "threads": torch.get_num_threads(),
+            "device": describe_device(str(device)), "threads": torch.get_num_threads(),
             "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
             "packages": {name: metadata.version(name) for name in _PACKAGES},
         }

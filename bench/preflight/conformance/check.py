@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Generic, Literal, TypeVar
 
 from bench.api import BenchError, Needs, PluginError
-from bench.plugin_errors import blame
+from bench.plugin_errors import plugin_error
 from bench.suggest import hint
 
 S = TypeVar("S")
@@ -71,7 +71,7 @@ class Outcome:
     detail: str = ""
 
 
-def run(checks: Iterable[Check[S]], subject: S, needs: Needs, excused: Mapping[str, str]) -> Iterator[Outcome]:
+def run_check(checks: Iterable[Check[S]], subject: S, needs: Needs, excused: Mapping[str, str]) -> Iterator[Outcome]:
     """Run the checks one by one; `excused` is {check: why it may fail}.
 
     Raises:
@@ -99,7 +99,7 @@ def _outcome(check: Check[S], subject: S, needs: Needs, excuse: str | None) -> O
         detail = f"expected no error; came {type(error).__name__}: {error}"
     # A plugin may raise anything at all, and call sys.exit(): that is how it failed, and the outcome tells where
     except (Exception, SystemExit) as error:
-        detail = f"expected no error; came {blame(error)}"
+        detail = f"expected no error; came {plugin_error(error)}"
     else:
         return Outcome(check, "passed", f"declared to fail ({excuse}): remove the declaration" if excuse else "")
     return Outcome(check, "expected", f"{excuse} ({detail})") if excuse else Outcome(check, "failed", detail)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.api import Method, Prompt, Reward
 from bench.budget import Budget, Ledger
-from bench.config.settings import Stage as StageSettings
+from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.config.task import Task
 from bench.datasets.world import Candidates, World
@@ -66,7 +66,7 @@ class _Remembering:
         return self._candidates(tuple(categories), count)
 
 
-class Laboratory:
+class Fixtures:
     """A world with its base model, loaded once; every stage begins from the same weights."""
 
     def __init__(self, world: World) -> None:
@@ -119,7 +119,7 @@ class MethodSubject:
     """A method under examination."""
 
     def __init__(
-        self, method: type[Method], laboratory: Laboratory, adaptations: tuple[str, ...] = ("full", "lora")
+        self, method: type[Method], laboratory: Fixtures, adaptations: tuple[str, ...] = ("full", "lora")
     ) -> None:
         self.method = method
         self.laboratory = laboratory
@@ -151,7 +151,7 @@ def for_each_adaptation(check: Callable[[MethodSubject], None]) -> Callable[[Met
 class RewardSubject:
     """A reward under examination, with pictures of the world that it can judge."""
 
-    def __init__(self, reward: Reward, laboratory: Laboratory) -> None:
+    def __init__(self, reward: Reward, laboratory: Fixtures) -> None:
         self.reward = reward
         self.reward.load()
         self.laboratory = laboratory

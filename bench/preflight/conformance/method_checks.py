@@ -29,7 +29,7 @@ LEDGER_TOLERANCE = 1e-9  # both count the same products; the ledger adds them up
 def loss_gradients(subject: MethodSubject) -> None:
     """Every term of weight other than 0 has a gradient in some update."""
     stage = subject.stage()
-    parameters, backward = stage.env.optimiser.parameters, stage.env.backward
+    parameters, backward = stage.env.optimizer.parameters, stage.env.backward
     alive: dict[str, bool] = {}
 
     def watched(terms: Mapping[str, tuple[float, Tensor]], count: float) -> None:

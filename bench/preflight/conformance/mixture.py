@@ -15,7 +15,7 @@ from bench.preflight.conformance.check import Mismatch, NotApplicable, Suite
 from bench.preflight.conformance.fixtures import MethodSubject
 from bench.scoring.scorer import Scorer
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
-from bench.training.optimizer import Optimiser
+from bench.training.optimizer import Optimizer
 from bench.training.stage import Stage
 
 SUITE = Suite[MethodSubject]()
@@ -49,8 +49,8 @@ def closed_form_stage(
     reference = policy.frozen_copy() if method.needs.reference else None
     model = MeteredModel(policy, reference, ledger, limit, PassFlops(1.0, 2.0, 2.0, 1.0, 1.0), 1.0)
     reward = Scorer(RewardedMode()) if method.needs.reward else None
-    optimiser = Optimiser(list(policy.field.parameters()), settings)
-    env = TrainingEnv(draw, model, optimiser, reward, ledger, limit, settings.batch_size, settings.micro_batch)
+    optimizer = Optimizer(list(policy.field.parameters()), settings)
+    env = TrainingEnv(draw, model, optimizer, reward, ledger, limit, settings.batch_size, settings.micro_batch)
     # Of its policy a stage asks only in checkpoints and at its end what a pipeline alone has; neither happens here.
     return Stage(method, env, limit, policy)  # type: ignore[arg-type]
 

@@ -25,8 +25,8 @@ def gradients() -> Iterator[list[Tensor]]:
     """The gradient (parameters,) at every step that any optimiser of torch takes inside, as it is applied."""
     seen: list[Tensor] = []
 
-    def look(optimiser: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    def look(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         seen.append(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]))
 
     handle = register_optimizer_step_pre_hook(look)

@@ -9,8 +9,8 @@ from bench.api import Method, Needs, Reward
 from bench.datasets.world import World
 from bench.datasets.worlds import load_world
 from bench.preflight.conformance import method_checks, mixture, reward_checks, state_checks
-from bench.preflight.conformance.check import Check, Outcome, run
-from bench.preflight.conformance.fixtures import Laboratory, MethodSubject, RewardSubject
+from bench.preflight.conformance.check import Check, Outcome, run_check
+from bench.preflight.conformance.fixtures import Fixtures, MethodSubject, RewardSubject
 from bench.registry import load_plugin
 
 METHOD_CHECKS: tuple[Check[Any], ...] = (
@@ -24,8 +24,8 @@ def checks_of(plugin: type[Method] | type[Reward]) -> tuple[Check[Any], ...]:
     return METHOD_CHECKS if issubclass(plugin, Method) else REWARD_CHECKS
 
 
-def examine(
-    plugin: type[Method] | type[Reward], laboratory: Laboratory, reward: Reward | None = None
+def run_checks(
+    plugin: type[Method] | type[Reward], laboratory: Fixtures, reward: Reward | None = None
 ) -> Iterator[Outcome]:
     """The outcome of every check of a method or a reward, one by one as they come.
 
@@ -37,8 +37,8 @@ def examine(
     """
     checks, excused = checks_of(plugin), plugin.expected_failures
     if issubclass(plugin, Method):
-        return run(checks, MethodSubject(plugin, laboratory), plugin.needs, excused)
-    return run(checks, RewardSubject(reward or plugin(), laboratory), Needs(), excused)
+        return run_check(checks, MethodSubject(plugin, laboratory), plugin.needs, excused)
+    return run_check(checks, RewardSubject(reward or plugin(), laboratory), Needs(), excused)
 
 
 def assert_conforms(plugin: str | type[Method] | type[Reward], world: World | None = None) -> None:
@@ -50,7 +50,7 @@ def assert_conforms(plugin: str | type[Method] | type[Reward], world: World | No
     """
     spec = plugin if isinstance(plugin, str) else f"{plugin.__module__}:{plugin.__qualname__}"
     cls = load_plugin(spec)
-    failed = [o for o in examine(cls, Laboratory(world or load_world("scenes"))) if o.status == "failed"]
+    failed = [o for o in run_checks(cls, Fixtures(world or load_world("scenes"))) if o.status == "failed"]
     lines = [f"\n- {outcome.check.name}: {outcome.detail}\n  why: {outcome.check.reason}" for outcome in failed]
     if failed:
         raise AssertionError(f"{cls.name} fails {len(failed)} conformance checks:{''.join(lines)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.api import ConfigError
-from bench.suggest import nearest
+from bench.suggest import nearest_name
 
 # The rest is for the driver's context, kernels' workspaces, error correction, and what fragmentation leaves unused.
 USABLE = 0.93
@@ -57,7 +57,7 @@ def card(name: str) -> Card:
     """
     found = CARDS.get(name.lower())
     if found is None:
-        close = nearest(name.lower(), CARDS)
+        close = nearest_name(name.lower(), CARDS)
         meant = f"did you mean {close!r}?" if close else f"choose from {', '.join(CARDS)}"
         raise ConfigError(f"--gpu: no card {name!r} is known; {meant}")
     return found

@@ -9,7 +9,7 @@ from bench.preflight.forecast.memory import Parts
 
 
 @dataclass(frozen=True)
-class Encodings:
+class EncodingForecast:
     """How many texts and pictures have to be encoded, their bytes, and how many of these the cache may take."""
 
     texts: int

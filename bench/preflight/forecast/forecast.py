@@ -9,12 +9,12 @@ from pathlib import Path
 
 from bench import registry
 from bench.api import ConfigError
-from bench.config.settings import BASE, Experiment, Stage
+from bench.config.settings import BASE, Experiment, StageSettings
 from bench.config.task import Task
 from bench.models.flops import PassFlops
 from bench.models.loading import ENCODERS
 from bench.preflight.forecast.cards import Card
-from bench.preflight.forecast.encodings import Encodings
+from bench.preflight.forecast.encodings import EncodingForecast
 from bench.preflight.forecast.memory import Memory, Parts, Scales
 from bench.preflight.forecast.plan import Plan, StagePlan, counted
 from bench.preflight.forecast.scorers import held_by_scorers
@@ -31,7 +31,7 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 class StageForecast:
     """One stage: its settings, the FLOPs of its passes, what it spends, and its memory."""
 
-    settings: Stage
+    settings: StageSettings
     passes: PassFlops
     spending: Spending
     memory: Memory
@@ -141,14 +141,14 @@ def _host(experiment: Experiment, shapes: Shapes) -> Parts:
     return loading | most.held() | parked
 
 
-def encodings(experiment: Experiment, shapes: Shapes, tasks: Sequence[Task]) -> Encodings:
+def encodings(experiment: Experiment, shapes: Shapes, tasks: Sequence[Task]) -> EncodingForecast:
     """What has to be encoded for some tasks, at most: what they have in common counts once for each of them."""
     evaluation = experiment.evaluation
     pictures = [_pictures(experiment, task) for task in tasks]
     texts = sum(pictures) + sum(task.train_prompts for task in tasks)
     texts += evaluation.final_prompts + evaluation.held_out_prompts
     texts += sum(one.found.chosen for one in evaluation.prompt_sets.values() if one.found)
-    return Encodings(
+    return EncodingForecast(
         texts=texts, pictures=sum(pictures),
         text_bytes=texts * shapes.text_numbers * _BYTES[experiment.runtime.frozen_weights],
         picture_bytes=sum(pictures) * _latent_bytes(shapes),

@@ -88,7 +88,7 @@ def counted(experiment: Experiment, results: Path) -> Plan:
     from bench.experiments import grid
     from bench.results.records.writer import cell_status
 
-    jobs = grid.jobs(experiment, results)
+    jobs = grid.experiment_jobs(experiment, results)
     return Plan(
         cells=len(jobs),
         done=sum(cell_status(job.folder) == "done" for job in jobs),
@@ -116,11 +116,11 @@ def estimate(experiment: Experiment, results: Path) -> Plan:
 
 
 def _measure(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, ...]]]:
-    from bench.datasets.worlds import world_of
+    from bench.datasets.worlds import experiment_world
     from bench.models.policy import SD3Policy
     from bench.preflight.forecast.throughput import forward_rate, threads
 
-    world = world_of(experiment)
+    world = experiment_world(experiment)
     with threads(experiment.threads):
         rate = forward_rate(SD3Policy.of(experiment, world), experiment.evaluation.batch_size)
         stages = {chain.label: _try_out(experiment, chain.label) for chain in experiment.methods if chain.label != BASE}
@@ -129,17 +129,17 @@ def _measure(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, 
 
 def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     """A few updates of every stage of a method on the first task, on a model that is thrown away."""
-    from bench.datasets.worlds import world_of
+    from bench.datasets.worlds import experiment_world
     from bench.models.policy import SD3Policy
     from bench.scoring.loading import load_scorers
     from bench.scoring.weighted_sum import examples
-    from bench.scoring.workers.placement import Elsewhere
+    from bench.scoring.workers.placement import Placement
     from bench.training.stage import Stage
 
     task = dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
-    world = world_of(experiment)
+    world = experiment_world(experiment)
     scorers = load_scorers(
-        {task.reward, task.select}, standard=lambda: examples(world, task), elsewhere=Elsewhere.of(experiment)
+        {task.reward, task.select}, standard=lambda: examples(world, task), elsewhere=Placement.of(experiment)
     )
     plans = []
     for settings, budget in zip(experiment.stages(label), experiment.budgets(label), strict=True):

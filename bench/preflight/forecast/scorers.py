@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench import registry
 from bench.api import Reward
 from bench.config.reward_expression import used_by
-from bench.config.scorer_process import Apart
+from bench.config.scorer_process import ScorerProcess
 from bench.config.settings import Experiment
 from bench.config.task import Task
 
@@ -37,7 +37,7 @@ def _of_task(experiment: Experiment, task: Task, cards: int) -> tuple[float, lis
     return sum(sizes.values()) * 2**30, unknown
 
 
-def _copies(cls: type[Reward], own: Apart | None, device: str, cards: int) -> int:
+def _copies(cls: type[Reward], own: ScorerProcess | None, device: str, cards: int) -> int:
     """How often a scorer with a process of its `own`, or without, lies on the card that trains, or on the fullest.
 
     Every process that trains starts a process of its own, on the card of the number that is asked for; on the first one

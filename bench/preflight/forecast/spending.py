@@ -13,7 +13,7 @@ from torch import Tensor
 from bench import flow
 from bench.api import Prompt
 from bench.budget import Budget, Ledger, Limit
-from bench.config.settings import Stage as StageSettings
+from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.datasets.dataset import Dataset
 from bench.datasets.gradients import Brightness
@@ -23,7 +23,7 @@ from bench.preflight.forecast.plan import by_update
 from bench.preflight.forecast.shapes import Shapes
 from bench.scoring.scorer import Scorer
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
-from bench.training.optimizer import Optimiser
+from bench.training.optimizer import Optimizer
 from bench.training.stage import Stage
 
 _LATENT = (1, 1, 3)  # picks out tensors of latents among a method's rollouts by their shape
@@ -104,8 +104,8 @@ def _stage(settings: StageSettings, shapes: Shapes, passes: PassFlops, ledger: L
     )  # fmt: skip
     reference = OneWeight(shapes.shift) if method.needs.reference else None
     model = MeteredModel(policy, reference, ledger, limit, passes, passes.reference)
-    optimiser = Optimiser([policy.weight], train)
-    env = TrainingEnv(draw, model, optimiser, reward, ledger, limit, train.batch_size, _ALL_AT_ONCE)
+    optimizer = Optimizer([policy.weight], train)
+    env = TrainingEnv(draw, model, optimizer, reward, ledger, limit, train.batch_size, _ALL_AT_ONCE)
     # Of its policy a stage asks only in checkpoints and at its end what a pipeline alone has; neither happens here.
     return Stage(method, env, limit, policy)  # type: ignore[arg-type]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bench.preflight.forecast.forecast import Forecast, StageForecast
 
 
-def render(experiment: Experiment, plan: Plan) -> str:
+def render_plan(experiment: Experiment, plan: Plan) -> str:
     """A measured plan."""
     lines = [*_head(experiment, plan), *_methods(plan)]
     seconds = sum(plan.cell_seconds(label) for label in plan.stages) * len(experiment.tasks) * len(experiment.seeds)

@@ -18,8 +18,8 @@ from bench.api import BenchError
 from bench.budget import Budget, Ledger
 from bench.config.job import CellJob
 from bench.config.settings import Chain, Experiment
-from bench.config.settings import Stage as StageSettings
-from bench.datasets.worlds import world_of
+from bench.config.settings import StageSettings as StageSettings
+from bench.datasets.worlds import experiment_world
 from bench.device import MemoryShortError
 from bench.experiments.cell import run_cell
 from bench.models.policy import SD3Policy
@@ -28,7 +28,7 @@ from bench.preflight.rehearsal.rewards import rehearse_rewards
 from bench.results.records.schema import End
 from bench.results.records.writer import CellRecord
 from bench.scoring.loading import load_scorers
-from bench.scoring.workers.placement import Elsewhere
+from bench.scoring.workers.placement import Placement
 from bench.training.checkpoint import Checkpoints
 from bench.training.evaluate import Evaluator
 from bench.training.stage import Stage
@@ -48,7 +48,7 @@ def rehearse_passes(experiment: Experiment, peak: float) -> Findings:
         for again in (False, True):
             train = dataclasses.replace(experiment.train, adaptation=adaptation, gradient_checkpointing=again)
             name = f"{adaptation}, gradient checkpointing" if again else adaptation
-            policy = SD3Policy.of(experiment, world_of(experiment))
+            policy = SD3Policy.of(experiment, experiment_world(experiment))
             try:
                 found[name] = passes(policy, train, peak)
                 break
@@ -76,9 +76,9 @@ def rehearse_methods(experiment: Experiment, peak: float, adaptation: Adaptation
 
 def _rehearse_method(experiment: Experiment, settings: StageSettings, peak: float, *, returns: bool) -> Findings:
     """`returns`: whether a checkpoint is taken there and back."""
-    world, task, ledger = world_of(experiment), experiment.tasks[0], Ledger()
+    world, task, ledger = experiment_world(experiment), experiment.tasks[0], Ledger()
     names = {*task.scorers, *experiment.evaluation.set_scorers, task.reward, task.select}
-    scorers = load_scorers(names, elsewhere=Elsewhere.of(experiment))
+    scorers = load_scorers(names, elsewhere=Placement.of(experiment))
     policy = SD3Policy.of(experiment, world)
     unit = policy.measure_flops().forward
     evaluator = Evaluator(world, task, experiment.evaluation, scorers, policy)
@@ -135,7 +135,7 @@ def _there_and_back(stage: Stage, device: torch.device, folder: Path) -> Finding
         checkpoints.save(1, stage.tensors(), {"inside": stage.state_dict()})
     size = sum(path.stat().st_size for path in folder.iterdir())
     with torch.no_grad():
-        for parameter in stage.env.optimiser.parameters:
+        for parameter in stage.env.optimizer.parameters:
             parameter.zero_()
     with reading(device) as loaded:
         found, complaints = checkpoints.load()

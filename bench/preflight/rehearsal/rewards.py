@@ -21,7 +21,7 @@ import torch
 from bench import registry
 from bench.api import BenchError, Reward
 from bench.config.settings import Experiment
-from bench.device import resolve
+from bench.device import resolve_device
 from bench.scoring.scorer import Scorer
 
 Findings = dict[str, Any]
@@ -39,7 +39,10 @@ def rehearse_rewards(experiment: Experiment, _: float) -> Findings:
     scorer's processes held, libraries included; `device_gib` what the device holds for them after the last batch. A
     scorer that cannot run here says why.
     """
-    device, rewards = resolve(experiment.device).type, map(registry.load_reward, registry.names(registry.REWARDS))
+    device, rewards = (
+        resolve_device(experiment.device).type,
+        map(registry.load_reward, registry.names(registry.REWARDS)),
+    )
     return {
         reward.name: _measured_in_process(reward, device, shrunken=experiment.model == "shrunken")
         for reward in rewards
@@ -83,7 +86,7 @@ def _asked(name: str, device: str) -> Findings:
 def _measure_into(answer: Connection, name: str, device: str) -> None:
     reward = registry.load_reward(name)()
     try:
-        found = measure(reward, device)
+        found = measure_reward(reward, device)
     except BenchError as error:
         found = {"failed": str(error)}
     answer.send(found | {"host_gib": peak_gib()})  # while `reward` keeps the process that it may have
@@ -103,7 +106,7 @@ def _peak_kib(process: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-def measure(reward: Reward, device: str, enough: float = _SECONDS) -> Findings:
+def measure_reward(reward: Reward, device: str, enough: float = _SECONDS) -> Findings:
     """Speed of a scorer, timed for about `enough` seconds, and what it holds on the device."""
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else 0
     begin = time.perf_counter()

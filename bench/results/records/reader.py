@@ -18,11 +18,11 @@ from bench.results.records.schema import (
     End,
     Event,
     ExperimentHeader,
-    Grid,
+    GridScores,
     LedgerEntry,
     Milestone,
-    Pictures,
     PromptSetScores,
+    SampleGrid,
     Scorers,
     Step,
     Telemetry,
@@ -30,7 +30,7 @@ from bench.results.records.schema import (
 )
 from bench.results.records.writer import EXPERIMENT, RECORD, read_experiment_header, read_lines, read_telemetry
 
-__all__ = ["KEYS", "CellResult", "Experiment", "damaged", "list_experiments", "load_experiment", "named_file"]
+__all__ = ["KEYS", "CellResult", "ExperimentResults", "damaged", "list_experiments", "named_file", "read_experiment"]
 
 KEYS = ["task", "method", "seed"]
 # What pandas and pyarrow raise on bytes that are no parquet, on pages that fail their checksum, on names that are none.
@@ -47,8 +47,8 @@ class CellResult:
     steps: tuple[Step, ...]
     milestones: tuple[Milestone, ...]
     telemetry: tuple[Telemetry, ...]
-    grid: Grid | None
-    pictures: Pictures | None
+    grid: GridScores | None
+    pictures: SampleGrid | None
     end: End | None
     torn: bool
     scorers: Scorers | None = None
@@ -69,7 +69,7 @@ class CellResult:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class ExperimentResults:
     """All cells of one experiment, and frames over them; every frame begins with task, method, seed.
 
     cells: status, reason, torn, seconds, ledger entries, provenance. steps: stage, update, ledger entries,
@@ -95,7 +95,7 @@ def list_experiments(results: Path) -> list[Path]:
     return sorted(path.parent for path in results.glob(f"*/{EXPERIMENT}"))
 
 
-def load_experiment(folder: Path) -> Experiment:
+def read_experiment(folder: Path) -> ExperimentResults:
     """Read everything in results/<experiment>.
 
     Raises DataError where a record is damaged (a torn last line is reported, not raised), lies in another folder than
@@ -112,7 +112,7 @@ def load_experiment(folder: Path) -> Experiment:
     samples = _frame(_score_rows(list(files.values())))
     grid = _frame(_score_rows([(cell, cell.grid.file) for cell in cells if cell.grid]))
     scorers = sorted({name for frame in (samples, grid) for name in frame if name not in (*KEYS, *SCORE_COLUMNS)})
-    return Experiment(
+    return ExperimentResults(
         folder=folder,
         header=header,
         results=tuple(cells),
@@ -144,8 +144,8 @@ def _read_cell(folder: Path) -> CellResult | None:
         steps=tuple(event for event in events if isinstance(event, Step)),
         milestones=tuple(event for event in events if isinstance(event, Milestone)),
         telemetry=tuple(read_telemetry(folder)),
-        grid=_last(events, Grid),
-        pictures=_last(events, Pictures),
+        grid=_last(events, GridScores),
+        pictures=_last(events, SampleGrid),
         end=_last(events, End),
         torn=torn,
         scorers=_last(events, Scorers),

@@ -20,16 +20,16 @@ __all__ = [
     "SCHEMA",
     "SCORE_COLUMNS",
     "Cell",
-    "Encodings",
+    "EncodingCounts",
     "End",
     "Event",
     "ExperimentHeader",
-    "Grid",
+    "GridScores",
     "LedgerEntry",
     "Milestone",
-    "Pictures",
     "PromptSetScores",
     "Provenance",
+    "SampleGrid",
     "ScoreSummary",
     "ScorerInfo",
     "ScorerUse",
@@ -176,7 +176,7 @@ class Milestone(_Strict):
     drift: dict[str, Finite] = {}
 
 
-class Grid(_Strict):
+class GridScores(_Strict):
     """The guidance x steps grid at the end lies in `file`."""
 
     kind: Literal["grid"] = "grid"
@@ -199,7 +199,7 @@ class PromptSetScores(_Strict):
     scores: dict[str, ScoreSummary]
 
 
-class Pictures(_Strict):
+class SampleGrid(_Strict):
     """One row of tiles in `file`: `tile` is (width, height) in pixels; one prompt and caption a tile, left to right."""
 
     kind: Literal["pictures"] = "pictures"
@@ -220,11 +220,11 @@ class End(_Strict):
     ledger: LedgerEntry
 
 
-Event = Cell | Scorers | Step | Milestone | Grid | PromptSetScores | Pictures | End
+Event = Cell | Scorers | Step | Milestone | GridScores | PromptSetScores | SampleGrid | End
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
-class Encodings(_Strict):
+class EncodingCounts(_Strict):
     """Texts and pictures that a cell needed encoded: `found` in the cache, and `made`."""
 
     found: Count
@@ -245,7 +245,7 @@ class Telemetry(_Strict):
     max_rss_mib: Finite
     host: str
     time: str
-    encodings: Encodings | None = None
+    encodings: EncodingCounts | None = None
 
 
 class ScorerInfo(_Strict):

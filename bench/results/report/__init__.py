@@ -10,44 +10,44 @@ from pathlib import Path
 from typing import Any
 
 from bench.canonical import canonical_json
-from bench.files import told
+from bench.files import disk_errors
 from bench.paths import inside
-from bench.results.report.document import render
+from bench.results.report.document import render_document
 from bench.results.report.figures import Figure
 from bench.results.report.terminal import terminal_table
 
-__all__ = ["build", "check", "terminal_table"]
+__all__ = ["check_report", "terminal_table", "write_report"]
 
 SHOWN = 8  # lines of the text that `check` tells apart one by one
 
 
-def build(results: Path, report: Path) -> None:
+def write_report(results: Path, report: Path) -> None:
     """Write `report` and results/<experiment>/figures: the same bytes for the same results and library versions.
 
     A figure whose data, picture and drawing code are unchanged is not drawn again. Raises DataError for damaged
     results, where there are none, and where report or figures cannot be written.
     """
-    document = render(results, report)
+    document = render_document(results, report)
     wanted: dict[Path, set[str]] = {}
     for folder, figure in document.figures:
         wanted.setdefault(folder, set()).update({f"{figure.name}.png", f"{figure.name}.json"})
-        with told(folder):
+        with disk_errors(folder):
             _write_figure(folder, figure)
     for folder, names in wanted.items():
         for path in folder.iterdir():
             if path.suffix in (".png", ".json") and path.name not in names:
                 path.unlink()
-    with told(report):
+    with disk_errors(report):
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(document.text, encoding="utf-8")
 
 
-def check(results: Path, report: Path) -> list[str]:
+def check_report(results: Path, report: Path) -> list[str]:
     """What differs between the stored report and the results, one message each; empty where they agree.
 
     The text and the plotted data are compared; pixels are not, for they depend on library versions.
     """
-    document = render(results, report)
+    document = render_document(results, report)
     found = []
     for folder, figure in document.figures:
         found += _figure_differences(folder, figure)

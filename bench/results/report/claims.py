@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.results.report.markdown import digits, escape, interval_text, table
+from bench.results.report.markdown import digits, escape, interval_text, markdown_table
 from bench.results.report.tables import verdict_words
 from bench.results.statistics.analysis import Analysis, Difference
 from bench.results.statistics.intervals import crossed_interval, detectable, paired_differences, verdict
 
-__all__ = ["CLAIMS", "Claim", "Finding", "claims_table", "findings", "summarise"]
+__all__ = ["CLAIMS", "Claim", "ClaimFinding", "claims_table", "findings", "summarise"]
 
 NOT_TESTED = "not tested here"
 BETTER, WORSE, TIE = "better", "worse", "tie"
@@ -110,7 +110,7 @@ CLAIMS = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class ClaimFinding:
     """One comparison that bears on a claim."""
 
     task: str
@@ -129,11 +129,11 @@ class Finding:
         )
 
 
-def findings(analysis: Analysis, claim: Claim) -> list[Finding]:
+def findings(analysis: Analysis, claim: Claim) -> list[ClaimFinding]:
     """All comparisons of an experiment that bear on a claim; none where the data is absent."""
     if claim.number == 8:
         return [found for task in analysis.tasks if (found := _few_steps(analysis, task)) is not None]
-    compared: list[Finding | None] = []
+    compared: list[ClaimFinding | None] = []
     for task in analysis.tasks:
         if claim.tasks and task not in claim.tasks:
             continue
@@ -152,17 +152,17 @@ def _asked(analysis: Analysis, task: str, claim: Claim) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _compare(analysis: Analysis, task: str, claim: Claim, scorer: str) -> Finding | None:
+def _compare(analysis: Analysis, task: str, claim: Claim, scorer: str) -> ClaimFinding | None:
     found = analysis.difference(task, claim.method, claim.reference, scorer)
     if found is None:
         return None
     few = any(analysis.few_updates(task, name) for name in (claim.method, claim.reference))
     info = analysis.info(scorer)
     what = f"{scorer} ({'gold' if info.gold else 'proxy'})"
-    return Finding(task, what, found, digits(info, analysis.margin(task, scorer)), few)
+    return ClaimFinding(task, what, found, digits(info, analysis.margin(task, scorer)), few)
 
 
-def _few_steps(analysis: Analysis, task: str) -> Finding | None:
+def _few_steps(analysis: Analysis, task: str) -> ClaimFinding | None:
     """What few sampling steps cost SOAR, minus what they cost SFT: exposure bias shows as loss at few steps."""
     guidance, steps = analysis.grid_settings(task)
     if not {"soar", "sft"} <= set(analysis.methods(task)) or len(steps) < 2:
@@ -186,10 +186,10 @@ def _few_steps(analysis: Analysis, task: str) -> Finding | None:
     what = f"{scorer} lost from {steps[-1]} to {steps[0]} steps at guidance {scale:g} (less is better)"
     few_updates = any(analysis.few_updates(task, name) for name in ("soar", "sft"))
     found = Difference("sft", interval, word, detectable(interval))
-    return Finding(task, what, found, digits(analysis.info(scorer), margin), few_updates)
+    return ClaimFinding(task, what, found, digits(analysis.info(scorer), margin), few_updates)
 
 
-def summarise(claim: Claim, found: list[Finding]) -> str:
+def summarise(claim: Claim, found: list[ClaimFinding]) -> str:
     """The verdict on a claim in words: it holds only where every comparison says better."""
     if not found:
         return claim.absent
@@ -229,4 +229,4 @@ def claims_table(analysis: Analysis) -> str:
             against = " (soar minus sft)"
         rows.append([str(claim.number), claim.text + against, claim.published, ours, summarise(claim, found)])
     head = ["#", "Claim", "Published on SD3.5-Medium", "Ours, embedded world, equal budget", "Verdict"]
-    return table(head, rows)
+    return markdown_table(head, rows)

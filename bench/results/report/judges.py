@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.results.report.markdown import code, escape, table
+from bench.results.report.markdown import code, escape, markdown_table
 from bench.results.statistics.analysis import Analysis
 
 __all__ = ["judges_table"]
@@ -33,7 +33,7 @@ def judges_table(analysis: Analysis) -> str:
         for (name, version, checkpoint), parts in sorted(found.items())
     ]  # fmt: skip
     head = ["Scorer", "Kind", "Version", "Checkpoint", *(f"In {escape(task)}" for task in tasks)]
-    return "\n\n".join(filter(None, [table(head, rows), _sources(analysis)]))
+    return "\n\n".join(filter(None, [markdown_table(head, rows), _sources(analysis)]))
 
 
 def _sources(analysis: Analysis) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.results.report import tables
-from bench.results.report.markdown import escape, table
+from bench.results.report.markdown import escape, markdown_table
 from bench.results.report.published import published
-from bench.results.statistics.analysis import ALIKE, REPORT, Analysis, Row
+from bench.results.statistics.analysis import ALIKE, REPORT, Analysis, ScoreRow
 
-__all__ = ["COLUMNS", "Column", "empty", "places", "row", "section"]
+__all__ = ["COLUMNS", "Column", "empty_columns_note", "main_table_section", "places", "row"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ COLUMNS = (
 _ENDS = (("Diversity", "diversity"), ("Drift", "drift.velocity"))
 
 
-def section(analysis: Analysis, task: str) -> list[str]:
+def main_table_section(analysis: Analysis, task: str) -> list[str]:
     """The table, GenEval by category, and what has to be said of them; nothing where none of the scorers judged."""
     found = places(analysis, task)
     if not any(found.values()):
@@ -83,16 +83,16 @@ def _table(analysis: Analysis, task: str, found: dict[str, str]) -> str:
     sets = analysis.prompt_sets(task)
     where = {split: escape(one.name) for split, one in sets.items()} | {REPORT: "own prompts", "": "empty"}
     head = [f"{column.title}<br>{where[found[column.scorer]]}" for column in COLUMNS]
-    return table(["Method", *head, *(title for title, _ in _ENDS)], rows)
+    return markdown_table(["Method", *head, *(title for title, _ in _ENDS)], rows)
 
 
-def row(analysis: Analysis, task: str, method: str, scorer: str, found: dict[str, str]) -> Row | None:
+def row(analysis: Analysis, task: str, method: str, scorer: str, found: dict[str, str]) -> ScoreRow | None:
     """A mean with its differences; GenEval's own is the mean over its categories' means, arXiv 2310.11513."""
     split = found[scorer]
     return analysis.row(task, method, scorer, split, ALIKE if scorer == "geneval" else None) if split else None
 
 
-def empty(found: dict[str, str]) -> str:
+def empty_columns_note(found: dict[str, str]) -> str:
     """Which columns are empty and why, in one sentence; nothing where none is."""
     missing = [f"{column.title} ({column.scorer})" for column in COLUMNS if not found[column.scorer]]
     if not missing:
@@ -105,5 +105,10 @@ def empty(found: dict[str, str]) -> str:
 
 def _notes(analysis: Analysis, task: str, found: dict[str, str]) -> str:
     drift = "Diversity and drift (of the velocity) are means over seeds (lowest to highest)."
-    said = [tables.summary_note(analysis, task), "GenEval is the mean of its categories' means.", drift, empty(found)]
+    said = [
+        tables.summary_note(analysis, task),
+        "GenEval is the mean of its categories' means.",
+        drift,
+        empty_columns_note(found),
+    ]
     return " ".join(filter(None, [*said, published().note]))

@@ -18,13 +18,13 @@ __all__ = [
     "digits",
     "escape",
     "fenced",
+    "format_number",
     "interval_text",
     "link",
-    "number",
+    "markdown_table",
     "one_line",
     "printable",
     "signed",
-    "table",
 ]
 
 _NUMBER = re.compile(r"^[-+]?\d|^–$")
@@ -76,7 +76,7 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A pipe table; cells are markdown already. Columns of numbers alone are set to the right."""
     body = list(rows)
     numeric = [all(_NUMBER.match(row[column]) for row in body) for column in range(len(head))]
@@ -94,13 +94,13 @@ def digits(info: ScorerInfo, margin: float | None) -> int:
 
 def interval_text(interval: Interval, decimals: int, sign: bool = False) -> str:
     """`0.489 [0.477, 0.501]`; the mean alone where there is no interval."""
-    show = signed if sign else number
+    show = signed if sign else format_number
     if math.isnan(interval.low):
         return show(interval.mean, decimals)
     return f"{show(interval.mean, decimals)} [{show(interval.low, decimals)}, {show(interval.high, decimals)}]"
 
 
-def number(value: float, decimals: int) -> str:
+def format_number(value: float, decimals: int) -> str:
     """A number with this many decimals, without a negative zero."""
     text = f"{value:.{decimals}f}"
     return text.lstrip("-") if float(text) == 0 else text
@@ -108,5 +108,5 @@ def number(value: float, decimals: int) -> str:
 
 def signed(value: float, decimals: int) -> str:
     """A difference: always with its sign, zero without."""
-    text = number(value, decimals)
+    text = format_number(value, decimals)
     return text if text.startswith("-") or float(text) == 0 else f"+{text}"

@@ -7,10 +7,10 @@ from bench.results.report import tables
 from bench.results.report.markdown import code, escape
 from bench.results.statistics.analysis import Analysis
 
-__all__ = ["about", "section"]
+__all__ = ["about", "prompt_sets_section"]
 
 
-def section(analysis: Analysis, task: str) -> list[str]:
+def prompt_sets_section(analysis: Analysis, task: str) -> list[str]:
     """For each prompt set that judged a task: what it is, and a table; nothing where there is none."""
     parts = []
     for split, one in analysis.prompt_sets(task).items():

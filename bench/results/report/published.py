@@ -15,7 +15,7 @@ _FILE = Path(__file__).with_name("published.yaml")
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Published:
+class PublishedRow:
     """One published row: each figure with the digits that its source prints; None where it gives none."""
 
     name: str
@@ -38,7 +38,7 @@ class PublishedTable:
     """All rows, and the sentences that have to stand beside them."""
 
     note: str
-    rows: tuple[Published, ...]
+    rows: tuple[PublishedRow, ...]
 
 
 @cache

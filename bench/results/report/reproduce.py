@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench.api import DataError
 from bench.config.pictures import Found
 from bench.results.records.schema import BASE, Cell
-from bench.results.report.markdown import code, escape, fenced, table
+from bench.results.report.markdown import code, escape, fenced, markdown_table
 from bench.results.report.tables import method_name
 from bench.results.statistics.analysis import Analysis
 
@@ -42,7 +42,7 @@ def cost_table(analysis: Analysis, task: str) -> str:
         own = cells[(cells["task"] == task) & (cells["method"] == method) & (cells["status"] == "done")]
         name = method_name(analysis, task, method)
         rows.append([name, *(_amount(float(own[entry].mean())) for entry, _ in ENTRIES)])
-    return table(["Method", *(title for _, title in ENTRIES)], rows)
+    return markdown_table(["Method", *(title for _, title in ENTRIES)], rows)
 
 
 def _amount(value: float) -> str:
@@ -72,7 +72,7 @@ def failures_table(analysis: Analysis) -> str:
                 rows.append([escape(task), escape(key[1]), str(key[2]), "not run", "no record"])
     if not rows:
         return "None: every cell is finished."
-    return table(["Task", "Method", "Seed", "Status", "Reason"], rows)
+    return markdown_table(["Task", "Method", "Seed", "Status", "Reason"], rows)
 
 
 def setup_table(analysis: Analysis) -> str:
@@ -92,7 +92,7 @@ def setup_table(analysis: Analysis) -> str:
                 str(prompts),
             ]
         )
-    return table(["Task", "About", "RL reward", "Data filter", "Headline scorer", "Prompts at the end"], rows)
+    return markdown_table(["Task", "About", "RL reward", "Data filter", "Headline scorer", "Prompts at the end"], rows)
 
 
 def settings_table(analysis: Analysis) -> str:
@@ -105,7 +105,7 @@ def settings_table(analysis: Analysis) -> str:
     rows = [row for method in analysis.experiment.header.methods for row in shown.get(method, [])]
     if not rows:
         return "The settings of each method stand in the first line of its record.jsonl."
-    return table(["Method", "Stage", "Its settings", "Training"], rows)
+    return markdown_table(["Method", "Stage", "Its settings", "Training"], rows)
 
 
 def _stages(head: Cell) -> list[list[str]]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from bench.results.records.schema import BASE
 from bench.results.report.figures import kind
 from bench.results.report.gains import gains
-from bench.results.report.markdown import digits, escape, interval_text, number, table
-from bench.results.statistics.analysis import FEW_UPDATES, HELD_OUT, REPORT, Analysis, Difference, Row
+from bench.results.report.markdown import digits, escape, format_number, interval_text, markdown_table
+from bench.results.statistics.analysis import FEW_UPDATES, HELD_OUT, REPORT, Analysis, Difference, ScoreRow
 
 __all__ = [
     "FEW",
@@ -72,7 +72,7 @@ def summary_table(analysis: Analysis, task: str, split: str = REPORT, judges: Se
             row = analysis.row(task, method, scorer, split)
             cells.append(summary_cell(analysis, row, baseline) if row else "–")
         rows.append(cells)
-    return f"{table(head, rows)}\n\n{summary_note(analysis, task)}"
+    return f"{markdown_table(head, rows)}\n\n{summary_note(analysis, task)}"
 
 
 def summary_note(analysis: Analysis, task: str) -> str:
@@ -82,12 +82,12 @@ def summary_note(analysis: Analysis, task: str) -> str:
     return " ".join(filter(None, [note, few_note(analysis, task)]))
 
 
-def summary_cell(analysis: Analysis, row: Row, baseline: str) -> str:
+def summary_cell(analysis: Analysis, row: ScoreRow, baseline: str) -> str:
     """`0.489 ± 0.012<br>better`: a mean with half of its interval, and the verdict against the baseline."""
     decimals = _digits(analysis, row.task, row.scorer)
-    text = number(row.mean.mean, decimals)
+    text = format_number(row.mean.mean, decimals)
     if row.mean.high == row.mean.high:  # an interval is there
-        text += f" ± {number((row.mean.high - row.mean.low) / 2, decimals)}"
+        text += f" ± {format_number((row.mean.high - row.mean.low) / 2, decimals)}"
     return text + (f"<br>{row.differences[baseline].verdict}" if baseline in row.differences else "")
 
 
@@ -104,7 +104,7 @@ def detail_table(analysis: Analysis, task: str, split: str = REPORT) -> str:
         for baseline in analysis.baselines(task):
             cells += _difference_cells(row.differences.get(baseline), decimals)
         rows.append(cells)
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _difference_cells(found: Difference | None, decimals: int) -> list[str]:
@@ -116,7 +116,7 @@ def _difference_cells(found: Difference | None, decimals: int) -> list[str]:
 def verdict_words(found: Difference, decimals: int) -> str:
     """The verdict; beside an undecided one, the difference that would probably have been seen."""
     if found.verdict == "undecided" and found.detectable == found.detectable:
-        return f"undecided (would see {number(found.detectable, decimals)})"
+        return f"undecided (would see {format_number(found.detectable, decimals)})"
     return found.verdict
 
 
@@ -130,7 +130,7 @@ def category_table(analysis: Analysis, task: str, scorer: str, split: str = REPO
             row = analysis.row(task, method, scorer, split, category)
             cells.append(summary_cell(analysis, row, baseline) if row else "–")
         rows.append(cells)
-    return table(["Method", *map(escape, categories)], rows)
+    return markdown_table(["Method", *map(escape, categories)], rows)
 
 
 def held_out_table(analysis: Analysis, task: str) -> str:
@@ -150,9 +150,9 @@ def grid_table(analysis: Analysis, task: str, scorer: str) -> str:
     rows = []
     for method in analysis.methods(task):
         values = [means.get((method, scale, count)) for scale, count in points]
-        cells = ["–" if value is None else number(value, decimals) for value in values]
+        cells = ["–" if value is None else format_number(value, decimals) for value in values]
         rows.append([method_name(analysis, task, method), *cells])
-    return table(["Method", *(f"w {scale:g}, {count} steps" for scale, count in points)], rows)
+    return markdown_table(["Method", *(f"w {scale:g}, {count} steps" for scale, count in points)], rows)
 
 
 def drift_table(analysis: Analysis, task: str) -> str:
@@ -164,7 +164,7 @@ def drift_table(analysis: Analysis, task: str) -> str:
         [method_name(analysis, task, method), *(spread(at_the_end(analysis, task, method, name)) for name in names)]
         for method in analysis.methods(task)
     ]
-    return table(["Method", *(escape(name.removeprefix("drift.")) for name in names)], rows)
+    return markdown_table(["Method", *(escape(name.removeprefix("drift.")) for name in names)], rows)
 
 
 def at_the_end(analysis: Analysis, task: str, method: str, name: str) -> list[float]:
@@ -193,7 +193,7 @@ def gains_table(analysis: Analysis) -> str:
             name = method_name(analysis, task, gain.method)
             rows.append([escape(task), name, f"{escape(gain.proxy)} / {escape(gain.gold)}", *means, gain.words])
     head = ["Task", "Method", "Proxy / gold", "Gain of the proxy", "Gain of gold", "Proxy minus gold", "In words"]
-    return table(head, rows) if rows else ""
+    return markdown_table(head, rows) if rows else ""
 
 
 def _digits(analysis: Analysis, task: str, scorer: str) -> int:

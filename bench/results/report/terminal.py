@@ -5,14 +5,14 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from bench.results.records.reader import Experiment, load_experiment
+from bench.results.records.reader import ExperimentResults, read_experiment
 from bench.results.records.schema import BASE
 from bench.results.report import main_table, prompt_sets, tables
 from bench.results.report.figures import headline_scorers
-from bench.results.report.markdown import digits, number, one_line, printable, signed
+from bench.results.report.markdown import digits, format_number, one_line, printable, signed
 from bench.results.report.published import published
 from bench.results.report.tables import FEW
-from bench.results.statistics.analysis import Analysis, Row
+from bench.results.statistics.analysis import Analysis, ScoreRow
 
 __all__ = ["terminal_table"]
 
@@ -26,9 +26,9 @@ _NARROW = {
 }
 
 
-def terminal_table(experiment: Experiment | Path) -> str:
+def terminal_table(experiment: ExperimentResults | Path) -> str:
     """Tasks, methods, headline scores, difference to the baseline with its verdict; no line exceeds 100 columns."""
-    analysis = Analysis(load_experiment(experiment) if isinstance(experiment, Path) else experiment)
+    analysis = Analysis(read_experiment(experiment) if isinstance(experiment, Path) else experiment)
     header = analysis.experiment.header
     label = f" ({header.label})" if header.label else ""
     lines = [f"{header.name}{label}: budget {header.budget or 'not stated'}"]
@@ -85,10 +85,10 @@ def _mean(analysis: Analysis, task: str, method: str, scorer: str) -> str:
     return _shown(analysis, task, analysis.row(task, method, scorer))
 
 
-def _shown(analysis: Analysis, task: str, row: Row | None) -> str:
+def _shown(analysis: Analysis, task: str, row: ScoreRow | None) -> str:
     if row is None:
         return "–"
-    return number(row.mean.mean, digits(analysis.info(row.scorer), analysis.margin(task, row.scorer)))
+    return format_number(row.mean.mean, digits(analysis.info(row.scorer), analysis.margin(task, row.scorer)))
 
 
 def _paper_lines(analysis: Analysis, task: str) -> list[str]:
@@ -108,7 +108,9 @@ def _paper_lines(analysis: Analysis, task: str) -> list[str]:
     lines, count = _align(rows), len(papers)
     sources = "; ".join(dict.fromkeys(paper.source for paper in papers))
     marked = _wrapped(f"Published ({sources}), of SD3.5-Medium, no baselines of this run:")
-    below = _wrapped(main_table.empty(found)) + _wrapped("Intervals, and the prompts of each column: in the report.")
+    below = _wrapped(main_table.empty_columns_note(found)) + _wrapped(
+        "Intervals, and the prompts of each column: in the report."
+    )
     return ["", f"{task}, beside the papers' table", *lines[:-count], *marked, *lines[-count:], *below]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.api import DataError
 from bench.paths import inside
-from bench.results.report.markdown import escape, link, table
+from bench.results.report.markdown import escape, link, markdown_table
 
 __all__ = ["agreement_section", "base_section", "coverage_section", "sheets_section"]
 
@@ -103,7 +103,7 @@ def coverage_section(results: Path) -> str:
             f"{found['repeats']} simulated experiments each, {found['prompts']} prompts "
             "(`python -m bench.results.statistics.coverage`)."
         )
-    return f"{table(head, rows)}\n\n{note}"
+    return f"{markdown_table(head, rows)}\n\n{note}"
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def _table(value: dict[str, dict[str, Any]]) -> str:
     rows = {name: row for name, row in rows.items() if any(cell is not None for cell in row.values())}
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     cells = [[_title(name), *(_show(row.get(column)) for column in columns)] for name, row in rows.items()]
-    return table(["", *map(_title, columns)], cells)
+    return markdown_table(["", *map(_title, columns)], cells)
 
 
 def _flatten(item: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from bench.api import DataError
 from bench.config.prompt_set import set_split
-from bench.results.records.reader import Experiment
+from bench.results.records.reader import ExperimentResults
 from bench.results.records.schema import BASE, PromptSetScores, ScorerInfo, TaskInfo
 from bench.results.statistics.intervals import (
     Interval,
@@ -26,7 +26,7 @@ from bench.results.statistics.intervals import (
     verdict,
 )
 
-__all__ = ["ALIKE", "FEW_UPDATES", "UNITS", "Analysis", "Difference", "Row", "Run"]
+__all__ = ["ALIKE", "FEW_UPDATES", "UNITS", "Analysis", "Difference", "Run", "ScoreRow"]
 
 FEW_UPDATES = 50
 UNITS = ("cost", "flops", "seconds", "updates", "images")
@@ -45,7 +45,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One method under one scorer, with its differences by baseline."""
 
     task: str
@@ -69,7 +69,7 @@ class Run:
 class Analysis:
     """Comparisons within one experiment; every answer comes from its record files alone."""
 
-    experiment: Experiment
+    experiment: ExperimentResults
     _cache: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -243,7 +243,9 @@ class Analysis:
         grid = self.experiment.grid
         return grid.merge(self._done[["task", "method", "seed"]], on=["task", "method", "seed"]) if len(grid) else grid
 
-    def row(self, task: str, method: str, scorer: str, split: str = REPORT, category: str | None = None) -> Row | None:
+    def row(
+        self, task: str, method: str, scorer: str, split: str = REPORT, category: str | None = None
+    ) -> ScoreRow | None:
         """Mean and differences of one method under one scorer; None where it has no scores.
 
         `category` is one, `ALIKE` for the mean of their means, or None for the mean over prompts.
@@ -253,14 +255,14 @@ class Analysis:
             self._cache[key] = self._row(task, method, scorer, split, category)
         return self._cache[key]
 
-    def _row(self, task: str, method: str, scorer: str, split: str, category: str | None) -> Row | None:
+    def _row(self, task: str, method: str, scorer: str, split: str, category: str | None) -> ScoreRow | None:
         table = _only(self.scores(task, method, scorer, split), category)
         if not table.size:
             return None
         mean = crossed_interval(table.to_numpy(), fixed_seed=method == BASE)
         names = [name for name in self.baselines(task) if name != method and method != BASE]
         found = {name: self.difference(task, method, name, scorer, split, category) for name in names}
-        return Row(task, method, scorer, mean, {name: item for name, item in found.items() if item})
+        return ScoreRow(task, method, scorer, mean, {name: item for name, item in found.items() if item})
 
     def difference(
         self, task: str, method: str, baseline: str, scorer: str, split: str = REPORT, category: str | None = None
@@ -283,7 +285,7 @@ class Analysis:
         word = verdict(interval, self.margin(task, scorer), info.higher_is_better)
         return Difference(baseline, interval, word, detectable(interval))
 
-    def rows(self, task: str, split: str = REPORT) -> list[Row]:
+    def rows(self, task: str, split: str = REPORT) -> list[ScoreRow]:
         """All methods under all scorers of a task, scorer by scorer."""
         found = [self.row(task, m, scorer, split) for scorer in self.scorers(task) for m in self.methods(task)]
         return [row for row in found if row is not None]

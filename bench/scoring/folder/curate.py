@@ -22,14 +22,14 @@ from bench.config.pictures import Data
 from bench.config.reward_expression import is_sum
 from bench.datasets.base_model import base_model
 from bench.datasets.pictures.inspection import Picture, csv_bytes
-from bench.datasets.pictures.preparation import Prepared, as_prompt, prepare, table
+from bench.datasets.pictures.preparation import Prepared, as_prompt, pictures_table, prepare_pictures
 from bench.datasets.pictures.selection import Selection, columns_of, write_selection
 from bench.files import write_whole
 from bench.parsing import Problems, Text, validate
 from bench.scoring.loading import load_scorers
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
-from bench.scoring.workers.placement import Elsewhere
+from bench.scoring.workers.placement import Placement
 
 HEAD = ("name", "score", "scorer", "version", "weights", "input")
 SHARES = (0.5, 0.25, 0.1, 0.05, 0.01)
@@ -63,7 +63,7 @@ class Rule:
         )
 
 
-def curate(settings: Data, reward: str, model: str | None, rule: Rule | None, server: str | None = None) -> str:
+def curate_folder(settings: Data, reward: str, model: str | None, rule: Rule | None, server: str | None = None) -> str:
     """Score the pictures, select by the rule where one is given, and return what the terminal shows.
 
     Where the reward server at the address `server` has the scorer, it scores.
@@ -74,16 +74,16 @@ def curate(settings: Data, reward: str, model: str | None, rule: Rule | None, se
     """
     if is_sum(reward):
         raise ConfigError(f"--reward {reward}: pictures are selected by one scorer at a time; give one of its parts")
-    prepared = prepare(settings, base_model(model))
+    prepared = prepare_pictures(settings, base_model(model))
     if prepared.selection is not None:
         raise ConfigError(f"--data {settings.path} is a selection already: give what it was selected from")
-    scorer = load_scorers({reward}, elsewhere=Elsewhere(server=server))[reward]
+    scorer = load_scorers({reward}, elsewhere=Placement(server=server))[reward]
     if rule is not None and rule.minimum is not None and not scorer.reward.higher_is_better:
         raise ConfigError(f"--min: of {reward}, lower scores are better: select by --top SHARE")
     place, stem = _beside(settings)
     pictures = prepared.inspected.kept
     scores = _scores(prepared, scorer, place / f"{stem}scores-{scorer.name}.csv")
-    lines = [table(prepared), "", *_histogram(scorer, scores), "", *_thresholds(scorer, scores)]
+    lines = [pictures_table(prepared), "", *_histogram(scorer, scores), "", *_thresholds(scorer, scores)]
     lines += ["", f"scores      {place / f'{stem}scores-{scorer.name}.csv'}"]
     if rule is None:
         lines.append("selected    nothing: give --min SCORE or --top SHARE")

@@ -19,7 +19,7 @@ MAX_PIXELS = Data.max_pixels
 
 
 @dataclass(frozen=True)
-class Entry:
+class PictureEntry:
     """One picture: its name in the folder, its prompt where there are prompts, and why a score is missing, if so."""
 
     name: str
@@ -27,7 +27,7 @@ class Entry:
     problem: str = ""
 
 
-def list_pictures(folder: Path, prompts: Path | None = None) -> list[Entry]:
+def list_pictures(folder: Path, prompts: Path | None = None) -> list[PictureEntry]:
     """Every file of a folder as a picture; hidden files, the metadata and the file of prompts are none.
 
     With a file of prompts, its lines belong to the pictures sorted by name, numbers in names by their value. Without
@@ -71,7 +71,7 @@ def read_picture(path: Path) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _named(folder: Path, names: list[str], rows: list[Prompt], source: str) -> list[Entry]:
+def _named(folder: Path, names: list[str], rows: list[Prompt], source: str) -> list[PictureEntry]:
     """The rows of the metadata in their order, then the files that it does not name."""
     entries = []
     for row in rows:
@@ -81,16 +81,16 @@ def _named(folder: Path, names: list[str], rows: list[Prompt], source: str) -> l
             raise DataError(f"{folder / source}: expected a file_name in every row, got none for {row.text!r}")
         there = inside(folder, name).is_file()
         prompt = Prompt(row.index, row.text, metadata)
-        entries.append(Entry(name, prompt, "" if there else f"named in {source}, but there is no such file"))
+        entries.append(PictureEntry(name, prompt, "" if there else f"named in {source}, but there is no such file"))
     listed = {entry.name for entry in entries}
     rest = [_entry(name) for name in names if name not in listed]
     return entries + [replace(entry, problem=entry.problem or f"not named in {source}") for entry in rest]
 
 
-def _entry(name: str, prompt: Prompt | None = None) -> Entry:
+def _entry(name: str, prompt: Prompt | None = None) -> PictureEntry:
     """A file of the folder; one whose name is no text could not be written down."""
     legible = name.encode("utf-8", "backslashreplace").decode()
-    return Entry(legible, prompt, "" if legible == name else "its name is not UTF-8: rename it")
+    return PictureEntry(legible, prompt, "" if legible == name else "its name is not UTF-8: rename it")
 
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:

@@ -17,12 +17,12 @@ from bench import registry
 from bench.api import ConfigError, DataError, NonFiniteError, PluginError, Prompt, Reward
 from bench.config.reward_expression import parts_of
 from bench.files import write_whole
-from bench.plugin_errors import blamed
-from bench.scoring.folder.listing import Entry, list_pictures, read_picture
+from bench.plugin_errors import plugin_errors
+from bench.scoring.folder.listing import PictureEntry, list_pictures, read_picture
 from bench.scoring.folder.sheet import draw_sheet
 from bench.scoring.loading import load_scorers
 from bench.scoring.scorer import Scorer
-from bench.scoring.workers.placement import Elsewhere
+from bench.scoring.workers.placement import Placement
 
 TABLE, ABOUT = "scores.csv", "scores.json"
 _CHUNK = 16  # pictures read and judged at once
@@ -38,12 +38,12 @@ class Scores:
     folders: how many there are in the folder, which nobody looked into.
     """
 
-    entries: Sequence[Entry]
+    entries: Sequence[PictureEntry]
     by_scorer: dict[str, np.ndarray]
     folders: int = 0
 
     @property
-    def broken(self) -> list[Entry]:
+    def broken(self) -> list[PictureEntry]:
         """The entries with a problem: that were not judged at all, or not by a scorer that failed on them."""
         return [entry for entry in self.entries if entry.problem]
 
@@ -65,7 +65,7 @@ def score_folder(
     parts = list(dict.fromkeys(part for spec in rewards for part in parts_of(spec)))
     registry.refuse_equal_names(parts)
     _refuse_without_prompts([registry.load_reward(part) for part in parts], entries, folder)
-    loaded = load_scorers(set(rewards), elsewhere=Elsewhere(server=server))
+    loaded = load_scorers(set(rewards), elsewhere=Placement(server=server))
     scorers = [loaded[name] for name in dict.fromkeys(rewards)]
     scores = _judge(folder, entries, scorers)
     for name, values in scores.by_scorer.items():
@@ -115,10 +115,10 @@ def _write_table(scores: Scores, out: Path) -> None:
     write_whole(out / TABLE, pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode())
 
 
-def _judge(folder: Path, entries: Sequence[Entry], scorers: Sequence[Scorer]) -> Scores:
+def _judge(folder: Path, entries: Sequence[PictureEntry], scorers: Sequence[Scorer]) -> Scores:
     found = {scorer.name: np.full(len(entries), np.nan, np.float32) for scorer in scorers}
     failures = dict.fromkeys(found, 0)
-    looked: list[Entry] = []
+    looked: list[PictureEntry] = []
     for start in range(0, len(entries), _CHUNK):
         readable: list[tuple[int, np.ndarray]] = []
         for place, entry in enumerate(entries[start : start + _CHUNK], start):
@@ -169,7 +169,7 @@ def _shape(pair: tuple[int, np.ndarray]) -> tuple[int, ...]:
     return pair[1].shape
 
 
-def _refuse_without_prompts(rewards: Sequence[type[Reward]], entries: Sequence[Entry], folder: Path) -> None:
+def _refuse_without_prompts(rewards: Sequence[type[Reward]], entries: Sequence[PictureEntry], folder: Path) -> None:
     """Say before anything is loaded what a reward lacks."""
     given = [entry.prompt for entry in entries if entry.prompt is not None]
     readers = [reward.name for reward in rewards if reward.reads_prompts]
@@ -179,7 +179,7 @@ def _refuse_without_prompts(rewards: Sequence[type[Reward]], entries: Sequence[E
             f"line for each picture, or put a metadata.jsonl (file_name, text) into {folder}"
         )
     for reward in rewards:
-        with blamed(f"reward {reward.name!r} in applies()", reward):
+        with plugin_errors(f"reward {reward.name!r} in applies()", reward):
             applies = not given or any(reward.applies(prompt.metadata) for prompt in given)
         if not applies:
             raise DataError(

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from bench.datasets.scenes.lettering import cut_in_front, legible, plain_font
 from bench.datasets.scenes.sheet import CAPTION_SIZE, contact_sheet
 from bench.files import appears_whole
-from bench.scoring.folder.listing import Entry, read_picture
+from bench.scoring.folder.listing import PictureEntry, read_picture
 from bench.scoring.ranking import ranking
 
 CELL = 168  # pixels of a picture's longer side
@@ -21,7 +21,7 @@ _LINES = 5  # of a caption
 
 
 def draw_sheet(
-    folder: Path, entries: Sequence[Entry], scores: np.ndarray, name: str, higher_is_better: bool, out: Path
+    folder: Path, entries: Sequence[PictureEntry], scores: np.ndarray, name: str, higher_is_better: bool, out: Path
 ) -> None:
     """Write the sheet of one scorer as a PNG. scores: (N,), NaN for entries that were not judged, which are left out.
 
@@ -65,7 +65,7 @@ def _tile(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(ImageOps.pad(Image.fromarray(pixels), (CELL, CELL), filter_, color="white"))
 
 
-def caption(rank: int, score: float, place: int, entry: Entry) -> str:
+def caption(rank: int, score: float, place: int, entry: PictureEntry) -> str:
     """Rank and score, the end of the name, the prompt.
 
     place: the entry's, from 0. A name that cannot be shown as it is comes with its row in the table.

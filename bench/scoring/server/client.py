@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from bench.api import BenchError, ConfigError, Reward
-from bench.scoring.server.wire import REQUEST_ID, TOKEN_VARIABLE, encode, mebibytes
-from bench.scoring.workers.messages import given, unpacked
-from bench.scoring.workers.remote_reward import Distant
+from bench.scoring.server.wire import REQUEST_ID, TOKEN_VARIABLE, encode_request, mebibytes
+from bench.scoring.workers.messages import message_value, unpack_scores
+from bench.scoring.workers.remote_reward import RemoteReward
 from bench.scoring.workers.worker_process import SECONDS
 
 CONTACT_SECONDS = 5.0  # that a server may be away when it is asked for the first time
@@ -144,10 +144,10 @@ class Server:
                 f"reward server {self.url}: expected an answer in JSON, got {answer[:80]!r} with status {status} "
                 f"({error}): is this the address that `serve-rewards` printed?"
             ) from error
-        return given(found, lambda message: f"reward server {self.url}: {message}")
+        return message_value(found, lambda message: f"reward server {self.url}: {message}")
 
 
-class ServedReward(Distant):
+class ServedReward(RemoteReward):
     """A reward that a server computes. Its class is known here too, and has to be the same: only weights may be there.
 
     Every part of a batch is one request. Its scores are kept on the server's disk before they are sent, so that a part
@@ -191,7 +191,7 @@ class ServedReward(Distant):
         for rows in self._parts(images):
             body = self._body(images[rows], prompts[rows], metadata[rows])
             packed = self._server.ask("POST", f"/rewards/{self.name}/score", body, seconds=self._seconds)
-            parts.append(unpacked(packed))
+            parts.append(unpack_scores(packed))
             if parts[-1].shape != (len(images[rows]),):
                 return parts[-1]  # what is not one score for each picture is told as such
         return np.concatenate(parts)
@@ -206,7 +206,7 @@ class ServedReward(Distant):
         Raises:
             ConfigError: it holds one picture, and is larger than the server lets in.
         """
-        body = encode(images, prompts, metadata, self._identity)
+        body = encode_request(images, prompts, metadata, self._identity)
         limit = int(self._server.about["limits"]["bytes"])
         if len(images) == 1 and len(body) > limit:
             raise ConfigError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import DataError
-from bench.locks import held
+from bench.locks import hold_lock
 
 KEPT_SECONDS = 86_400.0  # that nobody asks again for an answer any more
 WAIT_SECONDS = 30.0  # for the worker of a killed server to end
@@ -34,7 +34,7 @@ class Journal:
         self._path = path
         self._open = ExitStack()
         try:
-            self._open.enter_context(held(path.with_name(f"{path.name}.lock"), wait=WAIT_SECONDS))
+            self._open.enter_context(hold_lock(path.with_name(f"{path.name}.lock"), wait=WAIT_SECONDS))
         except DataError as error:
             raise DataError(
                 f"{path} is the journal of another server ({error}): stop that one, or give this one another --journal"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bench import registry
 from bench.api import ConfigError
-from bench.config.scorer_process import Apart
-from bench.files import told
+from bench.config.scorer_process import ScorerProcess
+from bench.files import disk_errors
 from bench.parsing import Problems, split_list, validate
 from bench.paths import cache_folder
 from bench.scoring.server.wire import TOKEN_VARIABLE
@@ -43,18 +43,18 @@ def main(args: argparse.Namespace) -> None:
     if not 0 <= args.port <= _PORTS:
         problems.add("--port", f"expected a number from 0 to {_PORTS}, got {args.port}")
     values = {"device": args.device, "threads": args.threads, "memory": args.memory}
-    apart = validate(Apart, values, "", problems)
+    apart = validate(ScorerProcess, values, "", problems)
     problems.raise_if_any("serve-rewards")
     assert apart is not None
-    serve(
+    serve_rewards(
         split_list(args.reward), host=args.host, port=args.port, token_file=args.token_file, pictures=args.max_batch,
         megabytes=args.max_mb, seconds=args.timeout, journal=args.journal, apart=apart,
     )  # fmt: skip
 
 
-def serve(
+def serve_rewards(
     specs: Sequence[str], *, host: str, port: int, token_file: Path | None, pictures: int, megabytes: int,
-    seconds: float, journal: Path | None, apart: Apart,
+    seconds: float, journal: Path | None, apart: ScorerProcess,
 ) -> None:  # fmt: skip
     """Serve the named scorers at `host` and `port` (0: a free one) until Ctrl-C.
 
@@ -76,7 +76,7 @@ def serve(
     hosts = _hosts(host, token)
     with _bound(host, port) as listening:
         place = journal or cache_folder() / "serve" / str(listening.getsockname()[1])
-        with told(place):
+        with disk_errors(place):
             place.mkdir(parents=True, exist_ok=True)
         rewards = _loaded(specs, apart, seconds, place)
         app = Service(rewards, Limits(pictures, megabytes << 20, seconds), token, hosts).app()
@@ -100,7 +100,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return "concurrency limit" not in record.getMessage()
 
 
-def _loaded(specs: Sequence[str], apart: Apart, seconds: float, journals: Path) -> dict[str, ProcessReward]:
+def _loaded(specs: Sequence[str], apart: ScorerProcess, seconds: float, journals: Path) -> dict[str, ProcessReward]:
     """The scorers by their own names, each with its process and its journal."""
     rewards = {}
     for spec in dict.fromkeys(specs):

@@ -29,8 +29,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bench.api import BenchError, PluginError
-from bench.scoring.server.wire import REQUEST_ID, Batch, decode, mebibytes
-from bench.scoring.workers.messages import answered
+from bench.scoring.server.wire import REQUEST_ID, ScoringRequest, decode_request, mebibytes
+from bench.scoring.workers.messages import answer_message
 from bench.scoring.workers.remote_reward import ProcessReward
 
 Work = Callable[[Request], Awaitable[Any]]
@@ -85,7 +85,7 @@ class Service:
             return _refused(error.status, "ConfigError", str(error))
         except BenchError as error:
             status = 500 if isinstance(error, PluginError) else 422
-            return _json(answered(partial(_raise, error)), status)
+            return _json(answer_message(partial(_raise, error)), status)
 
     def _admit(self, request: Request, is_open: bool) -> None:
         host = request.headers.get("host", "").rsplit(":", 1)[0].strip("[]")
@@ -111,15 +111,17 @@ class Service:
 
     async def _flops(self, request: Request) -> Any:
         reward, batch, _ = await self._batch(request)
-        return await run_sync(partial(reward.measure_apart, batch.images[0], batch.prompts[0], batch.metadata[0]))
+        return await run_sync(
+            partial(reward.measure_worker_flops, batch.images[0], batch.prompts[0], batch.metadata[0])
+        )
 
-    async def _batch(self, request: Request) -> tuple[ProcessReward, Batch, str]:
+    async def _batch(self, request: Request) -> tuple[ProcessReward, ScoringRequest, str]:
         """The scorer that is asked, its pictures, and the digest of the whole request."""
         name = request.path_params["name"]
         if name not in self._rewards:
             raise Refusal(404, f"no scorer {name!r} is served here, only {', '.join(self._rewards)}")
         body = await self._body(request)
-        batch = decode(body)
+        batch = decode_request(body)
         if len(batch.images) > self._limits.pictures:
             raise Refusal(413, f"expected at most {self._limits.pictures} pictures, got {len(batch.images)}")
         reward = self._rewards[name]

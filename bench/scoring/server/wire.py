@@ -22,7 +22,7 @@ TOKEN_VARIABLE = "BENCH_REWARD_TOKEN"
 
 
 @dataclass(frozen=True)
-class Batch:
+class ScoringRequest:
     """Pictures uint8 (B, H, W, 3) with what belongs to each, and the scorer that the client means."""
 
     images: np.ndarray
@@ -31,7 +31,7 @@ class Batch:
     scorer: dict[str, str]
 
 
-def encode(
+def encode_request(
     images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]], scorer: Mapping[str, str]
 ) -> bytes:
     """The body of a request."""
@@ -47,7 +47,7 @@ def mebibytes(size: int) -> int:
     return max(1, math.ceil(size / (1 << 20)))
 
 
-def decode(body: bytes) -> Batch:
+def decode_request(body: bytes) -> ScoringRequest:
     """The inverse of `encode`, for a body that anybody may have sent.
 
     Raises:
@@ -59,7 +59,7 @@ def decode(body: bytes) -> Batch:
     try:
         tensors = load(body)
         words = json.loads(tensors["words"].tobytes())
-        batch = Batch(tensors["images"], words["prompts"], words["metadata"], words["scorer"])
+        batch = ScoringRequest(tensors["images"], words["prompts"], words["metadata"], words["scorer"])
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"expected a safetensors body with the tensors images and words, got {len(body)} bytes of something else "

@@ -13,7 +13,7 @@ T = TypeVar("T")
 _Task = tuple[Future[Any], Callable[[], Any]]
 
 
-class Line:
+class CallQueue:
     """One thread, which ends with this object and never keeps the process alive, as an executor's would."""
 
     def __init__(self) -> None:

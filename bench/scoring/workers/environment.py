@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.api import CheckpointMissing, DataError
 from bench.files import write_whole
-from bench.locks import held
+from bench.locks import hold_lock
 from bench.paths import cache_folder
 
 # Requirement files, and how pip is to install them
@@ -71,7 +71,7 @@ class PinnedEnvironment:
         Raises:
             DataError: a step fails (no network, no space, no package for this Python), or somebody else is building.
         """
-        with held(self.home.with_suffix(".lock")):
+        with hold_lock(self.home.with_suffix(".lock")):
             if self._built.is_file():
                 say(f"{self.home}: there already, built from the same pins")
                 return self.home

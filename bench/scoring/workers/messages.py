@@ -23,14 +23,14 @@ _KINDS = {
 _NUMBERS = "fiub"
 
 
-def packed(scores: Any) -> dict[str, Any]:
+def pack_scores(scores: Any) -> dict[str, Any]:
     """Whatever a reward returned, JSON-able; a float is told by as many digits as it has."""
     array = np.asarray(scores)
     values = array.tolist() if array.dtype.kind in _NUMBERS else None
     return {"dtype": array.dtype.str, "shape": list(array.shape), "values": values}
 
 
-def unpacked(answer: Any) -> np.ndarray:
+def unpack_scores(answer: Any) -> np.ndarray:
     """The array that was packed; what held no numbers comes back empty, with its type and shape.
 
     Raises:
@@ -45,7 +45,7 @@ def unpacked(answer: Any) -> np.ndarray:
         raise PluginError(f"expected scores with dtype, shape and values, got {str(answer)[:80]} ({error})") from error
 
 
-def answered(work: Callable[[], Any]) -> dict[str, Any]:
+def answer_message(work: Callable[[], Any]) -> dict[str, Any]:
     """The answer that stands for what `work` returns or raises; what is no BenchError goes through."""
     try:
         return {"given": work()}
@@ -54,7 +54,7 @@ def answered(work: Callable[[], Any]) -> dict[str, Any]:
         return {"refused": kind, "message": str(error)}
 
 
-def given(answer: Mapping[str, Any], add: Callable[[str], str] = str) -> Any:
+def message_value(answer: Mapping[str, Any], add: Callable[[str], str] = str) -> Any:
     """What an answer holds; `add` may add to the message of an error.
 
     Raises:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bench.api import ConfigError, Reward
-from bench.config.scorer_process import Apart
-from bench.scoring.workers.remote_reward import Distant, ProcessReward
+from bench.config.scorer_process import ScorerProcess
+from bench.scoring.workers.remote_reward import ProcessReward, RemoteReward
 from bench.scoring.workers.worker_process import SECONDS
 
 if TYPE_CHECKING:
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class Placement:
     """What does not run in this process: `apart` by the scorer's name, and what the server at `server` has.
 
     A scorer with settings under `apart` stays on this machine. `seconds` bounds a call; None does not.
     """
 
-    apart: Mapping[str, Apart] = field(default_factory=dict)
+    apart: Mapping[str, ScorerProcess] = field(default_factory=dict)
     server: str | None = None
     seconds: float | None = SECONDS
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Elsewhere:
+    def of(cls, experiment: Experiment) -> Placement:
         """As the settings of an experiment say."""
         return cls(experiment.scorers, experiment.reward_server, experiment.reward_seconds)
 
@@ -55,7 +55,7 @@ class Elsewhere:
             ConfigError: that.
         """
         listed = list(rewards)
-        if self.server is None or any(isinstance(reward, Distant) and reward.is_served for reward in listed):
+        if self.server is None or any(isinstance(reward, RemoteReward) and reward.is_served for reward in listed):
             return
         from bench.scoring.server.client import Server
 
@@ -66,9 +66,9 @@ class Elsewhere:
         )
 
 
-HERE = Elsewhere()
+HERE = Placement()
 
 
-def where(reward: Reward) -> str:
+def placement_of(reward: Reward) -> str:
     """Where the scores of a reward come from, as the record has it."""
-    return reward.where if isinstance(reward, Distant) else "here"
+    return reward.where if isinstance(reward, RemoteReward) else "here"

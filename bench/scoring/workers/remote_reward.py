@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.api import BenchError, Reward
-from bench.config.scorer_process import Apart
-from bench.scoring.workers.call_queue import Line
-from bench.scoring.workers.messages import given, unpacked
+from bench.config.scorer_process import ScorerProcess
+from bench.scoring.workers.call_queue import CallQueue
+from bench.scoring.workers.messages import message_value, unpack_scores
 from bench.scoring.workers.worker_process import SECONDS, WorkerProcess
 
 _DECLARED = (
@@ -25,7 +25,7 @@ _WORKER = Path(__file__).with_name("reward_worker.py")
 _SHORT = ("MemoryError", "allocate memory", "bad_alloc", "SIGKILL", "SIGABRT", "SIGSEGV", "out of memory")
 
 
-class Distant(Reward):
+class RemoteReward(Reward):
     """Stands for a reward class of this machine, whose scores come from elsewhere.
 
     Calls are worked off in order; between `submit` and its result the caller goes on, and must not change the
@@ -68,20 +68,20 @@ class Distant(Reward):
         """Scores (B,) as the reward gives them there."""
         return self.submit(images, prompts, metadata)()
 
-    def measure_apart(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
+    def measure_worker_flops(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
         """FLOPs of one picture, counted where it is scored."""
         return self._line.begin(partial(self._flops, image, prompt, metadata))()
 
     @cached_property
-    def _line(self) -> Line:
-        return Line()
+    def _line(self) -> CallQueue:
+        return CallQueue()
 
 
-class ProcessReward(Distant):
+class ProcessReward(RemoteReward):
     """A reward in a worker process of its own. After a call that failed, the next one starts another process."""
 
     def __init__(
-        self, spec: str, cls: type[Reward], apart: Apart, seconds: float | None = SECONDS, *,
+        self, spec: str, cls: type[Reward], apart: ScorerProcess, seconds: float | None = SECONDS, *,
         load_seconds: float | None = SECONDS, journal: Path | None = None, options: tuple[str, str] | None = None,
     ) -> None:  # fmt: skip
         """`spec` names the class as settings do; `seconds` bounds a call; `journal` is `reward_worker`'s.
@@ -130,7 +130,7 @@ class ProcessReward(Distant):
 
     def _scores(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         words = {"prompts": list(prompts), "metadata": [dict(m) for m in metadata]}
-        return unpacked(self._asked("score", images, **words))
+        return unpack_scores(self._asked("score", images, **words))
 
     def _flops(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
         return float(self._asked("measure", image[None], prompt=prompt, metadata=dict(metadata)))
@@ -144,7 +144,7 @@ class ProcessReward(Distant):
         except BenchError as error:
             self._process = None
             raise type(error)(self._mended(str(error))) from error
-        return given(answer, self._mended)
+        return message_value(answer, self._mended)
 
     def _mended(self, message: str) -> str:
         """The message, with what to try."""

@@ -11,9 +11,9 @@ import numpy as np
 
 from bench import registry
 from bench.api import ConfigError, Reward
-from bench.plugin_errors import blamed
+from bench.plugin_errors import plugin_errors
 from bench.scoring.server.journal import Journal
-from bench.scoring.workers.messages import answered, packed
+from bench.scoring.workers.messages import answer_message, pack_scores
 
 _reward: Reward | None = None
 _journal: Journal | None = None
@@ -31,12 +31,12 @@ def load(spec: str, device: str, journal: str | None) -> dict[str, Any]:
         cls = registry.load_reward(spec)
         if journal is not None:
             _journal = Journal(Path(journal))
-        with blamed(f"reward {cls.name!r} in load()", cls):
+        with plugin_errors(f"reward {cls.name!r} in load()", cls):
             _reward = cls()
             _reward.load()
         return {"version": _reward.version, "fingerprint": str(getattr(_reward, "fingerprint", ""))}
 
-    return answered(work)
+    return answer_message(work)
 
 
 def score(
@@ -55,13 +55,13 @@ def score(
         kept = _journal.answer(*key) if _journal and key else None
         if kept is not None:
             return kept
-        with blamed(f"reward {_reward.name!r} on {len(images)} pictures", type(_reward)):
-            scores = packed(_reward(images, list(prompts), list(metadata)))
+        with plugin_errors(f"reward {_reward.name!r} on {len(images)} pictures", type(_reward)):
+            scores = pack_scores(_reward(images, list(prompts), list(metadata)))
         if _journal and key:
             _journal.keep(*key, scores)
         return scores
 
-    return answered(work)
+    return answer_message(work)
 
 
 def measure(images: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,14 +70,14 @@ def measure(images: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> dic
     def work() -> float:
         assert _reward is not None
         if "torch" not in sys.modules:  # without it there is no network to count, and to import it takes seconds
-            return _reward.measure_apart(images[0], prompt, metadata)
+            return _reward.measure_worker_flops(images[0], prompt, metadata)
         from bench.scoring.scorer import Scorer
 
         scorer = Scorer(_reward)
         scorer.measure(images[0], prompt, metadata)
         return scorer.flops
 
-    return answered(work)
+    return answer_message(work)
 
 
 def _require(device: str, spec: str) -> None:

@@ -42,10 +42,10 @@ def main(worker: Path, threads: int = 1, memory_mib: int | None = None) -> None:
         # hundreds of gigabytes of addresses that CUDA reserves and never fills
         resource.setrlimit(resource.RLIMIT_DATA, (memory_mib << 20, memory_mib << 20))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before the worker file imports what reads it
-    serve(_imported(worker), incoming, answers)
+    answer_calls(_imported(worker), incoming, answers)
 
 
-def serve(module: ModuleType, incoming: BinaryIO, answers: BinaryIO) -> None:
+def answer_calls(module: ModuleType, incoming: BinaryIO, answers: BinaryIO) -> None:
     """Answer every request by the function of `module` that it names, in order."""
     for line in iter(incoming.readline, b""):
         request = json.loads(line)

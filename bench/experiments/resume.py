@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,42 @@ from bench.canonical import config_hash
 from bench.config.job import CellJob
 from bench.config.reward_expression import used_by
 from bench.config.settings import BASE
-from bench.results.records.provenance import collect, source_hashes
-from bench.results.records.schema import Cell, dump
+from bench.hub import locate_model
+from bench.results.records.provenance import base_files, changed_sources, collect, shown_sources, source_hashes
+from bench.results.records.schema import Cell, End, dump
 from bench.results.records.writer import RECORD, CellRecord, Status
 
-_SHOWN = 4  # changed files named in a message
+_PLUGIN = "plugin/"
 
 
-def cell_header(job: CellJob, device: str) -> dict[str, Any]:
-    """The first event of the cell's record."""
+@dataclass(frozen=True)
+class Remaining:
+    """The cells that need a run; `uncomparable` finished ones have the older kind of source hash, of a whole package."""
+
+    jobs: list[CellJob]
+    uncomparable: int = 0
+
+
+def cell_header(job: CellJob, device: str, held: Collection[str] = ()) -> dict[str, Any]:
+    """The first event of the cell's record.
+
+    The sources are those that this process has imported, so that it has to have imported what the cell needs; those
+    named in `held`, of a record that is to go on, are looked at too.
+    """
     experiment = job.experiment
     config = experiment.cell_config(job.task, job.label)
     stages = () if job.label == BASE else experiment.stages(job.label)
     precision = stages[0].train.precision if stages else experiment.train.precision
-    provenance = collect(device, precision, experiment.threads, _plugins(job), _base(job))
+    own = own_sources(job)  # first: it imports the plugins
+    sources = source_hashes(own, held)
     return {
         "experiment": experiment.name, "task": job.task, "method": job.label, "seed": job.seed, "config": config,
-        "config_hash": config_hash(config), "provenance": dump(provenance),
+        "config_hash": config_hash(config),
+        "provenance": dump(collect(device, precision, experiment.threads, sources)),
     }  # fmt: skip
 
 
-def left_to_do(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) -> list[CellJob]:
+def remaining_jobs(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) -> Remaining:
     """The cells that need a run, after a look at every cell that the results folder holds.
 
     With `allow_mixed`, finished cells of other code stay beside the new ones, and unfinished ones begin afresh.
@@ -42,41 +57,57 @@ def left_to_do(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) -> l
         DataError: a record is damaged or of a newer schema; a cell was recorded with other settings, by other code,
             or from another base.
     """
-    held = {path.parent: CellRecord(path.parent) for path in sorted(folder.glob(f"*/*/seed*/{RECORD}"))}
     by_folder = {job.folder: job for job in jobs}
+    looked = _Sources(_base_sources(jobs[0]))
     others: dict[Path, list[str]] = {}
+    uncomparable: list[Path] = []
     todo = list(jobs)
-    for place, record in held.items():
+    for path in sorted(folder.glob(f"*/*/seed*/{RECORD}")):
+        place, record = path.parent, CellRecord(path.parent)
         status, job = record.status(), by_folder.get(place)
         if status in ("new", "failed"):  # begins afresh where it has to
             continue
-        cell = _cell(record)
+        cell, sources = _recorded(record)
         if job is not None:
             _refuse_other_settings(job, cell)
-        now = _sources(_plugins(job) if job else (), _base(jobs[0]))
-        changed = _changed(cell.provenance.sources, now, whole=job is not None)
-        if changed:
+        if cell.provenance.covers == "package":
+            uncomparable.append(place)
+        elif changed := looked.changed(sources, job):
             others[place] = changed
-            if allow_mixed:
-                _give_up_unfinished(record, status)
+        if allow_mixed and (place in others or place in uncomparable):
+            _give_up_unfinished(record, status)
         if status == "done" and job is not None:
             todo.remove(job)
-    if others and not allow_mixed:
-        place, changed = next(iter(others.items()))
-        names = ", ".join(changed[:_SHOWN]) + (f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else "")
-        raise DataError(
-            f"{len(others)} cells in {folder} were made by other code, or from another base, than the present ({place} "
-            f"differs in {names}): their numbers do not compare. Give this run another --name, restore what was "
-            "changed, or say --allow-mixed"
-        )
-    return todo
+    if not allow_mixed:
+        _refuse_other_code(others, uncomparable if todo else [], folder)
+    return Remaining(todo, len(uncomparable))
 
 
-def _cell(record: CellRecord) -> Cell:
-    first = record.events()[0]
+class _Sources:
+    """The hashes of sources as they are now, each read once for all cells."""
+
+    def __init__(self, base: Mapping[str, Path | str]) -> None:
+        self._known = source_hashes(base, imported=False)
+        self._looked: set[str] = set()
+
+    def changed(self, held: Mapping[str, str], job: CellJob | None) -> list[str]:
+        """Which recorded sources differ; plugins of the user's own are known for the cells of this run alone."""
+        new = held.keys() - self._looked
+        self._looked |= new
+        self._known |= source_hashes({}, new - self._known.keys(), imported=False)
+        plugins = source_hashes(_plugin_sources(job), imported=False) if job else {}
+        comparable = {name: digest for name, digest in held.items() if job or not name.startswith(_PLUGIN)}
+        return changed_sources(comparable, self._known | plugins)
+
+
+def _recorded(record: CellRecord) -> tuple[Cell, dict[str, str]]:
+    """The first event of a record, and all sources that it names."""
+    events = record.events()
+    first = events[0]
     if not isinstance(first, Cell):
         raise DataError(f"{record.folder / RECORD} does not begin with a cell event: remove that folder")
-    return first
+    late = events[-1].sources if isinstance(events[-1], End) else {}
+    return first, first.provenance.sources | late
 
 
 def _refuse_other_settings(job: CellJob, cell: Cell) -> None:
@@ -87,10 +118,20 @@ def _refuse_other_settings(job: CellJob, cell: Cell) -> None:
         )
 
 
-def _changed(held: Mapping[str, str], now: Mapping[str, str], *, whole: bool) -> list[str]:
-    """Names of the sources that differ; without `whole`, plugins of the user's own, which are unknown, are left out."""
-    names = sorted({*held, *now})
-    return [n for n in names if held.get(n) != now.get(n) and (whole or not n.startswith("plugin/"))]
+def _refuse_other_code(others: Mapping[Path, list[str]], uncomparable: Sequence[Path], folder: Path) -> None:
+    mend = "their numbers do not compare. Give this run another --name, restore what was changed, or say --allow-mixed"
+    if others:
+        place, changed = next(iter(others.items()))
+        raise DataError(
+            f"{len(others)} cells in {folder} were made by other code, or from another base, than the present ({place} "
+            f"differs in {shown_sources(changed)}): {mend}"
+        )
+    if uncomparable:
+        raise DataError(
+            f"{len(uncomparable)} cells in {folder} have the older kind of source hash, of all files of the package, "
+            f"which nothing can be compared with ({uncomparable[0]} is one), and new ones would stand beside them: "
+            "give this run another --name, or say --allow-mixed"
+        )
 
 
 def _give_up_unfinished(record: CellRecord, status: Status) -> None:
@@ -99,29 +140,31 @@ def _give_up_unfinished(record: CellRecord, status: Status) -> None:
         record.end_failed("was interrupted, and the code has changed since")
 
 
-def _plugins(job: CellJob) -> tuple[Path, ...]:
-    """Files of methods and rewards that are the user's own."""
+def own_sources(job: CellJob) -> dict[str, Path | str]:
+    """What is the user's own among the sources of a cell: plugins as `plugin/<file>`, its base as `base/<file>`.
+
+    Of a fetched model the hub's revision tells all. The pins of a reward's environment are `environment/<file>`.
+    """
+    return _plugin_sources(job) | _base_sources(job)
+
+
+def _plugin_sources(job: CellJob) -> dict[str, Path | str]:
     stages = () if job.label == BASE else job.experiment.stages(job.label)
     task = job.experiment.task(job.task)
-    rewards = used_by(task, job.experiment.evaluation.set_scorers)
-    classes: list[type] = [registry.load_method(stage.source) for stage in stages]
-    classes += [registry.load_reward(name) for name in sorted(rewards)]
-    files = (registry.own_file(cls) for cls in classes)
-    return tuple(sorted({file for file in files if file is not None}))
+    names = sorted(used_by(task, job.experiment.evaluation.set_scorers))
+    rewards = [registry.load_reward(name) for name in names]
+    classes: list[type] = [*(registry.load_method(stage.source) for stage in stages), *rewards]
+    files = {file for cls in classes if (file := registry.own_file(cls)) is not None}
+    pins = [path for cls in rewards if cls.environment for path in sorted(cls.environment.iterdir()) if path.is_file()]
+    return {f"{_PLUGIN}{file.name}": file for file in sorted(files)} | {f"environment/{p.name}": p for p in pins}
 
 
-def _base(job: CellJob) -> Path | None:
-    """The folder of a base of the user's own; the world's own is among the sources, and random weights have none."""
+def _base_sources(job: CellJob) -> dict[str, Path | str]:
+    """Of a base of the user's own; the world's own is among the assets, and random weights have none."""
     experiment = job.experiment
     if experiment.model is None or experiment.weights == "random":
-        return None
-    if Path(experiment.model).is_dir():
-        return Path(experiment.model)
-    from bench.hub import locate_model
-
-    return locate_model(experiment.model)
-
-
-@cache
-def _sources(plugins: tuple[Path, ...], base: Path | None) -> dict[str, str]:
-    return source_hashes(plugins, base)
+        return {}
+    base = Path(experiment.model) if Path(experiment.model).is_dir() else locate_model(experiment.model)
+    if base.parent.name == "snapshots":  # of the hub's cache, named by its revision
+        return {"base/revision": base.name}
+    return {f"base/{path.relative_to(base).as_posix()}": path for path in base_files(base)}

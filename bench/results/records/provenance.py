@@ -1,12 +1,13 @@
-"""What made the numbers: commit, dirty flag, hashes of the sources that matter to numbers, versions, device."""
+"""What made the numbers: commit, dirty flag, hashes of the sources that really ran, versions, device."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
 
@@ -14,60 +15,25 @@ from bench.api import DataError
 from bench.canonical import hash_file
 from bench.results.records.schema import Provenance
 
-__all__ = [
-    "SHOWN_ONLY",
-    "base_files",
-    "collect",
-    "commit_and_dirty",
-    "hash_file",
-    "hash_sources",
-    "source_files",
-    "source_hashes",
-]
-
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("bench", "methods", "rewards")
-# These show, describe or launch, or make assets, whose own bytes count; no recorded number passes through them. What is
-# new counts until it is named here.
-SHOWN_ONLY = frozenset(
-    [
-        "__main__.py",
-        "cli.py",
-        "commands",
-        "forecast",
-        "plots",
-        "presets",
-        "pretrain",
-        "processes/detach.py",
-        "processes/lock.py",
-        "processes/shadow.py",
-        "processes/watchdog.py",
-        "records/provenance.py",
-        "records/results.py",
-        "rehearsal",
-        "report",
-        "score",
-        "statistics",
-        "status",
-        "suggest.py",
-        "templates",
-        "workers.py",
-    ]
-)
+ASSETS = "assets"  # a folder beside a module, which reads what lies there
+_COMMAND_LINE = "bench.cli"  # which the script `bench` imports into every worker, though no number passes through it
 DISTRIBUTIONS = ("accelerate", "diffusers", "numpy", "pandas", "peft", "pyarrow", "torch", "transformers", "trl")
+_SHOWN = 4  # changed files named in a message
 
 
-def source_files(root: Path = ROOT) -> list[Path]:
-    """Modules and assets whose change could change a recorded number, relative to `root`, sorted."""
-    found = []
-    for package in PACKAGES:
-        for path in (root / package).rglob("*"):
-            inside = path.relative_to(root / package)
-            hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
-            shown = package == "bench" and any(inside.is_relative_to(place) for place in SHOWN_ONLY)
-            if path.is_file() and not hidden and not shown:
-                found.append(path.relative_to(root))
-    return sorted(found)
+def imported_files(root: Path = ROOT) -> list[Path]:
+    """The modules of ours that this process has imported, and the assets beside them, relative to `root`, sorted."""
+    found: set[Path] = set()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.split(".")[0] not in PACKAGES or name.startswith(_COMMAND_LINE) or file is None:
+            continue
+        path = Path(file).resolve()
+        if path.is_relative_to(root):
+            found |= {path, *(asset for asset in (path.parent / ASSETS).rglob("[!.]*") if asset.is_file())}
+    return sorted(path.relative_to(root) for path in found)
 
 
 def commit_and_dirty(root: Path = ROOT) -> tuple[str | None, bool | None]:
@@ -97,19 +63,17 @@ def base_files(model: Path) -> list[Path]:
     return [index, *sorted(path for name in parts for path in (model / name).glob("[!.]*") if path.is_file())]
 
 
-def collect(
-    device: str, dtype: str, threads: int, plugins: Iterable[Path] = (), base: Path | None = None, root: Path = ROOT
-) -> Provenance:
-    """Provenance of a run now; `plugins` and `base` as in `source_hashes`.
+def collect(device: str, dtype: str, threads: int, sources: Mapping[str, str], root: Path = ROOT) -> Provenance:
+    """Provenance of a run now, whose `sources` are those of `source_hashes`.
 
     Packages that are not installed have the version `absent`.
     """
-    sources = source_hashes(plugins, base, root)
     commit, dirty = commit_and_dirty(root)
     return Provenance(
         commit=commit,
         dirty=dirty,
-        sources=sources,
+        covers="imported",
+        sources=dict(sources),
         sources_hash=hash_sources(sources),
         versions={name: _version(name) for name in DISTRIBUTIONS},
         python=platform.python_version(),
@@ -119,24 +83,36 @@ def collect(
     )
 
 
-def source_hashes(plugins: Iterable[Path] = (), base: Path | None = None, root: Path = ROOT) -> dict[str, str]:
-    """The hash of every file that matters to numbers, by name; the world's own base is among the package's files.
+def source_hashes(
+    own: Mapping[str, Path | str], also: Iterable[str] = (), root: Path = ROOT, *, imported: bool = True
+) -> dict[str, str]:
+    """The hash of each source that numbers depend on, by name.
 
-    Of the user's own: `plugins` are files, kept as `plugin/<name>`; `base` is a pipeline folder, kept as `base/<file>`;
-    of a fetched model the hub's revision tells all, kept as `base/revision`.
+    Those are what this process has `imported`, the files `also` named (relative to `root`; what is missing is left
+    out), and what is the user's own: `own` has a file for each name, or a text that stands for it, as the revision of a
+    fetched model does.
     """
-    sources = {path.as_posix(): hash_file(root / path) for path in source_files(root)}
-    sources |= {f"plugin/{path.name}": hash_file(path) for path in plugins}
-    if base is not None and base.parent.name == "snapshots":  # of the hub's cache, named by its revision
-        sources["base/revision"] = base.name
-    elif base is not None:
-        sources |= {f"base/{path.relative_to(base).as_posix()}": hash_file(path) for path in base_files(base)}
-    return sources
+    files = {path.as_posix(): root / path for path in imported_files(root)} if imported else {}
+    files |= {name: root / name for name in also if (root / name).is_file()}
+    hashes = {name: hash_file(path) for name, path in files.items()}
+    return hashes | {name: hash_file(it) if isinstance(it, Path) else it for name, it in own.items()}
+
+
+def changed_sources(held: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of recorded sources that are another file `now`, or none."""
+    return sorted(name for name, digest in held.items() if now.get(name) != digest)
+
+
+def shown_sources(changed: Iterable[str]) -> str:
+    """A few names of changed sources, for a message."""
+    names = list(changed)
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def hash_sources(sources: Mapping[str, str]) -> str:
     """16 hex digits that name all of `source_hashes`."""
-    whole = hashlib.blake2b(digest_size=8)
+    whole = blake2b(digest_size=8)
     for name, digest in sorted(sources.items()):
         whole.update(f"{name} {digest}\n".encode())
     return whole.hexdigest()

@@ -89,11 +89,13 @@ class LedgerEntry(_Strict):
 class Provenance(_Strict):
     """What made the numbers, as `bench.results.records.provenance` has it. commit is null outside a git checkout.
 
-    sources: hashes of files by name, those of the user's own as `plugin/<file>` and `base/<file>`.
+    sources: hashes of files by name, those of the user's own as `plugin/<file>` and `base/<file>`. covers: whether they
+    are what the cell's process had `imported` when its record began, or, in older records, all of the `package`.
     """
 
     commit: str | None
     dirty: bool | None
+    covers: Literal["package", "imported"] = "package"
     sources: dict[str, str]
     sources_hash: str
     versions: dict[str, str]
@@ -212,12 +214,16 @@ class SampleGrid(_Strict):
 
 
 class End(_Strict):
-    """Last line. A failed cell has a `reason` of one message; a cell without this line was interrupted."""
+    """Last line. A failed cell has a `reason` of one message; a cell without this line was interrupted.
+
+    sources: hashes of what a finished cell imported after its record had begun.
+    """
 
     kind: Literal["end"] = "end"
     status: Literal["done", "failed"]
     reason: str | None = None
     ledger: LedgerEntry
+    sources: dict[str, str] = {}
 
 
 Event = Cell | Scorers | Step | Milestone | GridScores | PromptSetScores | SampleGrid | End

@@ -15,7 +15,7 @@ record again, the reader names it. The events are typed in `schema` beside this 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +25,7 @@ from bench.api import DataError, NonFiniteError
 from bench.canonical import canonical_json
 from bench.files import append_whole, write_whole
 from bench.paths import inside
+from bench.results.records.provenance import changed_sources, shown_sources
 from bench.results.records.schema import (
     SCORE_COLUMNS,
     Cell,
@@ -160,7 +161,8 @@ class CellRecord:
         """Write the first line, or check that an existing record may be continued under this header: True if so.
 
         A failed record of another configuration or other sources gives way to a new one: what failed was mended, and
-        there is no result to lose. Raises DataError where any other record has another configuration, place or
+        there is no result to lose. The new header has to have the present hash of every source that the held one names.
+        Raises DataError where any other record has another configuration, place or
         sources: its numbers would mix.
         """
         new = header if isinstance(header, Cell) else parse_event(canonical_json({"kind": "cell", **header}), "header")
@@ -172,17 +174,14 @@ class CellRecord:
         if not isinstance(held, Cell) or not isinstance(new, Cell):
             raise DataError(f"{self.folder / RECORD} does not begin with a cell event")
         for name in ("experiment", "task", "method", "seed"):
-            _same(self.folder, name, getattr(held, name), getattr(new, name))
-        mended = {
-            "config_hash": (held.config_hash, new.config_hash),
-            "sources_hash": (held.provenance.sources_hash, new.provenance.sources_hash),
-        }
-        if self.status() == "failed" and any(old != now for old, now in mended.values()):
+            _refuse_other(self.folder, name, getattr(held, name), getattr(new, name))
+        changed = changed_sources(held.provenance.sources, new.provenance.sources)
+        if self.status() == "failed" and (held.config_hash != new.config_hash or changed):
             write_whole(self.folder / RECORD, _line(new))
             self.truncate(1)
             return False
-        for name, (old, now) in mended.items():
-            _same(self.folder, name, old, now)
+        _refuse_other(self.folder, "config_hash", held.config_hash, new.config_hash)
+        refuse_changed_sources(self.folder, changed)
         return True
 
     def append(self, kind: str, **fields: Any) -> None:
@@ -269,7 +268,16 @@ def _line(event: BaseModel) -> bytes:
     return (canonical_json(dump(event)) + "\n").encode()
 
 
-def _same(folder: Path, name: str, held: Any, new: Any) -> None:
+def refuse_changed_sources(folder: Path, changed: Sequence[str]) -> None:
+    """Raise DataError where sources have changed since a record began."""
+    if changed:
+        raise DataError(
+            f"{folder} was recorded by other code than the present, which differs in {shown_sources(changed)}: restore "
+            "that, remove that folder to run the cell afresh, or give the experiment another name"
+        )
+
+
+def _refuse_other(folder: Path, name: str, held: Any, new: Any) -> None:
     if held != new:
         raise DataError(
             f"{folder} was recorded with {name} {held!r}, this run has {new!r}: remove that folder to run the cell "

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from bench.api import ConfigError, PluginError
+from bench.api import ConfigError, Effect, PluginError
 from bench.suggest import hint
 
 T = TypeVar("T")
@@ -142,6 +142,18 @@ def field_types(cls: type) -> dict[str, Any]:
     except NameError as error:
         raise PluginError(f"{cls.__qualname__}: {error}; its types have to be importable at module level") from error
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def option_effects(cls: type) -> dict[str, Effect]:
+    """What a change of each field of a settings dataclass changes, by the field's `Option`."""
+    found: dict[str, Effect] = {}
+    for name, annotation in field_types(cls).items():
+        marks = [getattr(note, "json_schema_extra", None) for note in getattr(annotation, "__metadata__", ())]
+        effects = [mark["effect"] for mark in marks if mark]
+        if len(effects) != 1:
+            raise PluginError(f"{cls.__qualname__}.{name}: expected one Option(...) in its annotation")
+        found[name] = effects[0]
+    return found
 
 
 def validate(

@@ -35,11 +35,12 @@ T = TypeVar("T")
 METHODS = "bench.methods"
 REWARDS = "bench.rewards"
 ROOT = Path(__file__).resolve().parent.parent
+BASE = "base"  # what the untouched model is called where a method's name stands
 _KIND = {METHODS: "method", REWARDS: "reward"}
 _RESERVED_FIELDS = ("method", "train")
 # Names that mean something else where a plugin's name stands: the untouched model, and the columns beside the scores.
 _RESERVED_NAMES = {
-    METHODS: ("base",),
+    METHODS: (BASE,),
     REWARDS: (
         "task",
         "method",

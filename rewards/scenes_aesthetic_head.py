@@ -23,6 +23,7 @@ class ScenesAestheticHead(Reward):
     """
 
     name: ClassVar[str] = "scenes-aesthetic-head"
+    stands_for: ClassVar[str] = "scenes-aesthetic"
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (0.0, 10.0)
     source: ClassVar[str] = "github.com/christophschuhmann/improved-aesthetic-predictor"

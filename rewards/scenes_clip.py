@@ -25,6 +25,7 @@ class ScenesClip(Reward):
     """
 
     name: ClassVar[str] = "scenes-clip"
+    stands_for: ClassVar[str] = "scenes-geneval"
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     source: ClassVar[str] = "arXiv 2104.08718"

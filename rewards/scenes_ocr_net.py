@@ -24,6 +24,7 @@ class ScenesOCRNet(Reward):
     """
 
     name: ClassVar[str] = "scenes-ocr-net"
+    stands_for: ClassVar[str] = "scenes-ocr"
     version: ClassVar[str] = "1"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = "arXiv 2505.05470, section 5.1"

@@ -11,7 +11,8 @@ from bench.api import BudgetExhausted
 from bench.budget import Budget, Ledger
 from bench.models.policy import SD3Policy
 from bench.preflight.conformance.observers import counted
-from bench.training.stage import Stage
+from bench.training.context import TaskContext
+from bench.training.stage import Stage, StageStart
 from tests.support.cells import experiment, scorers, world
 
 
@@ -19,10 +20,8 @@ def enter(pipeline: Path, label: str, budget: str, **overrides) -> tuple[Stage, 
     e = experiment(pipeline, methods=[label], **overrides)
     ledger, policy = Ledger(), SD3Policy.load(pipeline)
     unit = policy.measure_flops().forward
-    stage = Stage.enter(
-        e.stages(label)[0], Budget.parse(budget), 0.0, policy, world(pipeline), e.tasks[0], scorers(e), ledger, unit,
-        seed=0, number=0, entry=Path("unused"),
-    )  # fmt: skip
+    context = TaskContext(world(pipeline), e.tasks[0], policy, scorers(e))
+    stage = Stage.enter(StageStart(e.stages(label)[0], Budget.parse(budget)), context, ledger, unit)
     return stage, ledger, unit
 
 

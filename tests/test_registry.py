@@ -195,7 +195,11 @@ def test_every_built_in_says_what_it_is() -> None:
 def test_a_foreign_package_that_shadows_ours_is_named(tmp_path: Path) -> None:
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "__init__.py").write_text("")
-    command = [sys.executable, "-c", "from bench.package_conflicts import refuse_package_conflicts; refuse_package_conflicts()"]
+    command = [
+        sys.executable,
+        "-c",
+        "from bench.package_conflicts import refuse_package_conflicts; refuse_package_conflicts()",
+    ]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert f"package 'methods' would be imported from {tmp_path / 'methods'}, which hides ours" in result.stderr

@@ -14,7 +14,7 @@ from bench.device import describe_device, resolve_device
 from bench.files import write_whole
 from bench.preflight.rehearsal.measure import matrix_peak
 from bench.preflight.rehearsal.parts import PARTS
-from bench.results.records.provenance import collect
+from bench.results.records.provenance import collect, source_hashes
 from bench.results.records.schema import dump
 from bench.suggest import hint
 
@@ -35,7 +35,7 @@ def main(experiment: Experiment, parts: Sequence[str], out: Path) -> int:
     device = describe_device(experiment.device)
     peak = matrix_peak(resolve_device(experiment.device))
     print(f"{device}: {peak / 1e12:.4g} TFLOP/s in a bfloat16 matrix product", flush=True)
-    made_by = dump(collect(device, experiment.train.precision, experiment.threads))
+    made_by = dump(collect(device, experiment.train.precision, experiment.threads, source_hashes({})))
     del made_by["sources"]  # their common hash is enough
     for name in parts:
         start = time.perf_counter()

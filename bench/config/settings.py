@@ -11,18 +11,18 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, m
 from pydantic.dataclasses import dataclass
 
 from bench import registry
-from bench.api import ConfigError, Method, Option
+from bench.api import ConfigError, Effect, Method, Option
 from bench.budget import Budget
 from bench.canonical import config_hash
 from bench.config.pictures import Data
 from bench.config.prompt_set import PromptSet
 from bench.config.scorer_process import ScorerProcess
 from bench.config.task import Task
-from bench.parsing import Problems, validate
+from bench.parsing import Problems, option_effects, validate
 from bench.plugin_errors import plugin_errors
+from bench.registry import BASE
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-BASE = "base"
 
 Positive = Annotated[int, Option("", ge=1)]
 Scale = Annotated[float, Option("", ge=0)]
@@ -327,13 +327,19 @@ class Experiment:
 
     @property
     def config_hash(self) -> str:
-        """16 hex digits that name what the numbers depend on: all but names, labels, trackers, and where it runs."""
-        values = self.resolved()
-        told = ("name", "label", "question", "tuning_trials", "baseline")
-        own = ("workers", "device", "shard", "track", "scorers", "reward_server", "reward_seconds", "cache_gib", "data")
-        for name in (*told, *own):
-            del values[name]
-        return config_hash(values | {"evaluation": self.evaluation.identity()} | self._pictures())
+        """16 hex digits that name what the numbers depend on: settings that decide no number are left out."""
+        return config_hash(self._values("numbers", "cell"))
+
+    @property
+    def shared_config(self) -> dict[str, Any]:
+        """What the numbers of all cells depend on, JSON-able; settings of single cells are left out."""
+        return self._values("numbers")
+
+    def _values(self, *effects: Effect) -> dict[str, Any]:
+        """The settings of these effects."""
+        values = self.resolved() | {"evaluation": self.evaluation.identity()}
+        marks = option_effects(Experiment)
+        return {name: values[name] for name in marks if marks[name] in effects and name != "data"} | self._pictures()
 
     def cell_config(self, task: str, label: str) -> dict[str, Any]:
         """What the numbers of one cell depend on, its seed apart; `base` is the model before training.

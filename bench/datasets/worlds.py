@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from bench.api import ConfigError
 from bench.config.pictures import Data
+from bench.datasets.gradients import RehearsalWorld
+from bench.datasets.images import ImagesWorld
+from bench.datasets.scenes.world import ScenesWorld
 from bench.datasets.world import World
 
 if TYPE_CHECKING:
@@ -21,16 +24,10 @@ def load_world(name: str, model: str | None = None, data: Data | None = None, re
         ConfigError: there is no such world, or it has no such pictures.
     """
     if name == "scenes":
-        from bench.datasets.scenes.world import ScenesWorld
-
         return ScenesWorld(model)
     if name == "images":
-        from bench.datasets.images import ImagesWorld
-
         return ImagesWorld(data, model)
     if name == "rehearsal":
-        from bench.datasets.gradients import RehearsalWorld
-
         return RehearsalWorld(model, resolution)
     raise ConfigError(f"world {name!r}: expected 'scenes', 'images' or 'rehearsal'")
 

@@ -16,24 +16,12 @@ from bench.canonical import config_hash
 from bench.config.job import CellJob
 from bench.config.settings import BASE, Experiment
 from bench.distributed.launch import RankInfo, Team
-from bench.experiments.resume import left_to_do
+from bench.experiments.resume import remaining_jobs
 from bench.experiments.workers import EventHandler, alone, run_all
 from bench.files import remove_parts
 from bench.locks import hold_lock
 from bench.results.records.schema import ExperimentHeader, ScorerInfo, TaskInfo
 from bench.results.records.writer import read_experiment_header, write_experiment_header
-
-# Which gold scorer a proxy stands for.
-_PAIRS = {
-    "scenes-clip": "scenes-geneval",
-    "scenes-ocr-net": "scenes-ocr",
-    "scenes-aesthetic-head": "scenes-aesthetic",
-}
-# Settings that the cells of a results folder need not share, or that stand elsewhere in its header.
-_OWN = (
-    "name", "label", "question", "workers", "device", "shard", "track", "scorers", "reward_server", "reward_seconds",
-    "cache_gib", "tasks", "methods", "seeds", "train", "baseline",
-)  # fmt: skip
 
 
 def experiment_jobs(experiment: Experiment, results: Path) -> list[CellJob]:
@@ -69,10 +57,16 @@ def run_experiment(
         if stale:
             print(f"the run of {stale} ended without a word; what it left unfinished goes on")
         remove_parts(folder)
-        todo = left_to_do(every, folder, allow_mixed=allow_mixed)
+        remaining = remaining_jobs(every, folder, allow_mixed=allow_mixed)
+        todo = remaining.jobs
         write_experiment_header(folder, experiment_header(experiment, folder, command if todo else ""))
         if not todo:
             print(f"all cells are recorded in {folder}: nothing to run; another --name runs them afresh")
+        if remaining.uncomparable:
+            print(
+                f"{remaining.uncomparable} cells have the older kind of source hash, of all files of the package: "
+                "whether the present code would give the same numbers is not known"
+            )
         for job in todo:
             display.handle({"cell": job.name, "event": "queue"})
         place = alone if team is None else lambda job: team.begin(job.name)
@@ -110,11 +104,7 @@ class _OnlyFailures:
 
 def experiment_header(experiment: Experiment, folder: Path, command: str = "") -> ExperimentHeader:
     """What the folder compares: what it held before, and what this run adds to it."""
-    shared = experiment.resolved() | {"evaluation": experiment.evaluation.identity()}
-    data = experiment.data
-    shared |= {"data": data.identity()} if data else {}
-    for name in (*_OWN, *(() if data else ("data",))):
-        shared.pop(name)
+    shared, data = experiment.shared_config, experiment.data
     chosen_before = data.found.selected_by if data and data.found else None
     tasks = {
         t.name: TaskInfo(
@@ -127,6 +117,8 @@ def experiment_header(experiment: Experiment, folder: Path, command: str = "") -
     methods = tuple(chain.label for chain in experiment.methods if chain.label != BASE)
     if (folder / "experiment.json").exists():
         old = read_experiment_header(folder)
+        if all(old.config.get(name) == value for name, value in shared.items()):
+            shared = old.config  # older versions recorded settings too that decide no number
         tasks, scorers = {**old.tasks, **tasks}, {**old.scorers, **scorers}
         methods = (*old.methods, *(m for m in methods if m not in old.methods))
         command = old.command if command in old.command else f"{old.command} && {command}"
@@ -147,7 +139,7 @@ def _scorer_info(experiment: Experiment, name: str) -> ScorerInfo:
     reward = registry.load_reward(name)
     margins = [task.margins[name] for task in experiment.tasks if name in task.margins]
     return ScorerInfo(
-        gold=reward.gold, margin=margins[0] if margins else None, pair=_PAIRS.get(name),
+        gold=reward.gold, margin=margins[0] if margins else None, pair=reward.stands_for or None,
         higher_is_better=reward.higher_is_better, version=reward.version, source=reward.source,
         range=(_finite(reward.range[0]), _finite(reward.range[1])),
     )  # fmt: skip

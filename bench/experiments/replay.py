@@ -26,10 +26,10 @@ from bench.config.settings import Experiment
 from bench.datasets.base_model import base_model
 from bench.datasets.pictures.preparation import prepare_pictures
 from bench.datasets.worlds import experiment_world
-from bench.device import describe_device
-from bench.experiments.resume import cell_header
+from bench.experiments.resume import own_sources
 from bench.models.policy import SD3Policy
 from bench.paths import inside
+from bench.results.records.provenance import changed_sources, source_hashes
 from bench.results.records.schema import Cell, parse_event
 from bench.results.records.writer import RECORD, read_experiment_header, read_lines
 from bench.scoring.loading import load_scorers
@@ -38,6 +38,7 @@ from bench.scoring.workers.placement import Placement
 from bench.tensors import load_tensors
 from bench.training import failure_dump as evidence
 from bench.training.checkpoint import Checkpoints, Saved
+from bench.training.context import TaskContext
 from bench.training.loop import Training
 from bench.training.stage import Stage
 
@@ -55,10 +56,7 @@ def replay(folder: Path, pictures: Data | None = None, server: str | None = None
     job = _job(folder, cell, pictures)
     job = replace(job, experiment=replace(job.experiment, reward_server=server))
     print(f"{job.name}: update {about['update']} failed: {about['reason']}")
-    if (
-        cell_header(job, describe_device(job.experiment.device))["provenance"]["sources_hash"]
-        != cell.provenance.sources_hash
-    ):
+    if _has_changed(job, cell):
         print("the code has changed since, so the updates before may not be the same")
     torch.set_num_threads(job.experiment.threads)
     with tempfile.TemporaryDirectory() as temporary:
@@ -74,6 +72,12 @@ def replay(folder: Path, pictures: Data | None = None, server: str | None = None
         return _again(job, copy, saved, about, folder)
 
 
+def _has_changed(job: CellJob, cell: Cell) -> bool:
+    """Whether a source of the cell is another file now, or cannot be compared."""
+    held = cell.provenance.sources
+    return bool(changed_sources(held, source_hashes(own_sources(job), held, imported=False)))
+
+
 def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[str, Any], folder: Path) -> int:
     experiment = job.experiment
     world, task = experiment_world(experiment), experiment.task(job.task)
@@ -82,7 +86,7 @@ def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[
     scorers = load_scorers(
         {task.reward, task.select}, standard=lambda: examples(world, task), elsewhere=Placement.of(experiment)
     )
-    training = Training(job, world, policy, scorers, ledger, policy.measure_flops().forward, checkpoints)
+    training = Training(job, TaskContext(world, task, policy, scorers), ledger, checkpoints)
     try:
         for metrics in training.updates(saved):
             print(f"update {training.update}: " + ", ".join(f"{k} {v:.6g}" for k, v in sorted(metrics.items())))

@@ -23,7 +23,7 @@ _PLUGIN = "plugin/"
 
 @dataclass(frozen=True)
 class Remaining:
-    """The cells that need a run; `uncomparable` finished ones have the older kind of source hash, of a whole package."""
+    """The cells that need a run; `uncomparable` others have the older kind of source hash, of a whole package."""
 
     jobs: list[CellJob]
     uncomparable: int = 0
@@ -100,6 +100,12 @@ class _Sources:
         return changed_sources(comparable, self._known | plugins)
 
 
+def recorded_sources(record: CellRecord) -> dict[str, str]:
+    """The sources that the header of a record names; none where there is no record."""
+    events = record.events()
+    return dict(events[0].provenance.sources) if events and isinstance(events[0], Cell) else {}
+
+
 def _recorded(record: CellRecord) -> tuple[Cell, dict[str, str]]:
     """The first event of a record, and all sources that it names."""
     events = record.events()
@@ -156,7 +162,7 @@ def _plugin_sources(job: CellJob) -> dict[str, Path | str]:
     classes: list[type] = [*(registry.load_method(stage.source) for stage in stages), *rewards]
     files = {file for cls in classes if (file := registry.own_file(cls)) is not None}
     pins = [path for cls in rewards if cls.environment for path in sorted(cls.environment.iterdir()) if path.is_file()]
-    return {f"{_PLUGIN}{file.name}": file for file in sorted(files)} | {f"environment/{p.name}": p for p in pins}
+    return {**{f"{_PLUGIN}{file.name}": file for file in sorted(files)}, **{f"environment/{p.name}": p for p in pins}}
 
 
 def _base_sources(job: CellJob) -> dict[str, Path | str]:

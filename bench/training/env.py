@@ -15,37 +15,34 @@ from torch import Tensor
 
 from bench import flow, rng
 from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, Prompt, Rollouts
-from bench.budget import Ledger, Limit
+from bench.config.settings import Train
 from bench.datasets.bucketed import Bucketed
 from bench.datasets.dataset import Dataset
 from bench.datasets.order import Order
 from bench.device import memory_told
-from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.policy import PassFlops, Policy, Reference, guided
 from bench.scoring.scorer import Pending, Scorer
+from bench.training.context import Metering
 from bench.training.optimizer import Optimizer
+
+LOSS = "loss"  # among the metrics of an update: the weighted sum of its terms
 
 
 class SampleDraw:
     """Data, prompts and noise of one stage, keyed by global index; its whole state is two counters."""
 
     def __init__(
-        self, policy: Policy, ledger: Ledger, limit: Limit, dataset: Dataset | Bucketed | None,
-        prompts: Sequence[Prompt], *, seed: int, batch_size: int, micro_batch: int, caption_dropout: float,
-        ranks: Ranks = SINGLE_PROCESS,
+        self, policy: Policy, metering: Metering, train: Train, seed: int, dataset: Dataset | Bucketed | None = None,
+        prompts: Sequence[Prompt] = (),
     ) -> None:  # fmt: skip
         self._policy = policy
-        self._ledger = ledger
-        self._limit = limit
+        self._metering = metering
+        self._train = train
+        self._seed = seed
         self._dataset = dataset
         counts = dataset.counts if isinstance(dataset, Bucketed) else [len(dataset or ())]
-        self._order = Order(seed, counts, batch_size)
+        self._order = Order(seed, counts, train.batch_size)
         self._prompts = prompts
-        self._seed = seed
-        self._batch_size = batch_size
-        self._micro_batch = micro_batch
-        self._caption_dropout = caption_dropout
-        self._ranks = ranks
         self.samples_drawn = 0
         self.prompts_drawn = 0
         self.latest: Batch | None = None
@@ -54,20 +51,21 @@ class SampleDraw:
         """The micro-batches of this rank's share of the next global batch."""
         if self._dataset is None:
             raise PluginError("this method draws clean data but does not say so: set needs = Needs(data=True)")
-        self._limit.reserve(images=self._batch_size)
-        index = np.arange(self.samples_drawn, self.samples_drawn + self._batch_size)
-        self.samples_drawn += self._batch_size
-        self._ledger.samples += self._batch_size
-        own = index[self._ranks.local_slice(self._batch_size)]
-        for start in range(0, len(own), self._micro_batch):
-            self.latest = self._batch(self._dataset, own[start : start + self._micro_batch])
+        size, step = self._train.batch_size, self._train.micro_batch
+        self._metering.limit.reserve(images=size)
+        index = np.arange(self.samples_drawn, self.samples_drawn + size)
+        self.samples_drawn += size
+        self._metering.ledger.samples += size
+        own = index[self._metering.ranks.local_slice(size)]
+        for start in range(0, len(own), step):
+            self.latest = self._batch(self._dataset, own[start : start + step])
             yield self.latest
 
     def _batch(self, dataset: Dataset | Bucketed, index: np.ndarray) -> Batch:
         rows = np.array([self._order.row(int(i)) for i in index])
         texts, metadata = dataset.rows(rows)
-        if self._caption_dropout:
-            dropped = rng.uniform(self._seed, "caption_dropout", index) < self._caption_dropout
+        if self._train.caption_dropout:
+            dropped = rng.uniform(self._seed, "caption_dropout", index) < self._train.caption_dropout
             texts = ["" if d else t for d, t in zip(dropped, texts, strict=True)]
         device = self._policy.device
         mean, std = dataset.moments(rows)
@@ -86,7 +84,7 @@ class SampleDraw:
             raise PluginError(f"prompts({count}) after {self.prompts_drawn} prompts: ask for the same number each time")
         epoch, group = divmod(self.prompts_drawn // count, per_epoch)
         order = rng.permutation(self._seed, "prompt_order", epoch, len(self._prompts))
-        own = np.arange(count)[self._ranks.local_slice(count)]
+        own = np.arange(count)[self._metering.ranks.local_slice(count)]
         index = self.prompts_drawn + own
         self.prompts_drawn += count
         return [self._prompts[i] for i in order[group * count + own]], index
@@ -128,18 +126,20 @@ class MeteredModel:
     """
 
     def __init__(
-        self, policy: Policy, reference: Reference | None, ledger: Ledger, limit: Limit, flops: PassFlops,
-        unit: float, ranks: Ranks = SINGLE_PROCESS, sizes: Mapping[tuple[int, ...], PassFlops] | None = None,
-    ) -> None:  # fmt: skip
-        """`flops` are those of the policy's own latents; `sizes` those of other shapes that it is trained on."""
+        self,
+        policy: Policy,
+        reference: Reference | None,
+        metering: Metering,
+        passes: Mapping[tuple[int, ...], PassFlops],
+    ) -> None:
+        """`passes` are the FLOPs of one sample by the shape of its latent: of all shapes that it is trained on."""
         self._policy = policy
         self._reference = reference
-        self._ledger = ledger
-        self._limit = limit
-        self._ranks = ranks
-        every = {tuple(policy.latent_shape): flops, **(sizes or {})}
-        self._passes = {shape: passes.times(ranks.size) for shape, passes in every.items()}
-        self.unit = unit
+        self._ledger = metering.ledger
+        self._limit = metering.limit
+        self._ranks = metering.ranks
+        self._passes = {shape: flops.times(metering.ranks.size) for shape, flops in passes.items()}
+        self.unit = metering.unit
         self._owed = 0.0  # FLOPs of backward passes to come
         self.latent_shape = policy.latent_shape
         self.device = policy.device
@@ -228,20 +228,21 @@ class TrainingEnv:
     """One stage of one cell: implements `bench.api.Env`."""
 
     def __init__(
-        self, draw: SampleDraw, model: MeteredModel, optimizer: Optimizer, reward: Scorer | None, ledger: Ledger,
-        limit: Limit, batch_size: int, micro_batch: int, ranks: Ranks = SINGLE_PROCESS,
+        self, draw: SampleDraw, model: MeteredModel, optimizer: Optimizer, reward: Scorer | None, metering: Metering,
+        train: Train,
     ) -> None:  # fmt: skip
         self.draw = draw
         self.model = model
-        self.batch_size = batch_size
-        self.micro_batch = micro_batch
+        self.batch_size = train.batch_size
+        self.micro_batch = train.micro_batch
         self.rollouts: Rollouts | None = None
         self.optimizer = optimizer
         self._reward = reward
-        self._ledger = ledger
-        self._limit = limit
-        self._ranks = ranks
+        self._ledger = metering.ledger
+        self._limit = metering.limit
+        self._ranks = metering.ranks
         self._sums: dict[str, tuple[float, int]] = {}
+        self._loss = 0.0  # of this update so far: what its gradient is of
         self.non_finite: dict[str, Tensor] = {}
         self.updates_in_step = 0
         self.skipped_in_a_row = 0
@@ -285,6 +286,7 @@ class TrainingEnv:
         """Accumulate the gradient of the weighted terms."""
         total: Tensor | None = None
         for name, (weight, loss) in terms.items():
+            self._refuse_reserved(name)
             if loss.ndim != 1:
                 raise PluginError(f"loss {name!r}: expected one value per sample (b,), got shape {tuple(loss.shape)}")
             values = loss.detach()
@@ -300,13 +302,14 @@ class TrainingEnv:
                 term = weight * loss.sum() / count
                 total = term if total is None else total + term
         if total is not None:
+            self._loss += float(total.detach())
             with memory_told(
                 "the backward pass", "lower --train.micro_batch, or say --train.gradient_checkpointing true"
             ):
                 self._ranks.backward(total)
 
     def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
-        """Clip, step, and return the means of everything logged."""
+        """Clip, step, and return the total loss and the means of everything logged."""
         self.updates_in_step += 1
         self.settle()
         self._limit.reserve(updates=1)
@@ -316,10 +319,12 @@ class TrainingEnv:
         self._ledger.updates += 1
         self.skipped_in_a_row = 0
         for name, values in (metrics or {}).items():
+            self._refuse_reserved(name)
             if not isinstance(values, Tensor) or values.ndim != 1:
                 raise PluginError(f"metric {name!r}: expected a tensor with one value per sample (b,), got {values!r}")
             self._log(name, values.detach())
-        return {**self._flush(), "gradient_norm": norm}
+        loss = sum(self._ranks.all_gather_object("loss", self._loss))
+        return {**self._flush(), LOSS: loss, "gradient_norm": norm}
 
     def skip_update(self, reason: str) -> dict[str, float]:
         """No gradient this time; counted."""
@@ -333,7 +338,14 @@ class TrainingEnv:
         """Drop the gradient of a step that the budget cut short."""
         self.optimizer.zero_grad()
         self.model.forget_graphs()
-        self._sums = {}
+        self._sums, self._loss = {}, 0.0
+
+    @staticmethod
+    def _refuse_reserved(name: str) -> None:
+        if name == LOSS:
+            raise PluginError(
+                f"{LOSS!r} is the sum of all terms, which is logged by itself: give this one another name"
+            )
 
     def _log(self, name: str, values: Tensor) -> None:
         """Add to the mean that the next update reports."""
@@ -347,6 +359,6 @@ class TrainingEnv:
         for name in dict.fromkeys(name for sums in told for name in sums):
             total, count = map(sum, zip(*(sums[name] for sums in told if name in sums), strict=True))
             means[name] = total / count
-        self._sums = {}
+        self._sums, self._loss = {}, 0.0
         self.model.forget_graphs()
         return means

@@ -19,13 +19,11 @@ from torch import Tensor
 from bench import flow, rng
 from bench.api import Prompt
 from bench.config.settings import Evaluation
-from bench.config.task import Task
 from bench.datasets.prompts.sets import LoadedSet, among, load_sets
-from bench.datasets.world import World
-from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
 from bench.models.policy import Frozen, SD3Policy, VelocityField
 from bench.scoring.scorer import Scorer
+from bench.training.context import TaskContext
 
 NOISE_SEED = 0  # of evaluation; one for all
 PATH_STEPS = 10
@@ -33,7 +31,6 @@ PATH_NOISE = 0.7  # Flow-GRPO's noise level, arXiv 2505.05470
 
 Job = tuple[str, Prompt]  # split and prompt
 Frame = dict[str, Any]
-Tick = Callable[[float], None]
 _Result = TypeVar("_Result")
 
 
@@ -57,15 +54,15 @@ class SetJudgement:
 
 
 class Evaluator:
-    """Judges any policy of one task: fixed prompts, fixed noise, fixed states. Several ranks share out the samples.
-
-    `scorers` are those of the task and of all prompt sets.
-    """
+    """Judges any policy of one task: fixed prompts, fixed noise, fixed states. Several ranks share out the samples."""
 
     def __init__(
-        self, world: World, task: Task, settings: Evaluation, scorers: Mapping[str, Scorer], base: SD3Policy,
-        tick: Tick = lambda fraction: None, ranks: Ranks = SINGLE_PROCESS,
-    ) -> None:  # fmt: skip
+        self, context: TaskContext, settings: Evaluation, tick: Callable[[float], None] = lambda fraction: None
+    ) -> None:
+        """The policy of the context is taken for the base; `tick` hears which share of an evaluation is done."""
+        world, task, base, scorers, ranks = (
+            context.world, context.task, context.policy, context.scorers, context.ranks,
+        )  # fmt: skip
         sets = load_sets(settings.prompt_sets)
         self._world = world
         self._task = task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,10 @@ from bench.api import BudgetExhausted, ConfigError, PluginError
 from bench.budget import Budget, Ledger
 from bench.config.job import CellJob
 from bench.config.settings import StageSettings as StageSettings
-from bench.datasets.world import World
-from bench.distributed.ranks import SINGLE_PROCESS, Ranks
-from bench.models.policy import SD3Policy
-from bench.scoring.scorer import Scorer
 from bench.training.checkpoint import Saved
+from bench.training.context import TaskContext
 from bench.training.frozen_check import FrozenCheck
-from bench.training.stage import Stage
+from bench.training.stage import Stage, StageStart
 
 MAX_SKIPPED_IN_A_ROW = 50
 # Measured on the embedded base; tests/invariance/test_updates.py has it for the tests' pipeline.
@@ -40,19 +37,14 @@ class Training:
         is_complete: whether all updates are made; `leave` ends the last stage then.
     """
 
-    def __init__(
-        self, job: CellJob, world: World, policy: SD3Policy, scorers: dict[str, Scorer], ledger: Ledger, unit: float,
-        folder: Path, ranks: Ranks = SINGLE_PROCESS, note: Callable[[str], object] = print,
-    ) -> None:  # fmt: skip
+    def __init__(self, job: CellJob, context: TaskContext, ledger: Ledger, folder: Path) -> None:
+        """`folder` is that of the checkpoints."""
         self._job = job
-        self._world = world
-        self._policy = policy
-        self._scorers = scorers
+        self._context = context
+        self._ranks = context.ranks
         self._ledger = ledger
-        self._unit = unit
+        self._unit = context.policy.measure_flops().forward
         self._folder = folder
-        self._ranks = ranks
-        self._note = note
         self._frozen_check: FrozenCheck | None = None
         self.stage: Stage | None = None
         self.update = 0
@@ -97,17 +89,14 @@ class Training:
         self.is_complete = True
 
     def _enter(self, settings: StageSettings, budget: Budget, before: float, saved: Saved | None) -> Stage:
-        task = self._job.experiment.task(self._job.task)
         entry = self._folder / _entry(self.number)
         if saved is None and self._ranks.is_first:  # what an interrupted run left there was checked by nothing
             entry.unlink(missing_ok=True)
         with self._ranks.raise_together():
-            stage = Stage.enter(
-                settings, budget, before, self._policy, self._world, task, self._scorers, self._ledger, self._unit,
-                seed=self._job.seed, number=self.number, entry=entry, ranks=self._ranks, note=self._note,
-            )  # fmt: skip
+            plan = StageStart(settings, budget, self._job.seed, before, self.number, entry)
+            stage = Stage.enter(plan, self._context, self._ledger, self._unit)
         if stage.method.needs.log_prob and settings.train.precision == "bfloat16":
-            self._note(ROUNDED.format(stage.method.name))
+            self._context.note(ROUNDED.format(stage.method.name))
         if saved is not None:
             stage.load(saved.tensors, saved.state["inside"])
         self._frozen_check = FrozenCheck(stage.frozen())

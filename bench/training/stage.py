@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from bench.api import ConfigError, Method, PluginError, Rollouts
+from bench.api import ConfigError, Method, PluginError, Prompt, Rollouts
 from bench.budget import Budget, Ledger, Limit
 from bench.config.settings import StageSettings as StageSettings
-from bench.config.task import Task
 from bench.datasets.bucketed import Bucketed
 from bench.datasets.dataset import Dataset
-from bench.datasets.world import World
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.policy import PassFlops, SD3Policy, TextCondition
 from bench.plugin_errors import plugin_errors
 from bench.scoring.scorer import Scorer
 from bench.tensors import load_tensors, write_tensors
+from bench.training.context import Metering, TaskContext
 from bench.training.curation import curated_data
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
 
 T = TypeVar("T")
 
-STAGE_SEED = 1_000_003  # apart for each stage of a chain, so that the second sees fresh noise
+STAGE_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class StageStart:
+    """One stage of a cell before it is entered.
+
+    spent: what the stages before were given, in the budget's unit; what they left over is not carried on. number: its
+    place among the stages, from 0. entry: the file that keeps the weights at entry of later stages, for a resume.
+    """
+
+    settings: StageSettings
+    budget: Budget
+    seed: int = 0
+    spent: float = 0.0
+    number: int = 0
+    entry: Path = Path(os.devnull)
+
+    @property
+    def noise_seed(self) -> int:
+        """Another one for each stage of a chain, so that the second sees fresh noise."""
+        return self.seed + STAGE_SEED * self.number
 
 
 class Stage:
@@ -44,53 +66,33 @@ class Stage:
         self._ranks = ranks
 
     @classmethod
-    def enter(
-        cls, settings: StageSettings, budget: Budget, spent: float, policy: SD3Policy, world: World, task: Task,
-        scorers: dict[str, Scorer], ledger: Ledger, unit: float, *, seed: int, number: int, entry: Path,
-        ranks: Ranks = SINGLE_PROCESS, note: Callable[[str], object] = print,
-    ) -> Stage:  # fmt: skip
-        """Set up a stage on the policy as it is now, which becomes the reference.
-
-        `spent` is what the stages before were given, in the budget's unit; what they left over is not carried on.
-        `unit` is the FLOPs of one forward pass of the base. `entry` keeps the weights at entry, for a later resume.
-        `note` is told what had to be mended on the way.
-        """
-        method = settings.build()
-        train = settings.train
+    def enter(cls, plan: StageStart, context: TaskContext, ledger: Ledger, unit: float) -> Stage:
+        """Set up a stage on the policy as it is now, which becomes the reference; `unit` is `Metering`'s."""
+        policy, task, ranks = context.policy, context.task, context.ranks
+        method, train = plan.settings.build(), plan.settings.train
         if method.needs.reward and task.reward is None:
             raise ConfigError(
                 f"method {method.name!r} needs a reward, but task {task.name!r} names none: set task.reward"
             )
-        if number:
-            _enter_with(policy, entry, ranks)
+        if plan.number:
+            _enter_with(policy, plan.entry, ranks)
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
         policy.precision = train.precision
-        trained = policy.prepare(train, seed + STAGE_SEED * number)
-        dataset = None
-        if method.needs.data:
-            select = scorers[task.select] if task.select else None
-            dataset = ranks.first_rank_first(lambda: curated_data(world, task, policy, select, note))
-            ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
-        passes, sizes = _measured(policy, dataset)
+        trained = policy.prepare(train, plan.noise_seed)
+        dataset = _training_data(context, ledger) if method.needs.data else None
+        passes = _measured(policy, dataset)
         optimizer = Optimizer(policy.shard(trained), train)
         if method.needs.reference and train.adaptation == "lora":
             reference = policy.frozen_copy()
-        categories = task.categories or world.categories
-        prompts = world.prompts("train", categories, task.train_prompts) if method.needs.reward else []
-        limit = Limit(budget, ledger, spent)
-        draw = SampleDraw(
-            policy, ledger, limit, dataset, prompts, seed=seed + STAGE_SEED * number, batch_size=train.batch_size,
-            micro_batch=train.micro_batch, caption_dropout=train.caption_dropout, ranks=ranks,
-        )  # fmt: skip
-        model = MeteredModel(policy, reference, ledger, limit, passes, unit, ranks, sizes)
+        prompts = _training_prompts(context) if method.needs.reward else []
+        metering = Metering(ledger, Limit(plan.budget, ledger, plan.spent), unit, ranks)
+        draw = SampleDraw(policy, metering, train, plan.noise_seed, dataset, prompts)
+        model = MeteredModel(policy, reference, metering, passes)
         texts = [*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""]
         ranks.first_rank_first(lambda: policy.texts.prepare(texts))
-        reward = scorers[task.reward] if method.needs.reward and task.reward else None
-        if reward is not None:
-            example = world.candidates(categories, 1)
-            reward.measure(example.images[0], example.prompts[0].text, example.prompts[0].metadata)
-        env = TrainingEnv(draw, model, optimizer, reward, ledger, limit, train.batch_size, train.micro_batch, ranks)
-        return cls(method, env, limit, policy, ranks)
+        reward = _training_reward(context) if method.needs.reward else None
+        env = TrainingEnv(draw, model, optimizer, reward, metering, train)
+        return cls(method, env, metering.limit, policy, ranks)
 
     @property
     def skipped_in_a_row(self) -> int:
@@ -228,12 +230,35 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _measured(
-    policy: SD3Policy, dataset: Dataset | Bucketed | None
-) -> tuple[PassFlops, dict[tuple[int, ...], PassFlops]]:
-    """The FLOPs of one sample's passes, and of those of other sizes; before weights are shared out among ranks."""
+def _training_data(context: TaskContext, ledger: Ledger) -> Dataset | Bucketed:
+    task, scorers = context.task, context.scorers
+    select = scorers[task.select] if task.select else None
+    dataset = context.ranks.first_rank_first(
+        lambda: curated_data(context.world, task, context.policy, select, context.note)
+    )
+    ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
+    return dataset
+
+
+def _training_prompts(context: TaskContext) -> list[Prompt]:
+    categories = context.task.categories or context.world.categories
+    return context.world.prompts("train", categories, context.task.train_prompts)
+
+
+def _training_reward(context: TaskContext) -> Scorer:
+    """The scorer that trains, whose FLOPs are known."""
+    assert context.task.reward is not None
+    reward = context.scorers[context.task.reward]
+    example = context.world.candidates(context.task.categories or context.world.categories, 1)
+    reward.measure(example.images[0], example.prompts[0].text, example.prompts[0].metadata)
+    return reward
+
+
+def _measured(policy: SD3Policy, dataset: Dataset | Bucketed | None) -> dict[tuple[int, ...], PassFlops]:
+    """The FLOPs of one sample's passes, by the shape of its latent; before weights are shared out among ranks."""
     shapes = set(dataset.shapes) if isinstance(dataset, Bucketed) else set()
-    return policy.measure_flops(), {shape: policy.measure_flops(shape) for shape in shapes - {policy.latent_shape}}
+    own = tuple(policy.latent_shape)
+    return {own: policy.measure_flops(), **{shape: policy.measure_flops(shape) for shape in shapes - {own}}}
 
 
 def _enter_with(policy: SD3Policy, entry: Path, ranks: Ranks) -> None:

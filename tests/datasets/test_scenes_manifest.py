@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.api import DataError
+from bench.datasets import base_model
 from bench.datasets.scenes import manifest, proxies, world
 from bench.datasets.scenes.manifest import ASSETS, MANIFEST, check_manifest, write_manifest
 from bench.datasets.worlds import load_world
@@ -23,6 +24,7 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ASSETS, copy)
     monkeypatch.setattr(world, "ASSETS", copy)
     monkeypatch.setattr(proxies, "ASSETS", copy)
+    monkeypatch.setattr(base_model, "ASSETS", copy)
     return copy
 
 

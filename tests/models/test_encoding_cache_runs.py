@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench.api import DataError, Prompt
+from bench.api import DataError
 from bench.budget import Budget, Ledger, Limit
 from bench.cli.main import main
-from bench.config.settings import Experiment, Runtime
+from bench.config.settings import Experiment, Runtime, Train
 from bench.datasets.images import ImagesWorld
 from bench.datasets.pictures.decoding import crop
 from bench.datasets.worlds import experiment_world
@@ -25,6 +25,7 @@ from bench.models.encoding_cache.folder import folder_of_all
 from bench.models.encoding_cache.latents import moments_of, pixel_digest, stacked
 from bench.models.encoding_cache.store import Store
 from bench.models.policy import SD3Policy
+from bench.training.context import Metering
 from bench.training.curation import curated_data
 from bench.training.env import SampleDraw
 from tests.support.cells import experiment, facts, run
@@ -218,10 +219,8 @@ def test_cached_moments_give_another_latent_in_every_epoch(tiny_pipeline: Path, 
         dataset = curated_data(world, e.tasks[0], policy, None)
         size = len(dataset)
         ledger = Ledger()
-        draw = SampleDraw(
-            policy, ledger, Limit(Budget(1e9, "images"), ledger), dataset, list[Prompt](), seed=0, batch_size=size,
-            micro_batch=size, caption_dropout=0.0,
-        )  # fmt: skip
+        metering = Metering(ledger, Limit(Budget(1e9, "images"), ledger), unit=1.0)
+        draw = SampleDraw(policy, metering, Train(batch_size=size, micro_batch=size), 0, dataset)
         batches = [next(iter(draw.batches())) for _ in range(2)]
         return [(text, z0) for batch in batches for text, z0 in zip(batch.prompts, batch.z0, strict=True)]
 

@@ -23,7 +23,8 @@ from bench.models.policy import PassFlops, SD3Policy
 from bench.preflight.conformance.observers import counted
 from bench.results.report.reproduce import _pictures
 from bench.scoring.loading import load_scorers
-from bench.training.stage import Stage
+from bench.training.context import TaskContext
+from bench.training.stage import Stage, StageStart
 from tests.support import cells
 from tests.support.user_pictures import captions, image_folder, noise
 
@@ -78,10 +79,10 @@ class Measured(SD3Policy):
 
 def enter(e: Experiment, label: str, ranks: Ranks = SINGLE_PROCESS) -> Stage:
     policy, task = Measured.load(e.model or ""), e.tasks[0]
+    context = TaskContext(experiment_world(e), task, policy, load_scorers({REWARD}), ranks)
     return Stage.enter(
-        e.stages(label)[0], Budget.parse("1e9"), 0.0, policy, experiment_world(e), task, load_scorers({REWARD}), Ledger(),
-        policy.measure_flops().forward, seed=0, number=0, entry=Path("unused"), ranks=ranks,
-    )  # fmt: skip
+        StageStart(e.stages(label)[0], Budget.parse("1e9")), context, Ledger(), policy.measure_flops().forward
+    )
 
 
 def test_the_inspection_tells_and_records_bucket_and_crop(folder: Path, tiny_pipeline: Path) -> None:

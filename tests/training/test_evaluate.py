@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench.models.policy import SD3Policy
+from bench.training.context import TaskContext
 from bench.training.evaluate import Evaluator, mean_pairwise_distance
 from tests.support.cells import experiment, scorers, world
 
@@ -31,7 +32,7 @@ def judge(tiny_pipeline):
         e = experiment(tiny_pipeline)
         settings = dataclasses.replace(e.evaluation, **changes)
         ready = {name: s for name, s in scorers(e).items() if name in e.tasks[0].scorers}
-        return Evaluator(world(tiny_pipeline), e.tasks[0], settings, ready, policy), policy
+        return Evaluator(TaskContext(world(tiny_pipeline), e.tasks[0], policy, ready), settings), policy
 
     return build
 

@@ -31,6 +31,7 @@ from bench.results.report import main_table, prompt_sets
 from bench.results.report.published import published
 from bench.results.statistics.analysis import ALIKE, Analysis
 from bench.scoring.loading import load_scorers
+from bench.training.context import TaskContext
 from bench.training.evaluate import Evaluator
 from tests.support.cells import experiment, world
 from tests.support.synthetic_results import World, ledger, write_world
@@ -235,7 +236,8 @@ def test_the_embedded_world_is_judged_on_a_set(tiny_pipeline: Path, tmp_path: Pa
     })  # fmt: skip
     scorers = load_scorers({*e.tasks[0].scorers, *e.evaluation.set_scorers})
     policy = SD3Policy.load(tiny_pipeline)
-    whole = Evaluator(place, e.tasks[0], e.evaluation, scorers, policy)
+    context = TaskContext(place, e.tasks[0], policy, scorers)
+    whole = Evaluator(context, e.evaluation)
     (judged,) = whole.prompt_sets(policy, 3)
     assert set(judged.scores) == {"jpeg"} and judged.scores["jpeg"]["n"] == 3
     assert judged.frame["split"].tolist() == ["set:mine"] * 3 and judged.frame["update"].tolist() == [3] * 3
@@ -245,11 +247,11 @@ def test_the_embedded_world_is_judged_on_a_set(tiny_pipeline: Path, tmp_path: Pa
     # a part of the set sees the same noise, and one sample is one of the two that were averaged
     path = written(tmp_path, "b.txt", "a red circle", trained)
     fewer = {"mine": PromptSet(path=path, scorers=("jpeg",), samples=1)}
-    part = Evaluator(place, e.tasks[0], dataclasses.replace(e.evaluation, prompt_sets=fewer), scorers, policy)
+    part = Evaluator(context, dataclasses.replace(e.evaluation, prompt_sets=fewer))
     (first,) = part.prompt_sets(policy, 3)
     assert not np.allclose(first.frame["jpeg"], judged.frame["jpeg"][:2], atol=1e-6)
     twice = dataclasses.replace(e.evaluation, prompt_sets={"mine": dataclasses.replace(fewer["mine"], samples=2)})
-    (same,) = Evaluator(place, e.tasks[0], twice, scorers, policy).prompt_sets(policy, 3)
+    (same,) = Evaluator(context, twice).prompt_sets(policy, 3)
     np.testing.assert_allclose(same.frame["jpeg"], judged.frame["jpeg"][:2], atol=0.01)
 
 
@@ -258,7 +260,7 @@ def test_a_prompt_that_is_too_long_is_told_before_anything_trains(tiny_pipeline:
     e = experiment(tiny_pipeline, **{"evaluation.prompt_sets.mine": {"path": path, "scorers": ["jpeg"]}})
     scorers = load_scorers({*e.tasks[0].scorers, "jpeg"})
     with pytest.raises(DataError, match=r"'circle circle .*tokens, but the text encoders read 20: shorten it"):
-        Evaluator(world(tiny_pipeline), e.tasks[0], e.evaluation, scorers, SD3Policy.load(tiny_pipeline))
+        Evaluator(TaskContext(world(tiny_pipeline), e.tasks[0], SD3Policy.load(tiny_pipeline), scorers), e.evaluation)
 
 
 # Reporting

@@ -98,8 +98,8 @@ def prepare_pictures(settings: Data, model: Path) -> Prepared:
     captions = {p.caption for p in inspected.kept}
     counts = {split: sum(split_of(caption) == split for caption in captions) for split in SPLITS}
     found = Found(
-        fingerprint=pictures_fingerprint(inspected, side, selection.names if selection else None), form=opened.source.form,
-        rows=inspected.rows, kept=len(inspected.kept), left_out=inspected.kinds(), resolution=side, captions=counts,
+        fingerprint=pictures_fingerprint(inspected, side, selection.names if selection else None),
+        form=opened.source.form, rows=inspected.rows, kept=len(inspected.kept), left_out=inspected.kinds(), resolution=side, captions=counts,
         training=len(training), selected_by=selection.scorer if selection else None,
         rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
         buckets=None if settings.buckets is None else _by_size(training, to),

@@ -116,7 +116,7 @@ def _cell(header: ExperimentHeader, experiment: Path, name: str) -> CellView:
             primary = header.primary(name.split("/")[0], event.scores)
             state.score = event.scores[primary].mean if primary else state.score
         if isinstance(event, Step):
-            state.loss = event.metrics.get("base", event.metrics.get("policy"))
+            state.loss = event.metrics.get("loss")
     if state.phase == "done":
         state.fraction = 1.0
     reason = events[-1].reason if isinstance(events[-1], End) else None

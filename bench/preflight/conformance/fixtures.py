@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property, wraps
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,8 @@ from bench.models.policy import PassFlops, SD3Policy
 from bench.preflight.conformance.check import Mismatch
 from bench.scoring.loading import load_scorers
 from bench.scoring.scorer import Scorer
-from bench.training.stage import Stage
+from bench.training.context import TaskContext
+from bench.training.stage import Stage, StageStart
 
 BATCH = 4
 LORA_RANK = 2
@@ -108,11 +107,9 @@ class Fixtures:
         self.policy.merge()
         for module, state in initial:
             module.load_state_dict(state)
-        return Stage.enter(
-            settings, Budget(1e12, "cost"), 0.0, self.policy, self.world, _TASK, self._scorers, Ledger(),
-            self.policy.measure_flops().forward,
-            seed=0, number=0, entry=Path(os.devnull),  # only later stages of a chain use it
-        )  # fmt: skip
+        context = TaskContext(self.world, _TASK, self.policy, self._scorers)
+        unit = self.policy.measure_flops().forward
+        return Stage.enter(StageStart(settings, Budget(1e12, "cost")), context, Ledger(), unit)
 
 
 class MethodSubject:

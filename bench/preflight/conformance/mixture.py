@@ -14,6 +14,7 @@ from bench.models.policy import PassFlops
 from bench.preflight.conformance.check import Mismatch, NotApplicable, Suite
 from bench.preflight.conformance.fixtures import MethodSubject
 from bench.scoring.scorer import Scorer
+from bench.training.context import Metering
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
 from bench.training.stage import Stage
@@ -40,19 +41,18 @@ def closed_form_stage(
     """
     settings = Train(**{"batch_size": 64, "micro_batch": 64, "weight_decay": 0.0, **train})
     ledger = Ledger()
-    limit = Limit(Budget(updates, "updates"), ledger)
-    draw = SampleDraw(
-        policy, ledger, limit, (data or closed_form.dataset()) if method.needs.data else None,
-        closed_form.prompts(256) if method.needs.reward else [], seed=0, batch_size=settings.batch_size,
-        micro_batch=settings.micro_batch, caption_dropout=settings.caption_dropout,
-    )  # fmt: skip
+    metering = Metering(ledger, Limit(Budget(updates, "updates"), ledger), unit=1.0)
+    dataset = (data or closed_form.dataset()) if method.needs.data else None
+    prompts = closed_form.prompts(256) if method.needs.reward else []
+    draw = SampleDraw(policy, metering, settings, 0, dataset, prompts)
     reference = policy.frozen_copy() if method.needs.reference else None
-    model = MeteredModel(policy, reference, ledger, limit, PassFlops(1.0, 2.0, 2.0, 1.0, 1.0), 1.0)
+    passes = {tuple(policy.latent_shape): PassFlops(1.0, 2.0, 2.0, 1.0, 1.0)}
+    model = MeteredModel(policy, reference, metering, passes)
     reward = Scorer(RewardedMode()) if method.needs.reward else None
     optimizer = Optimizer(list(policy.field.parameters()), settings)
-    env = TrainingEnv(draw, model, optimizer, reward, ledger, limit, settings.batch_size, settings.micro_batch)
+    env = TrainingEnv(draw, model, optimizer, reward, metering, settings)
     # Of its policy a stage asks only in checkpoints and at its end what a pipeline alone has; neither happens here.
-    return Stage(method, env, limit, policy)  # type: ignore[arg-type]
+    return Stage(method, env, metering.limit, policy)  # type: ignore[arg-type]
 
 
 def trained_moments(method: Method, policy: ClosedFormPolicy, updates: int, **train: Any) -> Moments:

@@ -7,7 +7,6 @@ from the measured rate of forward passes.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +133,8 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     from bench.scoring.loading import load_scorers
     from bench.scoring.weighted_sum import examples
     from bench.scoring.workers.placement import Placement
-    from bench.training.stage import Stage
+    from bench.training.context import TaskContext
+    from bench.training.stage import Stage, StageStart
 
     task = dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
     world = experiment_world(experiment)
@@ -145,12 +145,8 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     for settings, budget in zip(experiment.stages(label), experiment.budgets(label), strict=True):
         policy, ledger = SD3Policy.of(experiment, world), Ledger()
         unit = policy.measure_flops().forward
-        with tempfile.TemporaryDirectory() as folder:
-            stage = Stage.enter(
-                settings, _TRIAL, 0.0, policy, world, task, scorers, ledger, unit,
-                seed=0, number=0, entry=Path(folder) / "entry.safetensors",
-            )  # fmt: skip
-            plans.append(StagePlan(settings.name, budget, by_update(stage, ledger)))
+        stage = Stage.enter(StageStart(settings, _TRIAL), TaskContext(world, task, policy, scorers), ledger, unit)
+        plans.append(StagePlan(settings.name, budget, by_update(stage, ledger)))
     return tuple(plans)
 
 

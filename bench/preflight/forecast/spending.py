@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from bench.models.flops import PassFlops
 from bench.preflight.forecast.plan import by_update
 from bench.preflight.forecast.shapes import Shapes
 from bench.scoring.scorer import Scorer
+from bench.training.context import Metering
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
 from bench.training.stage import Stage
@@ -95,19 +97,17 @@ def spending(settings: StageSettings, shapes: Shapes, passes: PassFlops) -> Spen
 
 def _stage(settings: StageSettings, shapes: Shapes, passes: PassFlops, ledger: Ledger) -> Stage:
     method, train, policy = settings.build(), settings.train, OneWeight(shapes.shift)
-    limit = Limit(_ENDLESS, ledger)
+    train = dataclasses.replace(train, micro_batch=_ALL_AT_ONCE)
+    metering = Metering(ledger, Limit(_ENDLESS, ledger), unit=passes.reference)
     reward = Scorer(Brightness()) if method.needs.reward else None
-    draw = SampleDraw(
-        policy, ledger, limit, _pictures(train) if method.needs.data else None,
-        [Prompt(i, f"prompt {i}", {}) for i in range(4096)] if method.needs.reward else [],
-        seed=0, batch_size=train.batch_size, micro_batch=_ALL_AT_ONCE, caption_dropout=train.caption_dropout,
-    )  # fmt: skip
+    pictures = _pictures(train) if method.needs.data else None
+    prompts = [Prompt(i, f"prompt {i}", {}) for i in range(4096)] if method.needs.reward else []
+    draw = SampleDraw(policy, metering, train, 0, pictures, prompts)
     reference = OneWeight(shapes.shift) if method.needs.reference else None
-    model = MeteredModel(policy, reference, ledger, limit, passes, passes.reference)
-    optimizer = Optimizer([policy.weight], train)
-    env = TrainingEnv(draw, model, optimizer, reward, ledger, limit, train.batch_size, _ALL_AT_ONCE)
+    model = MeteredModel(policy, reference, metering, {tuple(policy.latent_shape): passes})
+    env = TrainingEnv(draw, model, Optimizer([policy.weight], train), reward, metering, train)
     # Of its policy a stage asks only in checkpoints and at its end what a pipeline alone has; neither happens here.
-    return Stage(method, env, limit, policy)  # type: ignore[arg-type]
+    return Stage(method, env, metering.limit, policy)  # type: ignore[arg-type]
 
 
 def _pictures(train: Train) -> Dataset:

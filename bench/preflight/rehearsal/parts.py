@@ -30,8 +30,9 @@ from bench.results.records.writer import CellRecord
 from bench.scoring.loading import load_scorers
 from bench.scoring.workers.placement import Placement
 from bench.training.checkpoint import Checkpoints
+from bench.training.context import TaskContext
 from bench.training.evaluate import Evaluator
-from bench.training.stage import Stage
+from bench.training.stage import Stage, StageStart
 
 Findings = dict[str, Any]
 Adaptation = Literal["lora", "full"]
@@ -81,17 +82,11 @@ def _rehearse_method(experiment: Experiment, settings: StageSettings, peak: floa
     scorers = load_scorers(names, elsewhere=Placement.of(experiment))
     policy = SD3Policy.of(experiment, world)
     unit = policy.measure_flops().forward
-    evaluator = Evaluator(world, task, experiment.evaluation, scorers, policy)
+    context = TaskContext(world, task, policy, scorers)
+    evaluator = Evaluator(context, experiment.evaluation)
     with tempfile.TemporaryDirectory() as folder:
-
-        def enter() -> Stage:
-            return Stage.enter(
-                settings, _ENDLESS, 0.0, policy, world, task, scorers, ledger, unit, seed=0, number=0,
-                entry=Path(folder) / "entry.safetensors",
-            )  # fmt: skip
-
         with reading(policy.device) as entered:
-            stage = enter()
+            stage = Stage.enter(StageStart(settings, _ENDLESS), context, ledger, unit)
         found: Findings = {"enter": _rounded(entered), "updates": _updates(stage, ledger, policy.device, peak)}
         evaluator.judge(policy, 1, final=False)  # compiles
         with reading(policy.device) as judged:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
@@ -92,10 +93,16 @@ def source_hashes(
     out), and what is the user's own: `own` has a file for each name, or a text that stands for it, as the revision of a
     fetched model does.
     """
-    files = {path.as_posix(): root / path for path in imported_files(root)} if imported else {}
-    files |= {name: root / name for name in also if (root / name).is_file()}
-    hashes = {name: hash_file(path) for name, path in files.items()}
+    hashes = {name: hash_file(root / name) for name in also if (root / name).is_file()}
+    if imported:
+        hashes |= {path.as_posix(): _hash_once(root / path) for path in imported_files(root)}
     return hashes | {name: hash_file(it) if isinstance(it, Path) else it for name, it in own.items()}
+
+
+@cache
+def _hash_once(path: Path) -> str:
+    """Of a module that is imported: what runs is what was read first, whatever its file becomes."""
+    return hash_file(path)
 
 
 def changed_sources(held: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

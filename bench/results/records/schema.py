@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bench.api import DataError
 from bench.config.reward_expression import parts_of
+from bench.registry import BASE
 
 __all__ = [
     "BASE",
@@ -44,7 +45,6 @@ __all__ = [
 ]
 
 SCHEMA = 1
-BASE = "base"
 SCORE_COLUMNS = {
     "prompt_index": "int32",
     "category": "str",

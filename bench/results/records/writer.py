@@ -10,7 +10,7 @@
         checkpoint/                not committed
 
 Every line is flushed and synced. A crash can tear the last line only: the writer cuts a torn line when it opens the
-record again, the reader names it. The events are typed in `schema` beside this module; `reader` reads whole experiments.
+record again, the reader names it. The events are typed in `schema` beside this module; `reader` reads experiments.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class RemoteReward(Reward):
     is_served: ClassVar[bool] = False
 
     def __init__(self, cls: type[Reward]) -> None:
-        self.stands_for = cls
+        self.reward_class = cls
         for name in _DECLARED:
             setattr(self, name, getattr(cls, name))
         self.applies = cls.applies  # type: ignore[method-assign]
@@ -108,7 +108,7 @@ class ProcessReward(RemoteReward):
         self.close()
         self._process = WorkerProcess(
             self.name, Path(sys.executable), _WORKER, threads=self._apart.threads, memory_mib=self._apart.memory_mib,
-            seconds=self._load_seconds, variables=self._apart.variables(self.stands_for),
+            seconds=self._load_seconds, variables=self._apart.variables(self.reward_class),
         )  # fmt: skip
         journal = None if self._journal is None else str(self._journal)
         about = self._asked("load", spec=self._spec, device=self._apart.device, journal=journal)

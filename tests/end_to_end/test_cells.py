@@ -25,14 +25,14 @@ class Interrupted(BaseException):
 
 
 def interrupt_after(monkeypatch, updates: int) -> None:
-    original = runner._Cell._after_update
+    original = runner._Cell._judge_or_save
 
     def after(self, *args):
         original(self, *args)
-        if self.update == updates:
+        if self.log.update == updates:
             raise Interrupted
 
-    monkeypatch.setattr(runner._Cell, "_after_update", after)
+    monkeypatch.setattr(runner._Cell, "_judge_or_save", after)
 
 
 @pytest.mark.parametrize("label", ["sft", "flowgrpo", "soar+flowgrpo"])

@@ -53,7 +53,7 @@ def cell(folder: Path, name: str, budgets: tuple[str, ...] = ("1000 cost",)) -> 
 def step(record: CellRecord, update: int, when: datetime, seconds: float = 0.0, **entries: Any) -> None:
     """A logged step with its telemetry."""
     entries |= {"forward": entries["cost"]} if "cost" in entries else {}
-    record.append("step", update=update, ledger=ledger(updates=update, **entries), metrics={"base": 0.25})
+    record.append("step", update=update, ledger=ledger(updates=update, **entries), metrics={"loss": 0.25})
     telemetry(record, "step", update, when, seconds)
 
 

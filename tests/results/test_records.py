@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from bench.api import DataError, NonFiniteError
 from bench.canonical import canonical_json, config_hash
-from bench.results.records.provenance import collect, commit_and_dirty, source_files
+from bench.results.records.provenance import changed_sources, collect, commit_and_dirty, imported_files, source_hashes
 from bench.results.records.reader import read_experiment
 from bench.results.records.schema import SCHEMA, ExperimentHeader, Step, parse_event
 from bench.results.records.writer import CellRecord, write_experiment_header
@@ -179,7 +181,13 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"config_hash": "other"}, "config_hash"), ({"provenance": provenance(sources_hash="other")}, "sources_hash")],
+    [
+        ({"config_hash": "other"}, "config_hash"),
+        (
+            {"provenance": provenance(sources={"a.py": "other"})},
+            "other code than the present, which differs in bench/api.py",
+        ),
+    ],
 )
 def test_other_sources_or_settings_do_not_continue_a_record(
     tmp_path: Path, change: dict[str, Any], message: str
@@ -274,17 +282,16 @@ def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A git checkout with one module of each kind."""
-    for name in (
-        "bench/__init__.py",
-        "bench/flow.py",
-        "bench/results/figures/style.py",
-        "methods/sft.py",
-        "results/x.json",
-    ):
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git checkout with some modules, of which this process has imported the first three."""
+    names = ("bench/__init__.py", "bench/flow.py", "methods/sft.py", "bench/cli/run.py", "methods/soar.py")
+    for name in (*names, "bench/assets/model.bin", "bench/assets/.hidden", "results/x.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1\n")
+    for name in names[:4]:
+        module = ModuleType(name.removesuffix("/__init__.py").removesuffix(".py").replace("/", "."))
+        module.__file__ = str(tmp_path / name)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return tmp_path
 
 
@@ -294,20 +301,32 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def test_provenance_needs_no_git(checkout: Path) -> None:
-    made = collect("cpu", "float32", 1, root=checkout)
-    assert made.commit is None and made.dirty is None and made.versions["numpy"]
-    assert list(made.sources) == ["bench/__init__.py", "bench/flow.py", "methods/sft.py"]
+    made = collect("cpu", "float32", 1, {"a.py": "1"}, checkout)
+    assert made.commit is None and made.dirty is None and made.versions["numpy"] and made.covers == "imported"
 
 
-def test_sources_hash_follows_the_sources_that_matter(checkout: Path) -> None:
-    before = collect("cpu", "float32", 1, root=checkout).sources_hash
-    (checkout / "bench/results/figures/style.py").write_text("2\n")
-    (checkout / "bench/__pycache__").mkdir()
-    (checkout / "bench/__pycache__/flow.pyc").write_text("2\n")
-    assert collect("cpu", "float32", 1, root=checkout).sources_hash == before
-    assert collect("cpu", "float32", 1, [checkout / "methods/sft.py"], root=checkout).sources_hash != before
+def test_sources_are_what_was_imported_and_the_assets_beside_it(checkout: Path) -> None:
+    """Not the command line, through which no number passes; not a method that nobody asked for."""
+    found = ["bench/__init__.py", "bench/assets/model.bin", "bench/flow.py", "methods/sft.py"]
+    assert [path.as_posix() for path in imported_files(checkout)] == found
+    assert sorted(source_hashes({}, root=checkout)) == found
+
+
+def test_what_has_changed_among_recorded_sources_is_named(checkout: Path) -> None:
+    own = checkout / "mine.py"
+    own.write_text("mine")
+    held = source_hashes({"plugin/mine.py": own, "base/revision": "abc"}, root=checkout)
+    (checkout / "methods/soar.py").write_text("2\n")
+
+    def changed(revision: str = "abc") -> list[str]:
+        now = source_hashes({"plugin/mine.py": own, "base/revision": revision}, held, checkout, imported=False)
+        return changed_sources(held, now)
+
+    assert changed() == []
     (checkout / "methods/sft.py").write_text("2\n")
-    assert collect("cpu", "float32", 1, root=checkout).sources_hash != before
+    (checkout / "bench/flow.py").unlink()
+    own.write_text("other")
+    assert changed("abd") == ["base/revision", "bench/flow.py", "methods/sft.py", "plugin/mine.py"]
 
 
 def test_dirty_ignores_results(checkout: Path) -> None:
@@ -320,9 +339,3 @@ def test_dirty_ignores_results(checkout: Path) -> None:
     assert commit is not None and len(commit) == 40 and dirty is False
     (checkout / "methods/new.py").write_text("2\n")
     assert commit_and_dirty(checkout)[1] is True
-
-
-def test_this_package_hashes_its_methods_and_not_its_report() -> None:
-    names = {path.as_posix() for path in source_files()}
-    assert "bench/api.py" in names and "bench/results/records/writer.py" in names
-    assert not any(name.startswith(("bench/report", "bench/plots", "bench/cli", "bench/presets")) for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from bench.config.load import Experiment, load_settings
 from bench.datasets.world import World
 from bench.datasets.worlds import load_world
 from bench.experiments.cell import run_cell
+from bench.results.records.writer import RECORD
 from bench.scoring.loading import load_scorers
 from bench.scoring.scorer import Scorer
 
@@ -84,6 +86,16 @@ def run(e: Experiment, results: Path, label: str, seed: int = 0) -> list[dict[st
 
 
 def facts(folder: Path) -> dict[str, bytes]:
-    """The deterministic files of a cell, by name."""
+    """The deterministic files of a cell, by name.
+
+    Without the sources in its record: they are what its process had imported, and that of the tests imports ever more.
+    """
     files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name != "telemetry.jsonl"]
-    return {p.name: p.read_bytes() for p in files}
+    return {p.name: _without_sources(p) if p.name == RECORD else p.read_bytes() for p in files}
+
+
+def _without_sources(record: Path) -> bytes:
+    events = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    for held in (events[0]["provenance"], events[-1]):
+        held.pop("sources", None), held.pop("sources_hash", None)
+    return json.dumps(events).encode()

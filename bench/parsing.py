@@ -189,6 +189,19 @@ def validate(
     return instance if len(problems.messages) == before else None
 
 
+def read_dataclass(cls: type[T], path: Path) -> T:
+    """An instance of a dataclass from a YAML file.
+
+    Raises:
+        ConfigError: what `read_yaml` refuses, or everything that is wrong with the values.
+    """
+    problems = Problems()
+    found = validate(cls, read_yaml(path), "", problems)
+    problems.raise_if_any(str(path))
+    assert found is not None
+    return found
+
+
 def _explain(detail: Any, prefix: str, values: Mapping[str, Any]) -> tuple[str, str]:
     """Dotted path and message of one of pydantic's errors."""
     names = [str(part) for part in detail["loc"] if not _is_type_tag(part)]

@@ -1,9 +1,10 @@
-"""The plan of the package: wings that import downwards only, and no circle among modules."""
+"""The plan of the package: wings that import downwards only, no circle among modules, and no plugin known by name."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,3 +136,59 @@ def test_an_import_that_runs_up_is_seen() -> None:
 def test_a_circle_is_seen() -> None:
     sources = {"bench.a": "import bench.b", "bench.b": "from bench import c", "bench.c": "import bench.a", "bench": ""}
     assert circles(graph(sources)) == [["bench.a", "bench.b", "bench.c"]]
+
+
+def plugin_names() -> frozenset[str]:
+    """The names of our methods and rewards, without those that are plain words for something else in the harness.
+
+    GenEval and OCR are formats of prompts that `bench prompts` writes as well, and the assets of the embedded world
+    hold folders `aesthetic` and `ocr`.
+    """
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    names = frozenset((*groups["bench.methods"], *groups["bench.rewards"]))
+    return names - {"geneval", "ocr", "aesthetic"}
+
+
+def literals(text: str) -> Iterator[tuple[int, str]]:
+    """Line and value of every string literal, those that stand alone (docstrings) and parts of f-strings aside."""
+    nodes = list(ast.walk(ast.parse(text)))
+    aside = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    aside |= {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in aside:
+            yield node.lineno, node.value
+
+
+def named_plugins(sources: Mapping[str, str], names: Collection[str]) -> list[str]:
+    """Every literal of bench that is a plugin's name, as `module:line 'name'`."""
+    return [
+        f"{module}:{line} {value!r}"
+        for module, text in sources.items()
+        if module.split(".")[0] == "bench"
+        for line, value in literals(text)
+        if value in names
+    ]
+
+
+def test_the_harness_names_no_plugin() -> None:
+    sources = {name: path.read_text(encoding="utf-8") for name, path in modules().items()}
+    assert named_plugins(sources, plugin_names()) == []
+
+
+def test_the_harness_imports_no_plugin() -> None:
+    plugins = ("methods", "rewards")
+    named = [
+        f"{module} -> {target}"
+        for module, targets in _ours().items()
+        if module.split(".")[0] == "bench"
+        for target in targets
+        if target.split(".")[0] in plugins
+    ]
+    assert named == []
+
+
+def test_a_plugin_that_is_named_is_seen() -> None:
+    text = '"""sft"""\nA = {"sft": f"sft{1}"}\ndef f(x="soar"):\n    """soar"""\n    return x == "sft-low"\n'
+    names = {"sft", "soar"}
+    assert named_plugins({"bench.a": text, "methods.sft": text}, names) == ["bench.a:2 'sft'", "bench.a:3 'soar'"]
+    assert {"sft", "scenes-clip", "jpeg"} <= plugin_names()

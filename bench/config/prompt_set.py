@@ -6,26 +6,38 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from bench.api import Option
-from bench.parsing import Problems, validate
+from bench.parsing import Problems, read_yaml, validate
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 
-# What is left unsaid of the published sets. Each is judged as in Flow-GRPO, arXiv 2505.05470: GenEval and OCR on the
-# prompts of their own task, quality and preference on DrawBench. Four pictures of each of GenEval's prompts are its own
-# protocol, arXiv 2310.11513; one of each other prompt is our choice.
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "geneval": {"scorers": ["geneval"], "samples": 4},
-    "ocr": {"scorers": ["ocr"]},
-    "pickscore": {"scorers": ["pickscore"]},
-    "drawbench": {"scorers": ["pickscore", "clipscore", "hpsv2", "aesthetic", "imagereward"]},
-}
+_FILE = Path(__file__).with_name("prompt_sets.yaml")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class PublishedSet:
+    """How a published set is judged where the settings do not say: by which scorers, on how many pictures a prompt."""
+
+    scorers: tuple[str, ...]
+    samples: int
+
+
+def _published_sets() -> dict[str, PublishedSet]:
+    problems = Problems()
+    found = {name: validate(PublishedSet, block, name, problems) for name, block in read_yaml(_FILE).items()}
+    problems.raise_if_any(_FILE.name)
+    return {name: one for name, one in found.items() if one is not None}
+
+
+PUBLISHED = _published_sets()
+_SEVERAL = ", ".join(f"{one.samples} for {name}" for name, one in PUBLISHED.items() if one.samples > 1)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -55,12 +67,12 @@ class PromptSet:
     ]
     scorers: Annotated[
         tuple[str, ...],
-        Option("scorers that judge it; may be left out for geneval, ocr, pickscore and drawbench", min_length=1),
+        Option(f"scorers that judge it; may be left out for {', '.join(PUBLISHED)}", min_length=1),
     ]
     prompts: Annotated[
         int | None, Option("prompts of the file, one of each category in turn; null: all of them", ge=1)
     ] = None
-    samples: Annotated[int, Option("pictures of each prompt, whose mean is its score (4 for geneval)", ge=1)] = 1
+    samples: Annotated[int, Option(f"pictures of each prompt, whose mean is its score ({_SEVERAL})", ge=1)] = 1
     column: Annotated[str | None, Option("column of the prompts; null: prompt, prompts or text")] = None
     file: Annotated[str | None, Option("file within a data set of the hub; null: the only one with prompts")] = None
     found: Annotated[FoundPrompts | None, Option("what was found there; not to be set")] = None
@@ -94,7 +106,8 @@ def read_sets(raw: Any, problems: Problems) -> dict[str, dict[str, Any]]:
         elif not isinstance(given, str | Mapping):
             problems.add(place, f"expected a path, or settings with one (path: FILE), got {given!r}")
         else:
-            block = PUBLISHED.get(name, {}) | ({"path": str(given)} if isinstance(given, str) else dict(given))
+            known = dataclasses.asdict(PUBLISHED[name]) if name in PUBLISHED else {}
+            block = known | ({"path": str(given)} if isinstance(given, str) else dict(given))
             found = validate(PromptSet, block, place, problems)
             if found is not None:
                 sets[name] = json.loads(TypeAdapter(PromptSet).dump_json(found))

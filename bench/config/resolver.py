@@ -152,13 +152,17 @@ class Resolver:
         return [0]
 
     def _baseline(self, labels: Sequence[str]) -> str:
-        """What differences are taken to: what was asked for, else sft where it runs, else the untrained model."""
-        asked = self.raw.get("baseline")
-        if asked is None:
-            return "sft" if "sft" in labels else BASE
-        if asked not in (*labels, BASE) and labels:
-            self.problems.add("baseline", f"{asked!r} is not among the methods{hint(str(asked), [*labels, BASE])}")
-        return str(asked)
+        """What differences are taken to: the method that was asked for, else the one a preset or file names, else base.
+
+        A method of a preset or file that does not run here gives way to the base; one that was asked for has to run.
+        """
+        named = self.raw.get("baseline")
+        if named is None or named in (*labels, BASE):
+            return BASE if named is None else str(named)
+        known = {*registry.names(registry.METHODS), *(name for name in self.raw if self._is_labelled(name))}
+        if labels and ("baseline" in self.overrides or not known.issuperset(str(named).split("+"))):
+            self.problems.add("baseline", f"{named!r} is not among the methods{hint(str(named), [*labels, BASE])}")
+        return BASE
 
     def _tasks(self, world: str) -> list[Task]:
         """The tasks in their order, changed by the blocks `task` and the task's own."""
@@ -277,6 +281,11 @@ class Resolver:
                 "methods", f"{other!r} and {source!r} are both named {name!r}: give one of the classes another name"
             )
 
+    def _is_labelled(self, name: str) -> bool:
+        """Whether a block of this name is a setting of a method under a label of its own."""
+        block = self.raw.get(name)
+        return isinstance(block, Mapping) and "method" in block
+
     def _unknown_blocks(self, world: str) -> None:
         """Names at the top level that are neither fields nor blocks; overrides of methods that do not run."""
         methods = registry.names(registry.METHODS)
@@ -284,8 +293,7 @@ class Resolver:
         for name, value in self.raw.items():
             if value is None and any(name in tasks for tasks in TASKS.values()):
                 continue  # a block of the preset below, taken back for another world
-            labelled = isinstance(value, Mapping) and "method" in value
-            if name not in known and not labelled:
+            if name not in known and not self._is_labelled(name):
                 self.problems.add(name, f"no such setting, task or method{hint(name, sorted(known))}")
             elif name in self.overrides and name not in self.used and name not in (*FIELDS, *_RESERVED):
                 self.problems.add(

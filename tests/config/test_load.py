@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
+from bench import registry
 from bench.api import ConfigError
 from bench.budget import Budget
+from bench.config import built_in_tasks
+from bench.config.built_in_tasks import TASKS
 from bench.config.load import load_settings, presets
+from bench.config.prompt_set import PUBLISHED
 from bench.config.settings import Evaluation, Experiment, Train
-from bench.parsing import Text, parse_text, read_yaml
+from bench.config.task import Task
+from bench.parsing import Problems, Text, parse_text, read_yaml, validate
 
 METHOD = '''
 from dataclasses import dataclass
@@ -116,9 +121,39 @@ def test_a_number_of_seeds_counts_from_zero(toy: str) -> None:
     assert toy_experiment(toy, seeds=[3]).seeds == (3,)
 
 
-def test_the_baseline_is_sft_where_it_runs(toy: str) -> None:
-    assert toy_experiment(toy).baseline == "base"
+def test_a_baseline_of_a_preset_gives_way_where_it_does_not_run(toy: str, tmp_path: Path) -> None:
     assert load_settings("smoke", {"methods": ["sft", toy]}).baseline == "sft"
+    assert toy_experiment(toy).baseline == "base"
+    assert toy_experiment(toy, baseline=Text("toy")).baseline == "toy"
+    assert load_settings("smoke", {"methods": ["sft", toy], "baseline": "base"}).baseline == "base"
+    assert load_settings("smoke", {"methods": ["sft", toy], "baseline": None}).baseline == "base"
+    labelled = _layer(toy, "big: {method: soar}\nbaseline: big+sft\n")
+    assert load_settings("smoke", {"methods": ["big+sft"]}, [labelled]).baseline == "big+sft"
+    assert load_settings("smoke", {"methods": ["soar"]}, [labelled]).baseline == "base"
+
+
+def test_a_baseline_that_is_no_method_is_refused_wherever_it_stands(toy: str) -> None:
+    with pytest.raises(ConfigError, match="baseline: 'sfft' is not among the methods; did you mean 'sft'"):
+        load_settings("smoke", {"methods": ["sft", toy]}, [_layer(toy, "baseline: sfft\n")])
+    with pytest.raises(ConfigError, match="baseline: 3 is not among the methods"):
+        load_settings("smoke", {"methods": [toy]}, [_layer(toy, "baseline: 3\n")])
+
+
+@pytest.mark.parametrize(("world", "name"), [(world, name) for world, tasks in TASKS.items() for name in tasks])
+def test_built_in_tasks_are_valid(world: str, name: str) -> None:
+    fields = read_yaml(Path(built_in_tasks.__file__).with_name("tasks.yaml"))[world][
+        name
+    ]  # refuses what is given twice
+    assert fields == TASKS[world][name]
+    problems = Problems()
+    task = validate(Task, {"name": name, **fields}, name, problems)
+    assert problems.messages == [] and task is not None and set(task.margins) <= {*task.scorers}
+    known = registry.names(registry.REWARDS)
+    assert {scorer for scorer in task.scorers if not registry.is_foreign(scorer)} <= {*known}
+
+
+def test_published_sets_are_judged_by_known_scorers() -> None:
+    assert {scorer for one in PUBLISHED.values() for scorer in one.scorers} <= {*registry.names(registry.REWARDS)}
 
 
 def test_every_problem_is_told_at_once(toy: str) -> None:

@@ -20,7 +20,7 @@ from bench.results import report
 from bench.results.records.reader import read_experiment
 from bench.results.records.schema import PromptSetScores
 from bench.results.records.writer import write_experiment_header
-from bench.results.report.published import published
+from bench.results.report.main_table import papers_table
 from bench.results.report.terminal import terminal_table
 from bench.results.statistics.analysis import ALIKE, Analysis
 from tests.support.cells import settings
@@ -150,7 +150,7 @@ def test_the_report_has_published_rows_beside_ours(done: tuple[Experiment, Path]
     text = page.read_text()
     heading = "| Method | GenEval<br>geneval | OCR<br>empty | PickScore<br>empty | ClipScore<br>drawbench |"
     assert heading in text
-    for paper in published().rows:
+    for paper in papers_table().rows:
         assert f"| *{paper.name}*<br>published, {paper.source} | {paper.figure('geneval')} |" in text
     assert "no such scorer: OCR (ocr), PickScore (pickscore), HPSv2.1 (hpsv2), ImageReward (imagereward)." in text
     assert "without seeds or intervals" in text and "| Method | colors | single\\_object |" in text

@@ -14,13 +14,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.api import DataError
+from bench import registry
+from bench.api import ConfigError, DataError
+from bench.parsing import read_dataclass
 from bench.results import report
+from bench.results.figures.style import looks
 from bench.results.records.reader import read_experiment
 from bench.results.records.writer import CellRecord
-from bench.results.report import world
-from bench.results.report.claims import CLAIMS, claims_table, findings, summarise
-from bench.results.report.gains import gains
+from bench.results.report import main_table, world
+from bench.results.report.claims import claim_findings, claim_verdict, claims_table, published_claims
+from bench.results.report.gains import proxy_gains
+from bench.results.report.main_table import papers_table
 from bench.results.report.markdown import code, escape, format_number, markdown_table, signed
 from bench.results.statistics.analysis import Analysis
 from tests.support.synthetic_results import World, build_world, ledger, start, write_world
@@ -112,13 +116,13 @@ def test_pairing_follows_prompts_not_rows(sharp: Analysis) -> None:
 
 
 def test_reward_hacking_is_named(sharp: Analysis) -> None:
-    words = {gain.method: gain.words for gain in gains(sharp, "alignment")}
+    words = {gain.method: gain.words for gain in proxy_gains(sharp, "alignment")}
     assert words["flowgrpo"].startswith("reward hacking")
     assert "hacking" not in words["soar"]
 
 
 def test_claims_follow_the_data(sharp: Analysis) -> None:
-    said = {claim.number: summarise(claim, findings(sharp, claim)) for claim in CLAIMS}
+    said = {claim.number: claim_verdict(claim, claim_findings(sharp, claim)) for claim in published_claims().claims}
     assert said[1] == "**holds here**"
     assert said[2].startswith("not tested here") and said[4].startswith("not tested here")
     assert said[5].startswith("**fails in part**: 1 better, 1 worse")
@@ -126,6 +130,38 @@ def test_claims_follow_the_data(sharp: Analysis) -> None:
     assert said[7] == "**holds here**"
     assert said[8].startswith(("**undecided**", "**tie**"))
     assert len(claims_table(sharp).splitlines()) == 2 + 8
+
+
+def test_the_claims_and_the_papers_columns_name_plugins_that_there_are() -> None:
+    methods = {*registry.names(registry.METHODS)}
+    for claim in published_claims().claims:
+        assert {*claim.method.split("+"), *claim.reference.split("+")} <= methods
+        assert {*claim.scorers} <= {*registry.names(registry.REWARDS)}
+    assert {column.scorer for column in papers_table().columns} <= {*registry.names(registry.REWARDS)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("home: ocr}", "home: ocr, men: of_categories}"),
+        ('{ocr: "0.92"', '{orc: "0.92"'),
+        ("mean: of_categories", "mean: of_prompt"),
+    ],
+)
+def test_a_damaged_table_of_the_papers_is_refused(tmp_path: Path, change: str, message: str) -> None:
+    text = Path(main_table.__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+    assert change in text
+    (tmp_path / "main_table.yaml").write_text(text.replace(change, message), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"main_table\.yaml: .*(men|orc|of_prompt)"):
+        read_dataclass(main_table.PapersTable, tmp_path / "main_table.yaml")
+
+
+def test_looks_follow_the_order_and_the_base_keeps_its_own() -> None:
+    found = looks(["sft", "base", "soar"])
+    assert found["base"] == looks([])["base"] == looks(["other"])["base"]
+    assert (found["sft"], found["soar"]) == (looks(["a", "b"])["a"], looks(["a", "b"])["b"])
+    many = looks([str(number) for number in range(12)])
+    assert len(many) == 13 and len({*list(many.values())[:12]}) == 12 and many["0"] == many["11"]
 
 
 def test_check_passes_and_building_again_changes_nothing(copied: Path) -> None:

@@ -17,9 +17,9 @@ from bench.experiments import grid
 from bench.results.records.reader import read_experiment
 from bench.results.records.schema import TaskInfo
 from bench.results.records.writer import CellRecord, read_experiment_header, write_experiment_header
-from bench.results.report.figures import kind
-from bench.results.report.judges import judges_table
+from bench.results.report.figures import scorer_kind
 from bench.results.report.markdown import escape
+from bench.results.report.reproduce import judges_table
 from bench.results.statistics.analysis import Analysis
 from bench.scoring.scorer import Scorer
 from bench.scoring.weighted_sum import WeightedSum, sums
@@ -189,7 +189,9 @@ def analysis(tmp_path: Path) -> Analysis:
 
 
 def test_the_parts_of_a_sum_are_marked_as_used_in_training(analysis: Analysis) -> None:
-    marked = {name for name in analysis.scorers("alignment") if "used in training" in kind(analysis, "alignment", name)}
+    marked = {
+        name for name in analysis.scorers("alignment") if "used in training" in scorer_kind(analysis, "alignment", name)
+    }
     assert marked == {"scenes-clip", "scenes-aesthetic-head", "scenes-ocr"}
     assert analysis.task_info("alignment").used == marked
 

@@ -94,6 +94,7 @@ def write_world(results: Path, world: World = World()) -> Path:
         methods=world.methods,
         scorers=SCORERS,
         budget="60k",
+        baseline="sft",
         trials=0,
         command=f"python -m bench run --preset {world.name}",
     )

@@ -27,8 +27,8 @@ from bench.parsing import Text
 from bench.preflight.forecast.plan import evaluation_passes
 from bench.results.records.reader import read_experiment
 from bench.results.records.writer import CellRecord
-from bench.results.report import main_table, prompt_sets
-from bench.results.report.published import published
+from bench.results.report import main_table, tables
+from bench.results.report.main_table import papers_table
 from bench.results.statistics.analysis import ALIKE, Analysis
 from bench.scoring.loading import load_scorers
 from bench.training.context import TaskContext
@@ -314,15 +314,15 @@ def test_the_main_table_shows_where_its_columns_come_from(judged: Analysis) -> N
     assert "| Method | GenEval<br>geneval | OCR<br>empty |" in text
     assert "| base | 0.250 ± " in text and "| *Flow-GRPO on GenEval*<br>published, arXiv 2505.05470" in text
     assert "Empty, because this run has no such scorer: OCR (ocr)," in text
-    (line, _) = prompt_sets.prompt_sets_section(judged, "alignment")
+    (line, _) = tables.prompt_sets_section(judged, "alignment")
     assert "4 of 553 prompts, the mean of 4 pictures each" in line and line.endswith("training may use: 2.")
 
 
 def test_every_published_row_has_its_source_and_figures() -> None:
-    rows = {paper.name: paper for paper in published().rows}
+    rows = {paper.name: paper for paper in papers_table().rows}
     assert all(paper.source.startswith("arXiv ") for paper in rows.values())
     names = ("geneval", "ocr", "pickscore", "clipscore", "hpsv2", "aesthetic", "imagereward")
-    assert [column.scorer for column in main_table.COLUMNS] == list(names)
+    assert [column.scorer for column in papers_table().columns] == list(names)
     soar, sft = (" ".join(rows[f"{name}, 10k steps"].figure(one) for one in names) for name in ("SOAR", "SFT"))
     assert soar == "0.78 0.67 22.86 0.295 0.289 5.46 1.09"
     assert sft == "0.70 0.64 22.71 0.295 0.284 5.35 1.04"
@@ -341,7 +341,5 @@ def test_a_record_cut_back_loses_the_scores_of_its_sets(judged: Analysis, tmp_pa
 
 def test_nothing_is_shown_where_none_of_its_scorers_judged(tmp_path: Path) -> None:
     plain = Analysis(read_experiment(write_world(tmp_path, QUIET)))
-    assert (
-        main_table.main_table_section(plain, "alignment") == prompt_sets.prompt_sets_section(plain, "alignment") == []
-    )
+    assert main_table.main_table_section(plain, "alignment") == tables.prompt_sets_section(plain, "alignment") == []
     assert load_sets({}) == []

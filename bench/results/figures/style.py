@@ -41,13 +41,11 @@ class Look:
 
 
 # Source: Okabe and Ito, Color Universal Design (2008). Their yellow is left out: it vanishes on white.
-_KNOWN = {
-    BASE: Look("#000000", "D", (0, (1, 1))),
-    "sft": Look("#0072B2", "o", "-"),
-    "soar": Look("#D55E00", "s", (0, (6, 2))),
-    "flowgrpo": Look("#009E73", "^", (0, (3, 1, 1, 1))),
-}
-_OTHERS = (
+_OF_BASE = Look("#000000", "D", (0, (1, 1)))
+_IN_ORDER = (
+    Look("#0072B2", "o", "-"),
+    Look("#D55E00", "s", (0, (6, 2))),
+    Look("#009E73", "^", (0, (3, 1, 1, 1))),
     Look("#CC79A7", "v", (0, (8, 2, 2, 2))),
     Look("#E69F00", "P", (0, (2, 2))),
     Look("#56B4E9", "X", (0, (10, 3))),
@@ -60,9 +58,9 @@ _OTHERS = (
 
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """A look for every method; well-known methods have their own, the others take what is left, in order."""
-    others = [method for method in methods if method not in _KNOWN]
-    return _KNOWN | {method: _OTHERS[number % len(_OTHERS)] for number, method in enumerate(others)}
+    """A look for the base, always the same, and one for every method by its place in the list."""
+    trained = [method for method in methods if method != BASE]
+    return {BASE: _OF_BASE} | {method: _IN_ORDER[n % len(_IN_ORDER)] for n, method in enumerate(trained)}
 
 
 @contextmanager

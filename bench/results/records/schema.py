@@ -296,7 +296,7 @@ class ExperimentHeader(_Strict):
     """`experiment.json`. `label` stands in the title of every table where it is not empty (e.g. `demonstration`).
 
     methods: in the order of the tables. budget: as the user gave it, e.g. `200k`. baseline: the method that
-    differences are taken to (null: sft where present, else base). trials: tuning trials that each method was given.
+    differences are taken to (null: base). trials: tuning trials that each method was given.
     command: what runs the experiment again, without machine paths.
     """
 

@@ -1,112 +1,53 @@
-"""What the SOAR paper claims, what it published on SD3.5-Medium, and what this experiment says about it.
-
-Source: SOAR, arXiv 2604.12617, and the README of its code; the figures are theirs, on another model and other data.
-"""
+"""What a paper claims, what it published, and what this experiment says about it; the claims stand in `claims.yaml`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
 
-from bench.results.report.markdown import digits, escape, interval_text, markdown_table
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from bench.parsing import read_dataclass
+from bench.results.report.markdown import escape, interval_text, markdown_table, score_decimals
 from bench.results.report.tables import verdict_words
 from bench.results.statistics.analysis import Analysis, Difference
 from bench.results.statistics.intervals import crossed_interval, detectable, paired_differences, verdict
 
-__all__ = ["CLAIMS", "Claim", "ClaimFinding", "claims_table", "findings", "summarise"]
+__all__ = ["Claim", "ClaimFinding", "claim_findings", "claim_verdict", "claims_table", "published_claims"]
 
-NOT_TESTED = "not tested here"
 BETTER, WORSE, TIE = "better", "worse", "tie"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Claim:
-    """One row. `method` minus `reference` under `scorers`, in the `tasks` that an experiment has.
+    """One row. `method` minus `reference` under `scorers`, in those of the `tasks` that an experiment has.
 
-    An empty `scorers` asks for the scorer that each task trains on. A claim without `method` has no such comparison.
-    tie_suffices: a tie confirms the claim as well as a gain does.
+    kind: what is compared: the scores at the end of the budget, or what few sampling steps cost under the headline
+    scorer. An empty `tasks` stands for all, an empty `scorers` for the scorer that each task trains on.
+    absent: the verdict where an experiment has no such comparison. tie_suffices: a tie confirms it as a gain does.
     """
 
     number: int
     text: str
     published: str
-    method: str = ""
-    reference: str = ""
+    method: str
+    reference: str
+    kind: Literal["final_scores", "few_steps"] = "final_scores"
     tasks: tuple[str, ...] = ()
     scorers: tuple[str, ...] = ()
-    absent: str = NOT_TESTED
+    absent: str = "not tested here"
     tie_suffices: bool = False
 
 
-CLAIMS = (
-    Claim(
-        1,
-        "SOAR beats SFT on composition",
-        "GenEval: base 0.63, SFT 0.70, SOAR 0.78",
-        "soar",
-        "sft",
-        ("general", "alignment", "alignment-gold"),
-        ("scenes-geneval",),
-    ),
-    Claim(
-        2,
-        "SOAR beats SFT on text rendering",
-        "OCR: base 0.59, SFT 0.64, SOAR 0.67",
-        "soar",
-        "sft",
-        ("general", "text"),
-        ("scenes-ocr",),
-    ),
-    Claim(
-        3,
-        "SOAR raises every preference score over SFT",
-        "base, SFT, SOAR: PickScore 22.34, 22.71, 22.86; ClipScore .285, .295, .295 (a tie); HPSv2.1 .279, .284, .289; "
-        "Aesthetic 5.36, 5.35, 5.46; ImageReward 0.85, 1.04, 1.09",
-        "soar",
-        "sft",
-        ("general", "alignment", "aesthetic"),
-    ),
-    Claim(
-        4,
-        "SOAR beats Flow-GRPO in final aesthetic score, with no reward model in training",
-        "Aesthetic: SFT 5.74, Flow-GRPO 5.87, SOAR 5.94 (SOAR's data were chosen by the same scorer)",
-        "soar",
-        "flowgrpo",
-        ("aesthetic",),
-        ("scenes-aesthetic-head", "scenes-aesthetic"),
-    ),
-    Claim(
-        5,
-        "SOAR beats Flow-GRPO in final text-image alignment",
-        "ClipScore: SFT .297, Flow-GRPO .296, SOAR .300",
-        "soar",
-        "flowgrpo",
-        ("alignment",),
-        ("scenes-clip", "scenes-geneval"),
-    ),
-    Claim(
-        6,
-        "SOAR's loss contains SFT's: it can replace SFT as the first stage",
-        "lambda = 0 is SFT exactly; no two-stage figure",
-        "soar+flowgrpo",
-        "sft+flowgrpo",
-        tie_suffices=True,
-        absent=f"{NOT_TESTED}: needs soar+flowgrpo and sft+flowgrpo (that weight 0 equals SFT is a unit test)",
-    ),
-    Claim(
-        7,
-        "SOAR stays compatible with RL afterwards",
-        "no figure",
-        "soar+flowgrpo",
-        "soar",
-        absent=f"{NOT_TESTED}: needs soar+flowgrpo",
-    ),
-    Claim(
-        8,
-        "Dense, on-policy, no credit assignment: SOAR corrects exposure bias",
-        "no measurement",
-        absent=f"{NOT_TESTED}: needs soar, sft and a grid with several step counts",
-    ),
-)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class PublishedClaims:
+    """All claims, the model that they were published on, and the sentences that have to stand beside them."""
+
+    model: str
+    note: str
+    claims: tuple[Claim, ...]
 
 
 @dataclass(frozen=True)
@@ -129,82 +70,87 @@ class ClaimFinding:
         )
 
 
-def findings(analysis: Analysis, claim: Claim) -> list[ClaimFinding]:
+@cache
+def published_claims() -> PublishedClaims:
+    """The claims that the package knows; raises ConfigError where their file is damaged."""
+    return read_dataclass(PublishedClaims, Path(__file__).with_name("claims.yaml"))
+
+
+def claim_findings(analysis: Analysis, claim: Claim) -> list[ClaimFinding]:
     """All comparisons of an experiment that bear on a claim; none where the data is absent."""
-    if claim.number == 8:
-        return [found for task in analysis.tasks if (found := _few_steps(analysis, task)) is not None]
-    compared: list[ClaimFinding | None] = []
-    for task in analysis.tasks:
-        if claim.tasks and task not in claim.tasks:
-            continue
-        if {claim.method, claim.reference} <= set(analysis.methods(task)):
-            wanted = claim.scorers or _asked(analysis, task, claim)
-            compared += [
-                _compare(analysis, task, claim, scorer) for scorer in wanted if scorer in analysis.scorers(task)
-            ]
-    return [item for item in compared if item is not None]
+    compare = _few_steps if claim.kind == "few_steps" else _final_scores
+    tasks = [task for task in analysis.tasks if not claim.tasks or task in claim.tasks]
+    both = [task for task in tasks if {claim.method, claim.reference} <= set(analysis.methods(task))]
+    return [found for task in both for found in compare(analysis, task, claim)]
 
 
-def _asked(analysis: Analysis, task: str, claim: Claim) -> tuple[str, ...]:
-    """The scorer that the task trains on, for claims on preference scores; for two-stage claims the primary one too."""
+def _final_scores(analysis: Analysis, task: str, claim: Claim) -> list[ClaimFinding]:
+    """Method minus reference at the end of the budget, under each scorer that the claim is about."""
+    findings = []
+    for scorer in claim.scorers or _trained_on(analysis, task, claim):
+        if scorer in analysis.scorers(task):
+            found = analysis.difference(task, claim.method, claim.reference, scorer)
+            what = f"{scorer} ({'gold' if analysis.info(scorer).gold else 'proxy'})"
+            findings += [_finding(analysis, task, claim, scorer, what, found)] if found else []
+    return findings
+
+
+def _trained_on(analysis: Analysis, task: str, claim: Claim) -> tuple[str, ...]:
+    """The scorer that the task trains on; for claims about all tasks its headline scorer too."""
     reward = analysis.task_info(task).reward
     names = ([reward] if reward else []) + ([] if claim.tasks else [analysis.primary(task)])
     return tuple(dict.fromkeys(names))
 
 
-def _compare(analysis: Analysis, task: str, claim: Claim, scorer: str) -> ClaimFinding | None:
-    found = analysis.difference(task, claim.method, claim.reference, scorer)
-    if found is None:
-        return None
-    few = any(analysis.few_updates(task, name) for name in (claim.method, claim.reference))
-    info = analysis.info(scorer)
-    what = f"{scorer} ({'gold' if info.gold else 'proxy'})"
-    return ClaimFinding(task, what, found, digits(info, analysis.margin(task, scorer)), few)
-
-
-def _few_steps(analysis: Analysis, task: str) -> ClaimFinding | None:
-    """What few sampling steps cost SOAR, minus what they cost SFT: exposure bias shows as loss at few steps."""
+def _few_steps(analysis: Analysis, task: str, claim: Claim) -> list[ClaimFinding]:
+    """What few sampling steps cost the method, minus what they cost the reference: exposure bias shows as that loss."""
     guidance, steps = analysis.grid_settings(task)
-    if not {"soar", "sft"} <= set(analysis.methods(task)) or len(steps) < 2:
-        return None
+    if len(steps) < 2:
+        return []
     scorer = analysis.primary(task)
     marks = analysis.experiment.milestones
     used = float(marks.loc[marks["task"] == task, "guidance"].iloc[0])
     scale = min(guidance, key=lambda value: abs(value - used))
-    loss = {}
-    for method in ("soar", "sft"):
+    losses = []
+    for method in (claim.method, claim.reference):
         many, few = (analysis.grid_scores(task, method, scorer, scale, count) for count in (steps[-1], steps[0]))
         if not many.size or not few.size:
-            return None
-        loss[method] = many - few
-    seeds = loss["soar"].index.intersection(loss["sft"].index)
+            return []
+        losses.append(many - few)
+    ours, theirs = losses
+    seeds = ours.index.intersection(theirs.index)
     if not len(seeds):
-        return None
-    values = paired_differences(loss["soar"].loc[seeds].to_numpy(), loss["sft"].loc[seeds].to_numpy())
-    interval, margin = crossed_interval(values), analysis.margin(task, scorer)
-    word = verdict(interval, margin, higher_is_better=not analysis.info(scorer).higher_is_better)
+        return []
+    interval = crossed_interval(paired_differences(ours.loc[seeds].to_numpy(), theirs.loc[seeds].to_numpy()))
+    less_is_better = analysis.info(scorer).higher_is_better  # of a loss
+    word = verdict(interval, analysis.margin(task, scorer), higher_is_better=not less_is_better)
+    found = Difference(claim.reference, interval, word, detectable(interval))
     what = f"{scorer} lost from {steps[-1]} to {steps[0]} steps at guidance {scale:g} (less is better)"
-    few_updates = any(analysis.few_updates(task, name) for name in ("soar", "sft"))
-    found = Difference("sft", interval, word, detectable(interval))
-    return ClaimFinding(task, what, found, digits(analysis.info(scorer), margin), few_updates)
+    return [_finding(analysis, task, claim, scorer, what, found)]
 
 
-def summarise(claim: Claim, found: list[ClaimFinding]) -> str:
+def _finding(analysis: Analysis, task: str, claim: Claim, scorer: str, what: str, found: Difference) -> ClaimFinding:
+    few = any(analysis.few_updates(task, name) for name in (claim.method, claim.reference))
+    decimals = score_decimals(analysis.info(scorer), analysis.margin(task, scorer))
+    return ClaimFinding(task, what, found, decimals, few)
+
+
+def claim_verdict(claim: Claim, findings: list[ClaimFinding]) -> str:
     """The verdict on a claim in words: it holds only where every comparison says better."""
-    if not found:
+    if not findings:
         return claim.absent
-    words: list[str] = [item.difference.verdict for item in found]
+    words: list[str] = [item.difference.verdict for item in findings]
     if claim.tie_suffices:
         words = [BETTER if word == TIE else word for word in words]
-    said = _words(words)
-    if any(item.few for item in found):
+    said = _verdict_of_all(words)
+    if any(item.few for item in findings):
         said += "; with fewer than 50 updates (†) this says little"
     if not claim.scorers and claim.tasks:
-        said += f" (tested on {len(found)} learned score{'s' if len(found) > 1 else ''})"
-    return said + (" (indirect: quality lost at few steps)" if claim.number == 8 else "")
+        said += f" (tested on {len(findings)} learned score{'s' if len(findings) > 1 else ''})"
+    return said + (" (indirect: quality lost at few steps)" if claim.kind == "few_steps" else "")
 
 
-def _words(words: list[str]) -> str:
+def _verdict_of_all(words: list[str]) -> str:
     if all(word == BETTER for word in words):
         return "**holds here**"
     if all(word == WORSE for word in words):
@@ -219,14 +165,12 @@ def _words(words: list[str]) -> str:
 
 
 def claims_table(analysis: Analysis) -> str:
-    """Eight rows: claim, published figures, ours, verdict."""
-    rows = []
-    for claim in CLAIMS:
-        found = findings(analysis, claim)
+    """One row a claim: claim, published figures, ours, verdict."""
+    published, rows = published_claims(), []
+    for claim in published.claims:
+        found = claim_findings(analysis, claim)
         ours = "<br>".join(item.text for item in found) or "–"
-        against = f" ({claim.method} minus {claim.reference})" if found and claim.method else ""
-        if found and claim.number == 8:
-            against = " (soar minus sft)"
-        rows.append([str(claim.number), claim.text + against, claim.published, ours, summarise(claim, found)])
-    head = ["#", "Claim", "Published on SD3.5-Medium", "Ours, embedded world, equal budget", "Verdict"]
+        against = f" ({claim.method} minus {claim.reference})" if found else ""
+        rows.append([str(claim.number), claim.text + against, claim.published, ours, claim_verdict(claim, found)])
+    head = ["#", "Claim", f"Published on {published.model}", "Ours, embedded world, equal budget", "Verdict"]
     return markdown_table(head, rows)

@@ -24,11 +24,11 @@ from bench.results.figures import (
 )
 from bench.results.records.reader import CellResult, damaged, named_file
 from bench.results.records.schema import BASE
-from bench.results.report.gains import paths
+from bench.results.report.gains import gain_paths
 from bench.results.report.markdown import printable
 from bench.results.statistics.analysis import UNITS, Analysis, Run
 
-__all__ = ["Figure", "curves", "differences", "experiment_figures", "guidance_grid", "proxy_against_gold", "samples"]
+__all__ = ["Figure", "experiment_figures", "headline_scorers", "scorer_kind"]
 
 SIGNIFICANT = 6
 
@@ -49,18 +49,18 @@ class Figure:
         return blake2b(canonical_json(self.data).encode(), digest_size=8).hexdigest()
 
 
-def rounded(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     """Floats cut to 6 significant digits, so that the last bits of another processor do not count."""
     if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
+        return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
+        return [_rounded(item) for item in value]
     if isinstance(value, float):
         return None if math.isnan(value) else float(f"{value:.{SIGNIFICANT}g}")
     return value
 
 
-def kind(analysis: Analysis, task: str, scorer: str) -> str:
+def scorer_kind(analysis: Analysis, task: str, scorer: str) -> str:
     """`gold` or `proxy`, and whether the task trains on it or selects data by it."""
     info = analysis.task_info(task)
     used = ", used in training" if scorer in info.used else ""
@@ -77,18 +77,18 @@ def headline_scorers(analysis: Analysis, task: str) -> list[str]:
 
 def experiment_figures(analysis: Analysis, units: tuple[str, ...]) -> list[Figure]:
     """All figures that the records of an experiment allow."""
-    found: list[Figure | None] = [proxy_against_gold(analysis)]
+    found: list[Figure | None] = [_proxy_against_gold(analysis)]
     for task in analysis.tasks:
         found += [
-            differences(analysis, task),
-            curves(analysis, task, units),
-            guidance_grid(analysis, task),
-            samples(analysis, task),
+            _differences(analysis, task),
+            _curves(analysis, task, units),
+            _guidance_grid(analysis, task),
+            _samples(analysis, task),
         ]
     return [figure for figure in found if figure is not None]
 
 
-def differences(analysis: Analysis, task: str) -> Figure | None:
+def _differences(analysis: Analysis, task: str) -> Figure | None:
     """Differences to the baseline under every scorer of a task."""
     baseline, panels = analysis.baseline(task), []
     for scorer in analysis.scorers(task):
@@ -103,11 +103,11 @@ def differences(analysis: Analysis, task: str) -> Figure | None:
         if points:
             better = "right" if analysis.info(scorer).higher_is_better else "left"
             margin = analysis.margin(task, scorer)
-            panel = {"scorer": scorer, "kind": kind(analysis, task, scorer), "margin": margin, "better": better}
+            panel = {"scorer": scorer, "kind": scorer_kind(analysis, task, scorer), "margin": margin, "better": better}
             panels.append({**panel, "points": points})
     if not panels:
         return None
-    data = rounded({"methods": _trained(analysis, task), "baseline": baseline, "panels": panels})
+    data = _rounded({"methods": _trained(analysis, task), "baseline": baseline, "panels": panels})
     caption = (
         f"Differences to {baseline} on the same prompts with 95 % intervals over seeds and prompts. Grey band: the "
         "margin within which a difference is a tie. A filled marker is a verdict of better or worse. "
@@ -116,7 +116,7 @@ def differences(analysis: Analysis, task: str) -> Figure | None:
     return Figure(f"differences-{task}", f"Differences, {task}", caption, data, lambda: draw_differences(data))
 
 
-def curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | None:
+def _curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | None:
     """Scores along the budget."""
     runs = {scorer: analysis.curves(task, scorer) for scorer in headline_scorers(analysis, task)}
     first = next(iter(runs.values()))
@@ -136,11 +136,11 @@ def curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | No
     ]
     shown = [unit for unit in units if all(unit in run["x"] for run in listed)]
     base = {scorer: value for scorer in scorers if (value := _base_mean(analysis, task, scorer)) is not None}
-    data = rounded(
+    data = _rounded(
         {
             "methods": _trained(analysis, task),
             "units": shown,
-            "scorers": [{"name": scorer, "kind": kind(analysis, task, scorer)} for scorer in scorers],
+            "scorers": [{"name": scorer, "kind": scorer_kind(analysis, task, scorer)} for scorer in scorers],
             "base": base,
             "runs": listed,
             "means": _means(first, runs, shown),
@@ -174,7 +174,7 @@ def _means(first: list[Run], runs: dict[str, list[Run]], units: list[str]) -> li
     return found
 
 
-def guidance_grid(analysis: Analysis, task: str) -> Figure | None:
+def _guidance_grid(analysis: Analysis, task: str) -> Figure | None:
     """Scores over guidance scales and step counts at the end of the budget."""
     guidance, steps = analysis.grid_settings(task)
     if len(guidance) * len(steps) < 2:
@@ -187,8 +187,8 @@ def guidance_grid(analysis: Analysis, task: str) -> Figure | None:
             rows = [[means[scorer].get((method, scale, n)) for scale in guidance] for n in steps]
             if all(value is not None for row in rows for value in row):
                 values[scorer][method] = rows
-    named = [{"name": scorer, "kind": kind(analysis, task, scorer)} for scorer in scorers]
-    data = rounded(
+    named = [{"name": scorer, "kind": scorer_kind(analysis, task, scorer)} for scorer in scorers]
+    data = _rounded(
         {
             "methods": list(analysis.methods(task)),
             "scorers": named,
@@ -204,13 +204,13 @@ def guidance_grid(analysis: Analysis, task: str) -> Figure | None:
     return Figure(f"grid-{task}", f"Guidance and steps, {task}", caption, data, lambda: draw_guidance_grid(data))
 
 
-def proxy_against_gold(analysis: Analysis) -> Figure | None:
+def _proxy_against_gold(analysis: Analysis) -> Figure | None:
     """Gains of proxy and gold along the budget, one panel a task."""
-    panels = [panel for task in analysis.tasks for panel in paths(analysis, task)]
+    panels = [panel for task in analysis.tasks for panel in gain_paths(analysis, task)]
     if not panels:
         return None
     methods = list(dict.fromkeys(path["method"] for panel in panels for path in panel["paths"]))
-    data = rounded({"methods": methods, "panels": panels})
+    data = _rounded({"methods": methods, "panels": panels})
     caption = (
         "Gain over the base along the budget, in standard deviations of the base's scores over prompts, mean over "
         "seeds. Above the dashed diagonal the proxy gains more than gold; to the left of the axis gold falls."
@@ -218,7 +218,7 @@ def proxy_against_gold(analysis: Analysis) -> Figure | None:
     return Figure("proxy-gold", "Proxy against gold", caption, data, lambda: draw_proxy_against_gold(data))
 
 
-def samples(analysis: Analysis, task: str) -> Figure | None:
+def _samples(analysis: Analysis, task: str) -> Figure | None:
     """Pictures of the same prompts and noise, side by side; the first finished seed of each method."""
     cells: dict[str, CellResult] = {}
     for cell in analysis.experiment.results:

@@ -17,7 +17,7 @@ from bench.results.records.schema import BASE
 from bench.results.statistics.analysis import Analysis
 from bench.results.statistics.intervals import Interval, crossed_interval
 
-__all__ = ["Gain", "gains", "pairs", "paths"]
+__all__ = ["Gain", "gain_paths", "proxy_gains", "proxy_gold_pairs"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Gain:
         return "one seed: no interval" if np.isnan(self.excess.low) else "no excess shown"
 
 
-def pairs(analysis: Analysis, task: str) -> list[tuple[str, str]]:
+def proxy_gold_pairs(analysis: Analysis, task: str) -> list[tuple[str, str]]:
     """(proxy, gold) pairs of a task of which one member trains or selects; all pairs where none does."""
     scorers, info = analysis.scorers(task), analysis.task_info(task)
     found = [(name, pair) for name in scorers if (pair := analysis.info(name).pair) in scorers and pair]
@@ -52,10 +52,10 @@ def pairs(analysis: Analysis, task: str) -> list[tuple[str, str]]:
     return used or found
 
 
-def gains(analysis: Analysis, task: str) -> list[Gain]:
+def proxy_gains(analysis: Analysis, task: str) -> list[Gain]:
     """One entry for every pair and every method of a task; none without a finished base."""
     found = []
-    for proxy, gold in pairs(analysis, task) if BASE in analysis.methods(task) else ():
+    for proxy, gold in proxy_gold_pairs(analysis, task) if BASE in analysis.methods(task) else ():
         for method in analysis.methods(task):
             if method != BASE:
                 found.append(_gain(analysis, task, method, proxy, gold))
@@ -66,20 +66,20 @@ def _gain(analysis: Analysis, task: str, method: str, proxy: str, gold: str) -> 
     standard = {}
     for scorer in (proxy, gold):
         base, ours = analysis.scores(task, BASE, scorer), analysis.scores(task, method, scorer)
-        if not base.size or not ours.size or _spread(base.to_numpy()) == 0:
+        if not base.size or not ours.size or _deviation(base.to_numpy()) == 0:
             return None
         sign = 1 if analysis.info(scorer).higher_is_better else -1
-        standard[scorer] = sign * (ours - base.to_numpy()) / _spread(base.to_numpy())
+        standard[scorer] = sign * (ours - base.to_numpy()) / _deviation(base.to_numpy())
     shared = standard[proxy].columns.intersection(standard[gold].columns)
     a, b = (standard[scorer][shared].to_numpy() for scorer in (proxy, gold))
     return Gain(task, method, proxy, gold, crossed_interval(a), crossed_interval(b), crossed_interval(a - b))
 
 
-def paths(analysis: Analysis, task: str) -> list[dict[str, Any]]:
+def gain_paths(analysis: Analysis, task: str) -> list[dict[str, Any]]:
     """Panels for the figure: mean gains over seeds at every milestone, from the base on."""
     panels = []
-    for proxy, gold in pairs(analysis, task) if BASE in analysis.methods(task) else ():
-        spread = {name: _spread(analysis.scores(task, BASE, name).to_numpy()) for name in (proxy, gold)}
+    for proxy, gold in proxy_gold_pairs(analysis, task) if BASE in analysis.methods(task) else ():
+        spread = {name: _deviation(analysis.scores(task, BASE, name).to_numpy()) for name in (proxy, gold)}
         if 0 in spread.values():
             continue
         lines: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
@@ -96,6 +96,6 @@ def paths(analysis: Analysis, task: str) -> list[dict[str, Any]]:
     return panels
 
 
-def _spread(scores: np.ndarray) -> float:
+def _deviation(scores: np.ndarray) -> float:
     """Standard deviation over prompts (and seeds) of scores (S, P)."""
     return float(scores.std(ddof=1)) if scores.size > 1 else 0.0

@@ -15,15 +15,15 @@ from bench.results.statistics.intervals import Interval
 
 __all__ = [
     "code",
-    "digits",
     "escape",
     "fenced",
     "format_number",
     "interval_text",
-    "link",
+    "link_target",
     "markdown_table",
     "one_line",
     "printable",
+    "score_decimals",
     "signed",
 ]
 
@@ -56,7 +56,7 @@ def printable(text: str) -> str:
     return _UNSEEN.sub("\ufffd", text)
 
 
-def link(path: Path, report: Path) -> str:
+def link_target(path: Path, report: Path) -> str:
     """The target of a link in `report` to a file, relative to it."""
     return quote(Path(os.path.relpath(path, report.parent)).as_posix())
 
@@ -84,7 +84,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])
 
 
-def digits(info: ScorerInfo, margin: float | None) -> int:
+def score_decimals(info: ScorerInfo, margin: float | None) -> int:
     """Decimals that show a tenth of the margin, or of a hundredth of the range where no margin was stated."""
     if margin is not None:
         return max(1, math.floor(-math.log10(margin)) + 1)

@@ -1,4 +1,4 @@
-"""What was spent, what failed, and how each number is made again."""
+"""What was spent, what failed, who judged, and how each number is made again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.results.report.markdown import code, escape, fenced, markdown_table
 from bench.results.report.tables import method_name
 from bench.results.statistics.analysis import Analysis
 
-__all__ = ["cost_table", "failures_table", "reproduction", "settings_table", "setup_table"]
+__all__ = ["cost_table", "failures_table", "judges_table", "reproduction", "settings_table", "setup_table"]
 
 ENTRIES = (
     ("cost", "Cost"),
@@ -32,6 +32,7 @@ ENTRIES = (
     ("seconds", "Seconds"),
     ("max_rss_mib", "Peak MiB"),
 )
+_ROLES = {"training": "RL reward", "filter": "data filter"}
 
 
 def cost_table(analysis: Analysis, task: str) -> str:
@@ -146,6 +147,44 @@ def _pictures(data: Any) -> list[str]:
         f"used, left out: {escape(left_out)}; {found.training} to train on{escape(chosen)}, {found.resolution} pixels"
         + (escape(buckets) if there else "")
     ]
+
+
+def judges_table(analysis: Analysis) -> str:
+    """Each scorer's kind, version, checkpoint and part in every task, as the records hold them; empty where none do.
+
+    What each follows stands below, where an experiment has noted it.
+
+    Held out is a scorer that judges a task and neither trains nor selects there, not even as a part of a sum.
+    """
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for cell in analysis.experiment.results:
+        for name, use in cell.scorers.scorers.items() if cell.scorers else ():
+            words = [_ROLES[role] for role in use.roles if role in _ROLES] or ["held out"]
+            found.setdefault((name, use.version, use.checkpoint), {})[cell.header.task] = " and ".join(words)
+    if not found:
+        return ""
+    tasks = list(dict.fromkeys(task for parts in found.values() for task in parts))
+    rows = [
+        [
+            escape(name), _kind_of(analysis, name), escape(version), code(checkpoint) if checkpoint else "–",
+            *(parts.get(task, "–") for task in tasks),
+        ]
+        for (name, version, checkpoint), parts in sorted(found.items())
+    ]  # fmt: skip
+    head = ["Scorer", "Kind", "Version", "Checkpoint", *(f"In {escape(task)}" for task in tasks)]
+    return "\n\n".join(filter(None, [markdown_table(head, rows), _sources(analysis)]))
+
+
+def _sources(analysis: Analysis) -> str:
+    """What each scorer follows, and where it differs from that, as it says itself."""
+    infos = sorted(analysis.experiment.header.scorers.items())
+    return "\n".join(f"- {escape(name)}: {escape(info.source)}" for name, info in infos if info.source)
+
+
+def _kind_of(analysis: Analysis, name: str) -> str:
+    """`gold` or `proxy`; a scorer that judges no task is not described."""
+    info = analysis.experiment.header.scorers.get(name)
+    return "–" if info is None else "gold" if info.gold else "proxy"
 
 
 def reproduction(analysis: Analysis) -> str:

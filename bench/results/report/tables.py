@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.results.records.schema import BASE
-from bench.results.report.figures import kind
-from bench.results.report.gains import gains
-from bench.results.report.markdown import digits, escape, format_number, interval_text, markdown_table
+from bench.results.records.schema import BASE, PromptSetScores
+from bench.results.report.figures import scorer_kind
+from bench.results.report.gains import proxy_gains
+from bench.results.report.markdown import code, escape, format_number, interval_text, markdown_table, score_decimals
 from bench.results.statistics.analysis import FEW_UPDATES, HELD_OUT, REPORT, Analysis, Difference, ScoreRow
 
 __all__ = [
     "FEW",
-    "at_the_end",
     "category_table",
+    "describe_prompt_set",
     "detail_table",
     "drift_table",
     "filter_note",
+    "final_values",
     "gains_table",
     "grid_table",
     "label_of",
+    "mean_and_range",
     "method_name",
-    "spread",
+    "prompt_sets_section",
     "summary_cell",
     "summary_note",
     "summary_table",
@@ -63,7 +65,7 @@ def summary_table(analysis: Analysis, task: str, split: str = REPORT, judges: Se
     """Methods by scorers, the task's or `judges`: mean, half the 95 % interval, verdict against the baseline."""
     baseline, scorers = analysis.baseline(task), judges or analysis.scorers(task)
     head = ["Method", "Seeds", "Updates"]
-    head += [f"{escape(scorer)}<br>{kind(analysis, task, scorer)}" for scorer in scorers]
+    head += [f"{escape(scorer)}<br>{scorer_kind(analysis, task, scorer)}" for scorer in scorers]
     rows = []
     for method in analysis.methods(task):
         seeds = "–" if method == BASE else str(len(analysis.seeds(task, method)))
@@ -84,7 +86,7 @@ def summary_note(analysis: Analysis, task: str) -> str:
 
 def summary_cell(analysis: Analysis, row: ScoreRow, baseline: str) -> str:
     """`0.489 ± 0.012<br>better`: a mean with half of its interval, and the verdict against the baseline."""
-    decimals = _digits(analysis, row.task, row.scorer)
+    decimals = _decimals(analysis, row.task, row.scorer)
     text = format_number(row.mean.mean, decimals)
     if row.mean.high == row.mean.high:  # an interval is there
         text += f" ± {format_number((row.mean.high - row.mean.low) / 2, decimals)}"
@@ -98,8 +100,8 @@ def detail_table(analysis: Analysis, task: str, split: str = REPORT) -> str:
         head += [f"Minus {escape(baseline)} [95 %]", "Verdict"]
     rows = []
     for row in analysis.rows(task, split):
-        decimals = _digits(analysis, task, row.scorer)
-        name = f"{escape(row.scorer)} ({kind(analysis, task, row.scorer)})"
+        decimals = _decimals(analysis, task, row.scorer)
+        name = f"{escape(row.scorer)} ({scorer_kind(analysis, task, row.scorer)})"
         cells = [name, method_name(analysis, task, row.method), interval_text(row.mean, decimals)]
         for baseline in analysis.baselines(task):
             cells += _difference_cells(row.differences.get(baseline), decimals)
@@ -143,7 +145,7 @@ def held_out_table(analysis: Analysis, task: str) -> str:
 def grid_table(analysis: Analysis, task: str, scorer: str) -> str:
     """Mean of one scorer over guidance scales and step counts; empty where there is no grid."""
     guidance, steps = analysis.grid_settings(task)
-    means, decimals = analysis.grid_means(task, scorer), _digits(analysis, task, scorer)
+    means, decimals = analysis.grid_means(task, scorer), _decimals(analysis, task, scorer)
     points = [(scale, count) for scale in guidance for count in steps]
     if not points:
         return ""
@@ -161,13 +163,16 @@ def drift_table(analysis: Analysis, task: str) -> str:
     marks = marks[marks["task"] == task]
     names = ["diversity", *sorted(name for name in marks if str(name).startswith("drift."))]
     rows = [
-        [method_name(analysis, task, method), *(spread(at_the_end(analysis, task, method, name)) for name in names)]
+        [
+            method_name(analysis, task, method),
+            *(mean_and_range(final_values(analysis, task, method, name)) for name in names),
+        ]
         for method in analysis.methods(task)
     ]
     return markdown_table(["Method", *(escape(name.removeprefix("drift.")) for name in names)], rows)
 
 
-def at_the_end(analysis: Analysis, task: str, method: str, name: str) -> list[float]:
+def final_values(analysis: Analysis, task: str, method: str, name: str) -> list[float]:
     """A column of the milestones at the last one of every finished seed: `diversity`, `drift.velocity`."""
     marks = analysis.experiment.milestones
     own = marks[(marks["task"] == task) & (marks["method"] == method)]
@@ -176,7 +181,7 @@ def at_the_end(analysis: Analysis, task: str, method: str, name: str) -> list[fl
     return last[name].dropna().tolist() if name in last else []
 
 
-def spread(values: Sequence[float]) -> str:
+def mean_and_range(values: Sequence[float]) -> str:
     """Mean over seeds, and the range where there are several."""
     if not values:
         return "–"
@@ -184,11 +189,31 @@ def spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.3g} to {max(values):.3g})"
 
 
+def prompt_sets_section(analysis: Analysis, task: str) -> list[str]:
+    """For each prompt set that judged a task: what it is, and a table; nothing where there is none."""
+    parts = []
+    for split, one in analysis.prompt_sets(task).items():
+        title = f"On the prompt set {code(one.name)} (prompts {code(one.fingerprint)}){label_of(analysis)}"
+        parts += [f"{title}: {describe_prompt_set(one)}.", summary_table(analysis, task, split, tuple(one.scores))]
+    return parts
+
+
+def describe_prompt_set(one: PromptSetScores) -> str:
+    """How many prompts and pictures, sampled how, and how many of the prompts training could have seen."""
+    count = f"all {one.prompts:,} prompts" if one.prompts == one.there else f"{one.prompts:,} of {one.there:,} prompts"
+    pictures = "one picture each" if one.samples == 1 else f"the mean of {one.samples} pictures each"
+    seen = "not counted" if one.in_training is None else f"{one.in_training:,}" if one.in_training else "none"
+    return (
+        f"{count}, {pictures}, guidance {one.guidance:g}, {one.steps} steps; also among the captions and prompts that "
+        f"training may use: {escape(seen)}"
+    )
+
+
 def gains_table(analysis: Analysis) -> str:
     """Proxy against gold for every task and method; empty without a base."""
     rows = []
     for task in analysis.tasks:
-        for gain in gains(analysis, task):
+        for gain in proxy_gains(analysis, task):
             means = [interval_text(one, 2, sign=True) for one in (gain.proxy_gain, gain.gold_gain, gain.excess)]
             name = method_name(analysis, task, gain.method)
             rows.append([escape(task), name, f"{escape(gain.proxy)} / {escape(gain.gold)}", *means, gain.words])
@@ -196,5 +221,5 @@ def gains_table(analysis: Analysis) -> str:
     return markdown_table(head, rows) if rows else ""
 
 
-def _digits(analysis: Analysis, task: str, scorer: str) -> int:
-    return digits(analysis.info(scorer), analysis.margin(task, scorer))
+def _decimals(analysis: Analysis, task: str, scorer: str) -> int:
+    return score_decimals(analysis.info(scorer), analysis.margin(task, scorer))

@@ -7,23 +7,15 @@ from pathlib import Path
 
 from bench.results.records.reader import ExperimentResults, read_experiment
 from bench.results.records.schema import BASE
-from bench.results.report import main_table, prompt_sets, tables
+from bench.results.report import main_table, tables
 from bench.results.report.figures import headline_scorers
-from bench.results.report.markdown import digits, format_number, one_line, printable, signed
-from bench.results.report.published import published
+from bench.results.report.markdown import format_number, one_line, printable, score_decimals, signed
 from bench.results.report.tables import FEW
 from bench.results.statistics.analysis import Analysis, ScoreRow
 
 __all__ = ["terminal_table"]
 
 WIDTH = 100
-# Headings that may break, so that nine columns fit.
-_NARROW = {
-    "PickScore": "Pick- Score",
-    "ClipScore": "Clip- Score",
-    "HPSv2.1": "HPS v2.1",
-    "ImageReward": "Image- Reward",
-}
 
 
 def terminal_table(experiment: ExperimentResults | Path) -> str:
@@ -53,7 +45,7 @@ def terminal_table(experiment: ExperimentResults | Path) -> str:
 def _task_lines(analysis: Analysis, task: str, label: str) -> list[str]:
     scorers, baseline = headline_scorers(analysis, task), analysis.baseline(task)
     gold = scorers[0]
-    decimals = digits(analysis.info(gold), analysis.margin(task, gold))
+    decimals = score_decimals(analysis.info(gold), analysis.margin(task, gold))
     head = ["method", "seeds", "updates", *scorers, f"{gold} minus {baseline}", "verdict"]
     rows = []
     for method in analysis.methods(task):
@@ -88,27 +80,26 @@ def _mean(analysis: Analysis, task: str, method: str, scorer: str) -> str:
 def _shown(analysis: Analysis, task: str, row: ScoreRow | None) -> str:
     if row is None:
         return "–"
-    return format_number(row.mean.mean, digits(analysis.info(row.scorer), analysis.margin(task, row.scorer)))
+    return format_number(row.mean.mean, score_decimals(analysis.info(row.scorer), analysis.margin(task, row.scorer)))
 
 
 def _paper_lines(analysis: Analysis, task: str) -> list[str]:
     """The papers' main table, means alone, with the published rows below ours; nothing where no column is filled."""
-    found = main_table.places(analysis, task)
-    if not any(found.values()):
+    splits, papers = main_table.column_splits(analysis, task), main_table.papers_table()
+    if not any(splits.values()):
         return []
-    rows = [["", *(_NARROW.get(column.title, column.title) for column in main_table.COLUMNS), "diver- sity", "drift"]]
+    rows = [["", *(column.narrow or column.title for column in papers.columns), "diver- sity", "drift"]]
     for method in analysis.methods(task):
-        judged = [main_table.row(analysis, task, method, column.scorer, found) for column in main_table.COLUMNS]
-        ends = [tables.at_the_end(analysis, task, method, name) for name in ("diversity", "drift.velocity")]
+        judged = [main_table.column_score(analysis, task, method, column, splits) for column in papers.columns]
+        ends = [tables.final_values(analysis, task, method, name) for name in ("diversity", "drift.velocity")]
         means = [f"{sum(values) / len(values):.2g}" if values else "–" for values in ends]
         rows.append([_marked(analysis, task, method), *(_shown(analysis, task, row) for row in judged), *means])
-    papers = published().rows
-    for paper in papers:
-        rows.append([paper.name, *(paper.figure(column.scorer) for column in main_table.COLUMNS), "–", "–"])
-    lines, count = _align(rows), len(papers)
-    sources = "; ".join(dict.fromkeys(paper.source for paper in papers))
-    marked = _wrapped(f"Published ({sources}), of SD3.5-Medium, no baselines of this run:")
-    below = _wrapped(main_table.empty_columns_note(found)) + _wrapped(
+    for paper in papers.rows:
+        rows.append([paper.name, *(paper.figure(column.scorer) for column in papers.columns), "–", "–"])
+    lines, count = _align(rows), len(papers.rows)
+    sources = "; ".join(dict.fromkeys(paper.source for paper in papers.rows))
+    marked = _wrapped(f"Published ({sources}), of {papers.model}, no baselines of this run:")
+    below = _wrapped(main_table.empty_columns_note(splits)) + _wrapped(
         "Intervals, and the prompts of each column: in the report."
     )
     return ["", f"{task}, beside the papers' table", *lines[:-count], *marked, *lines[-count:], *below]
@@ -116,9 +107,9 @@ def _paper_lines(analysis: Analysis, task: str) -> list[str]:
 
 def _set_lines(analysis: Analysis, task: str) -> list[str]:
     """What each prompt set is, and the means of those of its scorers that the table above has no column for."""
-    shown, lines = main_table.places(analysis, task), []
+    shown, lines = main_table.column_splits(analysis, task), []
     for split, one in analysis.prompt_sets(task).items():
-        lines += _wrapped(f"Prompt set {one.name}: {prompt_sets.about(one)}.")
+        lines += _wrapped(f"Prompt set {one.name}: {tables.describe_prompt_set(one)}.")
         scorers = [scorer for scorer in one.scores if shown.get(scorer) != split]
         if scorers:
             rows = [["", *scorers]]

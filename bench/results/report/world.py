@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.api import DataError
 from bench.paths import inside
-from bench.results.report.markdown import escape, link, markdown_table
+from bench.results.report.markdown import escape, link_target, markdown_table
 
 __all__ = ["agreement_section", "base_section", "coverage_section", "sheets_section"]
 
@@ -27,7 +27,7 @@ def sheets_section(results: Path, report: Path) -> str:
     for sheet in (inside(results, f"pretrain/{sheet.name}") for sheet in sheets):
         title = escape(sheet.stem.replace("-", " ").replace("_", " "))
         digest = blake2b(sheet.read_bytes(), digest_size=8).hexdigest()
-        parts.append(f"![{title}]({link(sheet, report)})\n\n*{title}* ({digest})")
+        parts.append(f"![{title}]({link_target(sheet, report)})\n\n*{title}* ({digest})")
     return "\n\n".join(parts)
 
 

@@ -120,10 +120,9 @@ class Analysis:
         return method != BASE and self.updates(task, method) < FEW_UPDATES
 
     def baseline(self, task: str) -> str:
-        """What differences are taken to: as configured, else sft, else the base."""
+        """What differences are taken to: the configured method where it has finished, else the base."""
         methods = self.methods(task)
-        configured = self.experiment.header.baseline
-        return next((name for name in (configured, "sft", BASE) if name in methods), methods[0])
+        return next((name for name in (self.experiment.header.baseline, BASE) if name in methods), methods[0])
 
     def baselines(self, task: str) -> tuple[str, ...]:
         """The baseline, and the base where it is another one."""

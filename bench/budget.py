@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from bench.api import BudgetExhausted, ConfigError
 
@@ -22,10 +22,14 @@ _TOLERANCE = 1e-9  # relative; budgets are split and summed in floating point
 
 @dataclass(frozen=True)
 class Budget:
-    """An amount of one unit, which stops the run: `cost`, `flops`, `seconds`, `updates` or `images`."""
+    """An amount of one unit, which stops the run: `cost`, `flops`, `seconds`, `updates` or `images`.
+
+    text: as the user gave it, where it was read from a text.
+    """
 
     amount: float
     unit: str
+    text: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, text: str | int | float) -> Budget:
@@ -41,7 +45,7 @@ class Budget:
                 "500updates or 20kimages"
             )
         unit, factor = _SUFFIXES[match["suffix"]]
-        return cls(float(match["number"]) * _SCALES[match["scale"]] * factor, unit)
+        return cls(float(match["number"]) * _SCALES[match["scale"]] * factor, unit, str(text))
 
     @classmethod
     def stored(cls, text: str) -> Budget:

@@ -202,6 +202,29 @@ def read_dataclass(cls: type[T], path: Path) -> T:
     return found
 
 
+def validate_rest(cls: type[T], values: Mapping[str, Any], ready: Mapping[str, Any], problems: Problems) -> T | None:
+    """As `validate`, for a dataclass some of whose fields are `ready`: validated already, and taken as they are."""
+    checked = dict(ready)
+    for name, annotation in field_types(cls).items():
+        if name in ready or name not in values:
+            continue
+        given = values[name]
+        value = parse_text(annotation, given) if isinstance(given, Text) else given
+        try:
+            checked[name] = TypeAdapter(annotation).validate_json(json.dumps(value, allow_nan=False), strict=True)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                problems.add(*_explain({**detail, "loc": (name, *detail["loc"])}, "", values))
+        except (TypeError, ValueError) as error:
+            problems.add(name, f"values have to be finite numbers, texts, lists or mappings: {error}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name, field in fields.items():
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if name not in checked and name not in values and not has_default:
+            problems.add(name, "missing, and it has no default")
+    return None if problems.messages else cls(**checked)
+
+
 def _explain(detail: Any, prefix: str, values: Mapping[str, Any]) -> tuple[str, str]:
     """Dotted path and message of one of pydantic's errors."""
     names = [str(part) for part in detail["loc"] if not _is_type_tag(part)]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from pydantic import TypeAdapter
 
 from bench import registry
 from bench.api import ConfigError, PluginError
@@ -21,12 +18,12 @@ from bench.config.scorer_process import read_scorer_processes
 from bench.config.settings import BASE, Chain, Evaluation, Experiment, Runtime, StageSettings, Train, configured
 from bench.config.task import Task
 from bench.hub import is_hub_id
-from bench.parsing import Problems, Text, parse_text, unique, validate
+from bench.parsing import Problems, Text, parse_text, unique, validate, validate_rest
 from bench.suggest import hint
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
 _RESERVED = ("extends", "task", "reward")
-_OWN_CHECKS = ("tasks", "methods", "runtime", "train", "evaluation", "data", "scorers")
+_BLOCKS = ("tasks", "methods", "runtime", "train", "evaluation", "data", "scorers")
 
 Block = dict[str, Any]
 
@@ -39,11 +36,6 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Block:
         both = isinstance(held, Mapping) and isinstance(value, Mapping)
         merged[name] = merge(held, value) if both else value  # type: ignore[arg-type]
     return merged
-
-
-def _plain(instance: Any) -> Block:
-    """The values of a settings dataclass, JSON-able."""
-    return json.loads(TypeAdapter(type(instance)).dump_json(instance))
 
 
 class Resolver:
@@ -70,16 +62,14 @@ class Resolver:
         data = self._data(str(world), runtime or Runtime())
         chains = self._chains(train or Train())
         self._unknown_blocks(str(world))
-        values = {name: self.raw[name] for name in FIELDS if name in self.raw and name not in _OWN_CHECKS}
+        values = {name: self.raw[name] for name in FIELDS if name in self.raw and name not in _BLOCKS}
         values |= {"world": world, "seeds": self._seeds()}
         values["baseline"] = self._baseline([chain.label for chain in chains])
-        values |= {"tasks": [_plain(task) for task in tasks], "methods": [_plain(chain) for chain in chains]}
-        blocks = {"runtime": runtime, "train": train, "evaluation": evaluation, "data": data}
-        values |= {name: _plain(block) for name, block in blocks.items() if block}
         of_sets, asked = evaluation.set_scorers if evaluation else (), self.overrides.get("scorers", {})
-        apart = read_scorer_processes(self._block("scorers"), tasks, of_sets, asked, self.problems)
-        values["scorers"] = {name: _plain(block) for name, block in apart.items()}
-        experiment = validate(Experiment, values, "", self.problems, elsewhere=_OWN_CHECKS)
+        scorers = read_scorer_processes(self._block("scorers"), tasks, of_sets, asked, self.problems)
+        ready: dict[str, Any] = {"tasks": tuple(tasks), "methods": tuple(chains), "scorers": scorers, "data": data}
+        ready |= {"runtime": runtime, "train": train, "evaluation": evaluation}
+        experiment = validate_rest(Experiment, values, ready, self.problems)
         if experiment is not None:
             self._check(experiment)
         return None if self.problems.messages else experiment
@@ -268,7 +258,7 @@ class Resolver:
             self.problems.add("", str(error))
             return None
         train = dataclasses.replace(train, **{field: getattr(special, field) for field in exceptions})
-        return StageSettings(name=name, source=source, config=_plain(config), train=train)
+        return StageSettings(name=name, source=source, config=config, train=train)
 
     def _check_label(self, name: str, source: str) -> None:
         """A label names one method, and becomes a folder."""

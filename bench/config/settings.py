@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, model_validator
+from pydantic import AfterValidator, ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from bench import registry
@@ -150,12 +150,19 @@ class Evaluation:
 
 @dataclass(frozen=True, config=_STRICT)
 class StageSettings:
-    """One method within a chain: `name` for tables, `source` for the registry, its own settings, and training's."""
+    """One method within a chain: `name` for tables, `source` for the registry, its own settings, and training's.
+
+    config: the method's `Config`; plain values where they come from a file or another process, which `build` validates.
+    """
 
     name: str
     source: str
-    config: dict[str, Any]
+    config: Any
     train: Train
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As plain values: another process may not have imported the plugin yet."""
+        return StageSettings, (self.name, self.source, _plain(self)["config"], self.train)
 
     def build(self) -> Method:
         """The configured method; imports its plugin.
@@ -163,10 +170,11 @@ class StageSettings:
         Raises:
             ConfigError, PluginError: the plugin is gone, broken, or has other settings than when this was resolved.
         """
-        method = registry.load_method(self.source)
-        problems = Problems()
-        config = validate(method.Config, self.config, self.name, problems)
-        problems.raise_if_any(f"settings of method {self.name}")
+        method, config = registry.load_method(self.source), self.config
+        if not isinstance(config, method.Config):
+            problems = Problems()
+            config = validate(method.Config, config, self.name, problems)
+            problems.raise_if_any(f"settings of method {self.name}")
         return configured(method, config)
 
 
@@ -184,16 +192,16 @@ class Chain:
     stages: tuple[StageSettings, ...]
 
 
-def _budget(value: object) -> object:
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _parsed(value: str) -> str:
+def _budget(value: object) -> Budget:
+    """A budget, of what the user gave."""
+    if isinstance(value, Budget):
+        return value
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"expected an amount like 200k or 500updates, got {value!r}")
     try:
-        Budget.parse(value)
+        return Budget.parse(value)
     except ConfigError as error:
         raise ValueError(str(error).removeprefix("budget ")) from error
-    return value
 
 
 def _split(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
@@ -213,8 +221,9 @@ class Experiment:
     tasks: Annotated[tuple[Task, ...], Option("tasks, by name", min_length=1, effect="cell")]
     methods: Annotated[tuple[Chain, ...], Option("methods, by name or file; `a+b` chains", min_length=1, effect="cell")]
     budget: Annotated[
-        str, Option("200k, 1e15flops, 10min, 500updates, 20kimages"), BeforeValidator(_budget), AfterValidator(_parsed)
-    ]
+        Budget, Option("200k, 1e15flops, 10min, 500updates, 20kimages"), PlainValidator(_budget),
+        PlainSerializer(lambda budget: budget.text),
+    ]  # fmt: skip
     seeds: Annotated[
         tuple[Annotated[int, Option("", ge=0)], ...],
         Option("a number of seeds, or a list of them", min_length=1, effect="cell"),
@@ -300,7 +309,7 @@ class Experiment:
 
     def budgets(self, label: str) -> tuple[Budget, ...]:
         """The budget of each stage of the method of this label; they sum to the whole."""
-        whole, count = Budget.parse(self.budget), len(self.stages(label))
+        whole, count = self.budget, len(self.stages(label))
         if count == 1:
             return (whole,)
         if isinstance(self.split, tuple):

@@ -124,7 +124,7 @@ def experiment_header(experiment: Experiment, folder: Path, command: str = "") -
         command = old.command if command in old.command else f"{old.command} && {command}"
     return ExperimentHeader(
         name=experiment.name, label=experiment.label, question=experiment.question, config=shared,
-        config_hash=config_hash(shared), tasks=tasks, methods=methods, scorers=scorers, budget=experiment.budget,
+        config_hash=config_hash(shared), tasks=tasks, methods=methods, scorers=scorers, budget=experiment.budget.text,
         baseline=experiment.baseline, trials=experiment.tuning_trials, command=command,
     )  # fmt: skip
 

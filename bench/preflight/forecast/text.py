@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.budget import Budget
 from bench.config.settings import BASE, Experiment
 from bench.preflight.forecast.plan import Plan
 
@@ -32,7 +31,7 @@ def _head(experiment: Experiment, plan: Plan) -> list[str]:
     return [
         f"{experiment.name}: {len(tasks)} tasks ({', '.join(tasks)}) x {len(experiment.methods)} methods x {seeds} "
         f"seeds, and the base once a task: {plan.cells} cells, {plan.done} of them done",
-        f"budget of every method: {Budget.parse(experiment.budget)}; evaluation, never charged: "
+        f"budget of every method: {experiment.budget}; evaluation, never charged: "
         f"{plan.evaluation_passes:,} passes a cell",
         *_guidance(experiment),
     ]

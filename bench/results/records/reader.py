@@ -192,6 +192,7 @@ def _cell_row(cell: CellResult) -> dict[str, Any]:
         "commit": made.commit,
         "dirty": made.dirty,
         "sources_hash": made.sources_hash,
+        "sources_cover": made.covers,
         "device": made.device,
         "seconds": seconds.seconds if seconds else float("nan"),
         "cpu_seconds": seconds.cpu_seconds if seconds else float("nan"),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.api import DataError
+from bench.budget import UNITS
 from bench.canonical import canonical_json
 from bench.results.figures import (
     draw_budget_curves,
@@ -26,7 +27,7 @@ from bench.results.records.reader import CellResult, damaged, named_file
 from bench.results.records.schema import BASE
 from bench.results.report.gains import gain_paths
 from bench.results.report.markdown import printable
-from bench.results.statistics.analysis import UNITS, Analysis, Run
+from bench.results.statistics.analysis import Analysis, Run
 
 __all__ = ["Figure", "experiment_figures", "headline_scorers", "scorer_kind"]
 

@@ -194,11 +194,13 @@ def reproduction(analysis: Analysis) -> str:
     lines.append(f"- run it: {code(header.command or 'python -m bench run --preset ' + header.name)}")
     lines.append(f"- this text and its figures: {code('python -m bench report')}")
     lines += _pictures(header.config.get("data"))
-    for (commit, dirty, sources), group in cells.groupby(["commit", "dirty", "sources_hash"], dropna=False):
+    known_by = ["commit", "dirty", "sources_hash", "sources_cover"]
+    for (commit, dirty, sources, cover), group in cells.groupby(known_by, dropna=False):
         known = isinstance(commit, str)
         state = "changed since" if dirty is True else "clean"
         where = f"commit {code(commit[:12])} ({state})" if known else "no git checkout"
-        lines.append(f"- {len(group)} cells: {where}, sources {code(sources)}")
+        older = ", the older kind of hash, of all files of the package" if cover == "package" else ""
+        lines.append(f"- {len(group)} cells: {where}, sources {code(sources)}{older}")
     seen: dict[str, int] = {}
     for cell in analysis.experiment.results:
         made = cell.header.provenance

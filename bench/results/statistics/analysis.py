@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bench.api import DataError
+from bench.budget import UNITS
 from bench.config.prompt_set import set_split
 from bench.results.records.reader import ExperimentResults
 from bench.results.records.schema import BASE, PromptSetScores, ScorerInfo, TaskInfo
@@ -26,10 +27,9 @@ from bench.results.statistics.intervals import (
     verdict,
 )
 
-__all__ = ["ALIKE", "FEW_UPDATES", "UNITS", "Analysis", "Difference", "Run", "ScoreRow"]
+__all__ = ["ALIKE", "FEW_UPDATES", "Analysis", "Difference", "Run", "ScoreRow"]
 
 FEW_UPDATES = 50
-UNITS = ("cost", "flops", "seconds", "updates", "images")
 REPORT, HELD_OUT = "report", "held_out"
 ALIKE = "*"  # in the place of a category: all of them, each with the same weight
 

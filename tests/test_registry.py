@@ -52,7 +52,7 @@ def test_built_ins_are_found_by_name() -> None:
 
 def test_the_installed_entry_points_are_those_of_pyproject() -> None:
     for group in (registry.METHODS, registry.REWARDS):
-        assert set(registry._declared(group)) <= set(registry.names(group))
+        assert set(registry.declared(group)) <= set(registry.names(group))
 
 
 def test_files_and_modules(tmp_path: Path) -> None:
@@ -195,7 +195,11 @@ def test_every_built_in_says_what_it_is() -> None:
 def test_a_foreign_package_that_shadows_ours_is_named(tmp_path: Path) -> None:
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "__init__.py").write_text("")
-    command = [sys.executable, "-c", "from bench.package_conflicts import refuse_package_conflicts; refuse_package_conflicts()"]
+    command = [
+        sys.executable,
+        "-c",
+        "from bench.package_conflicts import refuse_package_conflicts; refuse_package_conflicts()",
+    ]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert f"package 'methods' would be imported from {tmp_path / 'methods'}, which hides ours" in result.stderr

@@ -107,11 +107,11 @@ HEAVY = {"torch", "diffusers", "transformers", "trl", "numpy", "scipy", "pandas"
 
 
 def _importing(*commands: list[str]) -> tuple[float, str, set[str]]:
-    """CPU seconds, output, and the packages imported of a process that runs commands in turn."""
+    """CPU seconds, output, and the modules imported of a process that runs commands in turn."""
     code = (
         "import sys, json, time\nfrom bench.cli.main import main\n"
         f"status = max(map(main, {commands!r}))\n"
-        "print('\\n' + json.dumps([status, time.process_time(), [m for m in sys.modules if '.' not in m]]))"
+        "print('\\n' + json.dumps([status, time.process_time(), list(sys.modules)]))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     text, _, last = result.stdout.rstrip().rpartition("\n")
@@ -124,6 +124,8 @@ def _importing(*commands: list[str]) -> tuple[float, str, set[str]]:
 def test_help_and_list_are_quick_and_import_nothing_heavy(arguments: list[str], settings: bool) -> None:
     seconds, text, imported = _importing(arguments)
     assert imported & (HEAVY if settings else HEAVY | {"pydantic", "yaml"}) == set()
+    commands = {name for name in NAMES if f"bench.cli.{name.replace('-', '_')}" in imported}
+    assert commands == {name for name in arguments if name in NAMES}
     assert seconds < 0.5  # of the process, start-up included; the wall clock depends on the neighbours
     assert "soar" in text.lower()
 
@@ -134,7 +136,7 @@ def test_no_command_needs_anything_heavy_for_its_help() -> None:
     assert text.count("usage: bench ") == len(NAMES)
 
 
-def test_the_help_is_the_docstrings_and_imports_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
     found = summaries()
     assert [name for name in found if name in NAMES] == list(NAMES)
     for name, summary in found.items():
@@ -166,7 +168,14 @@ def run(args):
     "bare.py": '"""Has no work."""\nEPILOG = ""\n',
     "broken.py": '"""Breaks."""\n1 / 0\n',
 }
-ENTRIES = "[bench.commands]\ncount = good\nbare = bare\nbroken = broken\nlost = nowhere\ndoctor = good\n"
+ENTRIES = """[bench.commands]
+pretrain = pretrain.command
+count = good
+bare = bare
+broken = broken
+lost = nowhere
+doctor = good
+"""
 
 
 @pytest.fixture
@@ -221,8 +230,15 @@ def test_a_bad_command_of_another_package_gets_one_message(
     assert result.stderr.startswith("bench: ") and message in result.stderr
 
 
-def test_the_pretraining_recipe_is_a_command() -> None:
+def test_the_pretraining_recipe_is_a_command_of_another_package(
+    other_package: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     assert registry.declared(GROUP) == {"pretrain": "pretrain.command"}
+    told = other_package("pretrain", "--help").stdout
+    assert told.startswith("usage: bench pretrain ") and (pretrain.__doc__ or "").splitlines()[0] in told
+    assert other_package("pretrain", "--stage", "clap").stderr.startswith(
+        "bench: argument --stage: invalid choice: 'clap'"
+    )
     parser = argparse.ArgumentParser()
     pretrain.add_arguments(parser)
     args = parser.parse_args(["--stage", "clip", "--minutes", "2"])
@@ -230,7 +246,16 @@ def test_the_pretraining_recipe_is_a_command() -> None:
     assert (
         plan.minutes == 2 and plan.samples == recipe.PLANS["clip"].samples and set(recipe.PLANS) <= set(pretrain.STAGES)
     )
-    assert callable(pretrain.run) and pretrain.EPILOG and pretrain.__doc__
+    code = "import pretrain.command, sys; raise SystemExit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_command_that_is_not_installed_yet_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.cli.commands.registered", lambda group: {})
+    assert main(["pretrain"]) == 2
+    assert "'pretrain' stands in pyproject.toml but is not installed: run `pip install -e .`" in capsys.readouterr().err
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

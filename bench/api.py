@@ -9,7 +9,7 @@ Legend of symbols, the same in every method file:
     v       velocity dz/dsigma; its target is z1 - z0        (B, *S)
     w       guidance scale
 
-This module imports neither torch nor any plugin, so that `bench list` and `bench --help` stay quick.
+This module imports neither torch, numpy nor any plugin, so that `bench list` and `bench --help` stay quick.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import numpy as np
 from pydantic import Field
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 

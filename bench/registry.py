@@ -171,7 +171,7 @@ def load_plugin(spec: str) -> type[Method] | type[Reward]:
                 return load_reward(spec)
             raise
     for group, load in ((METHODS, load_method), (REWARDS, load_reward)):
-        if spec in registered(group) or spec in _declared(group):
+        if spec in registered(group) or spec in declared(group):
             return load(spec)
     known = [*names(METHODS), *names(REWARDS)]
     raise ConfigError(f"no method or reward {spec!r} is registered{hint(spec, known)} (a file: path/to/{spec}.py)")
@@ -300,7 +300,7 @@ def _entry_point(group: str, name: str) -> EntryPoint:
 
     kind, found = _KIND[group], registered(group)
     if name not in found:
-        if name in _declared(group):
+        if name in declared(group):
             raise ConfigError(
                 f"{kind} {name!r} stands in pyproject.toml but is not installed: run `pip install -e .` in {ROOT}"
             )
@@ -317,7 +317,7 @@ def _described(entry: EntryPoint) -> str:
     return f"{entry.value} of {made}"
 
 
-def _declared(group: str) -> dict[str, str]:
+def declared(group: str) -> dict[str, str]:
     """The entry points in the pyproject.toml of a source checkout, installed or not."""
     path = ROOT / "pyproject.toml"
     if not path.is_file():

@@ -2,9 +2,11 @@
 
 import argparse
 
-from pretrain import recipe
+from pretrain import command
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=recipe.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    recipe.add_arguments(parser)
-    raise SystemExit(recipe.run_recipe(parser.parse_args()))
+    parser = argparse.ArgumentParser(
+        description=command.__doc__, epilog=command.EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.add_arguments(parser)
+    raise SystemExit(command.run(parser.parse_args()))

@@ -1,7 +1,7 @@
 """The recipe of the embedded world: from nothing to the pipeline and the proxy scorers that are shipped.
 
-Stages, in order: pictures, vae, clip, aesthetic, ratings, ocr, encode, transformer, decoder, export, agreement. Each
-resumes where it stopped. `ratings` goes on with `clip`, whose embedding is then asked for the aesthetic rating too.
+The stages stand in order in `pretrain.command`. Each resumes where it stopped. `ratings` goes on with `clip`, whose
+embedding is then asked for the aesthetic rating too.
 """
 
 from __future__ import annotations
@@ -12,24 +12,9 @@ from pathlib import Path
 
 import torch
 
-from pretrain.data import TrainingPictures, pretrain_cache
+from pretrain.data import TrainingPictures
 from pretrain.loop import TrainingPlan
-from pretrain.parallel import run_in_workers
 
-STAGES = (
-    "pictures",
-    "vae",
-    "clip",
-    "aesthetic",
-    "ratings",
-    "ocr",
-    "encode",
-    "transformer",
-    "decoder",
-    "export",
-    "agreement",
-)
-PICTURES = 100_000
 # Two cores take about 0.5 + 0.1 + 0.3 + 0.1 hours for the first four, 0.7 for each further million of the last.
 PLANS = {
     "vae": TrainingPlan(samples=20_000, batch=8, lr=3e-3, warmup=50, ema=0.998),
@@ -41,38 +26,10 @@ PLANS = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m bench pretrain`."""
-    parser.add_argument("--stage", choices=STAGES, action="append", help="run this stage alone (may be repeated)")
-    parser.add_argument("--minutes", type=float, help="stop each stage after so many minutes, leaving a checkpoint")
-    parser.add_argument("--samples", type=int, help="train each stage on so many samples in all")
-    parser.add_argument("--batch", type=int, help="samples a step and process")
-    parser.add_argument("--lr", type=float, help="peak learning rate")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="training pictures to render (%(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="one-thread processes a stage (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of pictures, weights and noise (%(default)s)")
-    parser.add_argument(
-        "--cache", type=Path, help="checkpoints and encoded data ($BENCH_CACHE or ~/.cache/bench/pretrain)"
-    )
-    parser.add_argument("--log", type=Path, default=Path("results/pretrain"), help="loss curves, sheets (%(default)s)")
-    parser.add_argument("--assets", type=Path, help="where to export to (bench/tasks/scenes/assets)")
-
-
 def plan_of(stage: str, args: argparse.Namespace) -> TrainingPlan:
     """The stage's plan with what the command line changes."""
     asked = {"samples": args.samples, "batch": args.batch, "lr": args.lr, "minutes": args.minutes, "seed": args.seed}
     return replace(PLANS[stage], **{name: value for name, value in asked.items() if value is not None})
-
-
-def run_recipe(args: argparse.Namespace) -> int:
-    """Run the stages asked for, or all."""
-    folder = args.cache or pretrain_cache()
-    folder.mkdir(parents=True, exist_ok=True)
-    for stage in args.stage or STAGES:
-        print(f"stage {stage}", flush=True)
-        workers = args.workers if stage in (*PLANS, "encode") else 1
-        run_in_workers(workers, run_stage, stage, folder, args)
-    return 0
 
 
 def run_stage(stage: str, folder: Path, args: argparse.Namespace) -> None:

@@ -52,7 +52,7 @@ def test_built_ins_are_found_by_name() -> None:
 
 def test_the_installed_entry_points_are_those_of_pyproject() -> None:
     for group in (registry.METHODS, registry.REWARDS):
-        assert set(registry._declared(group)) <= set(registry.names(group))
+        assert set(registry.declared(group)) <= set(registry.names(group))
 
 
 def test_files_and_modules(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_no_code_comes_with_a_model_and_no_model_from_the_network_but_by_fetch()
     assert loads >= 6
     assert [place.split(":")[0] for place in downloads] == ["bench/hub.py"]
     fetching = [place.split(":")[0] for place, function, _ in calls() if function.split(".")[-1].startswith("fetch_")]
-    assert set(fetching) == {"bench/cli/table.py"}  # the command of that name
+    assert set(fetching) == {"bench/cli/fetch.py"}  # the command of that name
 
 
 def test_a_settings_file_constructs_nothing(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What the command line offers: its commands, their options, and the work of those that need no folder of their own."""
+"""The command line: a module for each command, and those that find commands and read what several of them share."""

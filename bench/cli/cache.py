@@ -1,11 +1,28 @@
-"""`bench cache`, and the line that ends a run: what the cache of encodings holds, and how much it has saved."""
+"""Say what the cache of latents and text embeddings holds, or clear it.
+
+Also the line that ends a run: how much it has saved.
+"""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from bench.models.encoding_cache.folder import files_of, folder_of_all, size_of_all
 from bench.results.records.writer import TELEMETRY, read_telemetry
+
+EPILOG = "It lies in $BENCH_CACHE/encoded (~/.cache/bench/encoded); `run --cache-gib N` limits it."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    parser.add_argument("--clear", action="store_true", help="remove what no living run works with")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what it holds; returns 0."""
+    print(describe_cache(clear=args.clear))
+    return 0
 
 
 def describe_cache(*, clear: bool) -> str:

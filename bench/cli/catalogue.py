@@ -11,7 +11,7 @@ from bench.registry import registered, source_file
 
 @dataclass(frozen=True)
 class PluginEntry:
-    """One registered plugin. `problem` says why its source cannot be read; then `summary` and `paper` are empty."""
+    """One registered plugin, or a command. `problem` says why its source cannot be read; then `summary` is empty."""
 
     name: str
     summary: str
@@ -22,10 +22,11 @@ class PluginEntry:
 
 def entries(group: str) -> list[PluginEntry]:
     """The registered plugins of a group, by name, with the first line of their docstrings."""
-    return [_describe(name, found) for name, found in registered(group).items()]
+    return [describe(name, found) for name, found in registered(group).items()]
 
 
-def _describe(name: str, found: tuple[EntryPoint, ...]) -> PluginEntry:
+def describe(name: str, found: tuple[EntryPoint, ...]) -> PluginEntry:
+    """What the source says of one name: the class of a plugin, or the whole module where no class is registered."""
     if len(found) > 1:
         return PluginEntry(name, "", "", "", "registered several times: " + ", ".join(entry.value for entry in found))
     entry = found[0]
@@ -36,6 +37,8 @@ def _describe(name: str, found: tuple[EntryPoint, ...]) -> PluginEntry:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, OSError, UnicodeDecodeError) as error:
         return PluginEntry(name, "", "", str(file), f"{type(error).__name__}: {error}")
+    if entry.attr is None:
+        return PluginEntry(name, (ast.get_docstring(tree) or "").split("\n", 1)[0], "", str(file))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == entry.attr:
             text = ast.get_docstring(node) or ast.get_docstring(tree) or ""

@@ -1,7 +1,8 @@
-"""Is this machine fit, and how is it used best? `examine` prints findings; `tune` measures and writes settings."""
+"""Say whether this machine is fit, and with --tune how to use it best."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import platform
@@ -17,12 +18,32 @@ from typing import Literal
 from bench import registry
 from bench.api import BenchError, ConfigError
 from bench.cli.catalogue import entries
+from bench.cli.experiment_options import add_results
 from bench.package_conflicts import package_conflicts
+
+EPILOG = """Examples:
+  bench doctor
+  bench doctor --tune machine.yaml"""
 
 NEEDED_GIB = 4.0
 THREADS = (1, 2)
 DISTRIBUTION = "post-training-bench"
 _SHOWN = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pandas", "matplotlib", "pydantic")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    add_results(parser)
+    parser.add_argument(
+        "--tune", type=Path, nargs="?", const=Path("machine.yaml"), metavar="FILE",
+        help="measure, and write workers, threads, precision and chunk sizes into FILE (default machine.yaml); "
+        "`run --config FILE` reads it, a run never chooses by itself",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status: 1 where something stops a run."""
+    return examine_machine(args.results) if args.tune is None else tune(args.tune)
 
 
 @dataclass(frozen=True)

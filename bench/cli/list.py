@@ -1,24 +1,51 @@
-"""What `bench list` prints. The overview reads sources and imports no plugin; one method or reward is imported."""
+"""List methods, rewards, tasks and presets, or show one with its settings.
+
+The overview reads sources and imports no plugin; one method or reward is imported.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench import registry
 from bench.cli.catalogue import entries
+from bench.cli.setting import settings_in
 from bench.config.built_in_tasks import TASKS
 from bench.suggest import hint
 
 if TYPE_CHECKING:
     from bench.api import Method, Reward
 
+EPILOG = """Examples:
+  bench list
+  bench list soar
+  bench list alignment
+  bench list quick
+  bench list train"""
+
 _PRESETS = Path(__file__).parents[1] / "config" / "presets"
 _GROUPS = {"methods": registry.METHODS, "rewards": registry.REWARDS}
 _SETTINGS = ("train", "evaluation", "runtime", "experiment", "task", "data", "prompt_set", "scorers")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    parser.add_argument(
+        "what", nargs="?", metavar="WHAT",
+        help="methods, rewards, tasks, presets, or the name or file of one of them; "
+        f"{', '.join(_SETTINGS[:-1])} or {_SETTINGS[-1]} for their settings; nothing for an overview",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0."""
+    print(listing(args.what))
+    return 0
 
 
 def listing(what: str | None = None) -> str:
@@ -152,48 +179,12 @@ def _settings(name: str) -> str:
 
 
 def _options(config: type, prefix: str) -> str:
-    """The options of a settings dataclass: name, default, bounds and help."""
-    import dataclasses
+    """The options of a settings dataclass: name, default, bounds, effect and help.
 
-    from bench.parsing import field_types
-
-    types = field_types(config)
+    Without `prefix` they are those of an experiment: blocks, and what only a preset may say, have no option themselves.
+    """
     rows = []
-    for field in dataclasses.fields(config):
-        if field.name not in types:
-            continue
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        text, bounds = _documentation(types[field.name])
-        shown = "required" if default is dataclasses.MISSING else f"default {_value(default)}"
-        rows.append((f"--{prefix}.{field.name}" if prefix else f"--{field.name}", f"{text} ({shown}{bounds})"))
+    for setting in settings_in(config).values():
+        option = f"--{prefix}.{setting.name}" if prefix else setting.option if setting.metavar else setting.name
+        rows.append((option, f"{setting.help} ({setting.facts()})"))
     return _table("settings", rows) if rows else "settings\n  none of its own"
-
-
-def _value(default: Any) -> str:
-    import dataclasses
-
-    if dataclasses.is_dataclass(default):
-        return f"see bench list {type(default).__name__.lower()}"
-    if isinstance(default, list | tuple):
-        return ",".join(map(str, default)) or "[]"
-    return "null" if default is None else str(default)
-
-
-def _documentation(annotation: Any) -> tuple[str, str]:
-    """Help and bounds of an annotated type."""
-    from typing import Literal, get_args, get_origin
-
-    text, bounds = "", ""
-    signs = {"Ge": (">=", "ge"), "Gt": (">", "gt"), "Le": ("<=", "le"), "Lt": ("<", "lt")}
-    for note in getattr(annotation, "__metadata__", ()):
-        text = getattr(note, "description", None) or text
-        for bound in getattr(note, "metadata", ()):
-            if type(bound).__name__ in signs:
-                sign, attribute = signs[type(bound).__name__]
-                bounds += f", {sign} {getattr(bound, attribute)}"
-    inner = get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
-    if get_origin(inner) is Literal:
-        bounds += f", one of {', '.join(map(str, get_args(inner)))}"
-    return text, bounds

@@ -1,9 +1,8 @@
-"""The command line: run, status, replay, report, plan, fetch, rehearse, list, new, check, curate, sample, score,
-serve-rewards, reward-env, prompts, pretrain, cache, doctor.
+"""The command line: finds the command that is asked for, reads its options, and runs it.
 
 Exit status: 0 all is well; 1 cells failed, or a check found differences; 2 the input was wrong (one message says how);
-130 interrupted; 141 the reader of the output has gone. What a command needs is imported when it runs, so that `--help`
-and `list` stay quick.
+130 interrupted; 141 the reader of the output has gone. Only the module of the command that is asked for is imported, so
+that `--help` and `list` stay quick.
 """
 
 from __future__ import annotations
@@ -17,9 +16,16 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bench import __version__
-from bench.cli.options import EXAMPLES
-from bench.cli.table import COMMANDS, Command
-from bench.suggest import hint, nearest_name
+from bench.cli.commands import load_command, summaries
+from bench.suggest import nearest_name
+
+EPILOG = """Each command has a help of its own: python -m bench run --help
+
+Examples:
+  python -m bench run                                        the default: SFT, SOAR and Flow-GRPO, about 8 minutes
+  python -m bench plan --preset scenes                       what would run, and for how long
+  python -m bench list soar                                  what a method is, and its settings
+  python -m bench report --check                             do REPORT.md and the results agree?"""
 
 
 class _HasTold(Exception):
@@ -83,28 +89,52 @@ def _expected_error() -> type[Exception]:
 
 
 def _dispatch(given: list[str]) -> int:
-    name = next((argument for argument in given if not argument.startswith("-")), None)
-    if name is not None and name not in COMMANDS:
-        from bench.api import ConfigError
-
-        raise ConfigError(f"no command {name!r}{hint(name, COMMANDS)}")
-    parser = _parser(given)
-    if name is None:
+    place = next((place for place, argument in enumerate(given) if not argument.startswith("-")), None)
+    if place is None:
+        parser = _parser_of_all()
         parser.parse_args(given)
         parser.print_help()
         return 2
-    whole = given
-    given, dotted = _split_dotted(given)
-    args, unknown = parser.parse_known_args(given)
-    args.dotted = dotted
-    args.given = whole
-    args.unknown = _unknown(parser, name, unknown)
-    if args.unknown and not hasattr(args, "preset"):
+    command = load_command(given[place])
+    summary = (command.__doc__ or "").split("\n", 1)[0]
+    parser = _Parser(prog=f"bench {given[place]}", description=summary, epilog=command.EPILOG)
+    command.add_arguments(parser)
+    args = _read(parser, [*given[:place], *given[place + 1 :]])
+    args.given = given
+    return command.run(args)
+
+
+def _parser_of_all() -> argparse.ArgumentParser:
+    """Knows nothing of the commands but their names, for `bench --help`."""
+    parser = _Parser(
+        prog="bench",
+        description="Compare post-training methods for text-to-image diffusion models at exactly the same budget.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"bench {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for name, summary in summaries().items():
+        commands.add_parser(name, help=summary.replace("%", "%%"))
+    return parser
+
+
+def _read(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace:
+    """The options of a command.
+
+    Where it takes dotted options (its defaults hold `dotted`), these are told apart. What is unknown is refused here,
+    unless it tells of that itself, together with all else that is wrong (its defaults hold `unknown`).
+    """
+    dotted: list[tuple[str, str | None]] = []
+    if parser.get_default("dotted") is not None:
+        given, dotted = _split_dotted(given)
+    args, rest = parser.parse_known_args(given)
+    unknown = _unknown(parser, rest)
+    if unknown and parser.get_default("unknown") is None:
         from bench.api import ConfigError
 
-        raise ConfigError("; ".join(args.unknown))
-    command: Command = COMMANDS[name][1]
-    return command(args)
+        raise ConfigError("; ".join(unknown))
+    args.dotted, args.unknown = dotted, unknown
+    return args
 
 
 def _split_dotted(given: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
@@ -124,9 +154,9 @@ def _split_dotted(given: list[str]) -> tuple[list[str], list[tuple[str, str | No
     return rest, dotted
 
 
-def _unknown(parser: argparse.ArgumentParser, name: str, arguments: list[str]) -> list[str]:
+def _unknown(parser: argparse.ArgumentParser, arguments: list[str]) -> list[str]:
     """A message for each argument that the command does not know."""
-    options = [option for option in _subparser(parser, name)._option_string_actions if option.startswith("--")]
+    options = [option for option in parser._option_string_actions if option.startswith("--")]
     messages = []
     for position, argument in enumerate(arguments):
         if not argument.startswith("-"):
@@ -135,27 +165,6 @@ def _unknown(parser: argparse.ArgumentParser, name: str, arguments: list[str]) -
             continue
         option = argument.split("=", 1)[0]
         found = nearest_name(option, options)
-        messages.append(
-            f"no option {option}" + (f"; did you mean {found}?" if found else f" (see bench {name} --help)")
-        )
+        told = f"; did you mean {found}?" if found else f" (see {parser.prog} --help)"
+        messages.append(f"no option {option}{told}")
     return messages
-
-
-def _subparser(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
-    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    return actions[0].choices[name]
-
-
-def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="bench",
-        description="Compare post-training methods for text-to-image diffusion models at exactly the same budget.",
-        epilog=EXAMPLES,
-    )
-    parser.add_argument("--version", action="version", version=f"bench {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, (help_, _, add, epilog) in COMMANDS.items():
-        sub = commands.add_parser(name, help=help_, description=f"{help_[0].upper()}{help_[1:]}.", epilog=epilog)
-        if name != "pretrain" or "pretrain" in given:
-            add(sub)
-    return parser

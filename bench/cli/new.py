@@ -1,10 +1,12 @@
-"""What `bench new` writes: a working method or reward to change, as one file or as a package of its own.
+"""Write a new method or reward that works, to be changed.
 
-The templates are valid Python, read by the same linters as all the rest; names are filled in by replacement.
+It is one file or a package of its own. The templates are valid Python, read by the same linters as all the rest; names
+are filled in by replacement.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import keyword
 import re
@@ -14,7 +16,28 @@ from pathlib import Path
 from bench import registry
 from bench.api import ConfigError
 
+EPILOG = """Examples:
+  bench new min_snr
+  bench new sharpness --reward
+  bench new min_snr --package --into .."""
+
 TEMPLATES = Path(__file__).with_name("templates")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    parser.add_argument("name", metavar="NAME", help="of the method or reward; letters, digits, '-' and '_'")
+    parser.add_argument("--reward", action="store_true", help="a reward instead of a method")
+    parser.add_argument(
+        "--package", action="store_true", help="an installable package with its entry point and a test of its own"
+    )
+    parser.add_argument("--into", type=Path, default=Path(), metavar="FOLDER", help="default: the current folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print where it lies, and what to do next; returns 0."""
+    print(create(args.name, args.into, reward=args.reward, package=args.package))
+    return 0
 
 
 def create(name: str, folder: Path, *, reward: bool = False, package: bool = False) -> str:

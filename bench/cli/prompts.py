@@ -1,7 +1,8 @@
-"""`bench prompts`: writes prompt sets of our own, in the published formats."""
+"""Write prompts in GenEval's format, or that ask for a written text."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 from collections import Counter
@@ -13,7 +14,36 @@ from bench.datasets.prompts.ocr import sign_prompts
 from bench.datasets.prompts.readers import read_prompts
 from bench.files import write_whole
 
+EPILOG = """The splits have nothing in common, whatever the seed.
+
+Examples:
+  bench prompts geneval --count 600 --split report --out geneval.jsonl
+  bench prompts ocr --count 1000 --out ocr.txt"""
+
 KINDS = {"geneval": (geneval_prompts, ".jsonl"), "ocr": (sign_prompts, ".txt")}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    parser.add_argument("kind", metavar="KIND", help="geneval (a .jsonl with what to look for) or ocr (a .txt)")
+    parser.add_argument("--count", type=int, required=True, metavar="N", help="how many")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="where to; an existing file is replaced"
+    )
+    parser.add_argument("--split", default="train", metavar="NAME", help="train (default), tune or report")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of their choice and order (default 0)")
+    parser.add_argument(
+        "--without", type=Path, metavar="FILE", help="prompts to leave out, e.g. those of an evaluation"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print how many were written of each category; returns 0."""
+    counts = write_prompts(
+        args.kind, args.count, args.out, split=args.split, seed=args.seed, without=args.without
+    )  # fmt: skip
+    print(f"{args.out}: {', '.join(f'{count} {category}' for category, count in counts.items())}")
+    return 0
 
 
 def write_prompts(kind: str, count: int, out: Path, *, split: str, seed: int, without: Path | None = None) -> Counter:

@@ -1,12 +1,29 @@
-"""`bench reward-env`: the environment of one reward, built or found."""
+"""Build the environment of its own that a reward works in; a second call finds it."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from bench import registry
 from bench.api import ConfigError, Reward
 from bench.scoring.workers.environment import PinnedEnvironment
+
+EPILOG = """It lies below $BENCH_CACHE (~/.cache/bench), by the hash of its pins; it takes minutes and gigabytes.
+
+Example:
+  bench reward-env imagereward"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    parser.add_argument("name", metavar="REWARD", help="e.g. imagereward")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0."""
+    build_reward_environment(args.name)
+    return 0
 
 
 def build_reward_environment(name: str) -> Path:

@@ -1,4 +1,7 @@
-"""`bench run`: the comparison, its report, and where they lie; at once, detached, or one process of several."""
+"""Run a comparison, write the report, print the table.
+
+At once, detached, or as one process of several.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,43 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cli.experiment_options import experiment_of, report_path, with_pictures, with_prompt_sets
+from bench.cli.experiment_options import (
+    OVERRIDES,
+    add_experiment,
+    add_report,
+    read_experiment,
+    report_path,
+    with_pictures,
+    with_prompt_sets,
+)
+
+EPILOG = f"""{OVERRIDES}
+
+Finished cells are not run again; an interrupted run goes on where it stopped.
+
+Examples:
+  python -m bench run                                        the default: SFT, SOAR and Flow-GRPO, about 8 minutes
+  python -m bench run --methods sft,soar --budget 60k --seeds 3 --name longer
+  python -m bench run --methods sft,my_method.py --name mine a method of your own"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    add_experiment(parser)
+    add_report(parser)
+    parser.add_argument(
+        "--allow-mixed", action="store_true", help="go on in a results folder whose cells were made by other code"
+    )
+    parser.add_argument(
+        "--detach", action="store_true", help="run without this terminal, and write to a log beside the results"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """The exit status: 1 where cells failed."""
     from bench.distributed.launch import RankInfo, Team
 
-    read = experiment_of(args)
+    read = read_experiment(args)
     place = RankInfo.here(shard=read.shard)
     asked = with_prompt_sets(read, is_first=place is None or place.rank == 0)
     from bench.experiments.status.tracking import Tracked, tracker_of
@@ -65,12 +97,16 @@ def _print_places(folder: Path, report: Path, curves: str | None, cache_gib: flo
 
 
 def command_line(given: Sequence[str]) -> str:
-    """The command line as it can be given again; where it wrote to is left out."""
+    """The command line as it can be given again, without where it wrote to, and where and how it was computed."""
+    from bench.cli.setting import settings_in
+    from bench.config.settings import Experiment
+
+    effects = {setting.option: setting.effect for setting in settings_in(Experiment).values()}
     kept: list[str] = []
     rest = iter(given)
     for argument in rest:
         name = argument.split("=", 1)[0]
-        if name not in ("--results", "--report", "--workers", "--track"):
+        if name not in ("--results", "--report") and effects.get(name.split(".", 1)[0]) != "run":
             kept.append(argument)
         elif "=" not in argument:
             next(rest)

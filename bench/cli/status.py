@@ -1,7 +1,8 @@
-"""`bench status`: what runs, how far it is and how long it will take, as a table."""
+"""Say what runs, how far it is and how long it will take."""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bench.api import ConfigError, DataError
+from bench.cli.experiment_options import add_results
 from bench.experiments.detach import LOG
 from bench.experiments.status.progress import amount, cell_table, clock_text
 from bench.experiments.status.view import ExperimentView, look
@@ -21,8 +23,34 @@ from bench.paths import inside
 from bench.results.records.writer import EXPERIMENT
 from bench.suggest import hint
 
+EPILOG = """Only reads, while a run goes on or after it.
+
+Examples:
+  bench run --preset scenes --detach
+  bench status --name scenes --watch"""
+
 WATCH_SECONDS = 2.0
 _ORDER = ("done", "failed", "training", "judging", "starting", "interrupted", "waiting")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    add_results(parser)
+    parser.add_argument(
+        "--name", metavar="NAME", help="one experiment, with all its cells; default: all that there are"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="what runs, again and again until it ends (Ctrl-C: enough)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status: 0, also where it was watched only for a while."""
+    try:
+        show(args.results, args.name, watch=args.watch)
+    except KeyboardInterrupt:  # enough was seen; the run goes on
+        print()
+    return 0
 
 
 def render_status(view: ExperimentView, *, finished: bool = True) -> Group:

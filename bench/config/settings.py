@@ -217,66 +217,118 @@ Share = Annotated[float, Option("", gt=0, lt=1)]
 class Experiment:
     """A complete comparison, every default written out: tasks x methods x seeds under one budget."""
 
-    name: Annotated[str, Option("folder of the results", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", effect="report")]
-    tasks: Annotated[tuple[Task, ...], Option("tasks, by name", min_length=1, effect="cell")]
-    methods: Annotated[tuple[Chain, ...], Option("methods, by name or file; `a+b` chains", min_length=1, effect="cell")]
+    name: Annotated[
+        str,
+        Option(
+            "folder of the results; another comparison needs another name",
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+            effect="report",
+            metavar="NAME",
+        ),
+    ]
+    tasks: Annotated[
+        tuple[Task, ...], Option("tasks by name (bench list tasks)", min_length=1, effect="cell", metavar="A,B")
+    ]
+    methods: Annotated[
+        tuple[Chain, ...],
+        Option(
+            "methods by name or file (path/to/file.py); a+b runs b after a, each on its share of the budget",
+            min_length=1,
+            effect="cell",
+            metavar="A,B",
+        ),
+    ]
     budget: Annotated[
-        Budget, Option("200k, 1e15flops, 10min, 500updates, 20kimages"), PlainValidator(_budget),
+        Budget,
+        Option(
+            "of every method: 200k (forward-equivalents), 1e15flops, 10min, 500updates, 20kimages", metavar="AMOUNT"
+        ),
+        PlainValidator(_budget),
         PlainSerializer(lambda budget: budget.text),
-    ]  # fmt: skip
+    ]
     seeds: Annotated[
         tuple[Annotated[int, Option("", ge=0)], ...],
-        Option("a number of seeds, or a list of them", min_length=1, effect="cell"),
+        Option(
+            "number of seeds, or a list of them ([4] is the one seed 4)", min_length=1, effect="cell", metavar="N|A,B"
+        ),
     ] = (0,)
-    label: Annotated[str, Option("stands in the title of every table, e.g. demonstration", effect="report")] = ""
+    label: Annotated[
+        str, Option("words for the title of every table, e.g. demonstration", effect="report", metavar="TEXT")
+    ] = ""
     question: Annotated[str, Option("what the experiment asks, in one sentence", effect="report")] = ""
     world: Annotated[str, Option("where tasks and data come from")] = "scenes"
     model: Annotated[
-        str | None, Option("folder in the diffusers format, or hub id of a fetched one; null: the world's own")
+        str | None,
+        Option(
+            "folder in the diffusers format, or hub id of a fetched model; null: the world's own", metavar="PATH|ID"
+        ),
     ] = None
     data: Annotated[Data | None, Option("the user's own pictures, for the world `images`")] = None
     weights: Annotated[
-        Literal["stored", "random"], Option("the model's own; or random ones in its architecture, for a rehearsal")
+        Literal["stored", "random"],
+        Option(
+            "the model's own; or random ones in its architecture, for a rehearsal without the model",
+            metavar="stored|random",
+        ),
     ] = "stored"
     device: Annotated[
         str,
         Option(
-            "auto (CUDA where there is one), cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$", effect="run"
+            "auto (CUDA where there is one), cpu, cuda or cuda:N",
+            pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+            effect="run",
+            metavar="DEVICE",
         ),
     ] = "auto"
     shard: Annotated[
         bool,
         Option(
-            "share out weights, gradients and optimiser's state over the processes that train together", effect="run"
+            "share weights, gradients and optimiser's state out over the processes of torchrun",
+            effect="run",
+            metavar="true|false",
         ),
     ] = False
     split: Annotated[
         Share | tuple[Share, ...],
-        Option("share of the budget of a chain's first stage, the others share the rest; or a list of shares"),
+        Option(
+            "share of the budget of a chain's first stage, the others share the rest; or a list of shares",
+            metavar="SHARE",
+        ),
         AfterValidator(_split),
     ] = 0.5
     baseline: Annotated[
-        str, Option("method that differences are taken to; base is the model before training", effect="report")
+        str,
+        Option(
+            "method that differences are taken to; where none is named, sft if it runs, else base, the model before "
+            "training",
+            effect="report",
+            metavar="METHOD",
+        ),
     ] = BASE
     runtime: Annotated[Runtime, Option("how the model is loaded and run")] = Runtime()
     train: Annotated[Train, Option("training, for all methods", effect="cell")] = Train()
     evaluation: Annotated[Evaluation, Option("evaluation, for all methods")] = Evaluation()
     tuning_trials: Annotated[
-        int, Option("tuning trials that each method was given; reported", ge=0, effect="report")
+        int, Option("tuning trials that each method was given; only reported", ge=0, effect="report", metavar="N")
     ] = 0
-    workers: Annotated[int, Option("cells that run at once", ge=1, effect="run")] = 2
-    threads: Annotated[int, Option("threads of each worker", ge=1)] = 1
+    workers: Annotated[int, Option("cells that run at once", ge=1, effect="run", metavar="N")] = 2
+    threads: Annotated[int, Option("threads of each worker", ge=1, metavar="N")] = 1
     cache_gib: Annotated[
         float,
         Option(
             "GiB of latents and text embeddings kept on disk, for all runs; the oldest go; 0: none is kept",
             ge=0,
             effect="run",
+            metavar="GIB",
         ),
     ] = 50.0
     track: Annotated[
         Literal["tensorboard", "trackio"] | None,
-        Option("write curves for one of these beside the results; null: none", effect="run"),
+        Option(
+            "tensorboard or trackio: write curves for it, in tracking/ beside the results; null: none",
+            effect="run",
+            metavar="TRACKER",
+        ),
     ] = None
     scorers: Annotated[
         dict[str, ScorerProcess],
@@ -285,17 +337,19 @@ class Experiment:
     reward_server: Annotated[
         str | None,
         Option(
-            "address of `bench serve-rewards`; its scorers are taken from there",
+            "take the scorers that `bench serve-rewards` has there from it; the others run here; null: all run here",
             pattern=r"^https?://[^/\s@]+/?$",
             effect="run",
+            metavar="URL",
         ),
     ] = None
     reward_seconds: Annotated[
         float | None,
         Option(
-            "a call or load() of a reward that takes longer hangs, and its worker is ended; null: none",
+            "a call or load() of a reward that takes longer hangs, and its worker is ended; null: no limit",
             gt=0,
             effect="run",
+            metavar="SECONDS",
         ),
     ] = 600.0
 

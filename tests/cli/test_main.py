@@ -1,20 +1,30 @@
-"""The command line: bad input gets one message and status 2, help and list are quick, each command is wired up."""
+"""The command line: bad input gets one message and status 2, help and list are quick, commands can be added."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import registry
 from bench.api import ConfigError
+from bench.cli.commands import GROUP, NAMES, load_command, summaries
 from bench.cli.main import main
-from bench.cli.main import main as cli
 from bench.cli.new import TEMPLATES
 from bench.cli.run import command_line
+from bench.cli.setting import settings_in
+from bench.config.settings import Experiment
+from pretrain import command as pretrain
+from pretrain import recipe
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TOY = '''
 from dataclasses import dataclass
@@ -74,6 +84,9 @@ def toy(tmp_path: Path) -> str:
         ),
         (["list", "saor"], ["nothing is named 'saor'; did you mean 'soar'?"]),
         (["list", "--what"], ["no option --what"]),
+        (["list", "--train.batch_size", "3"], ["no option --train.batch_size (see bench list --help)"]),
+        (["--bugdet", "list"], ["no option --bugdet"]),
+        (["--versoin"], ["unrecognized arguments: --versoin (see bench --help)"]),
         (["sample", "--steps", "0"], ["expected at least 1 step"]),
         (["sample", "--steps", "many"], ["invalid int value: 'many'"]),
         (["sample", "--out", "picture.jpg"], ["expected a name that ends with .png"]),
@@ -90,27 +103,159 @@ def test_bad_input_gets_one_message_and_status_2(
         assert message in error
 
 
-def _importing(arguments: list[str]) -> tuple[float, str, list[str]]:
-    """CPU seconds, output, and the heavy packages that a command imports."""
-    heavy = ["torch", "diffusers", "transformers", "pandas", "matplotlib", "pydantic", "yaml"]
+HEAVY = {"torch", "diffusers", "transformers", "trl", "numpy", "scipy", "pandas", "pyarrow", "matplotlib", "PIL"}
+
+
+def _importing(*commands: list[str]) -> tuple[float, str, set[str]]:
+    """CPU seconds, output, and the modules imported of a process that runs commands in turn."""
     code = (
         "import sys, json, time\nfrom bench.cli.main import main\n"
-        f"status = main({arguments!r})\n"
-        f"print('\\n' + json.dumps([status, time.process_time(), [m for m in {heavy!r} if m in sys.modules]]))"
+        f"status = max(map(main, {commands!r}))\n"
+        "print('\\n' + json.dumps([status, time.process_time(), list(sys.modules)]))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     text, _, last = result.stdout.rstrip().rpartition("\n")
     status, seconds, imported = json.loads(last)
     assert status == 0, result.stderr
-    return seconds, text, imported
+    return seconds, text, set(imported)
 
 
-@pytest.mark.parametrize(("arguments", "reads"), [(["--help"], []), (["run", "--help"], []), (["list"], ["yaml"])])
-def test_help_and_list_are_quick_and_import_nothing_heavy(arguments: list[str], reads: list[str]) -> None:
+@pytest.mark.parametrize(("arguments", "settings"), [(["--help"], False), (["list"], False), (["run", "--help"], True)])
+def test_help_and_list_are_quick_and_import_nothing_heavy(arguments: list[str], settings: bool) -> None:
     seconds, text, imported = _importing(arguments)
-    assert imported == reads
+    assert imported & (HEAVY if settings else HEAVY | {"pydantic"}) == set()
+    commands = {name for name in NAMES if f"bench.cli.{name.replace('-', '_')}" in imported}
+    assert commands == {name for name in arguments if name in NAMES}
     assert seconds < 0.5  # of the process, start-up included; the wall clock depends on the neighbours
     assert "soar" in text.lower()
+
+
+def test_no_command_needs_anything_heavy_for_its_help() -> None:
+    _, text, imported = _importing(*([name, "--help"] for name in NAMES))
+    assert imported & HEAVY == set()
+    assert text.count("usage: bench ") == len(NAMES)
+
+
+def test_the_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
+    found = summaries()
+    assert [name for name in found if name in NAMES] == list(NAMES)
+    for name, summary in found.items():
+        module = load_command(name)
+        assert summary and summary == (module.__doc__ or "").splitlines()[0]
+        assert main([name, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"usage: bench {name} ") and module.EPILOG in out
+
+
+def test_every_field_of_an_experiment_with_a_metavar_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    told = settings_in(Experiment)
+    for name, setting in told.items():
+        assert (f"{setting.option} {setting.metavar} {setting.help} (default" in out) == bool(setting.metavar), name
+    assert "cells that run at once (default 2)" in out and told["seeds"].default == "default [0]"
+
+
+ADDED = {
+    "good.py": '''"""Count to three, in 100% of cases."""
+EPILOG = "Example: bench count --to 3"
+def add_arguments(parser):
+    parser.add_argument("--to", type=int, default=3)
+def run(args):
+    print(*range(1, args.to + 1))
+    return 0
+''',
+    "bare.py": '"""Has no work."""\nEPILOG = ""\n',
+    "broken.py": '"""Breaks."""\n1 / 0\n',
+}
+ENTRIES = """[bench.commands]
+pretrain = pretrain.command
+count = good
+bare = bare
+broken = broken
+lost = nowhere
+doctor = good
+"""
+
+
+@pytest.fixture
+def other_package(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `bench` where another package is installed that adds commands."""
+    info = tmp_path / "other-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRIES)
+    for name, text in ADDED.items():
+        (tmp_path / name).write_text(text)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+
+    def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "bench", *arguments]
+        return subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
+
+    return bench
+
+
+def test_another_package_adds_a_command(other_package: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    told = " ".join(other_package("--help").stdout.split())
+    for part in (
+        "count Count to three, in 100% of cases.",
+        "broken Breaks.",
+        "lost BROKEN: module nowhere cannot be found",
+        "doctor BROKEN: registered several times: bench.cli.doctor, good",
+    ):
+        assert part in told
+    assert other_package("count", "--to", "4").stdout == "1 2 3 4\n"
+    assert "Count to three, in 100% of cases." in other_package("count", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["count", "--too", "4"], "no option --too; did you mean --to?"),
+        (["coutn"], "no command 'coutn'; did you mean 'count'?"),
+        (["bare"], "lacks add_arguments, run"),
+        (["broken"], "command 'broken' (broken) cannot be imported: ZeroDivisionError: division by zero ("),
+        (["lost"], "command 'lost' (nowhere) cannot be imported: ModuleNotFoundError"),
+        (["doctor"], "command 'doctor' (bench.cli.doctor, good) is registered 2 times"),
+    ],
+)
+def test_a_bad_command_of_another_package_gets_one_message(
+    arguments: list[str], message: str, other_package: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    result = other_package(*arguments)
+    assert (result.returncode, result.stdout) == (2, "") and "Traceback" not in result.stderr
+    assert result.stderr.startswith("bench: ") and message in result.stderr
+
+
+def test_the_pretraining_recipe_is_a_command_of_another_package(
+    other_package: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    assert registry.declared(GROUP) == {"pretrain": "pretrain.command"}
+    told = other_package("pretrain", "--help").stdout
+    assert told.startswith("usage: bench pretrain ") and (pretrain.__doc__ or "").splitlines()[0] in told
+    assert other_package("pretrain", "--stage", "clap").stderr.startswith(
+        "bench: argument --stage: invalid choice: 'clap'"
+    )
+    parser = argparse.ArgumentParser()
+    pretrain.add_arguments(parser)
+    args = parser.parse_args(["--stage", "clip", "--minutes", "2"])
+    plan = recipe.plan_of("clip", args)
+    assert (
+        plan.minutes == 2 and plan.samples == recipe.PLANS["clip"].samples and set(recipe.PLANS) <= set(pretrain.STAGES)
+    )
+    code = "import pretrain.command, sys; raise SystemExit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_command_that_is_not_installed_yet_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.cli.commands.registered", lambda group: {})
+    assert main(["pretrain"]) == 2
+    assert "'pretrain' stands in pyproject.toml but is not installed: run `pip install -e .`" in capsys.readouterr().err
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +283,14 @@ def test_without_a_command_it_says_how(capsys: pytest.CaptureFixture[str]) -> No
         ("quick", ["label: demonstration"]),
         ("train", ["--train.batch_size", "default 32, >= 1", "one of full, lora"]),
         ("evaluation", ["--evaluation.milestones", "default 0.25,0.5,0.75,1.0"]),
-        ("experiment", ["--budget", "20kimages (required)"]),
+        (
+            "experiment",
+            ["--budget", "20kimages (required)", "--cache-gib", "at once (default 2, >= 1; changes no number)"],
+        ),
+        (
+            "experiment",
+            ["  question ", "  world ", "  train ", "(see bench list train; changes only the cells it is set for)"],
+        ),
         ("task", ["--task.top_share", "> 0, <= 1"]),
         ("aesthetic", ["reward aesthetic", "task aesthetic"]),
         ("TOY", ["A toy that does nothing.", "--toy.points", "points per sample (default 2, >= 1)"]),
@@ -155,18 +307,18 @@ def test_list_shows(what: str, parts: list[str], toy: str, capsys: pytest.Captur
 def test_only_mistakes_of_the_user_are_caught(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def raising(error: BaseException) -> dict[str, Any]:
+    def raising(error: BaseException) -> Callable[[Any], int]:
         def command(args: Any) -> int:
             raise error
 
-        return {**cli.COMMANDS, "list": ("stand in", command, lambda parser: None, "")}
+        return command
 
-    monkeypatch.setattr(cli, "COMMANDS", raising(ConfigError("told")))
+    monkeypatch.setattr("bench.cli.list.run", raising(ConfigError("told")))
     assert main(["list"]) == 2
     assert capsys.readouterr().err == "bench: told\n"
-    monkeypatch.setattr(cli, "COMMANDS", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("bench.cli.list.run", raising(KeyboardInterrupt()))
     assert main(["list"]) == 130
-    monkeypatch.setattr(cli, "COMMANDS", raising(ZeroDivisionError("a bug")))
+    monkeypatch.setattr("bench.cli.list.run", raising(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         main(["list"])
 
@@ -239,9 +391,17 @@ def test_doctor_tunes_into_a_file_that_a_run_reads(
     assert "the file exists" in capsys.readouterr().err
 
 
-def test_the_recorded_command_leaves_out_where_it_wrote_to() -> None:
-    given = ["run", "--methods", "sft", "--results", "/somewhere/else", "--report=here.md", "--soar.num_points", "3"]
-    assert command_line(given) == "python -m bench run --methods sft --soar.num_points 3"
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        ["--results", "/somewhere/else"], ["--report=here.md"], ["--workers", "4"], ["--device", "cuda:1"],
+        ["--shard=true"], ["--cache-gib", "0"], ["--track", "trackio"], ["--reward-server", "http://127.0.0.1:9"],
+        ["--reward-seconds", "null"], ["--scorers.jpeg.threads", "2"], ["--scorers.jpeg.device=cpu"],
+    ],
+)  # fmt: skip
+def test_the_recorded_command_leaves_out_where_and_how_it_was_computed(left_out: list[str]) -> None:
+    kept = ["--methods", "sft", "--config", "machine.yaml", "--threads", "2", "--name=x", "--soar.num_points", "3"]
+    assert command_line(["run", *kept[:4], *left_out, *kept[4:]]) == f"python -m bench run {' '.join(kept)}"
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

@@ -113,7 +113,7 @@ def test_the_presets_train_and_judge_with_one_guidance_and_text_length(preset: s
 def test_the_full_preset_has_the_papers_settings() -> None:
     experiment = load_settings("sd35-medium")
     sft, soar, flowgrpo = (experiment.stages(label)[0] for label in ("sft", "soar", "flowgrpo"))
-    assert sft.train == soar.train and experiment.budget == "5000updates"
+    assert sft.train == soar.train and experiment.budget.text == "5000updates"
     assert (sft.train.batch_size, sft.train.learning_rate, sft.train.weight_decay) == (32, 2e-5, 1e-2)
     assert (sft.train.adaptation, flowgrpo.train.adaptation) == ("full", "lora")
     assert (soar.config["num_points"], soar.config["rollout_steps"]) == (6, 40)

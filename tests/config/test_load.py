@@ -111,7 +111,7 @@ def test_texts_of_the_command_line_take_their_fields_type(toy: str) -> None:
     assert experiment.seeds == (3, 5)
     assert experiment.stages("toy")[0].config == {"points": 2, "rate": 1e-5, "sizes": [4, 8]}
     assert experiment.evaluation.milestones == (0.5, 1.0)
-    assert (experiment.budget, experiment.label, experiment.train.precision) == ("1e15flops", "2024", "bfloat16")
+    assert (experiment.budget.text, experiment.label, experiment.train.precision) == ("1e15flops", "2024", "bfloat16")
     assert [task.name for task in experiment.tasks] == ["text", "aesthetic"]
 
 

@@ -63,7 +63,7 @@ def test_where_scorers_run_changes_no_configuration(tiny_pipeline: Path) -> None
 
 
 def test_the_conformance_checks_examine_a_scorer_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["jpeg"], process=True) == 0
+    assert command.check_plugins(["jpeg"], process=True) == 0
     assert "reward jpeg (process, device auto, threads 1)" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="are for rewards, but none was named"):
-        command.main(["sft"], process=True)
+        command.check_plugins(["sft"], process=True)

@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
     assert apart is not None
     serve_rewards(
         split_list(args.reward), host=args.host, port=args.port, token_file=args.token_file, pictures=args.max_batch,
-        megabytes=args.max_mb, seconds=args.timeout, journal=args.journal, apart=apart,
+        megabytes=args.max_mb, seconds=args.timeout, journal=None, apart=apart,
     )  # fmt: skip
 
 

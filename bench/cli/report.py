@@ -1,0 +1,34 @@
+"""Write the report and all figures from the results alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench.cli.experiment_options import add_report, add_results, report_path
+
+EPILOG = """Example:
+  bench report --check                                       do REPORT.md and the results agree?"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    add_results(parser)
+    add_report(parser)
+    parser.add_argument("--check", action="store_true", help="write nothing; say where report and results differ")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status: 1 where a check finds differences."""
+    from bench.results import report
+
+    path = report_path(args)
+    if not args.check:
+        report.write_report(args.results, path)
+        print(path)
+        return 0
+    differences = report.check_report(args.results, path)
+    for difference in differences:
+        print(difference, file=sys.stderr)
+    print(f"{path}: {'agrees with the results' if not differences else f'{len(differences)} differences'}")
+    return 1 if differences else 0

@@ -1,27 +1,18 @@
-"""The direction of dependencies, read from the imports of every module (DESIGN: the house)."""
+"""What plugins may import, and what has to stay light: read from the imports of every module."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-OURS = ("bench", "methods", "rewards")
+from tests.test_structure import modules
+
 DEVICE = {"bench.models", "bench.device"}
 APART = {"bench.scoring.workers", "bench.scoring.workers.environment", "bench.scoring.workers.worker_process"}
 HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "trl"}
-
-
-def modules() -> Iterator[tuple[str, Path]]:
-    """Every module of ours, by its dotted name."""
-    for package in OURS:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
 @cache
@@ -47,7 +38,7 @@ def imports(path: Path, *, at_load: bool) -> set[str]:
     return found
 
 
-MODULES = dict(modules())
+MODULES = modules()
 
 
 def ours(name: str, *, at_load: bool = False) -> set[str]:
@@ -103,7 +94,7 @@ def test_rewards_import_the_contract_the_maths_and_their_world(name: str) -> Non
         "bench.experiments.detach",
         "bench.experiments.status.tracking",
     ]
-    + ["bench.conformance", "bench.preflight.conformance.check"],
+    + ["bench.preflight.conformance.check"],
 )
 def test_what_reads_results_or_options_loads_no_model_library(name: str) -> None:
     loaded = reaches(name)
@@ -119,42 +110,3 @@ def test_what_only_reads_results_never_imports_torch_at_all() -> None:
     assert readers
     for name in readers:
         assert not {found.split(".")[0] for found in imports(MODULES[name], at_load=False)} & HEAVY, name
-
-
-def test_only_the_command_line_knows_the_conformance_checks() -> None:
-    for name in MODULES:
-        if not name.startswith(("bench.conformance", "bench.cli.templates")):
-            assert not any(found.startswith("bench.conformance") for found in ours(name)), name
-
-
-def test_nothing_imports_the_command_line() -> None:
-    for name in MODULES:
-        if name not in ("bench.cli.main", "bench.__main__"):
-            assert "bench.cli.main" not in ours(name), name
-
-
-@pytest.mark.parametrize("name", ["bench.api", "bench.flow", "bench.rng", "bench.budget"])
-def test_the_foundation_stands_on_nothing_else(name: str) -> None:
-    assert ours(name) <= {"bench", "bench.api", "bench.flow", "bench.rng"}
-
-
-def test_the_harness_does_not_know_a_method_by_name() -> None:
-    for name in MODULES:
-        if name.startswith("bench."):
-            assert not any(found.startswith("methods") for found in ours(name)), name
-
-
-def test_there_is_no_cycle_at_load() -> None:
-    state: dict[str, int] = {}
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        if state.get(name) == 2:
-            return
-        assert state.get(name) != 1, " -> ".join([*path[path.index(name) :], name])
-        state[name] = 1
-        for found in {found for found in ours(name, at_load=True) if not f"{name}.".startswith(f"{found}.")}:
-            visit(found, (*path, name))
-        state[name] = 2
-
-    for name in MODULES:
-        visit(name, ())

@@ -105,9 +105,7 @@ def _next(group: str, plugin: str | Path) -> str:
     """The two commands after this one."""
     spec = plugin if isinstance(plugin, str) or plugin.is_absolute() else f"./{plugin}"
     name = plugin if isinstance(plugin, str) else plugin.stem
-    use = (
-        ["--methods", f"sft,{spec}"] if group == registry.METHODS else ["--methods", "flowgrpo", "--task.reward", spec]
-    )
+    use = ["--methods" if group == registry.METHODS else "--reward", str(spec)]
     commands = (["check", str(spec)], ["run", *use, "--name", name])
     return "\n".join(["Next:", *(f"  python -m bench {shlex.join(command)}" for command in commands)])
 

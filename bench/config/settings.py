@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import field
@@ -170,12 +171,17 @@ class StageSettings:
         Raises:
             ConfigError, PluginError: the plugin is gone, broken, or has other settings than when this was resolved.
         """
-        method, config = registry.load_method(self.source), self.config
-        if not isinstance(config, method.Config):
-            problems = Problems()
-            config = validate(method.Config, config, self.name, problems)
-            problems.raise_if_any(f"settings of method {self.name}")
-        return configured(method, config)
+        return configured(registry.load_method(self.source), self.typed().config)
+
+    def typed(self) -> StageSettings:
+        """The same with a `Config`; raises as `build` does."""
+        method = registry.load_method(self.source)
+        if isinstance(self.config, method.Config):
+            return self
+        problems = Problems()
+        config = validate(method.Config, self.config, self.name, problems)
+        problems.raise_if_any(f"settings of method {self.name}")
+        return dataclasses.replace(self, config=config)
 
 
 def configured(method: type[Method], config: Any) -> Method:
@@ -380,13 +386,14 @@ class Experiment:
         """The experiment that `resolved` described.
 
         Raises:
-            ConfigError: the values are not those of an experiment.
+            ConfigError, PluginError: the values are not those of an experiment, or a method of it is gone or broken.
         """
         problems = Problems()
         experiment = validate(cls, values, "", problems)
         problems.raise_if_any("resolved experiment")
         assert experiment is not None
-        return experiment
+        chains = (Chain(chain.label, tuple(stage.typed() for stage in chain.stages)) for chain in experiment.methods)
+        return dataclasses.replace(experiment, methods=tuple(chains))
 
     @property
     def config_hash(self) -> str:

@@ -38,7 +38,7 @@ def test_a_new_method_is_one_file_that_tells_where_it_is_and_what_comes_next(
     out = capsys.readouterr().out
     assert str(here / "min-snr.py") in out
     assert "python -m bench check ./min-snr.py\n" in out
-    assert "python -m bench run --methods sft,./min-snr.py --name min-snr\n" in out
+    assert "python -m bench run --methods ./min-snr.py --name min-snr\n" in out
     text = (here / "min-snr.py").read_text()
     assert len(text.splitlines()) < 100 and "plugin" not in text.replace("a plugin imports", "").lower()
     cls = registry.load_method("./min-snr.py")
@@ -58,7 +58,7 @@ def test_the_new_reward_is_the_mean_saturation(here: Path, capsys: pytest.Captur
     assert main(["new", "vivid", "--reward"]) == 0
     out = capsys.readouterr().out
     assert "python -m bench check ./vivid.py\n" in out
-    assert "python -m bench run --methods flowgrpo --task.reward ./vivid.py --name vivid\n" in out
+    assert "python -m bench run --reward ./vivid.py --name vivid\n" in out
     reward = registry.load_reward("./vivid.py")()
     colours = np.array([[255, 0, 0], [0, 0, 0], [90, 90, 90], [200, 100, 50]], np.uint8)
     images = np.broadcast_to(colours[:, None, None], (4, 5, 3, 3)).copy()

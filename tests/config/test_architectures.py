@@ -105,7 +105,7 @@ def test_unknown_architectures_are_named(tiny_pipeline: Path) -> None:
 @pytest.mark.parametrize("preset", ["sd35-medium", "sd35-medium-lora"])
 def test_the_presets_train_and_judge_with_one_guidance_and_text_length(preset: str) -> None:
     experiment = load_settings(preset)
-    guidance = {experiment.stages(label)[0].config["guidance"] for label in ("soar", "flowgrpo")}
+    guidance = {experiment.stages(label)[0].config.guidance for label in ("soar", "flowgrpo")}
     assert guidance == {experiment.evaluation.guidance} == {4.5}
     assert (experiment.runtime.resolution, experiment.runtime.text_length) == (512, 256)
 
@@ -116,7 +116,7 @@ def test_the_full_preset_has_the_papers_settings() -> None:
     assert sft.train == soar.train and experiment.budget.text == "5000updates"
     assert (sft.train.batch_size, sft.train.learning_rate, sft.train.weight_decay) == (32, 2e-5, 1e-2)
     assert (sft.train.adaptation, flowgrpo.train.adaptation) == ("full", "lora")
-    assert (soar.config["num_points"], soar.config["rollout_steps"]) == (6, 40)
+    assert (soar.config.num_points, soar.config.rollout_steps) == (6, 40)
     assert (flowgrpo.train.learning_rate, flowgrpo.train.lora_rank, flowgrpo.train.lora_alpha) == (3e-4, 32, 64)
     kept = 0.5 ** (8 / 5000 / flowgrpo.train.ema_half_life)  # of the average, over 8 of the 5,000 updates
     assert kept == pytest.approx(0.9, abs=0.005)

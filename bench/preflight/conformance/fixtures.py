@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.api import Method, Prompt, Reward
 from bench.budget import Budget, Ledger
+from bench.config.built_in_tasks import TASKS
 from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.config.task import Task
@@ -26,7 +27,8 @@ from bench.training.stage import Stage, StageStart
 BATCH = 4
 LORA_RANK = 2
 UPDATES = 3  # more than one, because a KL term has no gradient and a ratio no clipping before the first
-_REWARD = "scenes-aesthetic-head"  # has a network, which the ledger must charge, and gives no two pictures one score
+# Has a network, which the ledger must charge, and gives no two pictures one score
+_REWARD = TASKS["scenes"]["aesthetic"]["reward"]
 _TASK = Task(
     name="conformance", primary=_REWARD, scorers=(_REWARD,), reward=_REWARD, top_share=1.0, candidates=32,
     train_prompts=32,

@@ -41,10 +41,10 @@ def _guidance(experiment: Experiment) -> list[str]:
     """A line where methods train with another guidance scale than evaluation samples with."""
     judged = experiment.evaluation.guidance
     others = {
-        stage.name: stage.config["guidance"]
+        stage.name: stage.config.guidance
         for chain in experiment.methods
         for stage in chain.stages
-        if stage.config.get("guidance", judged) != judged
+        if getattr(stage.config, "guidance", judged) != judged
     }
     if not others:
         return []

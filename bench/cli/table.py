@@ -306,7 +306,9 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
     "cache": (
         "say what the cache of latents and text embeddings holds, or clear it",
         _cache,
-        lambda parser: parser.add_argument("--clear", action="store_true", help="remove what no living run works with"),
+        lambda parser: parser.add_argument(
+            "--clear", action="store_true", help="remove all of it; a living run encodes again what it still needs"
+        ),
         "It lies in $BENCH_CACHE/encoded (~/.cache/bench/encoded); `run --cache-gib N` limits it.",
     ),
     "doctor": ("say whether this machine is fit, and with --tune how to use it best", _doctor, options.add_doctor, ""),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.models.encoding_cache.folder import files_of, folder_of_all, size_of_all
+from bench.models.encoding_cache.folder import entry_counts, files_of, folder_of_all, remove_all, size_of_all
 from bench.results.records.writer import TELEMETRY, read_telemetry
 
 EPILOG = "It lies in $BENCH_CACHE/encoded (~/.cache/bench/encoded); `run --cache-gib N` limits it."
@@ -26,19 +26,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe_cache(*, clear: bool) -> str:
-    """Folder, size and entries, after it was cleared where that is asked for.
+    """Folder, size and entries, after all of it was removed where that is asked for.
+
+    A living run encodes again what it still needs.
 
     Raises:
         DataError: the folder cannot be used.
     """
-    from bench.models.encoding_cache.store import Store
-
-    store = Store(folder_of_all(), 0.0)
-    lines = [f"cleared  {_size(store.clear())}; what a living run works with stays"] if clear else []
-    entries = ", ".join(f"{count:,} {kind}" for kind, count in sorted(store.entries().items())) or "none"
+    folder = folder_of_all()
+    lines = [f"cleared  {_size(remove_all(folder))}; a living run encodes again what it still needs"] if clear else []
+    entries = ", ".join(f"{count:,} {kind}" for kind, count in sorted(entry_counts(folder).items())) or "none"
+    sizes = [file.size for file in files_of(folder)]
     lines += [
-        f"folder   {store.folder}",
-        f"size     {_size(size_of_all(store.folder))} in {len(files_of(store.folder)):,} files",
+        f"folder   {folder}",
+        f"size     {_size(sum(sizes))} in {len(sizes):,} files",
         f"encoded  {entries}",
     ]
     return "\n".join(lines)
@@ -48,7 +49,7 @@ def cache_savings(folder: Path, limit_gib: float) -> str | None:
     """How many encodings the cells of an experiment found in the cache, and its size; None where none asked it.
 
     Raises:
-        DataError: a cell's telemetry is damaged.
+        DataError: a cell's telemetry is damaged, or the cache's folder cannot be used.
     """
     told = [
         line.encodings for path in sorted(folder.glob(f"*/*/seed*/{TELEMETRY}")) for line in read_telemetry(path.parent)

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from bench.api import DataError
 from bench.device import memory_told
-from bench.models.encoding_cache.cache_file import Entry
-from bench.models.encoding_cache.encodings import Encodings
+from bench.models.encoding_cache.cached_encoder import CachedEncoder
 from bench.models.encoding_cache.keys import entry_key
-from bench.models.encoding_cache.store import Store
+from bench.models.encoding_cache.store import Entry, Store
 
 # Texts are always encoded in batches of this size: matrix products of another shape may round differently, and a run
 # that meets its texts in another grouping, because it was resumed or because some of them are in the cache, has to see
@@ -70,12 +69,12 @@ class TextEncoding:
         self.length = length if length is not None else T5_LENGTH * self._has_t5
         self.parked = parked
         self._load = load
-        self._known: Encodings[str] = Encodings("texts", str, self._encode)
+        self._known: CachedEncoder[str] = CachedEncoder("texts", str, self._encode)
 
     def keep(self, store: Store, identity: str) -> None:
         """From now on look for texts in a store, and keep there what is encoded ahead; `identity` is the encoders'."""
         encoder = f"{identity} {self._has_t5} {self.length} {TEXT_BATCH}"
-        self._known = Encodings("texts", lambda text: entry_key(encoder, text), self._encode, store)
+        self._known = CachedEncoder("texts", lambda text: entry_key(encoder, text), self._encode, store)
 
     def __call__(self, texts: Sequence[str]) -> TextCondition:
         """Conditioning float32 on the device, one row for each text; each text is encoded once.

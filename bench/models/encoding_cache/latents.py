@@ -12,9 +12,9 @@ from torch import Tensor
 from bench.datasets.buckets import Size
 from bench.datasets.world import Candidates
 from bench.models.autoencoder import encoded_at_once
-from bench.models.encoding_cache.cache_file import Entry
-from bench.models.encoding_cache.encodings import Encodings
+from bench.models.encoding_cache.cached_encoder import CachedEncoder
 from bench.models.encoding_cache.keys import entry_key
+from bench.models.encoding_cache.store import Entry
 from bench.models.policy import SD3Policy
 
 
@@ -25,7 +25,7 @@ def moments_of(
     size: Size | None = None,
     *,
     share: float = 1.0,
-) -> Encodings[int]:
+) -> CachedEncoder[int]:
     """The latents of pictures by their number: `mean` and `std` (C, h, w) float32, scaled as the policy's own.
 
     `digests` name the pictures as they are prepared; `pixels` reads some of them, uint8 (n, H, W, 3), by their numbers.
@@ -41,10 +41,10 @@ def moments_of(
             for m, s in zip(mean.cpu(), std.cpu(), strict=True):
                 yield {"mean": m.clone(), "std": s.clone()}
 
-    return Encodings("pictures", lambda number: entry_key(encoder, digests[number]), encode, policy.store, share)
+    return CachedEncoder("pictures", lambda number: entry_key(encoder, digests[number]), encode, policy.store, share)
 
 
-def stacked(pictures: Encodings[int], numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+def stacked(pictures: CachedEncoder[int], numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (n, C, h, w) of some pictures."""
     entries = pictures(numbers)
     return torch.stack([e["mean"] for e in entries]), torch.stack([e["std"] for e in entries])

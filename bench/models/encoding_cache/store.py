@@ -1,27 +1,32 @@
-"""The cache of encodings on disk: entries named by all that they depend on, in shards that any process may read.
+"""Entries of the cache on disk: tensors in a safetensors file each, named by all that their bits depend on.
 
-Processes share one folder. Whoever adds or removes a shard, or begins to use one, holds the folder's lock for that
-moment; reading takes none, because a shard never changes. To keep the size limit, shards that were used longest ago go
-first, and never those that a living process works with.
+Two processes that make one entry at once write the same bytes. A flipped bit or a missing end shows when it is read.
 """
 
 from __future__ import annotations
 
-import fcntl
+import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
-from bench.api import DataError
-from bench.files import remove_parts
-from bench.models.encoding_cache.cache_file import DamagedError, Entry, Shard, size_of, write_shard
-from bench.models.encoding_cache.folder import SUFFIX, files_of
-from bench.models.encoding_cache.lease import Lease, in_use
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
-_LOCK = "lock"
+from bench.api import DataError
+from bench.models.encoding_cache.folder import entry_path, make_room, usable
+
+Entry = Mapping[str, Tensor]
+
+
+class DamagedError(DataError):
+    """A file of the cache holds something else than was written."""
 
 
 @dataclass
@@ -33,173 +38,142 @@ class Counts:
 
 
 class Store:
-    """Entries by key; `limit` is how many bytes the folder may hold, `note` is told of what went wrong, once each."""
+    """Entries by kind and key; `limit` is how many bytes the folder may hold, `note` is told of what went wrong.
+
+    To keep the limit, the files that were used longest ago go; those that this store found or wrote are not removed by
+    it, but may be by another process. Several processes that write at once may exceed the limit for a while, by a
+    twentieth each.
+    """
 
     def __init__(self, folder: Path, limit: float, note: Callable[[str], object] = print) -> None:
         self.folder = folder
         self.limit = limit
         self.counts = Counts()
         self._note = note
-        self._told: set[str] = set()
-        self._shards: dict[str, Shard] = {}
-        self._where: dict[str, str] = {}  # the shard of each key
-        self._lease = Lease(folder)
+        self._own: set[str] = set()  # paths of what was found or written
+        self._room = 0.0  # bytes that may be written before the folder is measured again
+        self._is_open = True  # for writing: what fails once is not tried for every entry
 
-    def find(self, keys: Iterable[str]) -> set[str]:
-        """The keys that are there; from now on nobody removes their shards to make room.
+    def find(self, kind: str, keys: Iterable[str]) -> set[str]:
+        """The keys that are there, which count as used now.
 
         Raises:
             DataError: the folder cannot be used.
         """
-        with self._locked():
-            self._look()
-            found = {key for key in keys if key in self._where}
-            self._use(found)
+        found = set()
+        with usable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for key in keys:
+                path = entry_path(self.folder, kind, key)
+                if path.exists():
+                    _touch(path)
+                    self._own.add(str(path))
+                    found.add(key)
         return found
 
-    def read(self, keys: Iterable[str]) -> dict[str, Entry]:
-        """Those entries of keys that were found which are still there and undamaged, in main memory.
+    def read(self, kind: str, key: str) -> Entry | None:
+        """An entry in main memory; None where it is gone, or damaged, which is told, and removed.
 
         Raises:
-            DataError: a shard may not be read.
+            DataError: the file may not be read.
         """
-        wanted: dict[str, list[str]] = {}
-        for key in keys:
-            if key in self._where:
-                wanted.setdefault(self._where[key], []).append(key)
-        entries: dict[str, Entry] = {}
-        for name, own in wanted.items():
+        path = entry_path(self.folder, kind, key)
+        with usable(self.folder), suppress(FileNotFoundError):
             try:
-                with self._usable():
-                    entries |= self._shards[name].read(own)
-            except FileNotFoundError:  # somebody has cleared the cache
-                self._forget(name)
+                entry = read_entry(path)
             except DamagedError as error:
-                self._drop(name, error)
-        return entries
-
-    def add(self, kind: str, entries: Mapping[str, Entry]) -> set[str]:
-        """Keep entries of one kind as a shard; returns the keys that are there now.
-
-        None of them where they do not fit or cannot be written, which is told. What another process was quicker to
-        write is not written again.
-        """
-        with self._locked():
-            remove_parts(self.folder)  # of processes that were killed while they wrote
-            self._look()
-            fresh = {key: entry for key, entry in entries.items() if key not in self._where}
-            if fresh and self._has_room(size_of(fresh.values())):
-                try:
-                    write_shard(self.folder / f"{uuid.uuid4().hex}{SUFFIX}", kind, fresh)
-                except DataError as error:
-                    self._tell_once(
-                        f"the cache {self.folder} cannot be written ({error.__cause__ or error}): what is encoded now "
-                        "stays in memory; free some space, or set $BENCH_CACHE to another place"
-                    )
-                self._look()
-            kept = {key for key in entries if key in self._where}
-            self._use(kept)
-        return kept
-
-    def entries(self) -> dict[str, int]:
-        """How many there are of each kind."""
-        with self._locked():
-            self._look()
-        counts: dict[str, int] = {}
-        for shard in self._shards.values():
-            counts[shard.kind] = counts.get(shard.kind, 0) + len(list(shard.keys))
-        return counts
-
-    def clear(self) -> int:
-        """Remove all shards that no living process works with; returns the bytes that they took."""
-        with self._locked():
-            remove_parts(self.folder)
-            taken = in_use(self.folder)
-            gone = {name: size for name, (size, _) in files_of(self.folder).items() if name not in taken}
-            for name in gone:
-                self._remove(name)
-        return sum(gone.values())
-
-    # Under the lock
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._usable():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / _LOCK).open("a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
-
-    @contextmanager
-    def _usable(self) -> Iterator[None]:
-        """Turns the operating system's refusals into one message."""
-        try:
-            yield
-        except FileNotFoundError:  # a shard that another process has removed
-            raise
-        except OSError as error:
-            raise DataError(
-                f"the cache {self.folder} cannot be used: {error.strerror or error}; expected a folder that can be "
-                "written: mend it, set $BENCH_CACHE to another one, or say --cache-gib 0"
-            ) from error
-
-    def _look(self) -> None:
-        """Take in what others have added and removed since."""
-        there = files_of(self.folder)
-        for name in self._shards.keys() - there.keys():
-            self._forget(name)
-        for name in sorted(there.keys() - self._shards.keys()):
-            try:
-                shard = Shard(self.folder / name)
-            except DamagedError as error:
-                self._drop(name, error)
-            except FileNotFoundError:  # dropped by another process, which needs no lock for it
-                continue
+                self._note(f"{path} is damaged ({error}): what it held is encoded again")
+                path.unlink()
             else:
-                self._shards[name] = shard
-                self._where |= dict.fromkeys(shard.keys, name)
+                _touch(path)
+                return entry
+        return None
 
-    def _use(self, keys: Iterable[str]) -> None:
-        for name in self._lease.take({self._where[key] for key in keys}):
-            with suppress(FileNotFoundError):  # dropped by another process, as damaged: reading it will show
-                os.utime(self.folder / name)
-
-    def _has_room(self, size: int) -> bool:
-        """Whether so many bytes fit into the limit, once those shards are gone that can be spared."""
-        files, taken = files_of(self.folder), in_use(self.folder)
-        excess = sum(held for held, _ in files.values()) + size - self.limit
-        spare = sorted((name for name in files if name not in taken), key=lambda name: files[name][1])
-        if excess > sum(files[name][0] for name in spare):
-            self._tell_once(
-                f"the cache {self.folder} is full: living runs work with all that its limit of "
-                f"{self.limit / 2**30:g} GiB leaves room for, so the other encodings of this run stay in its memory "
-                "and are made again by the next; raise --cache-gib"
+    def add(self, kind: str, key: str, entry: Entry) -> bool:
+        """Keep an entry; False where it does not fit or cannot be written, which is told once."""
+        if not self._is_open:
+            return False
+        data = save({name: tensor.contiguous() for name, tensor in entry.items()}, {"checksum": checksum(entry)})
+        path = entry_path(self.folder, kind, key)
+        try:
+            if not self._has_room(len(data)):
+                return False
+            _write(path, data)
+        except FileNotFoundError:  # the cache was cleared in this moment
+            return False
+        except (OSError, DataError) as error:
+            self._close(
+                f"the cache {self.folder} cannot be written ({error}): what is encoded now stays in memory; free some "
+                "space, or set $BENCH_CACHE to another place"
             )
             return False
-        for name in spare:
-            if excess <= 0:
-                break
-            self._remove(name)
-            excess -= files[name][0]
+        self._own.add(str(path))
+        self._room -= len(data)
         return True
 
-    # Losses
+    def _has_room(self, size: int) -> bool:
+        if size > self._room:
+            free = make_room(self.folder, size, self.limit, self._own)
+            if free is None:
+                self._close(
+                    f"the cache {self.folder} is full: this run uses all that its limit of {self.limit / 2**30:g} GiB "
+                    "leaves room for, so its other encodings stay in its memory and are made again by the next; raise "
+                    "--cache-gib"
+                )
+                return False
+            self._room = max(size, min(free, self.limit / 20))  # no more: others write, too
+        return True
 
-    def _drop(self, name: str, error: DamagedError) -> None:
-        """Remove a damaged shard: what it held is missing from now on, and is encoded again."""
-        self._tell_once(f"{self.folder / name} is damaged ({error}): what it held is encoded again")
-        with self._usable():
-            self._remove(name)
+    def _close(self, reason: str) -> None:
+        self._is_open = False
+        self._note(reason)
 
-    def _remove(self, name: str) -> None:
-        (self.folder / name).unlink(missing_ok=True)
-        self._forget(name)
 
-    def _forget(self, name: str) -> None:
-        self._shards.pop(name, None)
-        self._where = {key: place for key, place in self._where.items() if place != name}
+def read_entry(path: Path) -> Entry:
+    """What `Store.add` wrote.
 
-    def _tell_once(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
-            self._note(message)
+    Raises:
+        DamagedError: it is something else by now.
+        OSError: it is gone, or cannot be read.
+    """
+    data = path.read_bytes()  # opened once: `safe_open` opens a file twice, between which it may go
+    try:
+        # Copied: tensors of PyTorch's own making are aligned, and other alignments take other kernels
+        entry = {name: tensor.clone() for name, tensor in load(data).items()}
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        told = header["__metadata__"]["checksum"]
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DamagedError(f"it is no file of tensors with a checksum: {error}") from error
+    if checksum(entry) != told:
+        raise DamagedError("it does not match its checksum")
+    return entry
+
+
+def checksum(entry: Entry) -> str:
+    """16 hex digits of names, types, shapes and bits."""
+    whole = blake2b(digest_size=8)
+    for name, tensor in sorted(entry.items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        whole.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return whole.hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Let a file appear whole, but do not wait for the disk, as `bench.files` does, at seven times the cost.
+
+    What a power failure takes away is missing or fails its checksum, and is encoded again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _touch(path: Path) -> None:
+    """Set the time of last use; in a folder that may only be read, nobody removes anything by it."""
+    with suppress(OSError):
+        os.utime(path)

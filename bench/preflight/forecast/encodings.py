@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.models.encoding_cache.encodings import HELD_BYTES
+from bench.models.encoding_cache.cached_encoder import HELD_BYTES
 from bench.preflight.forecast.memory import Parts
 
 

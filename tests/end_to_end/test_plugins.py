@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -10,15 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from bench import registry
+from bench.api import PluginError
 from bench.cli.main import main
 from bench.cli.new import create
 from bench.config.load import load_settings
 from bench.conformance import assert_conforms
 from bench.datasets.worlds import load_world
+from bench.experiments.status.progress import EVENTS, ProgressDisplay
+from bench.results.records.schema import Step
 from bench.results.records.writer import CellRecord
 from methods.sft import SFT
+from tests.support import cells
 from tests.support.closed_form import ClosedFormEnv, train
 
 # The smallest run that a command line can ask for.
@@ -34,6 +40,28 @@ task:
 evaluation: {final_prompts: 4, held_out_prompts: 0, diversity_prompts: 0, milestones: [1.0], milestone_prompts: 4,
   grid_prompts: 2, grid_steps: [], grid_guidance: [], drift_states: 0, pictures: 1, steps: 1}
 """
+
+
+# A method of a stranger's, whose terms have names that nothing here knows.
+STRANGER = '''
+from bench import flow
+from bench.api import Method, Needs
+
+
+class Stranger(Method):
+    """Two weighted terms."""
+
+    name = "stranger"
+    needs = Needs(data=True)
+
+    def step(self, env):
+        for batch in env.draw.batches():
+            z1, sigma = env.draw.noise(batch.index), env.draw.sigma(batch.index)
+            v = env.model.velocity(flow.interpolate(batch.z0, z1, sigma), sigma, batch.cond)
+            mse = (v - (z1 - batch.z0)).square().flatten(1).mean(1)
+            env.backward({"mse": (1.0, mse), "size": (0.5, v.square().flatten(1).mean(1))}, env.batch_size)
+        return env.update()
+'''
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +167,34 @@ def _done(command: list[str | Path], folder: Path, variables: dict[str, str] | N
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+@pytest.mark.slow
+def test_the_loss_of_a_strangers_method_is_shown_while_it_runs(tiny_pipeline: Path, tmp_path: Path) -> None:
+    """It is the weighted sum of its terms, whatever they are called, and with any size of the micro-batches."""
+    path = tmp_path / "stranger.py"
+    path.write_text(STRANGER, encoding="utf-8")
+    found = []
+    for size in (8, 3):
+        e = cells.experiment(tiny_pipeline, methods=[str(path)], budget="100", **{"train.micro_batch": size})
+        events = cells.run(e, tmp_path / str(size), "stranger")
+        steps = CellRecord(tmp_path / str(size) / e.name / "alignment" / "stranger" / "seed0").events()
+        logged = [event.metrics for event in steps if isinstance(event, Step)]
+        shown = [event["loss"] for event in events if event["event"] == "step"]
+        assert len(shown) >= 3 and shown == [metrics["loss"] for metrics in logged]
+        assert shown == pytest.approx([metrics["mse"] + 0.5 * metrics["size"] for metrics in logged], rel=1e-5)
+        found.append(shown)
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    display = ProgressDisplay(Console(file=io.StringIO(), force_terminal=True, width=80))
+    for event in events[: 1 + next(i for i, event in enumerate(events) if event["event"] == "step")]:
+        if event["event"] in EVENTS:
+            display.handle(event)
+    assert display.cells["alignment/stranger/seed0"].loss == shown[0]
+
+
+def test_the_name_of_the_total_is_no_terms(tiny_pipeline: Path, tmp_path: Path) -> None:
+    path = tmp_path / "stranger.py"
+    path.write_text(STRANGER.replace('"mse"', '"loss"'), encoding="utf-8")
+    e = cells.experiment(tiny_pipeline, methods=[str(path)], budget="100")
+    with pytest.raises(PluginError, match="'loss' is the sum of all terms, which is logged by itself"):
+        cells.run(e, tmp_path, "stranger")

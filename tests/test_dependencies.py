@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("bench", "methods", "rewards")
 DEVICE = {"bench.models", "bench.device"}
-APART = {"bench.scoring.workers", "bench.scoring.workers.environment", "bench.scoring.workers.worker_process"}
+APART = {"bench.scoring.workers", "bench.scoring.workers.pinned_environment", "bench.scoring.workers.worker_process"}
 HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "trl"}
 
 

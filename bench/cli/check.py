@@ -14,7 +14,6 @@ from bench import registry
 from bench.api import CheckpointMissing, ConfigError, Method, Reward
 from bench.config.scorer_process import ScorerProcess
 from bench.preflight.conformance.check import Check, Outcome, Status
-from bench.scoring.workers.placement import Placement, placement_of
 
 if TYPE_CHECKING:
     from bench.preflight.conformance.fixtures import Fixtures
@@ -45,9 +44,11 @@ def main(
     rewards = {name: plugin for name, plugin in zip(names, plugins, strict=True) if issubclass(plugin, Reward)}
     if (process or server) and not rewards:
         raise ConfigError("check --process and --reward-server are for rewards, but none was named")
-    elsewhere = Placement({cls.name: ScorerProcess() for cls in rewards.values()} if process else {}, server)
-    made = {cls: elsewhere.reward(name, cls) for name, cls in rewards.items()}
-    elsewhere.require_use(made.values())
+    from bench.scoring.loading import Placement  # which imports torch
+
+    placement = Placement({cls.name: ScorerProcess() for cls in rewards.values()} if process else {}, server)
+    made = {cls: placement.make_reward(name, cls) for name, cls in rewards.items()}
+    placement.require_server_used(made.values())
     return _examined(plugins, made, may_lack=everything)
 
 
@@ -80,6 +81,7 @@ def _examined(
 def _conforms(plugin: type[Method] | type[Reward], laboratory: Fixtures, reward: Reward | None) -> bool:
     """Examine one plugin and print what comes of it; whether nothing failed."""
     from bench.preflight.conformance.suite import checks_of, run_checks
+    from bench.scoring.loading import placement_of
 
     start, counts = time.perf_counter(), Counter[str]()
     place = "" if reward is None or placement_of(reward) == "here" else f" ({placement_of(reward)})"

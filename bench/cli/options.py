@@ -263,9 +263,6 @@ def add_serve_rewards(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default auto)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each scorer's process (default 1)")
     parser.add_argument("--memory", metavar="SIZE", help="most that each scorer may allocate: 8GiB, 500MiB")
-    parser.add_argument(
-        "--journal", type=Path, metavar="FOLDER", help="of answers given (default: by port, below $BENCH_CACHE)"
-    )
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench import registry
 from bench.api import ConfigError, Reward
-from bench.scoring.workers.environment import PinnedEnvironment
+from bench.scoring.workers.pinned_environment import PinnedEnvironment
 
 
 def build_reward_environment(name: str) -> Path:

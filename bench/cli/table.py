@@ -44,9 +44,9 @@ def _report(args: argparse.Namespace) -> int:
 
 def _replay(args: argparse.Namespace) -> int:
     from bench.experiments.replay import replay
-    from bench.scoring.folder.curate import settings_of
+    from bench.scoring.folder.curate_folder import data_settings
 
-    pictures = None if args.data is None else settings_of(args.data, args.dotted)
+    pictures = None if args.data is None else data_settings(args.data, args.dotted)
     return replay(args.cell, pictures, args.reward_server)
 
 
@@ -127,11 +127,12 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _curate(args: argparse.Namespace) -> int:
-    from bench.scoring.folder.curate import Rule, curate_folder, settings_of
+    from bench.scoring.folder.curate_folder import SelectionRule, curate_folder, data_settings
 
     allowed = [] if args.allow_broken is None else [("data.allow_broken", args.allow_broken)]
-    settings = settings_of(args.data, [*allowed, *args.dotted])
-    print(curate_folder(settings, args.reward, args.model, Rule.of(args.min, args.top), args.reward_server))
+    settings = data_settings(args.data, [*allowed, *args.dotted])
+    rule = SelectionRule.of(args.min, args.top)
+    print(curate_folder(settings, args.reward, args.model, rule, args.reward_server))
     return 0
 
 
@@ -150,10 +151,10 @@ def _sample(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace) -> int:
     from bench.parsing import split_list
-    from bench.scoring.folder.score import score_folder, summary
+    from bench.scoring.folder.score_folder import score_folder, scores_summary
 
     scores = score_folder(split_list(args.reward), args.images, args.out, args.prompts, args.reward_server)
-    print(summary(scores, args.out))
+    print(scores_summary(scores, args.out))
     return 1 if scores.broken else 0
 
 
@@ -181,9 +182,9 @@ def _reward_env(args: argparse.Namespace) -> int:
 
 
 def _serve_rewards(args: argparse.Namespace) -> int:
-    from bench.scoring.server.launch import main
+    from bench.scoring.server.serve_rewards import run_serve_rewards
 
-    main(args)
+    run_serve_rewards(args)
     return 0
 
 
@@ -283,7 +284,7 @@ COMMANDS: dict[str, tuple[str, Command, Callable[[argparse.ArgumentParser], obje
         "score pictures for runs on other GPUs or machines, over HTTP",
         _serve_rewards,
         options.add_serve_rewards,
-        "Each scorer has a process of its own. Answers are kept on the disk: nothing is scored twice.\n\nExamples:\n"
+        "Each scorer has a process of its own. A request whose response was lost is scored again.\n\nExamples:\n"
         "  bench serve-rewards --reward pickscore,ocr --device cuda:1\n"
         "  bench run --preset sd35-medium --data FOLDER --reward pickscore --reward-server http://127.0.0.1:8000",
     ),

@@ -33,10 +33,9 @@ from bench.models.encoding_cache.store import Store
 from bench.models.policy import SD3Policy
 from bench.results.records.schema import Event, Milestone, PromptSetScores, Scorers
 from bench.results.records.writer import CellRecord
-from bench.scoring.loading import load_scorers
+from bench.scoring.loading import Placement, load_scorers
 from bench.scoring.scorer import Scorer
-from bench.scoring.weighted_sum import examples
-from bench.scoring.workers.placement import Placement
+from bench.scoring.weighted_sum import standard_candidates
 from bench.training.checkpoint import Checkpoints, Saved
 from bench.training.curation import curated_data
 from bench.training.evaluate import Evaluator, SetJudgement
@@ -131,8 +130,8 @@ class _Cell:
         trains_on = None if self.job.label == BASE else self.task.reward
         of_sets = self.experiment.evaluation.set_scorers
         names = {*self.task.scorers, *of_sets, trains_on, self.task.select}
-        elsewhere = Placement.of(self.experiment)
-        scorers = load_scorers(names, self._scoring, lambda: examples(world, self.task), elsewhere)
+        placement = Placement.of(self.experiment)
+        scorers = load_scorers(names, self._scoring, lambda: standard_candidates(world, self.task), placement)
         if self.ranks.is_first:
             goes_on = goes_on or bool(self._judged)
             record_scorers(self.record, self.task, scorers, goes_on=goes_on, of_sets=of_sets)

@@ -11,7 +11,7 @@ from bench import registry
 from bench.api import DataError
 from bench.canonical import config_hash
 from bench.config.job import CellJob
-from bench.config.reward_expression import used_by
+from bench.config.reward_expression import scorers_of_task
 from bench.config.settings import BASE
 from bench.results.records.provenance import collect, source_hashes
 from bench.results.records.schema import Cell, dump
@@ -103,7 +103,7 @@ def _plugins(job: CellJob) -> tuple[Path, ...]:
     """Files of methods and rewards that are the user's own."""
     stages = () if job.label == BASE else job.experiment.stages(job.label)
     task = job.experiment.task(job.task)
-    rewards = used_by(task, job.experiment.evaluation.set_scorers)
+    rewards = scorers_of_task(task, job.experiment.evaluation.set_scorers)
     classes: list[type] = [registry.load_method(stage.source) for stage in stages]
     classes += [registry.load_reward(name) for name in sorted(rewards)]
     files = (registry.own_file(cls) for cls in classes)

@@ -355,12 +355,11 @@ class Reward(abc.ABC):
     `reads_prompts` says that it depends on the prompt. `examples` are (prompt, metadata) for `bench check`, where the
     embedded world has no prompt that the reward applies to. `held` is {checkpoint: GiB on the device}, for `plan`;
     rewards of one process may share checkpoints, and None is not known. `expected_failures` is {check of
-    `bench check`: why the reward fails it and may}. `stands_for` names the gold scorer that a proxy stands for.
-    `environment` is a folder of pins, where the reward works in an environment of its own
-    (`bench.scoring.workers.environment`). `worker_flops` are the FLOPs of one picture in another
-    process, as measured there. `random_weights` is the `module:function` that writes its checkpoint at real size with
-    random weights, where it looks for the published one: `bench rehearse` calls it with the reward's name and with
-    `shrunken=True` where a small one will do.
+    `bench check`: why the reward fails it and may}. `environment` is a folder of pins, where the reward works in an
+    environment of its own (`bench.scoring.workers.pinned_environment`). `worker_flops` are the FLOPs of one picture in
+    another process, as measured there. `random_weights` is the `module:function` that writes its checkpoint at real
+    size with random weights, where it looks for the published one: `bench rehearse` calls it with the reward's name and
+    with `shrunken=True` where a small one will do. `stands_for` names the gold scorer that a proxy stands for.
     """
 
     name: ClassVar[str]
@@ -368,12 +367,12 @@ class Reward(abc.ABC):
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     higher_is_better: ClassVar[bool] = True
     gold: ClassVar[bool] = False
+    stands_for: ClassVar[str] = ""
     source: ClassVar[str] = ""
     reads_prompts: ClassVar[bool] = True
     examples: ClassVar[Sequence[tuple[str, Mapping[str, Any]]]] = ()
     held: ClassVar[Mapping[str, float] | None] = None
     expected_failures: ClassVar[Mapping[str, str]] = {}
-    stands_for: ClassVar[str] = ""
     environment: ClassVar[Path | None] = None
     worker_flops: float = 0.0
     random_weights: ClassVar[str] = ""

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from bench.datasets.prompts.geneval_vocabulary import CLASSES
-from bench.scoring.workers.environment import PinnedEnvironment
+from bench.scoring.workers.pinned_environment import PinnedEnvironment
 from bench.scoring.workers.worker_process import WorkerProcess
 from rewards import aesthetic, geneval, imagereward
 from rewards._weights import PublishedCheckpoint

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.api import BenchError, ConfigError, DataError, Reward
-from bench.scoring.workers.environment import PinnedEnvironment
-from bench.scoring.workers.worker_process import WorkerProcess
+from bench.scoring.workers.pinned_environment import PinnedEnvironment
+from bench.scoring.workers.worker_process import WorkerLimits, WorkerProcess
 from rewards._clip import refuse_other_pictures
 from rewards._weights import PublishedCheckpoint, located, refuse_other, weights_fingerprint
 
@@ -77,13 +77,13 @@ class ImageReward(Reward):
         vocabulary = located(VOCABULARY)
         found = _stored(weights)
         self.fingerprint = weights_fingerprint(weights, configuration, vocabulary / VOCABULARY.files[0])
-        process = WorkerProcess(self.name, python, environment.worker, threads=_threads())
+        process = WorkerProcess(self.name, python, environment.worker, WorkerLimits(threads=_threads()))
         expected = process.call(
             "build", configuration=str(configuration), vocabulary=str(vocabulary), threads=_threads(),
             device=os.environ.get("BENCH_IMAGEREWARD_DEVICE") or "cpu",
         )  # fmt: skip
         refuse_other(found, {n: tuple(s) for n, s in expected.items() if n not in _COUNTERS}, str(weights))
-        self.worker_flops = float(process.call("load", weights=str(weights)))
+        self.worker_flops = float(process.load(weights=str(weights)))
         self._process = process
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from tests.test_structure import modules
 
 DEVICE = {"bench.models", "bench.device"}
-APART = {"bench.scoring.workers", "bench.scoring.workers.environment", "bench.scoring.workers.worker_process"}
+APART = {"bench.scoring.workers", "bench.scoring.workers.pinned_environment", "bench.scoring.workers.worker_process"}
 HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "trl"}
 
 

@@ -78,15 +78,16 @@ def check_plugins(
         PluginError: a plugin cannot be imported, or breaks the contract of `bench.api`.
     """
     from bench.config.scorer_process import ScorerProcess
-    from bench.scoring.workers.placement import Placement
 
     plugins = [registry.load_plugin(name) for name in names]
     rewards = {name: plugin for name, plugin in zip(names, plugins, strict=True) if issubclass(plugin, Reward)}
     if (process or server) and not rewards:
         raise ConfigError("check --process and --reward-server are for rewards, but none was named")
-    elsewhere = Placement({cls.name: ScorerProcess() for cls in rewards.values()} if process else {}, server)
-    made = {cls: elsewhere.reward(name, cls) for name, cls in rewards.items()}
-    elsewhere.require_use(made.values())
+    from bench.scoring.loading import Placement
+
+    placement = Placement({cls.name: ScorerProcess() for cls in rewards.values()} if process else {}, server)
+    made = {cls: placement.make_reward(name, cls) for name, cls in rewards.items()}
+    placement.require_server_used(made.values())
     return _examined(plugins, made, may_lack=may_lack)
 
 
@@ -120,7 +121,7 @@ def _conforms(plugin: type[Method] | type[Reward], laboratory: Fixtures, reward:
     """Examine one plugin and print what comes of it; whether nothing failed."""
     from bench.preflight.conformance.check import Status
     from bench.preflight.conformance.suite import checks_of, run_checks
-    from bench.scoring.workers.placement import placement_of
+    from bench.scoring.loading import placement_of
 
     start, counts = time.perf_counter(), Counter[str]()
     place = "" if reward is None or placement_of(reward) == "here" else f" ({placement_of(reward)})"

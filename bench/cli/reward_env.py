@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import registry
 from bench.api import ConfigError, Reward
-from bench.scoring.workers.environment import PinnedEnvironment
+from bench.scoring.workers.pinned_environment import PinnedEnvironment
 
 EPILOG = """It lies below $BENCH_CACHE (~/.cache/bench), by the hash of its pins; it takes minutes and gigabytes.
 

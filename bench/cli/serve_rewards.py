@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until it is told to stop; returns 0."""
-    from bench.scoring.server.launch import main
+    from bench.scoring.server.serve_rewards import run_serve_rewards
 
-    main(args)
+    run_serve_rewards(args)
     return 0

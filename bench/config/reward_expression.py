@@ -21,7 +21,7 @@ _STANDARDISED = re.compile(r"standardised\((.*)\)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Sum:
+class SumExpression:
     """Its parts, {scorer: weight}, and whether they are standardised."""
 
     parts: dict[str, float]
@@ -44,12 +44,12 @@ def parts_of(spec: str | None) -> tuple[str, ...]:
     return tuple(read_sum(spec).parts) if is_sum(spec) else (spec,)
 
 
-def used_by(task: Task, of_sets: Iterable[str] = ()) -> set[str]:
-    """The single rewards that a task uses in any role, and those `of_sets` of prompts; parts of sums one by one."""
-    return {part for spec in (*task.scorers, task.reward, task.select, *of_sets) for part in parts_of(spec)}
+def scorers_of_task(task: Task, set_scorers: Iterable[str] = ()) -> set[str]:
+    """The single rewards that a task uses in any role, and those of prompt sets; parts of sums one by one."""
+    return {part for spec in (*task.scorers, task.reward, task.select, *set_scorers) for part in parts_of(spec)}
 
 
-def read_sum(spec: str) -> Sum:
+def read_sum(spec: str) -> SumExpression:
     """The weighted sum that a text stands for.
 
     Raises:
@@ -58,8 +58,8 @@ def read_sum(spec: str) -> Sum:
     inner = _STANDARDISED.fullmatch(spec.strip())
     parts: dict[str, float] = {}
     for term in (inner[1] if inner else spec).split("+"):
-        weight, star, scorer = (text.strip() for text in term.partition("*"))
-        value = _number(weight)
+        text, star, scorer = (part.strip() for part in term.partition("*"))
+        value = _weight(text)
         if not star or not scorer or value is None:
             raise ConfigError(
                 f"weighted sum {spec!r}: expected parts like 0.7*clipscore with + between them, got {term.strip()!r} "
@@ -68,10 +68,10 @@ def read_sum(spec: str) -> Sum:
         if scorer in parts:
             raise ConfigError(f"weighted sum {spec!r}: {scorer!r} stands there twice: add its weights up")
         parts[scorer] = value
-    return Sum(parts, inner is not None)
+    return SumExpression(parts, inner is not None)
 
 
-def _number(text: str) -> float | None:
+def _weight(text: str) -> float | None:
     """A finite number other than 0, or None."""
     try:
         value = float(text)

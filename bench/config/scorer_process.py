@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from bench import registry
 from bench.api import ConfigError, Option, Reward
-from bench.config.reward_expression import used_by
+from bench.config.reward_expression import scorers_of_task
 from bench.config.task import Task
 from bench.parsing import Problems, validate
 from bench.suggest import hint
@@ -21,7 +21,7 @@ from bench.suggest import hint
 _MIB = {"MiB": 1, "GiB": 1024}
 
 
-def _size(text: str | None) -> str | None:
+def _memory_size(text: str | None) -> str | None:
     if text is not None and not re.fullmatch(r"[1-9]\d*[MG]iB", text):
         raise ValueError(f"expected a size like 8GiB or 500MiB, got {text!r}")
     return text
@@ -39,7 +39,7 @@ class ScorerProcess:
     memory: Annotated[
         str | None,
         Option("most that it may allocate in main memory: 8GiB, 500MiB; null: no limit"),
-        AfterValidator(_size),
+        AfterValidator(_memory_size),
     ] = None
 
     @property
@@ -52,22 +52,22 @@ class ScorerProcess:
         return f"process, device {self.device}, threads {self.threads}{limit}"
 
     def variables(self, reward: type[Reward]) -> dict[str, str]:
-        """The environment variables that bring this device, and the modules of this process, to the worker.
+        """The environment variables that give the worker this device and the module path of this process.
 
         The worker sees the one GPU that it is meant to use, or none: so a scorer that takes a GPU where there is one
-        needs to know nothing of the setting. One with an environment of its own is told by its own variables.
+        needs to know nothing of the setting. One with an environment of its own reads variables of its own.
 
         Raises:
             ConfigError: this process sees fewer GPUs than the setting's number.
         """
         found = {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}  # noqa: PTH100 - "" is here
-        found["LOCAL_RANK"] = "0"  # it takes the first of those that it sees
+        found["LOCAL_RANK"] = "0"  # the worker takes the first of the GPUs that it sees
         if self.device == "cpu":
             found["CUDA_VISIBLE_DEVICES"] = ""
         elif ":" in self.device:
-            found["CUDA_VISIBLE_DEVICES"] = _visible(int(self.device.split(":")[1]))
-        elif (rank := int(os.environ.get("LOCAL_RANK", "0"))) and rank < _gpus():  # of torchrun: a GPU for each
-            found["CUDA_VISIBLE_DEVICES"] = _visible(rank)
+            found["CUDA_VISIBLE_DEVICES"] = _visible_gpu(int(self.device.split(":")[1]))
+        elif (rank := int(os.environ.get("LOCAL_RANK", "0"))) and rank < _gpu_count():  # torchrun: one each
+            found["CUDA_VISIBLE_DEVICES"] = _visible_gpu(rank)
         if reward.environment is not None:
             prefix = f"BENCH_{reward.name.upper().replace('-', '_')}"
             found[f"{prefix}_THREADS"] = str(self.threads)
@@ -77,43 +77,43 @@ class ScorerProcess:
 
 
 def read_scorer_processes(
-    block: Mapping[str, Any], tasks: Sequence[Task], of_sets: Iterable[str], asked: Any, problems: Problems
+    block: Mapping[str, Any], tasks: Sequence[Task], set_scorers: Iterable[str], explicit: Any, problems: Problems
 ) -> dict[str, ScorerProcess]:
-    """The blocks of `scorers` by the name of a scorer of the tasks or of the prompt sets.
+    """The blocks of `scorers` by the name of a scorer of the tasks or of the prompt sets (`set_scorers`).
 
-    What is wrong with them goes to `problems`. A preset may name registered scorers that are not used; what was `asked`
-    for beyond it may not.
+    What is wrong with them goes to `problems`. A preset may name registered scorers that are not used; those that
+    are `explicit`, named beyond the preset, may not.
     """
-    if not block or problems.messages:  # what the tasks use can be told only of tasks without problems
+    if not block or problems.messages:  # what tasks use is known only where they have no problems
         return {}
     found: dict[str, ScorerProcess] = {}
-    used = _used_by(tasks, of_sets)
+    used = _scorer_names(tasks, set_scorers)
     for name, values in block.items():
-        if name not in used and name not in asked and name in registry.names(registry.REWARDS):
+        if name not in used and name not in explicit and name in registry.names(registry.REWARDS):
             continue
         if name not in used:
             problems.add(f"scorers.{name}", f"no task and no prompt set uses a scorer of that name{hint(name, used)}")
         elif not isinstance(values, Mapping):
             problems.add(f"scorers.{name}", f"expected settings (`scorers.{name}.device: cpu`), got {values!r}")
         else:
-            apart = validate(ScorerProcess, values, f"scorers.{name}", problems)
-            found |= {} if apart is None else {name: apart}
+            process = validate(ScorerProcess, values, f"scorers.{name}", problems)
+            found |= {} if process is None else {name: process}
     return found
 
 
-def _used_by(tasks: Iterable[Task], of_sets: Iterable[str]) -> set[str]:
-    """The names of all scorers of some tasks and of prompt sets; those of files and modules as their classes say."""
-    specs = {*of_sets, *(name for task in tasks for name in used_by(task))}
+def _scorer_names(tasks: Iterable[Task], set_scorers: Iterable[str]) -> set[str]:
+    """The names of the scorers of tasks and of prompt sets; those of files and modules as their classes say."""
+    specs = {*set_scorers, *(name for task in tasks for name in scorers_of_task(task))}
     return {registry.load_reward(spec).name if registry.is_foreign(spec) else spec for spec in specs}
 
 
-def _gpus() -> int:
+def _gpu_count() -> int:
     from torch import cuda
 
     return cuda.device_count()
 
 
-def _visible(number: int) -> str:
+def _visible_gpu(number: int) -> str:
     """The GPU of this number as the driver calls it, where only some are visible here."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:

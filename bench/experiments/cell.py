@@ -28,9 +28,8 @@ from bench.models.policy import SD3Policy
 from bench.results.records.provenance import changed_sources, source_hashes
 from bench.results.records.schema import Event, Milestone, PromptSetScores, Scorers
 from bench.results.records.writer import refuse_changed_sources
-from bench.scoring.loading import load_scorers
-from bench.scoring.weighted_sum import examples
-from bench.scoring.workers.placement import Placement
+from bench.scoring.loading import Placement, load_scorers
+from bench.scoring.weighted_sum import standard_candidates
 from bench.training.checkpoint import Checkpoints, Saved
 from bench.training.context import TaskContext
 from bench.training.curation import curated_data
@@ -173,7 +172,7 @@ class _Cell:
         of_sets = self.experiment.evaluation.set_scorers
         names = {*self.task.scorers, *of_sets, trains_on, self.task.select}
         placement = Placement.of(self.experiment)
-        scorers = load_scorers(names, self.log.scoring, lambda: examples(world, self.task), placement)
+        scorers = load_scorers(names, self.log.scoring, lambda: standard_candidates(world, self.task), placement)
         if self.ranks.is_first:
             goes_on = goes_on or bool(self._judged)
             record_scorers(self.log.record, self.task, scorers, goes_on=goes_on, of_sets=of_sets)

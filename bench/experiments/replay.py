@@ -32,9 +32,8 @@ from bench.paths import inside
 from bench.results.records.provenance import changed_sources, source_hashes
 from bench.results.records.schema import Cell, parse_event
 from bench.results.records.writer import RECORD, read_experiment_header, read_lines
-from bench.scoring.loading import load_scorers
-from bench.scoring.weighted_sum import examples
-from bench.scoring.workers.placement import Placement
+from bench.scoring.loading import Placement, load_scorers
+from bench.scoring.weighted_sum import standard_candidates
 from bench.tensors import load_tensors
 from bench.training import failure_dump as evidence
 from bench.training.checkpoint import Checkpoints, Saved
@@ -84,7 +83,9 @@ def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[
     policy = SD3Policy.of(experiment, world)
     ledger = Ledger.from_state(saved.state["ledger"]) if saved else Ledger()
     scorers = load_scorers(
-        {task.reward, task.select}, standard=lambda: examples(world, task), elsewhere=Placement.of(experiment)
+        {task.reward, task.select},
+        candidates=lambda: standard_candidates(world, task),
+        placement=Placement.of(experiment),
     )
     training = Training(job, TaskContext(world, task, policy, scorers), ledger, checkpoints)
     try:

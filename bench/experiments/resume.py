@@ -11,7 +11,7 @@ from bench import registry
 from bench.api import DataError
 from bench.canonical import config_hash
 from bench.config.job import CellJob
-from bench.config.reward_expression import used_by
+from bench.config.reward_expression import scorers_of_task
 from bench.config.settings import BASE
 from bench.hub import locate_model
 from bench.results.records.provenance import base_files, changed_sources, collect, shown_sources, source_hashes
@@ -157,7 +157,7 @@ def own_sources(job: CellJob) -> dict[str, Path | str]:
 def _plugin_sources(job: CellJob) -> dict[str, Path | str]:
     stages = () if job.label == BASE else job.experiment.stages(job.label)
     task = job.experiment.task(job.task)
-    names = sorted(used_by(task, job.experiment.evaluation.set_scorers))
+    names = sorted(scorers_of_task(task, job.experiment.evaluation.set_scorers))
     rewards = [registry.load_reward(name) for name in names]
     classes: list[type] = [*(registry.load_method(stage.source) for stage in stages), *rewards]
     files = {file for cls in classes if (file := registry.own_file(cls)) is not None}

@@ -10,8 +10,8 @@ from bench.config.reward_expression import is_sum, parts_of
 from bench.config.task import Task
 from bench.results.records.schema import Scorers, ScorerUse, dump
 from bench.results.records.writer import CellRecord
+from bench.scoring.loading import placement_of
 from bench.scoring.scorer import Scorer
-from bench.scoring.workers.placement import placement_of
 
 
 def record_scorers(

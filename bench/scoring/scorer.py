@@ -55,28 +55,28 @@ class Scorer:
         return self.submit(images, prompts, metadata)()
 
     def submit(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Pending:
-        """Begin to score; what this returns gives, or raises, what a call does.
+        """Begin to score; what this returns waits, and returns or raises what a call does.
 
         A reward in another process scores meanwhile, so the pictures must not change; one in this process is done.
         """
         part = f"on {len(images)} pictures"
-        with self._guard(self.name, "one call"), self._blamed(part):
-            waiting = self.reward.submit(images, list(prompts), list(metadata))
+        with self._guard(self.name, "one call"), self._plugin_errors(part):
+            pending = self.reward.submit(images, list(prompts), list(metadata))
 
         def result() -> np.ndarray:
-            with self._blamed(part):
-                given = np.asarray(waiting())
-            return self._checked(given, images, prompts)
+            with self._plugin_errors(part):
+                raw = np.asarray(pending())
+            return self._checked(raw, images, prompts)
 
         return result
 
-    def _checked(self, given: np.ndarray, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-        if given.shape != (len(images),) or given.dtype.kind not in "fiub":
+    def _checked(self, raw: np.ndarray, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        if raw.shape != (len(images),) or raw.dtype.kind not in "fiub":
             raise PluginError(
                 f"reward {self.name!r}: expected {len(images)} scores for {len(images)} pictures, "
-                f"got {given.dtype} of shape {given.shape}: mend what its __call__ returns"
+                f"got {raw.dtype} of shape {raw.shape}: mend what its __call__ returns"
             )
-        scores = given.astype(np.float32)
+        scores = raw.astype(np.float32)
         bad = np.flatnonzero(~np.isfinite(scores))
         if len(bad):
             raise NonFiniteError(
@@ -85,9 +85,9 @@ class Scorer:
                 "out"
             )
         low, high = self.reward.range
-        if given.min() < low or given.max() > high:
+        if raw.min() < low or raw.max() > high:
             raise PluginError(
-                f"reward {self.name!r} declares the range {low} to {high} but gave {given.min()} to {given.max()}: "
+                f"reward {self.name!r} declares the range {low} to {high} but gave {raw.min()} to {raw.max()}: "
                 "mend its scores or its range"
             )
         return scores
@@ -102,8 +102,8 @@ class Scorer:
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
     ) -> Pending:
         """Begin what `training_scores` does, as `submit` does."""
-        waiting = self.submit(images, prompts, metadata)
-        return waiting if self.reward.higher_is_better else lambda: -waiting()
+        pending = self.submit(images, prompts, metadata)
+        return pending if self.reward.higher_is_better else lambda: -pending()
 
     def where_it_applies(
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
@@ -116,25 +116,25 @@ class Scorer:
     ) -> Pending:
         """Begin what `where_it_applies` does, as `submit` does."""
         scores = np.full(len(images), np.nan, np.float32)
-        with self._blamed("in applies()"):
+        with self._plugin_errors("in applies()"):
             chosen = [i for i, m in enumerate(metadata) if self.reward.applies(m)]
         if not chosen:
             return lambda: scores
-        waiting = self.submit(images[chosen], [prompts[i] for i in chosen], [metadata[i] for i in chosen])
+        pending = self.submit(images[chosen], [prompts[i] for i in chosen], [metadata[i] for i in chosen])
 
         def result() -> np.ndarray:
-            scores[chosen] = waiting()
+            scores[chosen] = pending()
             return scores
 
         return result
 
-    def _blamed(self, part: str) -> AbstractContextManager[None]:
+    def _plugin_errors(self, part: str) -> AbstractContextManager[None]:
         return plugin_errors(f"reward {self.name!r} {part}", type(self.reward))
 
     def measure(self, image: np.ndarray, prompt: str, metadata: Mapping[str, object]) -> None:
         """Count the FLOPs of scoring one picture uint8 (H, W, 3); a scorer without a network has none.
 
-        What another process of the reward's counts itself is added.
+        What another process of the reward's counts is added.
         """
         # The fused attention kernels of the CPU are not in torch's table of FLOPs; the plain one is.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -32,8 +32,8 @@ def reward_function(reward: Reward) -> Callable[..., list[float | None]]:
                 f"reward {reward.name!r}: expected prompts that are texts, with one picture each, got {len(prompts)} "
                 f"prompts such as {list(prompts)[:1]} and {len(completions)} completions"
             )
-        metadata = _rows(columns, len(prompts))
-        images = [_picture(picture, reward.name) for picture in completions]
+        metadata = _metadata_rows(columns, len(prompts))
+        images = [_pixels(picture, reward.name) for picture in completions]
         sign, scores = 1 if reward.higher_is_better else -1, list[float | None]([None] * len(images))
         for size in dict.fromkeys(image.shape for image in images):  # a batch holds pictures of one size
             rows = [i for i, image in enumerate(images) if image.shape == size and reward.applies(metadata[i])]
@@ -47,7 +47,7 @@ def reward_function(reward: Reward) -> Callable[..., list[float | None]]:
     return function
 
 
-def _picture(picture: Any, reward: str) -> np.ndarray:
+def _pixels(picture: Any, reward: str) -> np.ndarray:
     """Pixels uint8 (H, W, 3) of an array, or of a PIL image of any mode."""
     from PIL import Image
 
@@ -60,7 +60,7 @@ def _picture(picture: Any, reward: str) -> np.ndarray:
     return pixels
 
 
-def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
+def _metadata_rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """The dataset's columns by row, without what a row lacks; trl's own arguments are left out."""
     lists = {
         name: values

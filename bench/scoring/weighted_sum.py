@@ -14,7 +14,7 @@ from bench.config.task import Task
 from bench.datasets.world import Candidates, World
 from bench.scoring.scorer import Scorer
 
-EXAMPLES = 256
+STANDARD_CANDIDATES = 256  # that sums are standardised by
 _CHUNK = 32  # of them in one call, which has to end in time
 
 
@@ -22,8 +22,8 @@ class WeightedSum(Reward):
     """sum over parts of weight (score - mean) / deviation, where a part of which less is better counts negative.
 
     mean is 0 and deviation 1, unless the sum is `standardised(...)`: then they are those of the part's scores of the
-    first `EXAMPLES` candidates of the task, measured when a cell begins or goes on, and so the same every time.
-    `latest` has the scores of each part in the last call, as the part gives them.
+    first `STANDARD_CANDIDATES` candidates of the task, measured when a cell begins or goes on, and so the same every
+    time. `latest` has the scores of each part in the last call, as the part gives them.
     """
 
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
@@ -42,16 +42,16 @@ class WeightedSum(Reward):
         parts = (f"{n} {s.reward.version} {s.fingerprint} {self.standards[n]}" for n, s in self.scorers.items())
         return "; ".join(parts)
 
-    def standardise(self, examples: Candidates) -> None:
+    def standardise(self, candidates: Candidates) -> None:
         """Take mean and deviation of every part from its scores of these pictures, where it applies.
 
         Raises:
             DataError: a part scores all of them alike, or applies to none.
         """
-        texts, metadata = [p.text for p in examples.prompts], [p.metadata for p in examples.prompts]
+        texts, metadata = [p.text for p in candidates.prompts], [p.metadata for p in candidates.prompts]
         parts = [slice(start, start + _CHUNK) for start in range(0, len(texts), _CHUNK)]
         for name, scorer in self.scorers.items():
-            each = [scorer.where_it_applies(examples.images[p], texts[p], metadata[p]) for p in parts]
+            each = [scorer.where_it_applies(candidates.images[p], texts[p], metadata[p]) for p in parts]
             scores = np.concatenate(each).astype(np.float64)
             scores = scores[np.isfinite(scores)]
             deviation = float(scores.std()) if len(scores) else 0.0
@@ -75,10 +75,10 @@ class WeightedSum(Reward):
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
     ) -> Callable[[], np.ndarray]:
         """Begin every part, so that those in other processes score at the same time."""
-        waiting = {name: scorer.submit(images, prompts, metadata) for name, scorer in self.scorers.items()}
+        pending = {name: scorer.submit(images, prompts, metadata) for name, scorer in self.scorers.items()}
 
         def result() -> np.ndarray:
-            self.latest = {name: scores() for name, scores in waiting.items()}
+            self.latest = {name: scores() for name, scores in pending.items()}
             total = np.zeros(len(images))
             for name, scorer in self.scorers.items():
                 mean, deviation = self.standards[name]
@@ -93,28 +93,28 @@ class WeightedSum(Reward):
         return sum(scorer.reward.measure_worker_flops(image, prompt, metadata) for scorer in self.scorers.values())
 
 
-def sums(
-    specs: Iterable[str], scorers: Mapping[str, Scorer], examples: Callable[[], Candidates] | None
+def weighted_sums(
+    specs: Iterable[str], scorers: Mapping[str, Scorer], candidates: Callable[[], Candidates] | None
 ) -> dict[str, Scorer]:
-    """The weighted sums among `specs`, standardised by `examples` where they ask for it; `scorers` has their parts.
+    """The weighted sums among `specs`, standardised by `candidates` where they say so; `scorers` has their parts.
 
     Raises:
-        ConfigError: a sum wants to be standardised, and there are no examples.
+        ConfigError: a sum is to be standardised, and there are no candidates.
         DataError: see `WeightedSum.standardise`.
     """
-    found = {}
+    sums = {}
     for spec in filter(is_sum, specs):
         reward = WeightedSum(spec, scorers)
         if reward.sum.standardised:
-            if examples is None:
+            if candidates is None:
                 raise ConfigError(
                     f"{spec}: expected the candidates of a task to standardise by; leave standardised() out"
                 )
-            reward.standardise(examples())
-        found[spec] = Scorer(reward)
-    return found
+            reward.standardise(candidates())
+        sums[spec] = Scorer(reward)
+    return sums
 
 
-def examples(world: World, task: Task) -> Candidates:
+def standard_candidates(world: World, task: Task) -> Candidates:
     """The first candidates of a task: what its sums are standardised by."""
-    return world.candidates(task.categories or world.categories, EXAMPLES)
+    return world.candidates(task.categories or world.categories, STANDARD_CANDIDATES)

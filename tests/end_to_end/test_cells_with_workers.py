@@ -15,15 +15,15 @@ from tests.support.cells import GOLD, experiment, facts, run
 MORTAL = "tests.support.worker_rewards:Mortal"
 
 
-def test_training_and_evaluation_find_the_same_with_scorers_apart(tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_training_and_evaluation_find_the_same_with_scorers_in_processes(tiny_pipeline: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "methods": ["flowgrpo"], "train.micro_batch": 3, "evaluation.batch_size": 4, "task.top_share": 1.0,
         "task.reward": "0.5*scenes-aesthetic+0.5*scenes-geneval", "task.select": None,
         "evaluation.milestones": [1.0], "evaluation.grid_steps": [], "evaluation.drift_states": 0, "budget": "300",
     }  # fmt: skip
-    apart = {f"scorers.{name}.threads": 1 for name in GOLD}
+    processes = {f"scorers.{name}.threads": 1 for name in GOLD}
     found = []
-    for place, more in (("here", {}), ("apart", apart)):
+    for place, more in (("here", {}), ("processes", processes)):
         e = experiment(tiny_pipeline, **settings, **more)
         run(e, tmp_path / place, "flowgrpo")
         found.append(facts(tmp_path / place / e.name / e.tasks[0].name / "flowgrpo" / "seed0"))
@@ -62,7 +62,7 @@ def test_where_scorers_run_changes_no_configuration(tiny_pipeline: Path) -> None
     assert there.scorers["scenes-ocr"].device == "cpu"
 
 
-def test_the_conformance_checks_examine_a_scorer_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_conformance_checks_examine_a_scorer_in_a_process(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.check_plugins(["jpeg"], process=True) == 0
     assert "reward jpeg (process, device auto, threads 1)" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="are for rewards, but none was named"):

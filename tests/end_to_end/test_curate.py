@@ -14,7 +14,7 @@ from PIL import Image
 from bench.api import DataError
 from bench.cli.main import main
 from bench.config.pictures import Data
-from bench.scoring.folder.curate import Rule, curate_folder
+from bench.scoring.folder.curate_folder import SelectionRule, curate_folder
 from tests.support.user_pictures import image_folder
 
 LIGHT = '''
@@ -54,7 +54,7 @@ def scored(folder: Path) -> int:
     return len(calls.read_text()) if calls.exists() else 0
 
 
-def choose(folder: Path, pipeline: Path, rule: Rule | None) -> str:
+def choose(folder: Path, pipeline: Path, rule: SelectionRule | None) -> str:
     return curate_folder(Data(path=str(folder)), str(folder.parent / "light.py"), str(pipeline), rule)
 
 
@@ -69,7 +69,7 @@ def test_scores_lie_beside_the_data_and_are_not_made_twice(folder: Path, tiny_pi
     assert [(row["name"], float(row["score"])) for row in rows] == [(f"{n}.png", 4.0 * n) for n in range(COUNT)]
     assert {(row["scorer"], row["version"]) for row in rows} == {("light", "3")}
     assert scored(folder) == COUNT
-    choose(folder, tiny_pipeline, Rule(minimum=100))
+    choose(folder, tiny_pipeline, SelectionRule(minimum=100))
     assert scored(folder) == COUNT
     flat(99).resize((9, 9)).save(folder / "7.png")
     choose(folder, tiny_pipeline, None)
@@ -78,9 +78,11 @@ def test_scores_lie_beside_the_data_and_are_not_made_twice(folder: Path, tiny_pi
 
 @pytest.mark.parametrize(
     ("rule", "first", "words"),
-    [(Rule(minimum=200), 50, "score >= 200"), (Rule(share=0.1), 54, "highest 10 % of each category")],
+    [(SelectionRule(minimum=200), 50, "score >= 200"), (SelectionRule(share=0.1), 54, "highest 10 % of each category")],
 )
-def test_a_selection_is_a_list_of_names(rule: Rule, first: int, words: str, folder: Path, tiny_pipeline: Path) -> None:
+def test_a_selection_is_a_list_of_names(
+    rule: SelectionRule, first: int, words: str, folder: Path, tiny_pipeline: Path
+) -> None:
     assert f"selected    {COUNT - first} of 60 ({words})" in choose(folder, tiny_pipeline, rule)
     selection = json.loads((folder / "selected-light.json").read_text())
     assert selection["names"] == [f"{number}.png" for number in range(first, COUNT)]
@@ -93,7 +95,7 @@ def test_a_selection_is_a_list_of_names(rule: Rule, first: int, words: str, fold
 
 def test_a_threshold_that_keeps_nothing_is_refused(folder: Path, tiny_pipeline: Path) -> None:
     with pytest.raises(DataError, match="score >= 500 keeps none of 60 pictures; the highest score is 236"):
-        choose(folder, tiny_pipeline, Rule(minimum=500))
+        choose(folder, tiny_pipeline, SelectionRule(minimum=500))
     assert not (folder / "selected-light.json").exists()
 
 
@@ -103,7 +105,7 @@ def test_where_lower_is_better_the_lowest_are_the_top(folder: Path, tiny_pipelin
 
     for name in [name for name in sys.modules if name.startswith("bench_plugin_light")]:
         del sys.modules[name]  # the file of this path was imported before it changed
-    choose(folder, tiny_pipeline, Rule(share=0.05))
+    choose(folder, tiny_pipeline, SelectionRule(share=0.05))
     assert json.loads((folder / "selected-light.json").read_text())["names"] == ["0.png", "1.png", "2.png"]
 
 

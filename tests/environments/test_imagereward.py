@@ -24,7 +24,7 @@ from torch import Tensor
 from bench.api import DataError, PluginError
 from bench.cli.main import main
 from bench.scoring.scorer import Scorer
-from bench.scoring.workers.environment import PinnedEnvironment
+from bench.scoring.workers.pinned_environment import PinnedEnvironment
 from bench.scoring.workers.worker_process import WorkerProcess
 from rewards import convert
 from rewards.imagereward import CHECKPOINT, PINS, VOCABULARY, ImageReward

@@ -163,14 +163,6 @@ def test_options_of_a_server(
     refused(["serve-rewards", "--reward", "jpeg", *without_token, *given], messages, capsys)
 
 
-def test_a_journal_is_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    for place in (file, file / "inner"):
-        arguments = ["serve-rewards", "--reward", "jpeg", "--port", "0", "--journal", str(place)]
-        refused(arguments, [f"cannot write {place}: ", "expected a folder, but a file stands in its place"], capsys)
-
-
 def test_lists_may_have_blanks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     refused(["score", "--reward", "jpeg, nonsense", "--images", str(tmp_path)], ["no reward 'nonsense' is"], capsys)

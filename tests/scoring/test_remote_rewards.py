@@ -15,13 +15,12 @@ import pytest
 from bench.api import BenchError, ConfigError, DataError, NonFiniteError, PluginError, Reward
 from bench.config.load import load_settings
 from bench.config.scorer_process import ScorerProcess
+from bench.scoring.loading import Placement, placement_of
 from bench.scoring.scorer import Scorer
 from bench.scoring.weighted_sum import WeightedSum
-from bench.scoring.workers import reward_worker as scoring
-from bench.scoring.workers.call_queue import CallQueue
-from bench.scoring.workers.messages import message_value, pack_scores, unpack_scores
-from bench.scoring.workers.placement import Placement, placement_of
-from bench.scoring.workers.remote_reward import ProcessReward
+from bench.scoring.workers import reward_worker
+from bench.scoring.workers.messages import decode_result, decode_scores, encode_scores
+from bench.scoring.workers.remote_reward import CallQueue, ProcessReward
 from tests.support.worker_rewards import Fickle, Network
 
 MODULE = "tests.support.worker_rewards"
@@ -35,7 +34,7 @@ def start() -> Iterator[Start]:
     started: list[ProcessReward] = []
 
     def one(cls: type[Reward], seconds: float | None = 30.0, **settings: Any) -> ProcessReward:
-        reward = ProcessReward(f"{MODULE}:{cls.__name__}", cls, ScorerProcess(**settings), seconds)
+        reward = ProcessReward(f"{MODULE}:{cls.__name__}", cls, ScorerProcess(**settings), call_seconds=seconds)
         started.append(reward)
         reward.load()
         return reward
@@ -45,7 +44,7 @@ def start() -> Iterator[Start]:
         reward.close()
 
 
-def asked(prompt: str, count: int = 5) -> tuple[np.ndarray, list[str], list[dict[str, Any]]]:
+def batch(prompt: str, count: int = 5) -> tuple[np.ndarray, list[str], list[dict[str, Any]]]:
     return PICTURES[:count], [prompt] * count, [{}] * count
 
 
@@ -60,10 +59,10 @@ def two_threads() -> Iterator[None]:
 
 
 def test_scores_and_flops_are_those_of_this_process_to_the_bit(start: Start, two_threads: None) -> None:
-    apart = start(Network, device="cpu", threads=2)
-    assert apart.fingerprint == "threads 2, GPUs " and apart.version == "3"  # the settings have reached it
-    assert placement_of(apart) == "process, device cpu, threads 2" and placement_of(Network()) == "here"
-    here, there = Scorer(Network()), Scorer(apart)
+    remote = start(Network, device="cpu", threads=2)
+    assert remote.fingerprint == "threads 2, GPUs " and remote.version == "3"  # the settings have reached it
+    assert placement_of(remote) == "process, device cpu, threads 2" and placement_of(Network()) == "here"
+    here, there = Scorer(Network()), Scorer(remote)
     here.reward.load()
     prompts, metadata = ["a", "bc", "def", "", "é漢"], [{"tag": str(i)} for i in range(5)]
     scores = there(PICTURES, prompts, metadata)
@@ -89,7 +88,7 @@ def test_a_worker_sees_the_gpu_that_it_is_meant_for(monkeypatch: pytest.MonkeyPa
     assert ScorerProcess(device="cuda:3").variables(Network)["CUDA_VISIBLE_DEVICES"] == "3"
 
 
-def test_a_scorer_with_an_environment_of_its_own_is_told_by_its_variables() -> None:
+def test_a_scorer_with_an_environment_of_its_own_gets_its_variables() -> None:
     from rewards.imagereward import ImageReward
 
     found = ScorerProcess(device="cuda:1", threads=4).variables(ImageReward)
@@ -102,7 +101,7 @@ def test_what_a_reward_may_not_do_is_told_by_the_same_words_wherever_it_runs(wor
     told = []
     for reward in (Fickle(), fickle):
         with pytest.raises(BenchError, match="fickle") as caught:
-            Scorer(reward)(*asked(word))
+            Scorer(reward)(*batch(word))
         told.append((caught.type, str(caught.value)))
     assert told[0] == told[1]
     kinds = {"refuse": DataError, "nan": NonFiniteError}
@@ -112,7 +111,7 @@ def test_what_a_reward_may_not_do_is_told_by_the_same_words_wherever_it_runs(wor
 @pytest.fixture(scope="module")
 def fickle() -> Iterator[ProcessReward]:
     """One process for all that it survives."""
-    reward = ProcessReward(f"{MODULE}:Fickle", Fickle, ScorerProcess(), 30.0)
+    reward = ProcessReward(f"{MODULE}:Fickle", Fickle, ScorerProcess(), call_seconds=30.0)
     yield reward
     reward.close()
 
@@ -121,24 +120,24 @@ def test_a_crash_is_one_message_and_the_next_call_starts_again(start: Start) -> 
     reward = start(Fickle)
     scorer = Scorer(reward)
     with pytest.raises(PluginError, match=r"^reward 'fickle': its worker process was ended by SIGKILL in score\(\)$"):
-        scorer(*asked("kill"))
+        scorer(*batch("kill"))
     with pytest.raises(PluginError, match=r"^reward 'fickle': its worker process ended with status 3 in score\(\)"):
-        scorer(*asked("exit"))
-    assert np.array_equal(scorer(*asked("")), Scorer(Fickle())(*asked("")))
+        scorer(*batch("exit"))
+    assert np.array_equal(scorer(*batch("")), Scorer(Fickle())(*batch("")))
 
 
 def test_a_hang_is_ended(start: Start) -> None:
     begin = time.monotonic()
     with pytest.raises(PluginError, match=r"hangs: score\(\) has not ended after 0.5 s.* time \(--reward-seconds\)$"):
-        Scorer(start(Fickle, seconds=0.5))(*asked("sleep 30"))
+        Scorer(start(Fickle, seconds=0.5))(*batch("sleep 30"))
     assert time.monotonic() - begin < 5
 
 
 def test_the_memory_limit_is_named_when_it_is_hit(start: Start) -> None:
     scorer = Scorer(start(Fickle, memory="600MiB"))
-    assert scorer(*asked("hold 50")).tolist() == [0.0] * 5
+    assert scorer(*batch("hold 50")).tolist() == [0.0] * 5
     with pytest.raises(PluginError, match=r"MemoryError.*; its memory is limited to 600MiB: raise --scorers.fickle.me"):
-        scorer(*asked("hold 700"))
+        scorer(*batch("hold 700"))
 
 
 def test_processes_of_torchrun_have_a_gpu_each_for_their_scorers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,19 +174,19 @@ def test_a_preset_may_say_where_scorers_run_that_are_not_used(tmp_path: Path) ->
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    answer = scoring.load(f"{MODULE}:Fickle", "cuda:0", None)  # as the worker calls it
+    message = reward_worker.load(f"{MODULE}:Fickle", "cuda:0")  # as the worker calls it
     with pytest.raises(ConfigError, match=r"expected the CUDA device cuda:0, but torch .* sees none there: choose"):
-        message_value(answer)
+        decode_result(message)
 
 
 def test_scoring_goes_on_while_the_caller_does_and_comes_back_in_order(fickle: ProcessReward) -> None:
     scorer = Scorer(fickle)
-    scorer(*asked(""))
+    scorer(*batch(""))
     begin = time.monotonic()
-    waiting = [scorer.submit(PICTURES[i : i + 1], ["sleep 0.2"], [{}]) for i in range(3)]
+    pending = [scorer.submit(PICTURES[i : i + 1], ["sleep 0.2"], [{}]) for i in range(3)]
     assert time.monotonic() - begin < 0.15  # none of the three has been waited for
     time.sleep(0.5)  # what sampling takes
-    found = np.concatenate([scores() for scores in waiting])
+    found = np.concatenate([scores() for scores in pending])
     assert time.monotonic() - begin < 1.0  # and not 0.5 + 0.6
     assert np.array_equal(found, Scorer(Fickle())(PICTURES[:3], [""] * 3, [{}] * 3))
 
@@ -196,17 +195,17 @@ def test_an_interrupt_of_the_terminal_leaves_the_worker_to_its_parent(start: Sta
     reward = start(Fickle)
     assert reward._process is not None
     os.kill(reward._process._process.pid, signal.SIGINT)
-    assert len(Scorer(reward)(*asked(""))) == 5
+    assert len(Scorer(reward)(*batch(""))) == 5
 
 
 # Parts
 
 
-def test_a_line_raises_where_it_is_waited_for_and_goes_on() -> None:
-    line, done = CallQueue(), list[int]()
-    failed = line.begin(lambda: 1 / 0)
-    waiting = [line.begin(lambda i=i: done.append(i) or i) for i in range(20)]  # type: ignore[misc,func-returns-value]
-    assert [result() for result in waiting] == done == list(range(20))
+def test_a_queued_call_raises_where_its_result_is_waited_for_and_the_next_ones_run() -> None:
+    queue, done = CallQueue(), list[int]()
+    failed = queue.submit(lambda: 1 / 0)
+    pending = [queue.submit(lambda i=i: done.append(i) or i) for i in range(20)]  # type: ignore[misc,func-returns-value]
+    assert [result() for result in pending] == done == list(range(20))
     with pytest.raises(ZeroDivisionError):
         failed()
 
@@ -224,23 +223,23 @@ def test_a_line_raises_where_it_is_waited_for_and_goes_on() -> None:
 def test_numbers_come_back_as_they_were(array: np.ndarray) -> None:
     import json
 
-    found = unpack_scores(json.loads(json.dumps(pack_scores(array))))
+    found = decode_scores(json.loads(json.dumps(encode_scores(array))))
     assert found.dtype == array.dtype and found.shape == array.shape and found.tobytes() == array.tobytes()
 
 
-@pytest.mark.parametrize("answer", [None, [1.0], {"dtype": "<f4", "shape": [2], "values": [1.0]}, {"dtype": "no"}])
-def test_other_answers_are_refused(answer: Any) -> None:
+@pytest.mark.parametrize("encoded", [None, [1.0], {"dtype": "<f4", "shape": [2], "values": [1.0]}, {"dtype": "no"}])
+def test_what_is_no_encoded_scores_is_refused(encoded: Any) -> None:
     with pytest.raises(PluginError, match="expected scores with dtype, shape and values, got"):
-        unpack_scores(answer)
+        decode_scores(encoded)
 
 
 def test_an_error_of_an_unknown_kind_is_a_plugins() -> None:
     with pytest.raises(PluginError, match=r"^odd$"):
-        message_value({"refused": "SystemExit", "message": "odd"})
+        decode_result({"error": "SystemExit", "message": "odd"})
 
 
-def test_only_what_the_settings_name_is_taken_apart() -> None:
-    elsewhere = Placement({"fickle": ScorerProcess(threads=2), "network": ScorerProcess(process=False)})
-    apart = elsewhere.reward(f"{MODULE}:Fickle", Fickle)
-    assert isinstance(apart, ProcessReward) and apart.name == "fickle" and apart.higher_is_better is False
-    assert type(elsewhere.reward(f"{MODULE}:Network", Network)) is Network
+def test_only_the_scorers_that_the_settings_name_have_a_process() -> None:
+    placement = Placement({"fickle": ScorerProcess(threads=2), "network": ScorerProcess(process=False)})
+    remote = placement.make_reward(f"{MODULE}:Fickle", Fickle)
+    assert isinstance(remote, ProcessReward) and remote.name == "fickle" and remote.higher_is_better is False
+    assert type(placement.make_reward(f"{MODULE}:Network", Network)) is Network

@@ -16,10 +16,10 @@ from bench.api import ConfigError, DataError, Prompt, Reward
 from bench.cli.main import main
 from bench.datasets.scenes.lettering import plain_font
 from bench.datasets.scenes.sheet import CAPTION_SIZE
-from bench.scoring.folder import listing
-from bench.scoring.folder.listing import PictureEntry, list_pictures, read_picture
-from bench.scoring.folder.score import score_folder, summary
-from bench.scoring.folder.sheet import CELL, caption, draw_sheet, title
+from bench.scoring.folder import picture_folder
+from bench.scoring.folder.picture_folder import PictureEntry, list_pictures, read_picture
+from bench.scoring.folder.ranked_sheet import CELL, draw_sheet, picture_caption, sheet_title
+from bench.scoring.folder.score_folder import score_folder, scores_summary
 from bench.scoring.ranking import ranking
 
 GREYS = {"1.png": 40, "2.png": 200, "10.png": 120}
@@ -135,17 +135,17 @@ def test_equal_scores_share_a_rank_and_keep_their_order() -> None:
     ],
 )
 def test_the_title_counts_pictures_and_ties(scores: list[float], expected: str) -> None:
-    assert title("jpeg", ranking(np.array(scores), True)[1], True) == expected
+    assert sheet_title("jpeg", ranking(np.array(scores), True)[1], True) == expected
 
 
 def test_a_name_keeps_its_end_and_tells_its_row_where_letters_are_missing() -> None:
     prompt = Prompt(0, "two\n\nlines", {})
-    lines = caption(3, -0.25, 10, PictureEntry(f"{'W' * 60}-00012.png", prompt)).split("\n")
+    lines = picture_caption(3, -0.25, 10, PictureEntry(f"{'W' * 60}-00012.png", prompt)).split("\n")
     assert lines[0] == "#3, score -0.25" and lines[2:] == ["two lines"]
     assert lines[1].startswith("...WWW") and lines[1].endswith("WWW-00012.png")
     length = plain_font(CAPTION_SIZE).getlength
     assert length(lines[1]) <= CELL < length(f"...W{lines[1][3:]}")  # one more would be too wide
-    assert caption(1, 1.0, 0, PictureEntry("\u6f22\u5b57_1.png")) == "#1, score 1\n[?]_1.png (row 2)\n"
+    assert picture_caption(1, 1.0, 0, PictureEntry("\u6f22\u5b57_1.png")) == "#1, score 1\n[?]_1.png (row 2)\n"
 
 
 def drawn(folder: Path, prompts: Sequence[str], name: str = "jpeg") -> np.ndarray:
@@ -218,7 +218,7 @@ def test_a_folder_of_broken_pictures_is_an_error(folder: Path) -> None:
 
 
 def test_an_enormous_picture_is_not_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(picture_folder, "MAX_PIXELS", 1000)
     with pytest.raises(DataError, match="enormous: 32 x 32 pixels"):
         read_picture(folder / "1.png")
 
@@ -251,11 +251,11 @@ def test_the_metadata_of_the_folder_names_its_pictures(folder: Path) -> None:
     assert [entry.problem for entry in found] == [
         "", "named in metadata.jsonl, but there is no such file", "", "not named in metadata.jsonl",
     ]  # fmt: skip
-    assert "matches: 1 picture, mean" in summary(score_folder([MATCHES], folder, folder.parent / "m"), folder)
+    assert "matches: 1 picture, mean" in scores_summary(score_folder([MATCHES], folder, folder.parent / "m"), folder)
     scores = score_folder([BRIGHT], folder, folder.parent / "s")
     assert [entry.name for entry in scores.broken] == ["gone.png", "10.png"]
     np.testing.assert_array_equal(scores.by_scorer["bright"], [200, np.nan, 40, np.nan])
-    assert "2 of 4 pictures judged" in summary(scores, folder)
+    assert "2 of 4 pictures judged" in scores_summary(scores, folder)
     assert list_pictures(folder, lines(folder, "a", "b", "c"))[1].name == "2.png"  # a file of prompts goes before
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from bench.api import ConfigError, DataError, PluginError
 from bench.cli.main import main
-from bench.scoring.folder.score import score_folder, summary
+from bench.scoring.folder.score_folder import score_folder, scores_summary
 
 FUNCTIONS = '''
 import sys
@@ -133,7 +133,7 @@ def test_folders_in_it_are_counted_and_sheets_of_sums_stay_in_theirs(folder: Pat
     (folder / ".hidden").mkdir()
     out = Path("scores")
     scores = score_folder(["0.5*jpeg+0.5*./mine.py:picky", "jpeg"], folder, out)
-    assert "folders in it that were not looked into: 1" in summary(scores, out)
+    assert "folders in it that were not looked into: 1" in scores_summary(scores, out)
     assert sorted(path.name for path in out.iterdir()) == [
         "0.5*jpeg+0.5*._mine.py:picky.png", "jpeg.png", "scores.csv", "scores.json",
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from bench import registry
 from bench.api import DataError, NonFiniteError, PluginError
 from bench.cli.main import main
 from bench.results.records.writer import CellRecord
-from bench.scoring.folder.curate import Rule, curate_folder, settings_of
+from bench.scoring.folder.curate_folder import SelectionRule, curate_folder, data_settings
 from bench.scoring.loading import load_scorers
 from bench.scoring.scorer import Scorer
 from bench.trl import reward_class, reward_function
@@ -120,7 +120,7 @@ def test_check_score_and_curate_take_it(
     expected = {f"{number}.png": 12 * number / 255 for number in range(20)}
     assert dict(zip(table["file"], table["light"], strict=True)) == pytest.approx(expected, rel=1e-5)
 
-    curate_folder(settings_of(str(folder), []), spec, str(tiny_pipeline), Rule(share=0.1))
+    curate_folder(data_settings(str(folder), []), spec, str(tiny_pipeline), SelectionRule(share=0.1))
     chosen = json.loads((folder / "selected-light.json").read_text())
     assert chosen["names"] == ["18.png", "19.png"] and chosen["scorer"] == "light"
 

@@ -22,7 +22,7 @@ from bench.results.report.markdown import escape
 from bench.results.report.reproduce import judges_table
 from bench.results.statistics.analysis import Analysis
 from bench.scoring.scorer import Scorer
-from bench.scoring.weighted_sum import WeightedSum, sums
+from bench.scoring.weighted_sum import WeightedSum, weighted_sums
 from rewards.geneval import GenEval
 from tests.support.cells import GOLD, experiment, run
 from tests.support.synthetic_results import World, start, write_world
@@ -98,18 +98,18 @@ def test_standardised_by_the_pictures_where_each_part_applies() -> None:
     prompts = [Prompt(i, "", {"tag": "x"} if i < 2 else {}) for i in range(4)]
     spec = "standardised(0.5*red+2*blue)"
     given = Candidates(pictures([10, 20, 30, 40], [2, 6, 90, 99]), prompts)
-    scorer = sums(["red", spec], PARTS, lambda: given)[spec]
+    scorer = weighted_sums(["red", spec], PARTS, lambda: given)[spec]
     images = pictures([25, 50], [4, 8])
     expected = [0.0, 0.5 * 25 / 125**0.5 - 2 * 2]
     np.testing.assert_allclose(scorer(images, ["", ""], [{"tag": "x"}] * 2), expected, rtol=1e-6)
-    assert scorer.fingerprint != sums(["1*red+2*blue"], PARTS, None)["1*red+2*blue"].fingerprint
+    assert scorer.fingerprint != weighted_sums(["1*red+2*blue"], PARTS, None)["1*red+2*blue"].fingerprint
     same = Candidates(pictures([7, 7, 7, 7], [2, 6, 90, 99]), prompts)
     with pytest.raises(
         DataError, match="'red' tells apart, to standardise by, but it gave 4 of 4 pictures a score, all"
     ):
-        sums([spec], PARTS, lambda: same)
+        weighted_sums([spec], PARTS, lambda: same)
     with pytest.raises(ConfigError, match="expected the candidates of a task"):
-        sums([spec], PARTS, None)
+        weighted_sums([spec], PARTS, None)
 
 
 def test_settings_that_name_sums(tiny_pipeline: Path) -> None:

@@ -1,4 +1,4 @@
-"""A scorer in a process of its own: what it is told, what comes back, and every way in which it can fail."""
+"""A scorer in a process of its own: what it is sent, what comes back, and every way in which it can fail."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 
 from bench.api import CheckpointMissing, DataError, PluginError
 from bench.scoring.scorer import Scorer
-from bench.scoring.workers.environment import PinnedEnvironment
-from bench.scoring.workers.worker_process import WorkerProcess
+from bench.scoring.workers.pinned_environment import PinnedEnvironment
+from bench.scoring.workers.worker_process import WorkerLimits, WorkerProcess
 from rewards.imagereward import PINS, ImageReward
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ def worker(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def process(worker: Path) -> Iterator[WorkerProcess]:
-    process = WorkerProcess("mine", Path(sys.executable), worker, seconds=30)
+    process = WorkerProcess("mine", Path(sys.executable), worker, WorkerLimits(call_seconds=30))
     yield process
     process.close()
 
@@ -78,16 +78,16 @@ def test_the_worker_has_its_own_threads_and_none_of_the_harnesss_packages(
     worker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    process = WorkerProcess("mine", Path(sys.executable), worker, threads=3)
+    process = WorkerProcess("mine", Path(sys.executable), worker, WorkerLimits(threads=3))
     assert process.call("about", name="OMP_NUM_THREADS")["variable"] == "3"
     found = process.call("about", name="PYTHONPATH")
     assert found["variable"] is None and found["harness"] is False
-    assert not {str(ROOT), str(ROOT / "bench" / "apart")} & set(found["path"])
+    assert not {str(ROOT), str(ROOT / "bench" / "scoring" / "workers")} & set(found["path"])
     process.close()
 
 
 def test_memory_is_bounded_for_the_worker_alone(worker: Path) -> None:
-    process = WorkerProcess("mine", Path(sys.executable), worker, memory_mib=600)
+    process = WorkerProcess("mine", Path(sys.executable), worker, WorkerLimits(memory_mib=600))
     assert process.call("hold", mebibytes=50) == 50 << 20
     with pytest.raises(PluginError, match=r"reward 'mine': hold\(\) in its worker process raised MemoryError"):
         process.call("hold", mebibytes=700)
@@ -104,7 +104,9 @@ def test_memory_is_bounded_for_the_worker_alone(worker: Path) -> None:
     ],
 )
 def test_a_call_that_fails_is_one_message(worker: Path, how: str, told: str) -> None:
-    process = WorkerProcess("mine", Path(sys.executable), worker, seconds=0.7 if how == "hang" else 30)
+    process = WorkerProcess(
+        "mine", Path(sys.executable), worker, WorkerLimits(call_seconds=0.7 if how == "hang" else 30)
+    )
     begin = time.monotonic()
     with pytest.raises(PluginError, match=told):
         process.call("fail", how=how)
@@ -114,7 +116,7 @@ def test_a_call_that_fails_is_one_message(worker: Path, how: str, told: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("scores", "told"),
     [
         ("[1.0]", "expected 2 scores from its worker process, got 1"),
         ("[[1.0], [2.0]]", r"expected a list of numbers from its worker process, got \[\[1.0\], \[2.0\]\]"),
@@ -123,8 +125,8 @@ def test_a_call_that_fails_is_one_message(worker: Path, how: str, told: str) -> 
         ("images", "raised TypeError: Object of type ndarray is not JSON serializable"),
     ],
 )
-def test_answers_of_another_shape_are_refused(worker: Path, answer: str, told: str) -> None:
-    worker.write_text(f"def score(images, prompts, metadata):\n    return {answer}\n")
+def test_scores_of_another_shape_are_refused(worker: Path, scores: str, told: str) -> None:
+    worker.write_text(f"def score(images, prompts, metadata):\n    return {scores}\n")
     with pytest.raises(PluginError, match=told):
         WorkerProcess("mine", Path(sys.executable), worker).scores(PICTURES, ["", ""], [{}, {}])
 
@@ -135,7 +137,7 @@ def test_a_process_that_speaks_another_language_is_refused(
 ) -> None:
     other = tmp_path / "other.py"
     other.write_text(f"print({said!r}, end='')")
-    monkeypatch.setattr("bench.scoring.workers.worker_process.CHILD", other)
+    monkeypatch.setattr("bench.scoring.workers.worker_process.WORKER_MAIN", other)
     told = f"expected a line of JSON from its worker process, got {said.encode()!r}"
     with pytest.raises(PluginError, match=re.escape(told)):
         WorkerProcess("mine", Path(sys.executable), worker).scores(PICTURES, ["", ""], [{}, {}])
@@ -150,14 +152,14 @@ def test_the_worker_ends_with_its_parent(worker: Path) -> None:
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    assert is_alive(child)
+    process = int(parent.stdout.readline())
+    assert is_alive(process)
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
     end = time.monotonic() + 10
-    while is_alive(child) and time.monotonic() < end:
+    while is_alive(process) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not is_alive(child)
+    assert not is_alive(process)
 
 
 def is_alive(process: int) -> bool:
@@ -168,11 +170,11 @@ def is_alive(process: int) -> bool:
 
 
 def test_what_another_process_computes_is_charged() -> None:
-    class Apart(ImageReward):
+    class InProcess(ImageReward):
         def __call__(self, images, prompts, metadata):  # type: ignore[no-untyped-def]
             return np.zeros(len(images))
 
-    reward = Apart()
+    reward = InProcess()
     reward.worker_flops = 12e9
     scorer = Scorer(reward)
     scorer.measure(PICTURES[0], "", {})

@@ -1,4 +1,4 @@
-"""Rewards that tests run in other processes: one with a network, one that fails as it is asked, one that counts."""
+"""Rewards that tests run in other processes: one with a network, one that fails as its prompt says, one that counts."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Fickle(Reward):
             time.sleep(float(number))
         if word == "hold":
             return [len(bytearray(int(number) << 20)) * 0.0 for _ in prompts]
-        answers: dict[str, Any] = {
+        results: dict[str, Any] = {
             "fewer": scores[1:], "one": scores[0], "nan": np.full(len(images), np.nan), "text": ["good"] * len(images),
             "nothing": None, "far": scores + 1, "ragged": [None] * len(images),
         }  # fmt: skip
-        return answers.get(word, scores)
+        return results.get(word, scores)
 
 
 class Counting(Reward):

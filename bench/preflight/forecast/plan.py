@@ -130,16 +130,17 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     """A few updates of every stage of a method on the first task, on a model that is thrown away."""
     from bench.datasets.worlds import experiment_world
     from bench.models.policy import SD3Policy
-    from bench.scoring.loading import load_scorers
-    from bench.scoring.weighted_sum import examples
-    from bench.scoring.workers.placement import Placement
+    from bench.scoring.loading import Placement, load_scorers
+    from bench.scoring.weighted_sum import standard_candidates
     from bench.training.context import TaskContext
     from bench.training.stage import Stage, StageStart
 
     task = dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
     world = experiment_world(experiment)
     scorers = load_scorers(
-        {task.reward, task.select}, standard=lambda: examples(world, task), elsewhere=Placement.of(experiment)
+        {task.reward, task.select},
+        candidates=lambda: standard_candidates(world, task),
+        placement=Placement.of(experiment),
     )
     plans = []
     for settings, budget in zip(experiment.stages(label), experiment.budgets(label), strict=True):

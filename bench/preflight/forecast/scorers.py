@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench import registry
 from bench.api import Reward
-from bench.config.reward_expression import used_by
+from bench.config.reward_expression import scorers_of_task
 from bench.config.scorer_process import ScorerProcess
 from bench.config.settings import Experiment
 from bench.config.task import Task
@@ -23,7 +23,7 @@ def held_by_scorers(experiment: Experiment, cards: int = 1) -> tuple[float, tupl
 
 def _of_task(experiment: Experiment, task: Task, cards: int) -> tuple[float, list[str]]:
     sizes, unknown = dict[tuple[str, str], float](), list[str]()
-    for name in sorted(used_by(task, experiment.evaluation.set_scorers)):
+    for name in sorted(scorers_of_task(task, experiment.evaluation.set_scorers)):
         cls = registry.load_reward(name)
         apart = experiment.scorers.get(cls.name)
         if apart is None and experiment.reward_server is not None:

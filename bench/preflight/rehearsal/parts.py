@@ -27,8 +27,7 @@ from bench.preflight.rehearsal.measure import passes, reading
 from bench.preflight.rehearsal.rewards import rehearse_rewards
 from bench.results.records.schema import End
 from bench.results.records.writer import CellRecord
-from bench.scoring.loading import load_scorers
-from bench.scoring.workers.placement import Placement
+from bench.scoring.loading import Placement, load_scorers
 from bench.training.checkpoint import Checkpoints
 from bench.training.context import TaskContext
 from bench.training.evaluate import Evaluator
@@ -79,7 +78,7 @@ def _rehearse_method(experiment: Experiment, settings: StageSettings, peak: floa
     """`returns`: whether a checkpoint is taken there and back."""
     world, task, ledger = experiment_world(experiment), experiment.tasks[0], Ledger()
     names = {*task.scorers, *experiment.evaluation.set_scorers, task.reward, task.select}
-    scorers = load_scorers(names, elsewhere=Placement.of(experiment))
+    scorers = load_scorers(names, placement=Placement.of(experiment))
     policy = SD3Policy.of(experiment, world)
     unit = policy.measure_flops().forward
     context = TaskContext(world, task, policy, scorers)

@@ -1,1 +1,1 @@
-"""Scorers behind HTTP, for another GPU or another machine: the server, and the reward that asks it."""
+"""Scorers behind HTTP, for another GPU or another machine: the server, and the reward that is scored there."""

@@ -1,1 +1,1 @@
-"""Scorers apart from the training process: in a process, and where they need it an environment, of their own."""
+"""Scorers outside the training process: in a worker process, and where they need it an environment, of their own."""

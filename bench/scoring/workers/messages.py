@@ -1,8 +1,8 @@
-"""What a scorer gave, and what it raised, as JSON carries them: exactly, and judged only where they arrive.
+"""Results and errors of a scorer as JSON carries them: exactly, and judged only where they arrive.
 
-`packed` scores are {"dtype", "shape", "values"}: an array of any kind keeps type and shape, so that what a scorer may
-not give is told by the same words wherever it ran; `values` is null for what is no number. An answer is {"given": ...},
-or {"refused": kind of error, "message": text} for the errors that have a message of their own.
+A message is {"result": ...}, or {"error": kind of error, "message": text} for the errors that have a message of their
+own. Encoded scores are {"dtype", "shape", "values"}: an array of any kind keeps type and shape, so that scores which
+break the contract are refused in the same words wherever they were computed; `values` is null for what is no number.
 """
 
 from __future__ import annotations
@@ -23,43 +23,48 @@ _KINDS = {
 _NUMBERS = "fiub"
 
 
-def pack_scores(scores: Any) -> dict[str, Any]:
-    """Whatever a reward returned, JSON-able; a float is told by as many digits as it has."""
+def encode_scores(scores: Any) -> dict[str, Any]:
+    """Whatever a reward returned, JSON-able; a float is written with as many digits as it has."""
     array = np.asarray(scores)
     values = array.tolist() if array.dtype.kind in _NUMBERS else None
     return {"dtype": array.dtype.str, "shape": list(array.shape), "values": values}
 
 
-def unpack_scores(answer: Any) -> np.ndarray:
-    """The array that was packed; what held no numbers comes back empty, with its type and shape.
+def decode_scores(encoded: Any) -> np.ndarray:
+    """The array that was encoded; one that held no numbers comes back empty, with its type and shape.
 
     Raises:
-        PluginError: nothing was packed so.
+        PluginError: these are no encoded scores.
     """
     try:
-        dtype, shape = np.dtype(answer["dtype"]), tuple(answer["shape"])
-        if answer["values"] is None:
+        dtype, shape = np.dtype(encoded["dtype"]), tuple(encoded["shape"])
+        if encoded["values"] is None:
             return np.broadcast_to(np.zeros((), dtype), shape)  # of any shape without its memory
-        return np.array(answer["values"], dtype).reshape(shape)
+        return np.array(encoded["values"], dtype).reshape(shape)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise PluginError(f"expected scores with dtype, shape and values, got {str(answer)[:80]} ({error})") from error
+        raise PluginError(f"expected scores with dtype, shape and values, got {str(encoded)[:80]} ({error})") from error
 
 
-def answer_message(work: Callable[[], Any]) -> dict[str, Any]:
-    """The answer that stands for what `work` returns or raises; what is no BenchError goes through."""
+def encode_result(work: Callable[[], Any]) -> dict[str, Any]:
+    """The message for what `work` returns or raises; an error that is no BenchError goes through."""
     try:
-        return {"given": work()}
+        return {"result": work()}
     except BenchError as error:
-        kind = next((cls.__name__ for cls in type(error).__mro__ if cls.__name__ in _KINDS), PluginError.__name__)
-        return {"refused": kind, "message": str(error)}
+        return encode_error(error)
 
 
-def message_value(answer: Mapping[str, Any], add: Callable[[str], str] = str) -> Any:
-    """What an answer holds; `add` may add to the message of an error.
+def encode_error(error: BenchError) -> dict[str, Any]:
+    """The message for an error; a kind that has no name on the way becomes a PluginError."""
+    kind = next((cls.__name__ for cls in type(error).__mro__ if cls.__name__ in _KINDS), PluginError.__name__)
+    return {"error": kind, "message": str(error)}
+
+
+def decode_result(message: Mapping[str, Any], amend: Callable[[str], str] = str) -> Any:
+    """The result that a message holds; `amend` may add to the text of an error.
 
     Raises:
-        BenchError: what was raised there.
+        BenchError: the error that it holds.
     """
-    if "refused" in answer:
-        raise _KINDS.get(answer["refused"], PluginError)(add(str(answer["message"])))
-    return answer["given"]
+    if "error" in message:
+        raise _KINDS.get(message["error"], PluginError)(amend(str(message["message"])))
+    return message["result"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,60 +11,42 @@ import numpy as np
 from bench import registry
 from bench.api import ConfigError, Reward
 from bench.plugin_errors import plugin_errors
-from bench.scoring.server.journal import Journal
-from bench.scoring.workers.messages import answer_message, pack_scores
+from bench.scoring.workers.messages import encode_result, encode_scores
 
 _reward: Reward | None = None
-_journal: Journal | None = None
 
 
-def load(spec: str, device: str, journal: str | None) -> dict[str, Any]:
-    """Load the reward of this name, module or file; returns its version and the hash of its weights.
+def load(spec: str, device: str) -> dict[str, Any]:
+    """The message of {"version", "fingerprint"}, once the reward of this name, module or file is loaded.
 
-    `device` is what the process was started for. `journal` is a file that keeps answers, by the id of their request.
+    `device` is what the process was started for.
     """
 
     def work() -> dict[str, Any]:
-        global _reward, _journal
-        _require(device, spec)
+        global _reward
+        _require_device(device, spec)
         cls = registry.load_reward(spec)
-        if journal is not None:
-            _journal = Journal(Path(journal))
         with plugin_errors(f"reward {cls.name!r} in load()", cls):
             _reward = cls()
             _reward.load()
         return {"version": _reward.version, "fingerprint": str(getattr(_reward, "fingerprint", ""))}
 
-    return answer_message(work)
+    return encode_result(work)
 
 
-def score(
-    images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]],
-    request: tuple[str, str] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Scores as they are, packed, of pictures uint8 (B, H, W, 3).
+def score(images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The message of the encoded scores of pictures uint8 (B, H, W, 3), as the reward gives them."""
 
-    `request` is id and digest; what the journal holds under it is not scored again, and what is not yet there is kept
-    before anybody hears of it.
-    """
-
-    def work() -> Any:
+    def work() -> dict[str, Any]:
         assert _reward is not None
-        key = request
-        kept = _journal.answer(*key) if _journal and key else None
-        if kept is not None:
-            return kept
         with plugin_errors(f"reward {_reward.name!r} on {len(images)} pictures", type(_reward)):
-            scores = pack_scores(_reward(images, list(prompts), list(metadata)))
-        if _journal and key:
-            _journal.keep(*key, scores)
-        return scores
+            return encode_scores(_reward(images, list(prompts), list(metadata)))
 
-    return answer_message(work)
+    return encode_result(work)
 
 
 def measure(images: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """FLOPs of the one picture uint8 (1, H, W, 3), counted here."""
+    """The message of the FLOPs of scoring one picture uint8 (1, H, W, 3), counted here."""
 
     def work() -> float:
         assert _reward is not None
@@ -77,10 +58,10 @@ def measure(images: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> dic
         scorer.measure(images[0], prompt, metadata)
         return scorer.flops
 
-    return answer_message(work)
+    return encode_result(work)
 
 
-def _require(device: str, spec: str) -> None:
+def _require_device(device: str, spec: str) -> None:
     """Refuse a scorer on the CPU that was meant for a GPU."""
     if not device.startswith("cuda"):
         return

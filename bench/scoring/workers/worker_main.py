@@ -1,10 +1,10 @@
-"""The worker's side: answers calls of one worker file, until its parent goes. Run as a script, in any environment.
+"""The worker's side: runs functions of one worker file for its parent, until that ends. A script of any environment.
 
-    python -P child.py WORKER_FILE [THREADS [MEMORY_MIB]]
+    python -P worker_main.py WORKER_FILE [THREADS [MEMORY_MIB]]
 
-A request is one line of JSON, {"call": function, "words": {argument: value}, "pictures": [B, H, W, 3] or null}, and
-then the bytes of the pictures (uint8, row by row), where there are some. The answer is one line of JSON too,
-{"result": ...} or {"error": text}. What the worker prints goes to standard error, where it is not taken for an answer.
+A request is one line of JSON, {"function": name, "arguments": {name: value}, "pictures": [B, H, W, 3] or null}, and
+then the bytes of the pictures (uint8, row by row), where there are some. The response is one line of JSON too,
+{"result": ...} or {"error": text}. What the worker prints goes to standard error, where it cannot be taken for one.
 
 This file imports nothing of the harness: the environment it runs in need not have it.
 """
@@ -27,12 +27,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
-def main(worker: Path, threads: int = 1, memory_mib: int | None = None) -> None:
-    """Load the worker file and answer its parent."""
-    incoming, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+def run_worker(worker: Path, threads: int = 1, memory_mib: int | None = None) -> None:
+    """Load the worker file and serve the requests on standard input."""
+    requests, responses = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
@@ -42,32 +42,32 @@ def main(worker: Path, threads: int = 1, memory_mib: int | None = None) -> None:
         # hundreds of gigabytes of addresses that CUDA reserves and never fills
         resource.setrlimit(resource.RLIMIT_DATA, (memory_mib << 20, memory_mib << 20))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before the worker file imports what reads it
-    answer_calls(_imported(worker), incoming, answers)
+    serve_requests(_import_file(worker), requests, responses)
 
 
-def answer_calls(module: ModuleType, incoming: BinaryIO, answers: BinaryIO) -> None:
-    """Answer every request by the function of `module` that it names, in order."""
-    for line in iter(incoming.readline, b""):
+def serve_requests(module: ModuleType, requests: BinaryIO, responses: BinaryIO) -> None:
+    """Call the function of `module` that each request names, in order, and write what it returns or raises."""
+    for line in iter(requests.readline, b""):
         request = json.loads(line)
-        words = dict(request["words"])
+        arguments = dict(request["arguments"])
         if request["pictures"] is not None:
-            words["images"] = _pictures(incoming, request["pictures"])
+            arguments["images"] = _read_images(requests, request["pictures"])
         try:
-            answer = json.dumps({"result": getattr(module, request["call"])(**words)})
-        except Exception as error:  # a scorer may raise anything at all; its parent tells it
+            response = json.dumps({"result": getattr(module, request["function"])(**arguments)})
+        except Exception as error:  # a scorer may raise anything at all; the parent reports it
             place = traceback.extract_tb(error.__traceback__)[-1]
-            answer = json.dumps({"error": f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"})
-        answers.write(answer.encode() + b"\n")
-        answers.flush()
+            response = json.dumps({"error": f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"})
+        responses.write(response.encode() + b"\n")
+        responses.flush()
 
 
-def _pictures(incoming: BinaryIO, shape: list[int]) -> np.ndarray:
-    data = incoming.read(math.prod(shape))
+def _read_images(requests: BinaryIO, shape: list[int]) -> np.ndarray:
+    data = requests.read(math.prod(shape))
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _imported(worker: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("worker", worker)
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("worker", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -77,9 +77,9 @@ def _imported(worker: Path) -> ModuleType:
 def _end_with_parent(parent: int) -> None:
     """End as soon as the parent has: a call that never returns would not notice that nobody waits for it."""
     while os.getppid() == parent:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *(int(number) for number in sys.argv[2:4]))
+    run_worker(Path(sys.argv[1]), *(int(number) for number in sys.argv[2:4]))

@@ -44,17 +44,17 @@ def list_pictures(folder: Path, prompts: Path | None = None) -> list[PictureEntr
     files = [path for path in files if path.name not in METADATA and not (prompts and path.samefile(prompts))]
     names = sorted((path.name for path in files), key=_by_numbers)
     if prompts is None and beside is not None:
-        return _named(folder, names, read_prompts(beside), beside.name)
+        return _entries_of_metadata(folder, names, read_prompts(beside), beside.name)
     if not names:
         raise DataError(f"{folder} holds no files: expected pictures in it, and not in folders of it")
     if lines is None:
-        return [_entry(name) for name in names]
+        return [_picture_entry(name) for name in names]
     if len(lines) != len(names):
         raise DataError(
             f"{prompts}: expected a prompt for each of the {len(names)} files in {folder}, sorted by name, got "
             f"{len(lines)} prompts: mend the file, or name the pictures in a metadata.jsonl (file_name, text)"
         )
-    return [_entry(name, prompt) for name, prompt in zip(names, lines, strict=True)]
+    return [_picture_entry(name, prompt) for name, prompt in zip(names, lines, strict=True)]
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -71,7 +71,7 @@ def read_picture(path: Path) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _named(folder: Path, names: list[str], rows: list[Prompt], source: str) -> list[PictureEntry]:
+def _entries_of_metadata(folder: Path, names: list[str], rows: list[Prompt], source: str) -> list[PictureEntry]:
     """The rows of the metadata in their order, then the files that it does not name."""
     entries = []
     for row in rows:
@@ -83,11 +83,11 @@ def _named(folder: Path, names: list[str], rows: list[Prompt], source: str) -> l
         prompt = Prompt(row.index, row.text, metadata)
         entries.append(PictureEntry(name, prompt, "" if there else f"named in {source}, but there is no such file"))
     listed = {entry.name for entry in entries}
-    rest = [_entry(name) for name in names if name not in listed]
+    rest = [_picture_entry(name) for name in names if name not in listed]
     return entries + [replace(entry, problem=entry.problem or f"not named in {source}") for entry in rest]
 
 
-def _entry(name: str, prompt: Prompt | None = None) -> PictureEntry:
+def _picture_entry(name: str, prompt: Prompt | None = None) -> PictureEntry:
     """A file of the folder; one whose name is no text could not be written down."""
     legible = name.encode("utf-8", "backslashreplace").decode()
     return PictureEntry(legible, prompt, "" if legible == name else "its name is not UTF-8: rename it")

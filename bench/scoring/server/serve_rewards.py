@@ -15,23 +15,21 @@ from pathlib import Path
 from bench import registry
 from bench.api import ConfigError
 from bench.config.scorer_process import ScorerProcess
-from bench.files import disk_errors
 from bench.parsing import Problems, split_list, validate
-from bench.paths import cache_folder
-from bench.scoring.server.wire import TOKEN_VARIABLE
-from bench.scoring.workers.remote_reward import ProcessReward
+from bench.scoring.server.scoring_request import TOKEN_VARIABLE, RequestLimits
+from bench.scoring.workers.remote_reward import LimitOptions, ProcessReward
 
-WAITING = 32  # requests at once; more are asked to come again
-_OPTIONS = ("serve-rewards --timeout", "serve-rewards --memory")
+MAX_CONCURRENT = 32  # requests at once; others are told that the server is busy
+_OPTIONS = LimitOptions("serve-rewards --timeout", "serve-rewards --memory")
 _PORTS = 65535
-_CLOSE_SECONDS = 5  # for answers under way when the server is told to stop
+_CLOSE_SECONDS = 5  # for requests under way when the server is told to stop
 
 
-def main(args: argparse.Namespace) -> None:
-    """What the options of the command say.
+def run_serve_rewards(args: argparse.Namespace) -> None:
+    """Serve what the options of the command say.
 
     Raises:
-        ConfigError: an option is out of its bounds; and what `serve` raises.
+        ConfigError: an option is out of its bounds; and what `serve_rewards` raises.
     """
     problems = Problems()
     for option, value in (("--max-batch", args.max_batch), ("--max-mb", args.max_mb)):
@@ -43,24 +41,22 @@ def main(args: argparse.Namespace) -> None:
     if not 0 <= args.port <= _PORTS:
         problems.add("--port", f"expected a number from 0 to {_PORTS}, got {args.port}")
     values = {"device": args.device, "threads": args.threads, "memory": args.memory}
-    apart = validate(ScorerProcess, values, "", problems)
+    settings = validate(ScorerProcess, values, "", problems)
     problems.raise_if_any("serve-rewards")
-    assert apart is not None
+    assert settings is not None
     serve_rewards(
-        split_list(args.reward), host=args.host, port=args.port, token_file=args.token_file, pictures=args.max_batch,
-        megabytes=args.max_mb, seconds=args.timeout, journal=None, apart=apart,
+        split_list(args.reward), settings, RequestLimits(args.max_batch, args.max_mb << 20, args.timeout),
+        host=args.host, port=args.port, token_file=args.token_file,
     )  # fmt: skip
 
 
 def serve_rewards(
-    specs: Sequence[str], *, host: str, port: int, token_file: Path | None, pictures: int, megabytes: int,
-    seconds: float, journal: Path | None, apart: ScorerProcess,
+    specs: Sequence[str], settings: ScorerProcess, limits: RequestLimits, *, host: str, port: int,
+    token_file: Path | None,
 ) -> None:  # fmt: skip
-    """Serve the named scorers at `host` and `port` (0: a free one) until Ctrl-C.
+    """Serve the named scorers, each in a process with these settings, at `host` and `port` (0: a free one).
 
-    `pictures`, `megabytes` and `seconds` bound one request; `apart` says how each scorer runs. `journal` is the folder
-    of the answers that were given, by default one for the port, below the cache. What is asked while the scorers are
-    loaded waits until they are.
+    It ends with Ctrl-C. Requests that come while the scorers are loaded wait until they are.
 
     Raises:
         ConfigError: a package or the token is missing, the port is taken, or no scorer has that name, or two have.
@@ -69,23 +65,20 @@ def serve_rewards(
     _require_packages()
     import uvicorn
 
-    from bench.scoring.server.service import Limits, Service
+    from bench.scoring.server.reward_service import RewardService
 
     registry.refuse_equal_names(specs)
     token = read_token(token_file)
-    hosts = _hosts(host, token)
-    with _bound(host, port) as listening:
-        place = journal or cache_folder() / "serve" / str(listening.getsockname()[1])
-        with disk_errors(place):
-            place.mkdir(parents=True, exist_ok=True)
-        rewards = _loaded(specs, apart, seconds, place)
-        app = Service(rewards, Limits(pictures, megabytes << 20, seconds), token, hosts).app()
+    hosts = _allowed_hosts(host, token)
+    with _listen(host, port) as listening:
+        rewards = _load_rewards(specs, settings, limits.seconds)
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="off",
-            ws="none", http="h11", limit_concurrency=WAITING, timeout_graceful_shutdown=_CLOSE_SECONDS,
+            RewardService(rewards, limits, token, hosts).app(), log_level="warning", access_log=False,
+            server_header=False, proxy_headers=False, lifespan="off", ws="none", http="h11",
+            limit_concurrency=MAX_CONCURRENT, timeout_graceful_shutdown=_CLOSE_SECONDS,
         )  # fmt: skip
-        logging.getLogger("uvicorn.error").addFilter(_is_news)
-        print(f"serving {', '.join(rewards)} at {_address(listening)}, journal in {place}; Ctrl-C stops", flush=True)
+        logging.getLogger("uvicorn.error").addFilter(_is_worth_printing)
+        print(f"serving {', '.join(rewards)} at {_url(listening)}; Ctrl-C stops", flush=True)
         try:
             with suppress(KeyboardInterrupt):  # uvicorn has closed in order, and passes it on
                 uvicorn.Server(config).run(sockets=[listening])
@@ -95,18 +88,17 @@ def serve_rewards(
                 reward.close()
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a line of uvicorn's is worth printing: not one for each request that a busy server puts off."""
+def _is_worth_printing(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's is: not one for each request that a busy server puts off."""
     return "concurrency limit" not in record.getMessage()
 
 
-def _loaded(specs: Sequence[str], apart: ScorerProcess, seconds: float, journals: Path) -> dict[str, ProcessReward]:
-    """The scorers by their own names, each with its process and its journal."""
+def _load_rewards(specs: Sequence[str], settings: ScorerProcess, seconds: float) -> dict[str, ProcessReward]:
+    """The scorers by their own names, each loaded in its process; `seconds` bound a call."""
     rewards = {}
     for spec in dict.fromkeys(specs):
         cls = registry.load_reward(spec)
-        journal = journals / f"{cls.name}.sqlite"
-        rewards[cls.name] = ProcessReward(spec, cls, apart, seconds, journal=journal, options=_OPTIONS)
+        rewards[cls.name] = ProcessReward(spec, cls, settings, call_seconds=seconds, options=_OPTIONS)
         rewards[cls.name].load()
     return rewards
 
@@ -139,8 +131,8 @@ def _require_packages() -> None:
         ) from error
 
 
-def _hosts(host: str, token: str | None) -> set[str]:
-    """By which names the server may be asked for: those of this machine, or any where it listens to others."""
+def _allowed_hosts(host: str, token: str | None) -> set[str]:
+    """The host names that requests may be for: those of this machine, or any where it listens to others."""
     try:
         is_own = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -149,13 +141,13 @@ def _hosts(host: str, token: str | None) -> set[str]:
         return {host, "localhost", "127.0.0.1", "::1"}
     if token is None:
         raise ConfigError(
-            f"--host {host} lets other machines ask: expected a token, in --token-file FILE or ${TOKEN_VARIABLE}. What "
+            f"--host {host} lets other machines in: expected a token, in --token-file FILE or ${TOKEN_VARIABLE}. What "
             "is sent is not encrypted: outside a network that you trust, leave the host out and use an SSH tunnel"
         )
     return set()
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens there: the port is taken from now on, and who connects waits to be let in."""
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -170,6 +162,6 @@ def _bound(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _address(listening: socket.socket) -> str:
+def _url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

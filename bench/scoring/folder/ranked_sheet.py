@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from bench.datasets.scenes.lettering import cut_in_front, legible, plain_font
 from bench.datasets.scenes.sheet import CAPTION_SIZE, contact_sheet
 from bench.files import appears_whole
-from bench.scoring.folder.listing import PictureEntry, read_picture
+from bench.scoring.folder.picture_folder import PictureEntry, read_picture
 from bench.scoring.ranking import ranking
 
 CELL = 168  # pixels of a picture's longer side
@@ -30,7 +30,7 @@ def draw_sheet(
     """
     order, ranks = ranking(scores, higher_is_better)
     shown, headings = np.arange(len(order)), {}
-    heading = title(name, ranks, higher_is_better)
+    heading = sheet_title(name, ranks, higher_is_better)
     if len(order) > 2 * _EACH_END:
         shown = np.r_[shown[:_EACH_END], shown[-_EACH_END:]]
         headings = {0: f"best {_EACH_END}", _EACH_END: f"worst {_EACH_END}"}
@@ -41,14 +41,14 @@ def draw_sheet(
     for place in shown:
         row = int(order[place])
         tiles.append(_tile(read_picture(folder / entries[row].name)))
-        captions.append(caption(int(ranks[place]), float(scores[row]), row, entries[row]))
+        captions.append(picture_caption(int(ranks[place]), float(scores[row]), row, entries[row]))
     with appears_whole(out) as temporary:
         contact_sheet(
             np.stack(tiles), captions, _COLUMNS, heading, temporary, cell=CELL, lines=_LINES, headings=headings
         )
 
 
-def title(name: str, ranks: np.ndarray, higher_is_better: bool) -> str:
+def sheet_title(name: str, ranks: np.ndarray, higher_is_better: bool) -> str:
     """What the sheet shows: scorer, number of pictures, direction, and how many share the first place."""
     count, first = len(ranks), int((ranks == 1).sum())
     better = f"({'higher' if higher_is_better else 'lower'} is better)"
@@ -65,7 +65,7 @@ def _tile(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(ImageOps.pad(Image.fromarray(pixels), (CELL, CELL), filter_, color="white"))
 
 
-def caption(rank: int, score: float, place: int, entry: PictureEntry) -> str:
+def picture_caption(rank: int, score: float, place: int, entry: PictureEntry) -> str:
     """Rank and score, the end of the name, the prompt.
 
     place: the entry's, from 0. A name that cannot be shown as it is comes with its row in the table.

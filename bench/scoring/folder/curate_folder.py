@@ -26,10 +26,9 @@ from bench.datasets.pictures.preparation import Prepared, as_prompt, pictures_ta
 from bench.datasets.pictures.selection import Selection, columns_of, write_selection
 from bench.files import write_whole
 from bench.parsing import Problems, Text, validate
-from bench.scoring.loading import load_scorers
+from bench.scoring.loading import Placement, load_scorers
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
-from bench.scoring.workers.placement import Placement
 
 HEAD = ("name", "score", "scorer", "version", "weights", "input")
 SHARES = (0.5, 0.25, 0.1, 0.05, 0.01)
@@ -38,14 +37,14 @@ _BINS, _BAR = 12, 40
 
 
 @dataclass(frozen=True)
-class Rule:
+class SelectionRule:
     """Which pictures to keep: those of at least this score, or the highest share (0, 1] within each category."""
 
     minimum: float | None = None
     share: float | None = None
 
     @classmethod
-    def of(cls, minimum: float | None, share: float | None) -> Rule | None:
+    def of(cls, minimum: float | None, share: float | None) -> SelectionRule | None:
         """The rule of the options --min and --top, of which one is given at most; None without them.
 
         Raises:
@@ -63,10 +62,12 @@ class Rule:
         )
 
 
-def curate_folder(settings: Data, reward: str, model: str | None, rule: Rule | None, server: str | None = None) -> str:
+def curate_folder(
+    settings: Data, reward: str, model: str | None, rule: SelectionRule | None, server_url: str | None = None
+) -> str:
     """Score the pictures, select by the rule where one is given, and return what the terminal shows.
 
-    Where the reward server at the address `server` has the scorer, it scores.
+    A scorer that the reward server at `server_url` has is taken from it.
 
     Raises:
         ConfigError: the rule fits neither the scorer nor itself.
@@ -77,12 +78,12 @@ def curate_folder(settings: Data, reward: str, model: str | None, rule: Rule | N
     prepared = prepare_pictures(settings, base_model(model))
     if prepared.selection is not None:
         raise ConfigError(f"--data {settings.path} is a selection already: give what it was selected from")
-    scorer = load_scorers({reward}, elsewhere=Placement(server=server))[reward]
+    scorer = load_scorers({reward}, placement=Placement(server_url=server_url))[reward]
     if rule is not None and rule.minimum is not None and not scorer.reward.higher_is_better:
         raise ConfigError(f"--min: of {reward}, lower scores are better: select by --top SHARE")
-    place, stem = _beside(settings)
+    place, stem = _output_place(settings)
     pictures = prepared.inspected.kept
-    scores = _scores(prepared, scorer, place / f"{stem}scores-{scorer.name}.csv")
+    scores = _score_pictures(prepared, scorer, place / f"{stem}scores-{scorer.name}.csv")
     lines = [pictures_table(prepared), "", *_histogram(scorer, scores), "", *_thresholds(scorer, scores)]
     lines += ["", f"scores      {place / f'{stem}scores-{scorer.name}.csv'}"]
     if rule is None:
@@ -94,24 +95,24 @@ def curate_folder(settings: Data, reward: str, model: str | None, rule: Rule | N
     lines += [
         f"selected    {len(kept):,} of {len(pictures):,} ({rule}): {path}",
         "",
-        _next(path, settings, model),
+        _training_command(path, settings, model),
     ]
     return "\n".join(lines)
 
 
-def _next(selection: Path, settings: Data, model: str | None) -> str:
-    """The command that trains on a selection, with what it has to say again."""
-    given = ["--data", str(selection)]
-    given += ["--model", model] if model else []
-    given += ["--data.pictures", str(settings.pictures)] if settings.pictures else []
-    given += ["--allow-broken", f"{settings.allow_broken:g}"] if settings.allow_broken != Data.allow_broken else []
+def _training_command(selection: Path, settings: Data, model: str | None) -> str:
+    """The command that trains on a selection, with the options that it has to repeat."""
+    words = ["--data", str(selection)]
+    words += ["--model", model] if model else []
+    words += ["--data.pictures", str(settings.pictures)] if settings.pictures else []
+    words += ["--allow-broken", f"{settings.allow_broken:g}"] if settings.allow_broken != Data.allow_broken else []
     if settings.buckets is not None:
         wanted = settings.buckets if isinstance(settings.buckets, int) else ",".join(settings.buckets)
-        given += ["--data.buckets", str(wanted), "--data.bucket_pictures", str(settings.bucket_pictures)]
-    return f"  python -m bench run {shlex.join(given)}"
+        words += ["--data.buckets", str(wanted), "--data.bucket_pictures", str(settings.bucket_pictures)]
+    return f"  python -m bench run {shlex.join(words)}"
 
 
-def _beside(settings: Data) -> tuple[Path, str]:
+def _output_place(settings: Data) -> tuple[Path, str]:
     """Where to write, and how the names begin there: a folder of pictures itself, else beside the file."""
     path = Path(settings.path)
     if path.is_dir():
@@ -122,13 +123,13 @@ def _beside(settings: Data) -> tuple[Path, str]:
 # Scores
 
 
-def _scores(prepared: Prepared, scorer: Scorer, path: Path) -> np.ndarray:
+def _score_pictures(prepared: Prepared, scorer: Scorer, path: Path) -> np.ndarray:
     """Scores (N,) float64 of all pictures, NaN where the reward does not apply; stored as they are made."""
     about = (scorer.name, scorer.reward.version, scorer.fingerprint)
     pictures = prepared.inspected.kept
-    inputs = [_input(p, prepared.found.resolution) for p in pictures]
-    held = _held(path, about)
-    scores = np.array([held.get(key, np.inf) for key in inputs])
+    inputs = [_input_hash(p, prepared.found.resolution) for p in pictures]
+    stored = _stored_scores(path, about)
+    scores = np.array([stored.get(key, np.inf) for key in inputs])
     todo = np.flatnonzero(np.isinf(scores))
     try:
         for start in range(0, len(todo), _CHUNK):
@@ -144,12 +145,12 @@ def _scores(prepared: Prepared, scorer: Scorer, path: Path) -> np.ndarray:
     return scores
 
 
-def _input(picture: Picture, resolution: int) -> str:
+def _input_hash(picture: Picture, resolution: int) -> str:
     """16 hex digits of what a score depends on besides the scorer."""
     return config_hash({"input": [picture.digest, picture.caption, picture.tag, resolution]})
 
 
-def _held(path: Path, about: tuple[str, str, str]) -> dict[str, float]:
+def _stored_scores(path: Path, about: tuple[str, str, str]) -> dict[str, float]:
     """Scores that the same version of the scorer gave before, by what it saw."""
     if not path.is_file():
         return {}
@@ -160,7 +161,7 @@ def _held(path: Path, about: tuple[str, str, str]) -> dict[str, float]:
     return {row[5]: float(row[1]) for row in rows[1:] if tuple(row[2:5]) == about}
 
 
-def _select(pictures: Sequence[Picture], scores: np.ndarray, scorer: Scorer, rule: Rule) -> np.ndarray:
+def _select(pictures: Sequence[Picture], scores: np.ndarray, scorer: Scorer, rule: SelectionRule) -> np.ndarray:
     """Row numbers of what the rule keeps; what cannot be scored is never kept."""
     scored = np.flatnonzero(np.isfinite(scores))
     if rule.minimum is not None:
@@ -179,7 +180,7 @@ def _select(pictures: Sequence[Picture], scores: np.ndarray, scorer: Scorer, rul
     return kept
 
 
-def _selection(prepared: Prepared, scorer: Scorer, rule: Rule, names: Sequence[str], scored: int) -> Selection:
+def _selection(prepared: Prepared, scorer: Scorer, rule: SelectionRule, names: Sequence[str], scored: int) -> Selection:
     path = Path(prepared.settings.path)
     return Selection(
         where="." if path.is_dir() else path.name if path.is_file() else prepared.settings.path,
@@ -221,7 +222,7 @@ def _thresholds(scorer: Scorer, scores: np.ndarray) -> list[str]:
     return lines
 
 
-def settings_of(path: str, options: Sequence[tuple[str, str | None]]) -> Data:
+def data_settings(path: str, options: Sequence[tuple[str, str | None]]) -> Data:
     """The settings of the pictures from the dotted options of the command line, `data.caption_column` and the like.
 
     Raises:

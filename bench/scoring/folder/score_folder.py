@@ -1,4 +1,4 @@
-"""Scores the pictures of a folder: a table, a ranked contact sheet for each scorer, and what the scorers were."""
+"""`bench score`: the pictures of a folder in a table, a ranked contact sheet for each scorer, and what scored them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from bench.api import ConfigError, DataError, NonFiniteError, PluginError, Promp
 from bench.config.reward_expression import parts_of
 from bench.files import write_whole
 from bench.plugin_errors import plugin_errors
-from bench.scoring.folder.listing import PictureEntry, list_pictures, read_picture
-from bench.scoring.folder.sheet import draw_sheet
-from bench.scoring.loading import load_scorers
+from bench.scoring.folder.picture_folder import PictureEntry, list_pictures, read_picture
+from bench.scoring.folder.ranked_sheet import draw_sheet
+from bench.scoring.loading import Placement, load_scorers
 from bench.scoring.scorer import Scorer
-from bench.scoring.workers.placement import Placement
 
 TABLE, ABOUT = "scores.csv", "scores.json"
 _CHUNK = 16  # pictures read and judged at once
@@ -32,7 +31,7 @@ _FAILURES = (DataError, PluginError, NonFiniteError)
 
 
 @dataclass(frozen=True)
-class Scores:
+class FolderScores:
     """Every entry of a folder with its scores: by scorer (N,) float32, NaN where it was not judged.
 
     folders: how many there are in the folder, which nobody looked into.
@@ -49,11 +48,11 @@ class Scores:
 
 
 def score_folder(
-    rewards: Sequence[str], folder: Path, out: Path, prompts: Path | None = None, server: str | None = None
-) -> Scores:
+    rewards: Sequence[str], folder: Path, out: Path, prompts: Path | None = None, server_url: str | None = None
+) -> FolderScores:
     """Judge the pictures of a folder, and write scores.csv, scores.json and a sheet for each scorer into `out`.
 
-    What the reward server at the address `server` has is judged there.
+    Scorers that the reward server at `server_url` has are taken from it.
 
     Raises:
         ConfigError: no such reward; one that reads prompts, and there are none; `out` is the folder of the pictures.
@@ -65,22 +64,22 @@ def score_folder(
     parts = list(dict.fromkeys(part for spec in rewards for part in parts_of(spec)))
     registry.refuse_equal_names(parts)
     _refuse_without_prompts([registry.load_reward(part) for part in parts], entries, folder)
-    loaded = load_scorers(set(rewards), elsewhere=Placement(server=server))
+    loaded = load_scorers(set(rewards), placement=Placement(server_url=server_url))
     scorers = [loaded[name] for name in dict.fromkeys(rewards)]
-    scores = _judge(folder, entries, scorers)
+    scores = _score_entries(folder, entries, scorers)
     for name, values in scores.by_scorer.items():
         if np.isnan(values).all():
             reasons = ", such as: ".join(f"{entry.name}: {entry.problem}" for entry in scores.broken[:1])
             raise DataError(f"{folder}: {name} could judge none of its {len(entries)} files; {reasons}")
     _write_table(scores, out)
-    write_whole(out / ABOUT, (json.dumps(_about(scorers), indent=2) + "\n").encode())
+    write_whole(out / ABOUT, (json.dumps(_scorer_facts(scorers), indent=2) + "\n").encode())
     for scorer in scorers:
-        higher, path = scorer.reward.higher_is_better, out / _sheet(scorer.name)
+        higher, path = scorer.reward.higher_is_better, out / _sheet_name(scorer.name)
         draw_sheet(folder, entries, scores.by_scorer[scorer.name], scorer.name, higher, path)
     return scores
 
 
-def summary(scores: Scores, out: Path) -> str:
+def scores_summary(scores: FolderScores, out: Path) -> str:
     """What was found, for the terminal."""
     judged = int(np.isfinite(np.stack(list(scores.by_scorer.values()))).any(0).sum())
     lines = [f"{judged} of {len(scores.entries)} pictures judged" + ("; problems:" if scores.broken else "")]
@@ -95,16 +94,16 @@ def summary(scores: Scores, out: Path) -> str:
             f"from {found.min():.4g} ({worst}) to {found.max():.4g} ({best})"
         )
     return "\n".join(
-        [*lines, f"table   {out / TABLE}", *(f"sheet   {out / _sheet(name)}" for name in scores.by_scorer)]
+        [*lines, f"table   {out / TABLE}", *(f"sheet   {out / _sheet_name(name)}" for name in scores.by_scorer)]
     )
 
 
-def _sheet(name: str) -> str:
+def _sheet_name(name: str) -> str:
     """The file of a scorer's sheet; a sum may have files among its parts."""
     return f"{name.replace('/', '_')}.png"
 
 
-def _write_table(scores: Scores, out: Path) -> None:
+def _write_table(scores: FolderScores, out: Path) -> None:
     """One row for each file, in the order of the folder; an empty score means that it was not judged."""
     columns: dict[str, Any] = {
         "file": [entry.name for entry in scores.entries],
@@ -115,7 +114,7 @@ def _write_table(scores: Scores, out: Path) -> None:
     write_whole(out / TABLE, pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode())
 
 
-def _judge(folder: Path, entries: Sequence[PictureEntry], scorers: Sequence[Scorer]) -> Scores:
+def _score_entries(folder: Path, entries: Sequence[PictureEntry], scorers: Sequence[Scorer]) -> FolderScores:
     found = {scorer.name: np.full(len(entries), np.nan, np.float32) for scorer in scorers}
     failures = dict.fromkeys(found, 0)
     looked: list[PictureEntry] = []
@@ -130,9 +129,9 @@ def _judge(folder: Path, entries: Sequence[PictureEntry], scorers: Sequence[Scor
                 looked.append(dataclasses.replace(entry, problem=str(error)))
         for _, group in groupby(sorted(readable, key=_shape), key=_shape):
             places, pictures = map(list, zip(*group, strict=True))
-            given = [entries[place].prompt or _NO_PROMPT for place in places]
+            prompts = [entries[place].prompt or _NO_PROMPT for place in places]
             for scorer in scorers:
-                scores, problems = _where_it_can(scorer, np.stack(pictures), given)
+                scores, problems = _scores_and_problems(scorer, np.stack(pictures), prompts)
                 found[scorer.name][places] = scores
                 failures[scorer.name] += sum(map(bool, problems))
                 if failures[scorer.name] >= _HOPELESS and np.isnan(found[scorer.name]).all():
@@ -143,10 +142,14 @@ def _judge(folder: Path, entries: Sequence[PictureEntry], scorers: Sequence[Scor
                         before = looked[place].problem
                         told = f"{before}; {problem}" if before else problem
                         looked[place] = dataclasses.replace(looked[place], problem=told)
-    return Scores(looked, found, sum(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()))
+    return FolderScores(
+        looked, found, sum(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
+    )
 
 
-def _where_it_can(scorer: Scorer, pictures: np.ndarray, prompts: Sequence[Prompt]) -> tuple[np.ndarray, list[str]]:
+def _scores_and_problems(
+    scorer: Scorer, pictures: np.ndarray, prompts: Sequence[Prompt]
+) -> tuple[np.ndarray, list[str]]:
     """Scores (B,), NaN for what the scorer cannot judge, and why it fails on a picture ("": it does not)."""
 
     def scored(part: slice) -> np.ndarray:
@@ -188,7 +191,7 @@ def _refuse_without_prompts(rewards: Sequence[type[Reward]], entries: Sequence[P
             )
 
 
-def _about(scorers: Sequence[Scorer]) -> dict[str, dict[str, object]]:
+def _scorer_facts(scorers: Sequence[Scorer]) -> dict[str, dict[str, object]]:
     """What the scores depend on: version and checkpoint of each scorer, and that it judged only."""
     return {
         scorer.name: {

@@ -19,8 +19,8 @@ from bench.datasets.dataset import Dataset
 from bench.datasets.gradients import Brightness
 from bench.models.conditioning import TextCondition
 from bench.models.flops import PassFlops
-from bench.preflight.forecast.plan import by_update
-from bench.preflight.forecast.shapes import Shapes
+from bench.preflight.forecast.plan import spent_by_update
+from bench.preflight.forecast.shapes import ModelShapes
 from bench.scoring.scorer import Scorer
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
@@ -31,7 +31,7 @@ _ENDLESS = Budget(1e18, "cost")
 _ALL_AT_ONCE = 2**30  # what a method spends does not depend on micro-batches: `bench check` sees to it
 
 
-class OneWeight:
+class OneWeightPolicy:
     """Implements `bench.models.policy.Policy`: the velocity is a weight times the state."""
 
     def __init__(self, shift: float) -> None:
@@ -66,7 +66,7 @@ class OneWeight:
 
 
 @dataclass(frozen=True)
-class Spending:
+class UpdateSpending:
     """Of one update: amounts by unit but `seconds`, FLOPs that a card computes for it, and bytes of kept rollouts.
 
     The computed FLOPs are the charged ones and those of gradient checkpointing, which is not charged.
@@ -77,7 +77,7 @@ class Spending:
     rollouts: float
 
 
-def spending(settings: StageSettings, shapes: Shapes, passes: PassFlops) -> Spending:
+def forecast_spending(settings: StageSettings, shapes: ModelShapes, passes: PassFlops) -> UpdateSpending:
     """What an update of a stage spends on the model; passes of the reward are left out.
 
     Raises:
@@ -85,16 +85,16 @@ def spending(settings: StageSettings, shapes: Shapes, passes: PassFlops) -> Spen
     """
     ledger = Ledger()
     stage = _stage(settings, shapes, passes, ledger)
-    spent = by_update(stage, ledger)
+    spent = spent_by_update(stage, ledger)
     again = 0.0
     if settings.train.gradient_checkpointing:
         backward = ledger.backward * passes.reference / passes.backward  # passes with gradient, of one sample
         again = backward * passes.forward * spent["updates"] / max(ledger.updates, 1)
-    return Spending(spent, spent["flops"] + again, _rollout_bytes(stage, shapes))
+    return UpdateSpending(spent, spent["flops"] + again, _rollout_bytes(stage, shapes))
 
 
-def _stage(settings: StageSettings, shapes: Shapes, passes: PassFlops, ledger: Ledger) -> Stage:
-    method, train, policy = settings.build(), settings.train, OneWeight(shapes.shift)
+def _stage(settings: StageSettings, shapes: ModelShapes, passes: PassFlops, ledger: Ledger) -> Stage:
+    method, train, policy = settings.build(), settings.train, OneWeightPolicy(shapes.shift)
     limit = Limit(_ENDLESS, ledger)
     reward = Scorer(Brightness()) if method.needs.reward else None
     draw = SampleDraw(
@@ -102,7 +102,7 @@ def _stage(settings: StageSettings, shapes: Shapes, passes: PassFlops, ledger: L
         [Prompt(i, f"prompt {i}", {}) for i in range(4096)] if method.needs.reward else [],
         seed=0, batch_size=train.batch_size, micro_batch=_ALL_AT_ONCE, caption_dropout=train.caption_dropout,
     )  # fmt: skip
-    reference = OneWeight(shapes.shift) if method.needs.reference else None
+    reference = OneWeightPolicy(shapes.shift) if method.needs.reference else None
     model = MeteredModel(policy, reference, ledger, limit, passes, passes.reference)
     optimizer = Optimizer([policy.weight], train)
     env = TrainingEnv(draw, model, optimizer, reward, ledger, limit, train.batch_size, _ALL_AT_ONCE)
@@ -116,7 +116,7 @@ def _pictures(train: Train) -> Dataset:
     return Dataset.in_memory(latents, torch.ones_like(latents), texts, [{}] * len(texts))
 
 
-def _rollout_bytes(stage: Stage, shapes: Shapes) -> float:
+def _rollout_bytes(stage: Stage, shapes: ModelShapes) -> float:
     """Bytes that the rollouts of one phase would have with the real model's latents and texts."""
     rollouts = stage.env.rollouts
     if rollouts is None:

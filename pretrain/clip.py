@@ -246,7 +246,9 @@ def load_clip(folder: Path, towers: Towers, name: str = "clip.safetensors") -> T
 
 def first_encoder(towers: Towers) -> CLIPTextModelWithProjection:
     """The CLIP's text tower as the pipeline's first text encoder."""
-    encoder = CLIPTextModelWithProjection(towers.clip.config.text_config)
+    config = towers.clip.config.text_config
+    assert isinstance(config, CLIPTextConfig)  # the annotation allows what the configuration was made of, too
+    encoder = CLIPTextModelWithProjection(config)
     encoder.text_model.load_state_dict(towers.clip.text_model.state_dict())
     encoder.text_projection.load_state_dict(towers.clip.text_projection.state_dict())
     return encoder.requires_grad_(False).eval()

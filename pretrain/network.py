@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import SD3Transformer2DModel
 
 from pretrain.clip import WIDTH as TEXT_WIDTH
@@ -10,8 +12,11 @@ from pretrain.vae import LATENT_CHANNELS
 HEAD = 32
 
 
-def build_transformer(width: int = 128, layers: int = 4) -> SD3Transformer2DModel:
-    """An untrained transformer on latents (16, 8, 8): 16 picture tokens, 18 caption tokens."""
+def build_transformer(width: int = 128, layers: int = 4) -> Any:
+    """An untrained SD3Transformer2DModel on latents (16, 8, 8): 16 picture tokens, 18 caption tokens.
+
+    diffusers hides its models from type checkers, so here and in `pretrain.vae` they are `Any`.
+    """
     return SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,

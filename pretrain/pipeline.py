@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from typing import Any
+
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
 from pretrain import clip, network
 from pretrain.tokenizer import build_tokenizer
@@ -11,9 +13,7 @@ from pretrain.tokenizer import build_tokenizer
 SHIFT = 2.0
 
 
-def assemble(
-    towers: clip.Towers, denoiser: SD3Transformer2DModel, autoencoder: AutoencoderKL | None, shift: float = SHIFT
-) -> StableDiffusion3Pipeline:
+def assemble(towers: clip.Towers, denoiser: Any, autoencoder: Any, shift: float = SHIFT) -> StableDiffusion3Pipeline:
     """The pipeline of these parts, without a third text encoder."""
     return StableDiffusion3Pipeline(
         transformer=denoiser,

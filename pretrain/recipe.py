@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, help="checkpoints and encoded data ($BENCH_CACHE or ~/.cache/bench/pretrain)"
     )
     parser.add_argument("--log", type=Path, default=Path("results/pretrain"), help="loss curves, sheets (%(default)s)")
-    parser.add_argument("--assets", type=Path, help="where to export to (bench/tasks/scenes/assets)")
+    parser.add_argument("--assets", type=Path, help="where to export to (bench/datasets/scenes/assets)")
 
 
 def plan_of(stage: str, args: argparse.Namespace) -> TrainingPlan:

@@ -7,9 +7,9 @@ levels (equation 19; location 0.7 where SD3 has 0, scale 1).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
 from pretrain import encode
@@ -28,7 +28,7 @@ LOCATION = 0.7
 class FlowLoss:
     """Mean squared error of the velocity z1 - z0 at logit-normal noise levels."""
 
-    def __init__(self, model: SD3Transformer2DModel, data: Encoded, posterior: float) -> None:
+    def __init__(self, model: Any, data: Encoded, posterior: float) -> None:
         self.model, self.data, self.posterior = model, data, posterior
 
     def __call__(self, step: TrainingStep) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def train_transformer(folder: Path, log: Path, plan: TrainingPlan, width: int = 
     return Loop("transformer", folder, log, plan, model, optimizer).run(loss, every=100)
 
 
-def load_transformer(folder: Path, width: int = 128, layers: int = 4) -> SD3Transformer2DModel:
+def load_transformer(folder: Path, width: int = 128, layers: int = 4) -> Any:
     """The trained weights, averaged, frozen."""
     model = build_transformer(width, layers)
     model.load_state_dict(averaged_weights(folder / "transformer.safetensors"))

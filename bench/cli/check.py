@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from bench import registry
 from bench.api import CheckpointMissing, ConfigError, Method, Reward
 from bench.config.scorer_process import ScorerProcess
-from bench.preflight.conformance.check import Check, Outcome, Status
+from bench.preflight.conformance.check import CheckOutcome, ConformanceCheck, Status
 from bench.scoring.workers.placement import Placement, placement_of
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _shown(line: str) -> Iterator[None]:
         print(" " * len(line), end="\r")
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: CheckOutcome) -> str:
     mark = "FAILED" if outcome.status == "failed" else outcome.status
     text = f"  {mark:<16}{outcome.check.name}"
     if outcome.status == "failed":
@@ -121,7 +121,7 @@ def _line(outcome: Outcome) -> str:
 def _list() -> str:
     from bench.preflight.conformance.suite import METHOD_CHECKS, REWARD_CHECKS
 
-    def table(title: str, checks: Sequence[Check[Any]]) -> list[str]:
+    def table(title: str, checks: Sequence[ConformanceCheck[Any]]) -> list[str]:
         return [title, *(f"  {check.name:<26}{check.reason}" for check in checks)]
 
     return "\n".join([*table("methods", METHOD_CHECKS), "", *table("rewards", REWARD_CHECKS)])

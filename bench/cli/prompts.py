@@ -9,11 +9,11 @@ from pathlib import Path
 
 from bench.api import ConfigError
 from bench.datasets.prompts.geneval import geneval_prompts
-from bench.datasets.prompts.ocr import sign_prompts
+from bench.datasets.prompts.ocr import ocr_prompts
 from bench.datasets.prompts.readers import read_prompts
 from bench.files import write_whole
 
-KINDS = {"geneval": (geneval_prompts, ".jsonl"), "ocr": (sign_prompts, ".txt")}
+KINDS = {"geneval": (geneval_prompts, ".jsonl"), "ocr": (ocr_prompts, ".txt")}
 
 
 def write_prompts(kind: str, count: int, out: Path, *, split: str, seed: int, without: Path | None = None) -> Counter:

@@ -97,10 +97,10 @@ def _rehearse(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from bench.datasets.prompts.hub import WANTED
+    from bench.datasets.prompts.readers import PROMPT_FILES
     from bench.hub import fetch_data_set, fetch_model
 
-    print(fetch_data_set(args.model, WANTED) if args.prompts else fetch_model(args.model))
+    print(fetch_data_set(args.model, PROMPT_FILES) if args.prompts else fetch_model(args.model))
     return 0
 
 

@@ -37,7 +37,7 @@ def _scenes(title: str, primary: str, reward: str | None, categories: list[str] 
     }
 
 
-_BRIGHTNESS = "bench.datasets.gradients:Brightness"
+_BRIGHTNESS = "bench.datasets.rehearsal:Brightness"
 
 TASKS: dict[str, dict[str, dict[str, Any]]] = {
     "scenes": {

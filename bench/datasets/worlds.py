@@ -25,11 +25,11 @@ def load_world(name: str, model: str | None = None, data: Data | None = None, re
 
         return ScenesWorld(model)
     if name == "images":
-        from bench.datasets.images import ImagesWorld
+        from bench.datasets.pictures.world import ImagesWorld
 
         return ImagesWorld(data, model)
     if name == "rehearsal":
-        from bench.datasets.gradients import RehearsalWorld
+        from bench.datasets.rehearsal import RehearsalWorld
 
         return RehearsalWorld(model, resolution)
     raise ConfigError(f"world {name!r}: expected 'scenes', 'images' or 'rehearsal'")

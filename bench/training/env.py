@@ -16,9 +16,7 @@ from torch import Tensor
 from bench import flow, rng
 from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, Prompt, Rollouts
 from bench.budget import Ledger, Limit
-from bench.datasets.bucketed import Bucketed
-from bench.datasets.dataset import Dataset
-from bench.datasets.order import Order
+from bench.datasets.dataset import BucketedDataset, Dataset, SampleOrder
 from bench.device import memory_told
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.policy import PassFlops, Policy, Reference, guided
@@ -30,7 +28,7 @@ class SampleDraw:
     """Data, prompts and noise of one stage, keyed by global index; its whole state is two counters."""
 
     def __init__(
-        self, policy: Policy, ledger: Ledger, limit: Limit, dataset: Dataset | Bucketed | None,
+        self, policy: Policy, ledger: Ledger, limit: Limit, dataset: Dataset | BucketedDataset | None,
         prompts: Sequence[Prompt], *, seed: int, batch_size: int, micro_batch: int, caption_dropout: float,
         ranks: Ranks = SINGLE_PROCESS,
     ) -> None:  # fmt: skip
@@ -38,8 +36,8 @@ class SampleDraw:
         self._ledger = ledger
         self._limit = limit
         self._dataset = dataset
-        counts = dataset.counts if isinstance(dataset, Bucketed) else [len(dataset or ())]
-        self._order = Order(seed, counts, batch_size)
+        counts = dataset.counts if isinstance(dataset, BucketedDataset) else [len(dataset or ())]
+        self._order = SampleOrder(seed, counts, batch_size)
         self._prompts = prompts
         self._seed = seed
         self._batch_size = batch_size
@@ -63,7 +61,7 @@ class SampleDraw:
             self.latest = self._batch(self._dataset, own[start : start + self._micro_batch])
             yield self.latest
 
-    def _batch(self, dataset: Dataset | Bucketed, index: np.ndarray) -> Batch:
+    def _batch(self, dataset: Dataset | BucketedDataset, index: np.ndarray) -> Batch:
         rows = np.array([self._order.row(int(i)) for i in index])
         texts, metadata = dataset.rows(rows)
         if self._caption_dropout:
@@ -97,7 +95,7 @@ class SampleDraw:
         return torch.from_numpy(rng.normal(self._seed, name, index, shape)).to(self._policy.device)
 
     def _latent_shape(self, index: np.ndarray) -> tuple[int, ...]:
-        if not isinstance(self._dataset, Bucketed):
+        if not isinstance(self._dataset, BucketedDataset):
             return self._policy.latent_shape
         buckets = {self._order.bucket(int(i)) for i in index}
         if len(buckets) != 1:

@@ -14,8 +14,7 @@ from bench.api import ConfigError, Method, PluginError, Rollouts
 from bench.budget import Budget, Ledger, Limit
 from bench.config.settings import StageSettings as StageSettings
 from bench.config.task import Task
-from bench.datasets.bucketed import Bucketed
-from bench.datasets.dataset import Dataset
+from bench.datasets.dataset import BucketedDataset, Dataset
 from bench.datasets.world import World
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.policy import PassFlops, SD3Policy, TextCondition
@@ -229,10 +228,10 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _measured(
-    policy: SD3Policy, dataset: Dataset | Bucketed | None
+    policy: SD3Policy, dataset: Dataset | BucketedDataset | None
 ) -> tuple[PassFlops, dict[tuple[int, ...], PassFlops]]:
     """The FLOPs of one sample's passes, and of those of other sizes; before weights are shared out among ranks."""
-    shapes = set(dataset.shapes) if isinstance(dataset, Bucketed) else set()
+    shapes = set(dataset.shapes) if isinstance(dataset, BucketedDataset) else set()
     return policy.measure_flops(), {shape: policy.measure_flops(shape) for shape in shapes - {policy.latent_shape}}
 
 

@@ -16,7 +16,7 @@ from bench.budget import Budget, Ledger, Limit
 from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.datasets.dataset import Dataset
-from bench.datasets.gradients import Brightness
+from bench.datasets.rehearsal import Brightness
 from bench.models.conditioning import TextCondition
 from bench.models.flops import PassFlops
 from bench.preflight.forecast.plan import spent_by_update

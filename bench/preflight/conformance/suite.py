@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.api import Method, Needs, Reward
-from bench.datasets.world import World
-from bench.datasets.worlds import load_world
 from bench.preflight.conformance import closed_form_check, method_checks, reward_checks
 from bench.preflight.conformance.check import CheckOutcome, ConformanceCheck, run_each_check
 from bench.preflight.conformance.fixtures import Fixtures, MethodSubject, RewardSubject
-from bench.registry import load_plugin
 
 METHOD_CHECKS: tuple[ConformanceCheck[Any], ...] = (*method_checks.SUITE.checks, *closed_form_check.SUITE.checks)
 REWARD_CHECKS: tuple[ConformanceCheck[Any], ...] = tuple(reward_checks.SUITE.checks)
@@ -37,18 +34,3 @@ def run_checks(
     if issubclass(plugin, Method):
         return run_each_check(checks, MethodSubject(plugin, fixtures), plugin.needs, excused)
     return run_each_check(checks, RewardSubject(reward or plugin(), fixtures), Needs(), excused)
-
-
-def assert_conforms(plugin: str | type[Method] | type[Reward], world: World | None = None) -> None:
-    """Run all checks of a method or a reward, by name, file or class; the embedded world is the default.
-
-    Raises:
-        AssertionError: checks failed that the plugin does not declare in `expected_failures`; the message lists them.
-        ConfigError, PluginError: there is no such plugin, or it breaks the contract of `bench.api`.
-    """
-    spec = plugin if isinstance(plugin, str) else f"{plugin.__module__}:{plugin.__qualname__}"
-    cls = load_plugin(spec)
-    failed = [o for o in run_checks(cls, Fixtures(world or load_world("scenes"))) if o.status == "failed"]
-    lines = [f"\n- {outcome.check.name}: {outcome.detail}\n  why: {outcome.check.reason}" for outcome in failed]
-    if failed:
-        raise AssertionError(f"{cls.name} fails {len(failed)} conformance checks:{''.join(lines)}")

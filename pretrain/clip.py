@@ -37,7 +37,7 @@ from bench.datasets.scenes.types import Claim, Scene
 from bench.datasets.scenes.vocabulary import CATEGORIES
 from bench.rng import generator
 from pretrain.data import TrainingPictures, to_tensor
-from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights
+from pretrain.loop import PretrainingLoop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
 from pretrain.tokenizer import MAX_LENGTH
 from pretrain.vae import Wear
@@ -235,7 +235,9 @@ def train_clip(
     """Train all three towers; whether the plan's end was reached."""
     outer = ("clip.vision_model.embeddings", "clip.logit_scale", "second_scale")
     optimizer = Muon(*split_parameters(towers, outer), plan.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    return Loop("clip", folder, log, plan, towers, optimizer).run(ContrastLoss(towers, tokenizer, pictures, wear, rate))
+    return PretrainingLoop("clip", folder, log, plan, towers, optimizer).run(
+        ContrastLoss(towers, tokenizer, pictures, wear, rate)
+    )
 
 
 def load_clip(folder: Path, towers: Towers, name: str = "clip.safetensors") -> Towers:

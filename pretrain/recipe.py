@@ -86,7 +86,7 @@ def run_stage(stage: str, folder: Path, args: argparse.Namespace) -> None:
     elif stage == "aesthetic":
         from pretrain import aesthetic
 
-        aesthetic.fit(folder, args.log, TrainingPictures(folder, args.pictures, args.seed).open())
+        aesthetic.fit_aesthetic_head(folder, args.log, TrainingPictures(folder, args.pictures, args.seed).open())
     elif stage == "encode":
         from pretrain import encode
 
@@ -94,7 +94,7 @@ def run_stage(stage: str, folder: Path, args: argparse.Namespace) -> None:
     elif stage == "export":
         from pretrain import export
 
-        export.export(folder, args.assets or export.ASSETS)
+        export.export_assets(folder, args.assets or export.ASSETS)
     elif stage == "agreement":
         from pretrain import agreement, base, export
 
@@ -126,7 +126,7 @@ def _train(stage: str, folder: Path, args: argparse.Namespace) -> None:
         rate = aesthetic.RatingError(folder) if stage == "ratings" else None
         clip.train_clip(folder, args.log, plan, pictures, clip.Towers(words), words, wear, rate)
         if rate:
-            aesthetic.fit(folder, args.log, pictures)
+            aesthetic.fit_aesthetic_head(folder, args.log, pictures)
     elif stage == "ocr":
         from pretrain import ocr
 

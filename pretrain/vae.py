@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from pretrain.data import TrainingPictures, to_images, to_tensor
-from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights
+from pretrain.loop import PretrainingLoop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
 
 LATENT_CHANNELS = 16
@@ -117,7 +117,7 @@ def train_whole(folder: Path, log: Path, plan: TrainingPlan, pictures: TrainingP
     """Train encoder and decoder; whether the plan's end was reached."""
     optimizer = Muon(*split_parameters(vae, ("encoder.conv_in", "encoder.conv_out", "decoder.conv_out")), plan.lr)
     # The rows that give the log-variance get no gradient, as the loss uses the means alone; without decay they stay.
-    return Loop("vae", folder, log, plan, vae, optimizer).run(WholeLoss(vae, pictures))
+    return PretrainingLoop("vae", folder, log, plan, vae, optimizer).run(WholeLoss(vae, pictures))
 
 
 def train_decoder(folder: Path, log: Path, plan: TrainingPlan, pictures: TrainingPictures, vae: Any) -> bool:
@@ -125,7 +125,7 @@ def train_decoder(folder: Path, log: Path, plan: TrainingPlan, pictures: Trainin
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     optimizer = Muon(*split_parameters(vae, ("decoder.conv_out",)), plan.lr)
-    return Loop("decoder", folder, log, plan, vae, optimizer).run(DecoderLoss(vae, pictures))
+    return PretrainingLoop("decoder", folder, log, plan, vae, optimizer).run(DecoderLoss(vae, pictures))
 
 
 def load_vae(folder: Path, vae: Any, *, decoder: bool = True) -> Any:

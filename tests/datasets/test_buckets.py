@@ -104,7 +104,7 @@ def test_the_middle_part_of_the_bucket_s_shape_is_taken(
 ) -> None:
     cut = middle_crop(*shape, to)
     assert (cut.left, cut.top, cut.taken_width, cut.taken_height, cut.to) == (left, top, *taken, to)
-    assert cut.kept == taken[0] * taken[1] / (shape[0] * shape[1])
+    assert cut.kept_share == taken[0] * taken[1] / (shape[0] * shape[1])
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from(THREE))

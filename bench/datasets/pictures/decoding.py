@@ -43,7 +43,7 @@ class Crop(NamedTuple):
         return self.to_width, self.to_height
 
     @property
-    def kept(self) -> float:
+    def kept_share(self) -> float:
         """Share of the picture that is taken, above 0, at most 1."""
         return self.taken_width * self.taken_height / (self.width * self.height)
 

@@ -189,7 +189,7 @@ def _example(place: str, name: str, detail: str) -> str:
 def _brought_to_size(inspected: InspectedPictures, is_square: bool) -> str:
     """How the pictures were brought to size."""
     crops = [picture.crop for picture in inspected.kept]
-    cut = [crop.kept for crop in crops if crop.kept < 1]
+    cut = [crop.kept_share for crop in crops if crop.kept_share < 1]
     parts = [
         f"{sum(crop.taken_width > crop.to_width for crop in crops):,} reduced",
         f"{sum(crop.taken_width < crop.to_width for crop in crops):,} enlarged",

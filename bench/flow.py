@@ -78,11 +78,6 @@ def euler_step(x: Tensor, v: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tenso
     return x + align(sigma_next - sigma, x) * v
 
 
-def denoised(x: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
-    """x - sigma v (B, *S): the clean latent that the velocity points to, E[z0 | x] for the exact velocity."""
-    return x - align(sigma, x) * v
-
-
 # SOAR, arXiv 2604.12617 ----------------------------------------------------------------------------------------------
 
 

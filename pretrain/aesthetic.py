@@ -68,7 +68,9 @@ def load_aesthetic_head(folder: Path) -> AestheticHead:
     return head.requires_grad_(False).eval()
 
 
-def fit(folder: Path, log: Path, pictures: TrainingPictures, *, steps: int = STEPS, others: int = 1000) -> None:
+def fit_aesthetic_head(
+    folder: Path, log: Path, pictures: TrainingPictures, *, steps: int = STEPS, others: int = 1000
+) -> None:
     """Fit the head on training pictures, keep it in `folder`, and log its rank correlation on others."""
     towers = clip.load_clip(folder, clip.Towers(build_tokenizer()))
     images = pictures[np.arange(min(PICTURES, len(pictures)))]

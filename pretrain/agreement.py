@@ -21,7 +21,7 @@ from bench.datasets.scenes.scene import sample_prompts
 from bench.datasets.scenes.vocabulary import CATEGORIES
 from bench.rng import generator
 from pretrain.data import validation
-from pretrain.sample import sample
+from pretrain.sample import sample_pictures
 from pretrain.vae import reconstruct
 from rewards.scenes_aesthetic import ScenesAesthetic
 from rewards.scenes_aesthetic_head import ScenesAestheticHead
@@ -117,7 +117,7 @@ def proxy_agreement(own: Pairs, more_texts: Pairs | None = None) -> dict[str, di
     return result
 
 
-def renders(count: int, style: str = "broad") -> Pairs:
+def rendered_pairs(count: int, style: str = "broad") -> Pairs:
     """Validation pictures with their own captions."""
     images, scenes = validation(count, style=style)
     return Pairs(images, [s.caption for s in scenes], [s.metadata for s in scenes])
@@ -126,13 +126,13 @@ def renders(count: int, style: str = "broad") -> Pairs:
 def base_samples(pipeline: Any, count: int, guidance: float, category: str | None = None) -> Pairs:
     """Samples of the base for the first validation prompts, or for those of one category among them."""
     prompts = [p for p in sample_prompts("pretrain-val", 0, 0, count) if category in (None, p.category)]
-    images = sample(pipeline, [p.text for p in prompts], guidance)
+    images = sample_pictures(pipeline, [p.text for p in prompts], guidance)
     return Pairs(images, [p.text for p in prompts], [p.metadata for p in prompts])
 
 
 def gold_agreement(pipeline: Any, count: int) -> dict[str, dict[str, float]]:
     """Gold alignment of renders with their captions, of renders with others' captions, and of reconstructions."""
-    clean, broad = renders(count, "clean"), renders(count)
+    clean, broad = rendered_pairs(count, "clean"), rendered_pairs(count)
     shuffled = generator(0, "agreement/shuffle").permutation(count)
     random = Pairs(broad.images, [broad.captions[i] for i in shuffled], [broad.claims[i] for i in shuffled])
     rebuilt = Pairs(reconstruct(pipeline.vae, broad.images), broad.captions, broad.claims)
@@ -162,7 +162,7 @@ def write_agreement(assets: Path, log: Path, guidance: float = 4.5, count: int =
     pipeline = open_pipeline(assets)
     result = {
         "gold": gold_agreement(pipeline, count),
-        "proxies_on_renders": proxy_agreement(renders(count)),
+        "proxies_on_renders": proxy_agreement(rendered_pairs(count)),
         "proxies_on_base_samples": proxy_agreement(
             base_samples(pipeline, count, guidance), base_samples(pipeline, MORE_TEXTS * count, guidance, "text")
         ),

@@ -11,8 +11,8 @@ import numpy as np
 
 from bench.datasets.scenes.sheet import contact_sheet
 from bench.datasets.scenes.vocabulary import CATEGORIES
-from pretrain.agreement import Pairs, base_samples, by_category, open_pipeline, renders
-from pretrain.loop import checkpoint_state
+from pretrain.agreement import Pairs, base_samples, by_category, open_pipeline, rendered_pairs
+from pretrain.loop import checkpoint_progress
 from pretrain.vae import reconstruct
 
 GUIDANCES = (1.0, 2.0, 3.0, 4.5)
@@ -33,9 +33,9 @@ def sheets(pipeline: Any, log: Path, guidance: float, rows: int = 8) -> None:
     """Write the sheets: clean and ugly data, reconstructions under their originals, samples; one column a category."""
     count = rows * COLUMNS
     for style in ("clean", "broad", "ugly"):
-        data = renders(count, style)
+        data = rendered_pairs(count, style)
         contact_sheet(data.images, data.captions, COLUMNS, f"Training data, {style}", log / f"data-{style}.png")
-    originals = renders(count // 2)
+    originals = rendered_pairs(count // 2)
     pictures = _interleave(originals.images, reconstruct(pipeline.vae, originals.images))
     captions = [text for k in range(0, count // 2, COLUMNS) for text in _labels(originals, k)]
     contact_sheet(pictures, captions, COLUMNS, "Originals above their reconstructions", log / "reconstructions.png")
@@ -61,9 +61,9 @@ def write_base_samples(folder: Path, assets: Path, log: Path, count: int = 700) 
     pipeline = open_pipeline(assets)
     by_guidance = accuracy(pipeline, count)
     best = max(by_guidance, key=lambda guidance: by_guidance[guidance]["overall"])
-    broad = renders(count)
+    broad = rendered_pairs(count)
     rebuilt = Pairs(reconstruct(pipeline.vae, broad.images), broad.captions, broad.claims)
-    stages = {p.stem: checkpoint_state(p) for p in sorted(folder.glob("*.safetensors")) if _is_checkpoint(p)}
+    stages = {p.stem: checkpoint_progress(p) for p in sorted(folder.glob("*.safetensors")) if _is_checkpoint(p)}
     result = {
         "prompts": count,
         "accuracy_by_guidance": by_guidance,

@@ -37,7 +37,7 @@ from bench.datasets.scenes.types import Claim, Scene
 from bench.datasets.scenes.vocabulary import CATEGORIES
 from bench.rng import generator
 from pretrain.data import TrainingPictures, to_tensor
-from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights
+from pretrain.loop import PretrainingLoop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
 from pretrain.tokenizer import MAX_LENGTH
 from pretrain.vae import Wear
@@ -235,7 +235,9 @@ def train_clip(
     """Train all three towers; whether the plan's end was reached."""
     outer = ("clip.vision_model.embeddings", "clip.logit_scale", "second_scale")
     optimizer = Muon(*split_parameters(towers, outer), plan.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    return Loop("clip", folder, log, plan, towers, optimizer).run(ContrastLoss(towers, tokenizer, pictures, wear, rate))
+    return PretrainingLoop("clip", folder, log, plan, towers, optimizer).run(
+        ContrastLoss(towers, tokenizer, pictures, wear, rate)
+    )
 
 
 def load_clip(folder: Path, towers: Towers, name: str = "clip.safetensors") -> Towers:
@@ -246,7 +248,9 @@ def load_clip(folder: Path, towers: Towers, name: str = "clip.safetensors") -> T
 
 def first_encoder(towers: Towers) -> CLIPTextModelWithProjection:
     """The CLIP's text tower as the pipeline's first text encoder."""
-    encoder = CLIPTextModelWithProjection(towers.clip.config.text_config)
+    config = towers.clip.config.text_config
+    assert isinstance(config, CLIPTextConfig)  # the annotation allows what the configuration was made of, too
+    encoder = CLIPTextModelWithProjection(config)
     encoder.text_model.load_state_dict(towers.clip.text_model.state_dict())
     encoder.text_projection.load_state_dict(towers.clip.text_projection.state_dict())
     return encoder.requires_grad_(False).eval()

@@ -114,7 +114,7 @@ def encode_training_set(folder: Path, pictures: TrainingPictures) -> None:
     print(f"encode done: {len(latents)} pictures, {len(unique)} captions, shift {shift:.4f}, scale {scale:.4f}")
 
 
-def scaling(folder: Path) -> dict[str, float]:
+def latent_scaling(folder: Path) -> dict[str, float]:
     """The autoencoder's shift_factor and scaling_factor, measured when the training set was encoded."""
     return dict(json.loads((folder / "scaling.json").read_text()))
 

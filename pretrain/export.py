@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessor
 from bench.datasets.scenes.manifest import ASSETS, write_manifest
 from bench.datasets.scenes.proxies import AESTHETIC_FOLDER, CLIP_FOLDER, OCR_FOLDER
 from pretrain import aesthetic, clip, encode, ocr, transformer, vae
-from pretrain.pipeline import assemble
+from pretrain.pipeline import assemble_pipeline
 from pretrain.tokenizer import build_tokenizer, save_tokenizer
 
 LIMIT = 12 * 2**20  # bytes of the whole assets folder
@@ -23,9 +23,9 @@ LIMIT = 12 * 2**20  # bytes of the whole assets folder
 def trained_pipeline(folder: Path) -> StableDiffusion3Pipeline:
     """The pipeline of the checkpoints in a work folder, in float32."""
     autoencoder = vae.load_vae(folder, vae.build_vae())
-    autoencoder.register_to_config(**encode.scaling(folder))
+    autoencoder.register_to_config(**encode.latent_scaling(folder))
     towers = clip.load_clip(folder, clip.Towers(build_tokenizer()), encode.TEXT_ENCODERS)
-    return assemble(towers, transformer.load_transformer(folder), autoencoder)
+    return assemble_pipeline(towers, transformer.load_transformer(folder), autoencoder)
 
 
 def _save_pipeline(pipeline: Any, folder: Path) -> None:
@@ -50,7 +50,7 @@ def _save_scorers(folder: Path, target: Path) -> None:
         ocr.load_ocr(folder).half().save_pretrained(target / OCR_FOLDER)
 
 
-def export(folder: Path, assets: Path = ASSETS) -> None:
+def export_assets(folder: Path, assets: Path = ASSETS) -> None:
     """Write pipeline, scorers and their hashes to `assets`; an old version stays until the new one is whole.
 
     Raises: ValueError if the result is larger than what the repository may hold.

@@ -66,7 +66,7 @@ def keyed_generator(seed: int, stage: str, step: int, rank: int = 0) -> torch.Ge
     return torch.Generator().manual_seed(stream_key(seed, f"{stage}/{step}/{rank}") >> 1)
 
 
-class Loop:
+class PretrainingLoop:
     """One stage's run. `ema` holds the averaged weights by name, which are what is exported."""
 
     def __init__(
@@ -241,7 +241,7 @@ def averaged_weights(path: Path) -> dict[str, Tensor]:
         return {n.removeprefix("ema/"): file.get_tensor(n) for n in file.keys() if n.startswith("ema/")}  # noqa: SIM118
 
 
-def checkpoint_state(path: Path) -> dict[str, float]:
+def checkpoint_progress(path: Path) -> dict[str, float]:
     """Step, samples, CPU seconds and seed of a checkpoint."""
     with safe_open(path, "pt") as file:
         return dict(json.loads(file.metadata()["state"]))

@@ -8,7 +8,8 @@ in the author's CIFAR-10 runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import overload
 
 import torch
 import torch.distributed as dist
@@ -53,22 +54,33 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "scale": scale, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
         super().__init__([group for group in groups if group["params"]], defaults)
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """One update of every parameter that has a gradient."""
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            if group["muon"]:
-                self._muon(parameters, group)
-            else:
-                for parameter in parameters:
-                    self._adam(parameter, parameter.grad, group)
+    @overload
+    def step(self, closure: None = None) -> None: ...
 
-    def _muon(self, parameters: list[nn.Parameter], group: dict) -> None:
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient; the loss of the closure that computes them, if any."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            gradients = {p: p.grad for p in group["params"] if p.grad is not None}
+            torch._foreach_mul_(list(gradients), 1 - group["lr"] * group["weight_decay"])
+            if group["muon"]:
+                self._muon(gradients, group)
+            else:
+                for parameter, gradient in gradients.items():
+                    self._adam(parameter, gradient, group)
+        return loss
+
+    def _muon(self, gradients: dict[nn.Parameter, Tensor], group: dict) -> None:
         """Processes that average their gradients share the work: each orthogonalises every ranks-th matrix."""
         rank, ranks = process_place()
-        updates = [self._momentum(p, p.grad, group["momentum"]) for p in parameters]
+        updates = [self._momentum(p, gradient, group["momentum"]) for p, gradient in gradients.items()]
         for number, update in enumerate(updates):
             updates[number] = orthogonalise(update) if number % ranks == rank else torch.zeros_like(update)
         if ranks > 1:
@@ -76,7 +88,7 @@ class Muon(torch.optim.Optimizer):
             dist.all_reduce(flat)
             pieces = flat.split([update.numel() for update in updates])
             updates = [piece.view_as(update) for piece, update in zip(pieces, updates, strict=True)]
-        for parameter, update in zip(parameters, updates, strict=True):
+        for parameter, update in zip(gradients, updates, strict=True):
             scale = group["scale"] * max(update.shape) ** 0.5
             parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
 

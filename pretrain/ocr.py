@@ -17,7 +17,7 @@ from bench.datasets.scenes.proxies import OCR_CLASSES, OCR_SLOTS
 from bench.datasets.scenes.vocabulary import CATEGORIES
 from pretrain.clip import with_text_share
 from pretrain.data import TrainingPictures, to_tensor
-from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights
+from pretrain.loop import PretrainingLoop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
 from pretrain.vae import Wear
 
@@ -72,7 +72,7 @@ def train_ocr(
     """Train the recogniser; whether the plan's end was reached."""
     optimizer = Muon(*split_parameters(model, ("resnet.embedder", "classifier")), plan.lr, weight_decay=0.01)
     model.train()
-    return Loop("ocr", folder, log, plan, model, optimizer).run(ReadingLoss(model, pictures, wear))
+    return PretrainingLoop("ocr", folder, log, plan, model, optimizer).run(ReadingLoss(model, pictures, wear))
 
 
 def load_ocr(folder: Path) -> ResNetForImageClassification:

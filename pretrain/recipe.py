@@ -43,7 +43,7 @@ def run_stage(stage: str, folder: Path, args: argparse.Namespace) -> None:
     elif stage == "aesthetic":
         from pretrain import aesthetic
 
-        aesthetic.fit(folder, args.log, TrainingPictures(folder, args.pictures, args.seed).open())
+        aesthetic.fit_aesthetic_head(folder, args.log, TrainingPictures(folder, args.pictures, args.seed).open())
     elif stage == "encode":
         from pretrain import encode
 
@@ -51,7 +51,7 @@ def run_stage(stage: str, folder: Path, args: argparse.Namespace) -> None:
     elif stage == "export":
         from pretrain import export
 
-        export.export(folder, args.assets or export.ASSETS)
+        export.export_assets(folder, args.assets or export.ASSETS)
     elif stage == "agreement":
         from pretrain import agreement, base, export
 
@@ -83,7 +83,7 @@ def _train(stage: str, folder: Path, args: argparse.Namespace) -> None:
         rate = aesthetic.RatingError(folder) if stage == "ratings" else None
         clip.train_clip(folder, args.log, plan, pictures, clip.Towers(words), words, wear, rate)
         if rate:
-            aesthetic.fit(folder, args.log, pictures)
+            aesthetic.fit_aesthetic_head(folder, args.log, pictures)
     elif stage == "ocr":
         from pretrain import ocr
 

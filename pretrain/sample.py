@@ -15,7 +15,7 @@ from pretrain.encode import encode_captions
 
 
 @torch.no_grad()
-def sample(
+def sample_pictures(
     pipeline: Any, prompts: Sequence[str], guidance: float, *, steps: int = 16, seed: int = 0, batch: int = 64
 ) -> np.ndarray:
     """One picture uint8 (64, 64, 3) a prompt; the noise of prompt i depends on (seed, i) alone."""

@@ -11,10 +11,11 @@ import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from transformers import CLIPTokenizer
 
-from bench.datasets.scenes.scene import caption_words
+from bench.datasets.scenes.captions import caption_words
 from bench.datasets.scenes.vocabulary import GLYPHS
 
 # The longest caption has 16 words; two tokens mark its beginning and its end.
@@ -53,10 +54,11 @@ def build_tokenizer() -> CLIPTokenizer:
     """The tokenizer of both text encoders and of the CLIP proxy, at most 18 tokens a caption."""
     words = caption_words()
     merges = find_merges(words)
+    pairs: Any = merges  # the tokenizers library takes pairs, which transformers' annotation does not know
     letters = sorted({letter for word in words for letter in word})
     tokens = [*letters, *(letter + _STOP for letter in letters), *("".join(pair) for pair in merges), BEGIN, END]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=MAX_LENGTH)
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:

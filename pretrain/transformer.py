@@ -7,16 +7,16 @@ levels (equation 19; location 0.7 where SD3 has 0, scale 1).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
 from pretrain import encode
 from pretrain.encode import Encoded
-from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights
+from pretrain.loop import PretrainingLoop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
-from pretrain.network import build_transformer
+from pretrain.pipeline import build_transformer
 from pretrain.vae import NOISE
 
 DROPOUT = 0.1  # share of captions replaced by the empty one, for guidance
@@ -28,7 +28,7 @@ LOCATION = 0.7
 class FlowLoss:
     """Mean squared error of the velocity z1 - z0 at logit-normal noise levels."""
 
-    def __init__(self, model: SD3Transformer2DModel, data: Encoded, posterior: float) -> None:
+    def __init__(self, model: Any, data: Encoded, posterior: float) -> None:
         self.model, self.data, self.posterior = model, data, posterior
 
     def __call__(self, step: TrainingStep) -> dict[str, Tensor]:
@@ -61,11 +61,11 @@ def train_transformer(folder: Path, log: Path, plan: TrainingPlan, width: int = 
     # The modulations are wide and see one vector a picture: orthogonalising them costs more than it brings.
     outer = ("pos_embed", "proj_out", "time_text_embed", "norm_out", "norm1.linear", "norm1_context.linear")
     optimizer = Muon(*split_parameters(model, outer), plan.lr, scale=0.3, betas=(0.9, 0.98), weight_decay=0.01)
-    loss = FlowLoss(model, encode.load_encoded(folder), NOISE * encode.scaling(folder)["scaling_factor"])
-    return Loop("transformer", folder, log, plan, model, optimizer).run(loss, every=100)
+    loss = FlowLoss(model, encode.load_encoded(folder), NOISE * encode.latent_scaling(folder)["scaling_factor"])
+    return PretrainingLoop("transformer", folder, log, plan, model, optimizer).run(loss, every=100)
 
 
-def load_transformer(folder: Path, width: int = 128, layers: int = 4) -> SD3Transformer2DModel:
+def load_transformer(folder: Path, width: int = 128, layers: int = 4) -> Any:
     """The trained weights, averaged, frozen."""
     model = build_transformer(width, layers)
     model.load_state_dict(averaged_weights(folder / "transformer.safetensors"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from pretrain.data import TrainingPictures, to_images, to_tensor
-from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights
+from pretrain.loop import PretrainingLoop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
 
 LATENT_CHANNELS = 16
@@ -29,12 +30,12 @@ EDGE_WEIGHT = 1.0
 SCALE_WEIGHT = 0.01
 
 
-def build_vae(channels: tuple[int, ...] = (16, 16, 32, 64), groups: int = 4) -> AutoencoderKL:
-    """An untrained autoencoder, near-isometric: residual branches start at zero, all other convolutions orthogonal.
+def build_vae(channels: tuple[int, ...] = (16, 16, 32, 64), groups: int = 4) -> Any:
+    """An untrained AutoencoderKL, near-isometric: residual branches start at zero, other convolutions orthogonal.
 
     With diffusers' default initialisation the first 500 steps learn nothing but the mean picture.
     """
-    vae = AutoencoderKL(
+    vae: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=channels,
@@ -54,6 +55,7 @@ def build_vae(channels: tuple[int, ...] = (16, 16, 32, 64), groups: int = 4) -> 
                 nn.init.kaiming_normal_(module.weight)
             else:
                 nn.init.orthogonal_(module.weight)
+            assert module.bias is not None  # diffusers' convolutions all have one
             nn.init.zeros_(module.bias)
     with torch.no_grad():
         vae.decoder.conv_out.weight.mul_(0.3)
@@ -75,7 +77,7 @@ def picture_loss(made: Tensor, true: Tensor) -> Tensor:
 class WholeLoss:
     """Reconstruction of training pictures through noised latents."""
 
-    def __init__(self, vae: AutoencoderKL, pictures: TrainingPictures) -> None:
+    def __init__(self, vae: Any, pictures: TrainingPictures) -> None:
         self.vae, self.pictures = vae, pictures
 
     def __call__(self, step: TrainingStep) -> dict[str, Tensor]:
@@ -111,22 +113,22 @@ class DecoderLoss(WholeLoss):
             return super().encode(true)
 
 
-def train_whole(folder: Path, log: Path, plan: TrainingPlan, pictures: TrainingPictures, vae: AutoencoderKL) -> bool:
+def train_whole(folder: Path, log: Path, plan: TrainingPlan, pictures: TrainingPictures, vae: Any) -> bool:
     """Train encoder and decoder; whether the plan's end was reached."""
     optimizer = Muon(*split_parameters(vae, ("encoder.conv_in", "encoder.conv_out", "decoder.conv_out")), plan.lr)
     # The rows that give the log-variance get no gradient, as the loss uses the means alone; without decay they stay.
-    return Loop("vae", folder, log, plan, vae, optimizer).run(WholeLoss(vae, pictures))
+    return PretrainingLoop("vae", folder, log, plan, vae, optimizer).run(WholeLoss(vae, pictures))
 
 
-def train_decoder(folder: Path, log: Path, plan: TrainingPlan, pictures: TrainingPictures, vae: AutoencoderKL) -> bool:
+def train_decoder(folder: Path, log: Path, plan: TrainingPlan, pictures: TrainingPictures, vae: Any) -> bool:
     """Go on with the decoder of a trained autoencoder; whether the plan's end was reached."""
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     optimizer = Muon(*split_parameters(vae, ("decoder.conv_out",)), plan.lr)
-    return Loop("decoder", folder, log, plan, vae, optimizer).run(DecoderLoss(vae, pictures))
+    return PretrainingLoop("decoder", folder, log, plan, vae, optimizer).run(DecoderLoss(vae, pictures))
 
 
-def load_vae(folder: Path, vae: AutoencoderKL, *, decoder: bool = True) -> AutoencoderKL:
+def load_vae(folder: Path, vae: Any, *, decoder: bool = True) -> Any:
     """The trained weights, frozen, with shift and scale: those of the longest-trained decoder there is."""
     path = folder / "decoder.safetensors"
     if not (decoder and path.exists()):
@@ -143,7 +145,7 @@ class Wear:
 
     every = 4
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: Any) -> None:
         self.vae = vae
 
     @torch.no_grad()
@@ -158,7 +160,7 @@ class Wear:
 
 
 @torch.no_grad()
-def reconstruct(vae: AutoencoderKL, images: np.ndarray, batch: int = 50) -> np.ndarray:
+def reconstruct(vae: Any, images: np.ndarray, batch: int = 50) -> np.ndarray:
     """Pictures uint8 (B, H, W, 3) through encoder (means) and decoder and back to uint8."""
     parts = [images[i : i + batch] for i in range(0, len(images), batch)]
     return np.concatenate([to_images(vae.decode(vae.encode(to_tensor(p)).latent_dist.mean).sample) for p in parts])

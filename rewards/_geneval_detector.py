@@ -20,7 +20,7 @@ from transformers import Mask2FormerForUniversalSegmentation
 from transformers.utils import logging
 
 from bench.api import DataError
-from bench.datasets.prompts.geneval_vocabulary import CLASSES, COLORS
+from bench.datasets.prompts.geneval import CLASSES, COLORS
 from bench.device import present_device
 from rewards._clip_model import centre_crop, rounded_middle, shared_clip
 from rewards._geneval_rules import CONFIDENCE, Detection

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-from bench.datasets.prompts.geneval_vocabulary import CLASSES
+from bench.datasets.prompts.geneval import CLASSES
 from bench.scoring.workers.pinned_environment import PinnedEnvironment
 from bench.scoring.workers.worker_process import WorkerProcess
 from rewards import aesthetic, geneval, imagereward

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.api import DataError, Reward
-from bench.datasets.prompts.geneval_vocabulary import CLASSES, COLORS, POSITIONS
+from bench.datasets.prompts.geneval import CLASSES, COLORS, POSITIONS
 from rewards._clip import refuse_other_pictures
 from rewards._weights import PublishedCheckpoint, located, weights_fingerprint
 from rewards.clipscore import OPENAI_CLIP

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.api import ConfigError, DataError, Reward
-from bench.datasets.prompts.quoted import quoted_text
+from bench.datasets.prompts.ocr import quoted_text
 from bench.datasets.scenes.verify import edit_distance
 from rewards._clip import refuse_other_pictures
 

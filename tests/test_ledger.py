@@ -10,7 +10,7 @@ import torch
 from bench.api import BudgetExhausted
 from bench.budget import Budget, Ledger
 from bench.models.policy import SD3Policy
-from bench.preflight.conformance.observers import counted
+from bench.preflight.conformance.observers import count_passes
 from bench.training.context import TaskContext
 from bench.training.stage import Stage, StageStart
 from tests.support.cells import experiment, scorers, world
@@ -31,7 +31,7 @@ def test_flops_of_a_step_equal_an_independent_count(tiny_pipeline, label, adapta
     stage, ledger, unit = enter(tiny_pipeline, label, "100k", **{"train.adaptation": adaptation})
     stage.advance()  # texts are encoded once, outside of what is charged
     before = ledger.flops
-    with counted(stage.policy) as count:
+    with count_passes(stage.policy) as count:
         while stage.limit.left and ledger.updates < 4:
             stage.advance()
     assert ledger.flops - before == pytest.approx(count.flops, rel=1e-9)

@@ -16,7 +16,9 @@ EPILOG = "It lies in $BENCH_CACHE/encoded (~/.cache/bench/encoded); `run --cache
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
-    parser.add_argument("--clear", action="store_true", help="remove all of it; a living run encodes again what it still needs")
+    parser.add_argument(
+        "--clear", action="store_true", help="remove all of it; a living run encodes again what it still needs"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from bench.api import CheckpointMissing, ConfigError, Method, Reward
 from bench.cli.experiment_options import add_reward_server
 
 if TYPE_CHECKING:
-    from bench.preflight.conformance.check import Check, Outcome
+    from bench.preflight.conformance.check import CheckOutcome, ConformanceCheck
     from bench.preflight.conformance.fixtures import Fixtures
 
 EPILOG = """Each check exists because real code failed so. A failure says what was expected, what came, and why.
@@ -151,7 +151,7 @@ def _shown(line: str) -> Iterator[None]:
         print(" " * len(line), end="\r")
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: CheckOutcome) -> str:
     mark = "FAILED" if outcome.status == "failed" else outcome.status
     text = f"  {mark:<16}{outcome.check.name}"
     if outcome.status == "failed":
@@ -163,7 +163,7 @@ def _line(outcome: Outcome) -> str:
 def _list() -> str:
     from bench.preflight.conformance.suite import METHOD_CHECKS, REWARD_CHECKS
 
-    def table(title: str, checks: Sequence[Check[Any]]) -> list[str]:
+    def table(title: str, checks: Sequence[ConformanceCheck[Any]]) -> list[str]:
         return [title, *(f"  {check.name:<26}{check.reason}" for check in checks)]
 
     return "\n".join([*table("methods", METHOD_CHECKS), "", *table("rewards", REWARD_CHECKS)])

@@ -147,9 +147,9 @@ def with_pictures(experiment: Any, *, is_first: bool = True) -> tuple[Any, Any]:
     if experiment.world != "images":
         return experiment, None
     from bench.datasets.base_model import base_model
-    from bench.datasets.pictures.preparation import needed, pictures_table, prepare_pictures
+    from bench.datasets.pictures.preparation import pictures_table, prepare_pictures, require_pictures
 
-    prepared = prepare_pictures(needed(experiment.data), base_model(experiment.model))
+    prepared = prepare_pictures(require_pictures(experiment.data), base_model(experiment.model))
     if is_first:
         print(f"{pictures_table(prepared)}\n")
     return dataclasses.replace(experiment, data=prepared.settings), prepared

@@ -53,9 +53,9 @@ def _count(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Print what is measured, where the model is here, or else what is computed; returns 0."""
     experiment = with_prompt_sets(read_experiment(args))
-    from bench.preflight.forecast.shapes import is_here
+    from bench.preflight.forecast.shapes import is_model_here
 
-    if args.gpu is not None or experiment.weights == "random" or not is_here(experiment.model):
+    if args.gpu is not None or experiment.weights == "random" or not is_model_here(experiment.model):
         return _forecast(experiment, args)
     if args.utilisation is not None or args.cards != 1 or experiment.shard:
         from bench.api import ConfigError
@@ -65,25 +65,25 @@ def run(args: argparse.Namespace) -> int:
             "as well, and the same is computed"
         )
     experiment, _ = with_pictures(experiment)
-    from bench.preflight.forecast.plan import estimate
-    from bench.preflight.forecast.text import render_plan
+    from bench.preflight.forecast.plan import measure_plan
+    from bench.preflight.forecast.render import render_plan
 
-    print(render_plan(experiment, estimate(experiment, args.results)))
+    print(render_plan(experiment, measure_plan(experiment, args.results)))
     return 0
 
 
 def _forecast(experiment: Any, args: argparse.Namespace) -> int:
     from bench.parsing import split_list
-    from bench.preflight.forecast.cards import CARDS, card
-    from bench.preflight.forecast.forecast import UTILISATION, forecast
-    from bench.preflight.forecast.shapes import is_here
-    from bench.preflight.forecast.text import render_forecast
+    from bench.preflight.forecast.cards import CARDS, card_named
+    from bench.preflight.forecast.forecast import UTILISATION, forecast_experiment
+    from bench.preflight.forecast.render import render_forecast
+    from bench.preflight.forecast.shapes import is_model_here
 
-    cards = [card(name) for name in split_list(args.gpu)] if args.gpu is not None else list(CARDS.values())
-    if experiment.data is not None and is_here(experiment.model):
+    cards = [card_named(name) for name in split_list(args.gpu)] if args.gpu is not None else list(CARDS.values())
+    if experiment.data is not None and is_model_here(experiment.model):
         experiment, _ = with_pictures(experiment)
     elif experiment.world == "images":
         print("The user's pictures were not looked at: as many are assumed as the tasks take at most.\n")
     utilisation = args.utilisation or UTILISATION
-    print(render_forecast(forecast(experiment, args.results, args.cards), cards, utilisation))
+    print(render_forecast(forecast_experiment(experiment, args.results, args.cards), cards, utilisation))
     return 0

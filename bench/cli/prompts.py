@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.api import ConfigError
 from bench.datasets.prompts.geneval import geneval_prompts
-from bench.datasets.prompts.ocr import sign_prompts
+from bench.datasets.prompts.ocr import ocr_prompts
 from bench.datasets.prompts.readers import read_prompts
 from bench.files import write_whole
 
@@ -20,7 +20,7 @@ Examples:
   bench prompts geneval --count 600 --split report --out geneval.jsonl
   bench prompts ocr --count 1000 --out ocr.txt"""
 
-KINDS = {"geneval": (geneval_prompts, ".jsonl"), "ocr": (sign_prompts, ".txt")}
+KINDS = {"geneval": (geneval_prompts, ".jsonl"), "ocr": (ocr_prompts, ".txt")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,12 +24,12 @@ class BucketGrid(NamedTuple):
     largest: int
 
 
-def shown(size: Size) -> str:
+def size_label(size: Size) -> str:
     """`80x48`, as settings have it."""
     return f"{size[0]}x{size[1]}"
 
 
-def sizes(wanted: int | Sequence[str], side: int, grid: BucketGrid) -> tuple[Size, ...]:
+def bucket_sizes(wanted: int | Sequence[str], side: int, grid: BucketGrid) -> tuple[Size, ...]:
     """The sizes of the buckets: those that were named (`80x48`), or so many of nearly the area of `side` x `side`.
 
     A number of buckets, which is odd, cuts the aspect ratios from 1/`WIDEST` to `WIDEST` into as many ranges, equally
@@ -43,12 +43,12 @@ def sizes(wanted: int | Sequence[str], side: int, grid: BucketGrid) -> tuple[Siz
     for size in found:
         if any(n % grid.unit or not 0 < n <= grid.largest for n in size):
             raise ConfigError(
-                f"data.buckets: {shown(size)} is no size that the model takes: expected multiples of {grid.unit} "
+                f"data.buckets: {size_label(size)} is no size that the model takes: expected multiples of {grid.unit} "
                 f"pixels, at most {grid.largest}"
             )
     if len(set(found)) < len(found):
         raise ConfigError(
-            f"data.buckets: expected different sizes, got {', '.join(map(shown, found))}"
+            f"data.buckets: expected different sizes, got {', '.join(map(size_label, found))}"
             + (f": in steps of {grid.unit} pixels there are no {wanted}: ask for fewer" if wanted == len(found) else "")
         )
     return tuple(sorted(found, key=lambda size: size[0] / size[1]))
@@ -64,7 +64,7 @@ def nearest_buckets(shapes: Sequence[Size], choices: Sequence[Size]) -> list[Siz
     return [choices[row] for row in distance.argmin(1)]
 
 
-def assign(shapes: Sequence[Size], choices: Sequence[Size], fewest: int) -> list[Size]:
+def assign_buckets(shapes: Sequence[Size], choices: Sequence[Size], fewest: int) -> list[Size]:
     """For each picture's (width, height) the size of its bucket.
 
     A bucket of fewer than `fewest` pictures is given up, the smallest one first, and its pictures go to what is nearest

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from bench.api import Prompt
 from bench.datasets.buckets import Size
-
-if TYPE_CHECKING:
-    pass
 
 
 class PictureArray(Protocol):

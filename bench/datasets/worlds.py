@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from bench.api import ConfigError
 from bench.config.pictures import Data
-from bench.datasets.gradients import RehearsalWorld
-from bench.datasets.images import ImagesWorld
+from bench.datasets.pictures.world import ImagesWorld
+from bench.datasets.rehearsal import RehearsalWorld
 from bench.datasets.scenes.world import ScenesWorld
 from bench.datasets.world import World
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from bench.canonical import config_hash
 from bench.config.task import Task
-from bench.datasets.bucketed import Bucketed
 from bench.datasets.buckets import Size
-from bench.datasets.dataset import Dataset
+from bench.datasets.dataset import BucketedDataset, Dataset
 from bench.datasets.world import Candidates, World
 from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
 from bench.models.policy import SD3Policy
@@ -27,7 +26,7 @@ _VERSION = 3  # of what is kept of a choice
 
 def curated_data(
     world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
-) -> Dataset | Bucketed:
+) -> Dataset | BucketedDataset:
     """The supervised data of a task: which pictures, kept where it was found out before, and their latent moments.
 
     Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
@@ -47,7 +46,7 @@ def curated_data(
     found.cache_clear()  # the pixels are not needed again, but where an encoding is lost
     if state["parts"][0]["size"] is None:
         return parts[0]
-    return Bucketed(tuple(parts), tuple(policy.latent_of(tuple(part["size"])) for part in state["parts"]))
+    return BucketedDataset(tuple(parts), tuple(policy.latent_of(tuple(part["size"])) for part in state["parts"]))
 
 
 def _dataset(policy: SD3Policy, candidates: Callable[[], Candidates], state: Mapping[str, Any], number: int) -> Dataset:

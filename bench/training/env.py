@@ -16,9 +16,7 @@ from torch import Tensor
 from bench import flow, rng
 from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, Prompt, Rollouts
 from bench.config.settings import Train
-from bench.datasets.bucketed import Bucketed
-from bench.datasets.dataset import Dataset
-from bench.datasets.order import Order
+from bench.datasets.dataset import BucketedDataset, Dataset, SampleOrder
 from bench.device import memory_told
 from bench.models.policy import PassFlops, Policy, Reference, guided
 from bench.scoring.scorer import Pending, Scorer
@@ -32,16 +30,16 @@ class SampleDraw:
     """Data, prompts and noise of one stage, keyed by global index; its whole state is two counters."""
 
     def __init__(
-        self, policy: Policy, metering: Metering, train: Train, seed: int, dataset: Dataset | Bucketed | None = None,
-        prompts: Sequence[Prompt] = (),
+        self, policy: Policy, metering: Metering, train: Train, seed: int,
+        dataset: Dataset | BucketedDataset | None = None, prompts: Sequence[Prompt] = (),
     ) -> None:  # fmt: skip
         self._policy = policy
         self._metering = metering
         self._train = train
         self._seed = seed
         self._dataset = dataset
-        counts = dataset.counts if isinstance(dataset, Bucketed) else [len(dataset or ())]
-        self._order = Order(seed, counts, train.batch_size)
+        counts = dataset.counts if isinstance(dataset, BucketedDataset) else [len(dataset or ())]
+        self._order = SampleOrder(seed, counts, train.batch_size)
         self._prompts = prompts
         self.samples_drawn = 0
         self.prompts_drawn = 0
@@ -61,7 +59,7 @@ class SampleDraw:
             self.latest = self._batch(self._dataset, own[start : start + step])
             yield self.latest
 
-    def _batch(self, dataset: Dataset | Bucketed, index: np.ndarray) -> Batch:
+    def _batch(self, dataset: Dataset | BucketedDataset, index: np.ndarray) -> Batch:
         rows = np.array([self._order.row(int(i)) for i in index])
         texts, metadata = dataset.rows(rows)
         if self._train.caption_dropout:
@@ -95,7 +93,7 @@ class SampleDraw:
         return torch.from_numpy(rng.normal(self._seed, name, index, shape)).to(self._policy.device)
 
     def _latent_shape(self, index: np.ndarray) -> tuple[int, ...]:
-        if not isinstance(self._dataset, Bucketed):
+        if not isinstance(self._dataset, BucketedDataset):
             return self._policy.latent_shape
         buckets = {self._order.bucket(int(i)) for i in index}
         if len(buckets) != 1:

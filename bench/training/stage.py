@@ -15,8 +15,7 @@ from torch import Tensor
 from bench.api import ConfigError, Method, PluginError, Prompt, Rollouts
 from bench.budget import Budget, Ledger, Limit
 from bench.config.settings import StageSettings as StageSettings
-from bench.datasets.bucketed import Bucketed
-from bench.datasets.dataset import Dataset
+from bench.datasets.dataset import BucketedDataset, Dataset
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.policy import PassFlops, SD3Policy, TextCondition
 from bench.plugin_errors import plugin_errors
@@ -230,7 +229,7 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _training_data(context: TaskContext, ledger: Ledger) -> Dataset | Bucketed:
+def _training_data(context: TaskContext, ledger: Ledger) -> Dataset | BucketedDataset:
     task, scorers = context.task, context.scorers
     select = scorers[task.select] if task.select else None
     dataset = context.ranks.first_rank_first(
@@ -254,9 +253,9 @@ def _training_reward(context: TaskContext) -> Scorer:
     return reward
 
 
-def _measured(policy: SD3Policy, dataset: Dataset | Bucketed | None) -> dict[tuple[int, ...], PassFlops]:
+def _measured(policy: SD3Policy, dataset: Dataset | BucketedDataset | None) -> dict[tuple[int, ...], PassFlops]:
     """The FLOPs of one sample's passes, by the shape of its latent; before weights are shared out among ranks."""
-    shapes = set(dataset.shapes) if isinstance(dataset, Bucketed) else set()
+    shapes = set(dataset.shapes) if isinstance(dataset, BucketedDataset) else set()
     own = tuple(policy.latent_shape)
     return {own: policy.measure_flops(), **{shape: policy.measure_flops(shape) for shape in shapes - {own}}}
 

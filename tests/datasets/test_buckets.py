@@ -17,12 +17,10 @@ from PIL import Image
 from bench import rng
 from bench.api import ConfigError, DataError
 from bench.config.pictures import Data
-from bench.datasets.bucketed import Bucketed
-from bench.datasets.buckets import BucketGrid, assign, nearest_buckets, sizes
-from bench.datasets.dataset import Dataset
-from bench.datasets.order import Order, turns
-from bench.datasets.pictures.decoding import crop, prepare_picture
-from bench.datasets.pictures.inspection import Inspected, Picture, pictures_fingerprint
+from bench.datasets.buckets import BucketGrid, assign_buckets, bucket_sizes, nearest_buckets
+from bench.datasets.dataset import BucketedDataset, Dataset, SampleOrder, bucket_turns
+from bench.datasets.pictures.decoding import middle_crop, prepare_picture
+from bench.datasets.pictures.inspection import InspectedPictures, Picture, pictures_fingerprint
 from bench.parsing import Problems, Text, validate
 from tests.support.user_pictures import png
 
@@ -32,14 +30,14 @@ THREE = ((48, 80), (64, 64), (80, 48))
 
 def test_a_number_of_buckets_has_nearly_the_square_s_area() -> None:
     # 2^(2/3) is 1.59; 64 px times its root is 80.6, so 80, and 64^2 / 80 is 51.2, so 48 in steps of 16
-    assert sizes(3, 64, SMALL) == THREE
+    assert bucket_sizes(3, 64, SMALL) == THREE
     # ratios 2^(2/5) = 1.32 and 2^(4/5) = 1.74: 588 and 676 px wide, so 592 and 672; 64^2 8^2 by these is 443 and 390
     five = ((384, 672), (448, 592), (512, 512), (592, 448), (672, 384))
-    assert sizes(5, 512, BucketGrid(16, 6144)) == five
+    assert bucket_sizes(5, 512, BucketGrid(16, 6144)) == five
 
 
 def test_named_sizes_are_taken_as_they_are_from_narrow_to_wide() -> None:
-    assert sizes(("80x48", "48x80"), 64, SMALL) == ((48, 80), (80, 48))
+    assert bucket_sizes(("80x48", "48x80"), 64, SMALL) == ((48, 80), (80, 48))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +52,7 @@ def test_named_sizes_are_taken_as_they_are_from_narrow_to_wide() -> None:
 )
 def test_sizes_that_cannot_be_are_refused(wanted: int | tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        sizes(wanted, 64, SMALL)
+        bucket_sizes(wanted, 64, SMALL)
 
 
 @pytest.mark.parametrize("wanted", ["4", "1", "27", "9:16", "48x", "48x80,5", "80 x 48", "[]"])
@@ -81,12 +79,14 @@ def test_a_picture_goes_to_the_nearest_ratio_in_its_logarithm() -> None:
 def test_small_buckets_are_given_up_one_after_another() -> None:
     shapes = [(10, 10)] * 5 + [(15, 10)] * 2 + [(10, 15)]
     wide, tall, square = (80, 48), (48, 80), (64, 64)
-    assert assign(shapes, THREE, 1) == [square] * 5 + [wide] * 2 + [tall]
-    assert assign(shapes, THREE, 2) == [square] * 5 + [wide] * 2 + [square]
-    assert assign(shapes, THREE, 3) == assign(shapes, THREE, 100) == [square] * 8
+    assert assign_buckets(shapes, THREE, 1) == [square] * 5 + [wide] * 2 + [tall]
+    assert assign_buckets(shapes, THREE, 2) == [square] * 5 + [wide] * 2 + [square]
+    assert assign_buckets(shapes, THREE, 3) == assign_buckets(shapes, THREE, 100) == [square] * 8
     # the upright one goes first, and makes the square large enough
-    assert assign([(10, 10)] * 2 + [(15, 10)] * 3 + [(10, 15)], THREE, 3) == [square] * 2 + [wide] * 3 + [square]
-    assert assign([], THREE, 3) == []
+    assert assign_buckets([(10, 10)] * 2 + [(15, 10)] * 3 + [(10, 15)], THREE, 3) == [square] * 2 + [wide] * 3 + [
+        square
+    ]
+    assert assign_buckets([], THREE, 3) == []
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ def test_small_buckets_are_given_up_one_after_another() -> None:
 def test_the_middle_part_of_the_bucket_s_shape_is_taken(
     shape: tuple[int, int], to: tuple[int, int], left: int, top: int, taken: tuple[int, int]
 ) -> None:
-    cut = crop(*shape, to)
+    cut = middle_crop(*shape, to)
     assert (cut.left, cut.top, cut.taken_width, cut.taken_height, cut.to) == (left, top, *taken, to)
-    assert cut.kept == taken[0] * taken[1] / (shape[0] * shape[1])
+    assert cut.kept_share == taken[0] * taken[1] / (shape[0] * shape[1])
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from(THREE))
 def test_the_part_covers_its_bucket_and_lies_within_the_picture(width: int, height: int, to: tuple[int, int]) -> None:
-    cut = crop(width, height, to)
+    cut = middle_crop(width, height, to)
     assert cut.taken_width == width or cut.taken_height == height
     for left, taken, whole in ((cut.left, cut.taken_width, width), (cut.top, cut.taken_height, height)):
         assert taken >= 1 and left >= 0 and 0 <= (whole - left - taken) - left <= 1
@@ -130,7 +130,7 @@ def test_nothing_beside_the_part_is_seen() -> None:
 
 def test_turns_come_round_at_equal_distances() -> None:
     # 3 of 4 pictures: due at 2/3, 2, 10/3, 14/3, 6; 1 of 4 from a quarter of its round of 4 on: at 1, 5
-    assert turns([3, 1], np.array([0.5, 0.25]), 7).tolist() == [0, 1, 0, 0, 0, 1, 0]
+    assert bucket_turns([3, 1], np.array([0.5, 0.25]), 7).tolist() == [0, 1, 0, 0, 0, 1, 0]
 
 
 @given(
@@ -143,9 +143,9 @@ def test_every_bucket_has_its_share_after_any_number_of_updates(
     counts: list[int], seed: int, updates: int, more: int
 ) -> None:
     phases = np.random.default_rng(seed).random(len(counts))
-    order = turns(counts, phases, updates)
+    order = bucket_turns(counts, phases, updates)
     assert len(order) == updates
-    assert np.array_equal(turns(counts, phases, updates + more)[:updates], order)
+    assert np.array_equal(bucket_turns(counts, phases, updates + more)[:updates], order)
     for bucket, count in enumerate(counts):
         share = count / sum(counts)
         assert abs((order == bucket).sum() - share * updates) < 1 + len(counts) * share
@@ -153,7 +153,7 @@ def test_every_bucket_has_its_share_after_any_number_of_updates(
 
 def test_a_batch_holds_one_bucket_and_every_picture_has_its_turn() -> None:
     counts, batch, updates = [10, 3, 7], 4, 60
-    order = Order(5, counts, batch)
+    order = SampleOrder(5, counts, batch)
     rows = np.array([order.row(i) for i in range(batch * updates)]).reshape(updates, batch)
     first = np.cumsum([0, *counts])
     buckets = np.searchsorted(first, rows, side="right") - 1
@@ -169,15 +169,15 @@ def test_a_batch_holds_one_bucket_and_every_picture_has_its_turn() -> None:
 
 
 def test_any_sample_is_the_same_asked_for_alone_and_in_another_order() -> None:
-    whole = [Order(5, [10, 3, 7], 4).row(i) for i in range(400)]
-    again = Order(5, [10, 3, 7], 4)
+    whole = [SampleOrder(5, [10, 3, 7], 4).row(i) for i in range(400)]
+    again = SampleOrder(5, [10, 3, 7], 4)
     assert [again.row(i) for i in reversed(range(400))][::-1] == whole
-    assert Order(5, [10, 3, 7], 4).row(277) == whole[277]
-    assert [Order(6, [10, 3, 7], 4).row(i) for i in range(400)] != whole
+    assert SampleOrder(5, [10, 3, 7], 4).row(277) == whole[277]
+    assert [SampleOrder(6, [10, 3, 7], 4).row(i) for i in range(400)] != whole
 
 
 def test_one_bucket_is_the_order_of_plain_data() -> None:
-    order = Order(3, [10], 4)
+    order = SampleOrder(3, [10], 4)
     epochs = np.concatenate([rng.permutation(3, "data_order", epoch, 10) for epoch in range(5)])
     assert [order.row(i) for i in range(50)] == epochs.tolist()
 
@@ -189,7 +189,7 @@ def part(first: int, count: int, *shape: int) -> Dataset:
 
 
 def test_rows_are_counted_through_the_buckets() -> None:
-    data = Bucketed((part(0, 3, 2, 6, 4), part(3, 2, 2, 4, 6)), ((2, 6, 4), (2, 4, 6)))
+    data = BucketedDataset((part(0, 3, 2, 6, 4), part(3, 2, 2, 4, 6)), ((2, 6, 4), (2, 4, 6)))
     assert (len(data), data.counts, data.selected_by, data.scored) == (5, [3, 2], "light", 9)
     assert data.prompts == [f"picture {n}" for n in range(5)]
     mean, std = data.moments(np.array([4, 3, 4]))
@@ -201,10 +201,10 @@ def test_rows_are_counted_through_the_buckets() -> None:
 
 
 def test_without_buckets_the_fingerprint_is_what_it_was() -> None:
-    pictures = tuple(Picture(f"{n}.png", f"{n}" * 16, f"a {n}", None, crop(9, 7, (64, 64))) for n in range(2))
-    plain = Inspected(pictures, (), Path(), 0)
+    pictures = tuple(Picture(f"{n}.png", f"{n}" * 16, f"a {n}", None, middle_crop(9, 7, (64, 64))) for n in range(2))
+    plain = InspectedPictures(pictures, (), Path(), 0)
     rows = [[f"{n}.png", f"{n}" * 16, f"a {n}", None] for n in range(2)]
     before = blake2b(json.dumps(["1", 64, rows, None]).encode(), digest_size=8).hexdigest()
     assert pictures_fingerprint(plain, 64, None) == before
-    wide = Picture("1.png", "1" * 16, "a 1", None, crop(9, 7, (80, 48)))
-    assert pictures_fingerprint(Inspected((pictures[0], wide), (), Path(), 0), 64, None) != before
+    wide = Picture("1.png", "1" * 16, "a 1", None, middle_crop(9, 7, (80, 48)))
+    assert pictures_fingerprint(InspectedPictures((pictures[0], wide), (), Path(), 0), 64, None) != before

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from bench.datasets.pictures.decoding import crop, open_picture, prepare_picture
-from bench.datasets.pictures.rows import KINDS, Fault
+from bench.datasets.pictures.decoding import middle_crop, open_picture, prepare_picture
+from bench.datasets.pictures.rows import FAULT_KINDS, PictureFault
 from tests.support.user_pictures import noise, png, stored
 
 LIMIT = 10_000
@@ -56,8 +56,8 @@ FAULTS = {
 
 @pytest.mark.parametrize(("kind", "data"), [(kind, data) for kind, some in FAULTS.items() for data in some])
 def test_a_picture_that_cannot_be_used_is_told_by_its_kind(kind: str, data: bytes) -> None:
-    assert kind in KINDS
-    with pytest.raises(Fault) as caught:
+    assert kind in FAULT_KINDS
+    with pytest.raises(PictureFault) as caught:
         open_picture(data, LIMIT)
     assert caught.value.kind == kind and caught.value.detail
 
@@ -66,7 +66,7 @@ def test_the_size_is_read_before_a_picture_is_decoded() -> None:
     bomb = bytearray(png(Image.new("1", (8, 8))))
     bomb[16:24] = struct.pack(">II", 60_000, 60_000)  # 3.6 thousand million pixels, as the header says
     bomb[29:33] = struct.pack(">I", zlib.crc32(bytes(bomb[12:29])))
-    with pytest.raises(Fault, match="enormous"):
+    with pytest.raises(PictureFault, match="enormous"):
         open_picture(bytes(bomb), 89_478_485)
 
 
@@ -100,7 +100,7 @@ def test_a_phone_s_second_view_is_no_animation() -> None:
 
 @pytest.mark.parametrize(("size", "left", "top", "side"), [((10, 4), 3, 0, 4), ((4, 11), 0, 3, 4), ((5, 5), 0, 0, 5)])
 def test_the_square_lies_in_the_middle(size: tuple[int, int], left: int, top: int, side: int) -> None:
-    assert crop(*size, (8, 8))[2:6] == (left, top, side, side)
+    assert middle_crop(*size, (8, 8))[2:6] == (left, top, side, side)
 
 
 def test_a_picture_of_the_model_s_size_is_left_as_it_is() -> None:

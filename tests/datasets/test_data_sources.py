@@ -10,7 +10,7 @@ import pytest
 
 from bench.api import DataError
 from bench.config.pictures import Data
-from bench.datasets.pictures.rows import Fault
+from bench.datasets.pictures.rows import PictureFault
 from bench.datasets.pictures.sources import open_source
 from tests.support.user_pictures import image_folder, noise, png, stored, write_listing
 
@@ -164,6 +164,6 @@ def test_only_files_of_the_folder_are_read(name: str, kind: str, tmp_path: Path)
     (folder / "images").mkdir()
     (tmp_path / "secret.png").write_bytes(b"secret")
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(PictureFault) as caught:
         opened(folder).read(name)
     assert caught.value.kind == kind

@@ -12,10 +12,10 @@ import pytest
 
 from bench.api import ConfigError, DataError
 from bench.config.pictures import Data
-from bench.datasets.images import ImagesWorld
 from bench.datasets.pictures.inspection import LEFT_OUT, PICTURES
 from bench.datasets.pictures.preparation import pictures_table, prepare_pictures, split_of
 from bench.datasets.pictures.selection import Selection, columns_of, write_selection
+from bench.datasets.pictures.world import ImagesWorld
 from bench.datasets.splits import SPLITS
 from bench.models.policy import SD3Policy
 from tests.support.user_pictures import captions, image_folder, noise, png, write_listing

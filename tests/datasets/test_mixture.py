@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from bench.datasets import mixture as closed_form
 from bench.datasets.dataset import Dataset
 from bench.datasets.mixture import DEVIATION, MEANS, SHIFT, TEXTS, WEIGHTS, ClosedFormPolicy, MixtureField, Moments
-from bench.preflight.conformance.mixture import closed_form_stage
+from bench.preflight.conformance.closed_form_check import closed_form_stage
 from methods.sft import SFT
 from methods.soar import SOAR
 

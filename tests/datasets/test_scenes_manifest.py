@@ -9,7 +9,7 @@ import pytest
 
 from bench.api import DataError
 from bench.datasets import base_model
-from bench.datasets.scenes import manifest, proxies, world
+from bench.datasets.scenes import manifest, proxies
 from bench.datasets.scenes.manifest import ASSETS, MANIFEST, check_manifest, write_manifest
 from bench.datasets.worlds import load_world
 from rewards.scenes_aesthetic_head import ScenesAestheticHead
@@ -22,9 +22,8 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the shipped models in their place."""
     copy = tmp_path / "assets"
     shutil.copytree(ASSETS, copy)
-    monkeypatch.setattr(world, "ASSETS", copy)
-    monkeypatch.setattr(proxies, "ASSETS", copy)
     monkeypatch.setattr(base_model, "ASSETS", copy)
+    monkeypatch.setattr(proxies, "ASSETS", copy)
     return copy
 
 

@@ -170,15 +170,15 @@ def test_own_shares_cover_all_rows_once() -> None:
     ranks = [Ranks() for _ in range(SIZE)]
     for rank, one in enumerate(ranks):
         one.rank, one.size = rank, SIZE  # type: ignore[misc]
-    assert [list(range(8))[one.own(8)] for one in ranks] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert [list(range(8))[one.local_slice(8)] for one in ranks] == [[0, 1, 2], [3, 4, 5], [6, 7]]
     with pytest.raises(ConfigError, match="3 processes cannot share 2"):
-        ranks[0].own(2)
+        ranks[0].local_slice(2)
 
 
 def test_one_process_on_its_own_meets_itself() -> None:
     assert SINGLE_PROCESS.all_gather_object("test", 4) == [4]
-    assert SINGLE_PROCESS.share([1, 2, 3], lambda item: lambda: 2 * item) == [2, 4, 6]
-    assert list(range(5))[SINGLE_PROCESS.own(5)] == [0, 1, 2, 3, 4]
+    assert SINGLE_PROCESS.map_items([1, 2, 3], lambda item: lambda: 2 * item) == [2, 4, 6]
+    assert list(range(5))[SINGLE_PROCESS.local_slice(5)] == [0, 1, 2, 3, 4]
 
 
 def test_shared_work_ends_when_the_next_has_begun() -> None:
@@ -188,7 +188,7 @@ def test_shared_work_ends_when_the_next_has_begun() -> None:
         done.append(f"begin {item}")
         return lambda: (done.append(f"end {item}"), item)[1]
 
-    assert SINGLE_PROCESS.share([1, 2, 3], begin) == [1, 2, 3]
+    assert SINGLE_PROCESS.map_items([1, 2, 3], begin) == [1, 2, 3]
     assert done == ["begin 1", "begin 2", "end 1", "begin 3", "end 2", "end 3"]
 
 

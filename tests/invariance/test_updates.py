@@ -20,7 +20,7 @@ from bench.api import Batch, Method, Reward, Rollouts
 from bench.config.settings import Train
 from bench.datasets.worlds import load_world
 from bench.preflight.conformance.fixtures import Fixtures
-from bench.preflight.conformance.observers import gradients
+from bench.preflight.conformance.observers import record_gradients
 from bench.scoring.scorer import Scorer
 from bench.training.stage import Stage
 from methods.flowgrpo import FlowGRPO
@@ -77,7 +77,7 @@ def update(stage: Stage, rollouts: Rollouts | None) -> Update:
 
     stage.env.backward = watched  # type: ignore[method-assign]
     stage.env.rollouts = rollouts
-    with gradients() as applied:
+    with record_gradients() as applied:
         metrics = stage.method.step(stage.env)
     (gradient,) = applied
     return Update({name: torch.stack(calls) for name, calls in seen.items()}, gradient, metrics)

@@ -16,8 +16,8 @@ from bench.api import DataError
 from bench.budget import Budget, Ledger, Limit
 from bench.cli.main import main
 from bench.config.settings import Experiment, Runtime, Train
-from bench.datasets.images import ImagesWorld
-from bench.datasets.pictures.decoding import crop
+from bench.datasets.pictures.decoding import middle_crop
+from bench.datasets.pictures.world import ImagesWorld
 from bench.datasets.worlds import experiment_world
 from bench.models.encoding_cache import cached_encoder as module
 from bench.models.encoding_cache.folder import folder_of_all
@@ -150,7 +150,7 @@ def test_another_picture_crop_or_size_misses(tiny_pipeline: Path, folder: Path) 
     picture = place._prepared.training[0]
     before = picture.prepared_digest((64, 64))
     assert place.candidates(place.categories, 64).digests[0] == before  # type: ignore[index]
-    other_shape = crop(picture.crop.width + 2, picture.crop.height, (64, 64))
+    other_shape = middle_crop(picture.crop.width + 2, picture.crop.height, (64, 64))
     others = [dataclasses.replace(picture, crop=other_shape), dataclasses.replace(picture, digest="0" * 16)]
     digests = {before, picture.prepared_digest((80, 48)), *(other.prepared_digest((64, 64)) for other in others)}
     assert len(digests) == 4

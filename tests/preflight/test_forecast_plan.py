@@ -14,8 +14,8 @@ from bench.config.settings import Experiment
 from bench.experiments.grid import experiment_jobs
 from bench.experiments.resume import cell_header
 from bench.locks import hold_lock
-from bench.preflight.forecast.plan import estimate
-from bench.preflight.forecast.text import render_plan
+from bench.preflight.forecast.plan import measure_plan
+from bench.preflight.forecast.render import render_plan
 from bench.results.records.writer import CellRecord, cell_status
 from tests.support.cells import experiment
 from tests.support.synthetic_results import ledger
@@ -53,7 +53,7 @@ def test_a_line_that_a_run_is_writing_is_left_alone(planned: Experiment, tmp_pat
     ):
         record.write_bytes(whole[:-20])
         before = contents(tmp_path)
-        plan = estimate(planned, tmp_path / "results")
+        plan = measure_plan(planned, tmp_path / "results")
         assert contents(tmp_path) == before
         with record.open("ab") as file:
             file.write(whole[-20:])
@@ -76,12 +76,12 @@ def test_nothing_is_lost_while_it_looks_again_and_again(planned: Experiment, tmp
 
     writer = threading.Thread(target=work)
     writer.start()
-    seen = [estimate(planned, tmp_path / "results").done]
+    seen = [measure_plan(planned, tmp_path / "results").done]
     while writer.is_alive():
-        seen.append(estimate(planned, tmp_path / "results").done)
+        seen.append(measure_plan(planned, tmp_path / "results").done)
     writer.join()
     assert len(seen) > 3 and set(seen) <= {1, 2}
-    assert estimate(planned, tmp_path / "results").done == 2
+    assert measure_plan(planned, tmp_path / "results").done == 2
     assert len(CellRecord(cells[1].folder).events()) == 102
 
 
@@ -90,7 +90,7 @@ def test_a_damaged_record_is_one_message(planned: Experiment, tmp_path: Path) ->
     record = cells[2].folder / "record.jsonl"
     record.write_bytes(record.read_bytes().replace(b'"kind"', b'"kin\xff"', 1))
     with pytest.raises(DataError, match=r"record\.jsonl: not UTF-8 text"):
-        estimate(planned, tmp_path / "results")
+        measure_plan(planned, tmp_path / "results")
     shutil.rmtree(cells[2].folder)
     cells[2].folder.write_text("no folder")
     assert cell_status(cells[2].folder) == "new"

@@ -10,7 +10,7 @@ from bench import registry
 from bench.api import Method, PluginError
 from bench.conformance import assert_conforms
 from bench.datasets.worlds import load_world
-from bench.preflight.conformance.check import Outcome, run_check
+from bench.preflight.conformance.check import CheckOutcome, run_each_check
 from bench.preflight.conformance.fixtures import Fixtures, MethodSubject
 from bench.preflight.conformance.suite import METHOD_CHECKS
 from tests.support import broken_plugins as broken
@@ -33,14 +33,16 @@ BROKEN: list[tuple[type[Method], str, set[str]]] = [
 
 
 @pytest.fixture(scope="module")
-def laboratory(tiny_pipeline: Path) -> Fixtures:
+def fixtures(tiny_pipeline: Path) -> Fixtures:
     return Fixtures(load_world("scenes", str(tiny_pipeline)))
 
 
-def examine(method: type[Method], laboratory: Fixtures, *, closed_form: bool = False) -> dict[str, Outcome]:
+def examine(method: type[Method], fixtures: Fixtures, *, closed_form: bool = False) -> dict[str, CheckOutcome]:
     """The outcomes by check, on all weights; the closed-form task, which takes as long as others, where asked for."""
     checks = [check for check in METHOD_CHECKS if closed_form or check.name != "closed-form"]
-    outcomes = run_check(checks, MethodSubject(method, laboratory, ("full",)), method.needs, method.expected_failures)
+    outcomes = run_each_check(
+        checks, MethodSubject(method, fixtures, ("full",)), method.needs, method.expected_failures
+    )
     return {outcome.check.name: outcome for outcome in outcomes}
 
 
@@ -51,48 +53,48 @@ def test_every_method_conforms(tiny_pipeline: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("method", "check", "implied"), BROKEN, ids=[check for _, check, _ in BROKEN])
 def test_a_method_broken_in_one_way_fails_that_check(
-    laboratory: Fixtures, method: type[Method], check: str, implied: set[str]
+    fixtures: Fixtures, method: type[Method], check: str, implied: set[str]
 ) -> None:
-    outcomes = examine(method, laboratory, closed_form=check == "closed-form")
+    outcomes = examine(method, fixtures, closed_form=check == "closed-form")
     failed = {name for name, outcome in outcomes.items() if outcome.status == "failed"}
     assert failed == {check, *implied}, {name: outcomes[name].detail for name in failed}
     assert "expected" in outcomes[check].detail and "came" in outcomes[check].detail
 
 
-def test_what_only_adapters_break_is_told(laboratory: Fixtures) -> None:
-    assert only("frozen-parts", broken.TrainsUnderAdapters, laboratory).detail == (
+def test_what_only_adapters_break_is_told(fixtures: Fixtures) -> None:
+    assert only("frozen-parts", broken.TrainsUnderAdapters, fixtures).detail == (
         "expected with --train.adaptation lora, frozen parts as they were loaded; came other weights in the weights "
         "under the adapters"
     )
-    assert examine(broken.TrainsUnderAdapters, laboratory)["frozen-parts"].status == "passed"
-    assert only("resume", broken.HiddenCounter, laboratory).detail.startswith("expected the uninterrupted run")
+    assert examine(broken.TrainsUnderAdapters, fixtures)["frozen-parts"].status == "passed"
+    assert only("resume", broken.HiddenCounter, fixtures).detail.startswith("expected the uninterrupted run")
 
 
 def test_every_check_is_failed_by_some_broken_method() -> None:
     assert {check for _, check, _ in BROKEN} == {check.name for check in METHOD_CHECKS}
 
 
-def test_the_smallest_rl_method_passes_what_its_broken_variants_fail(laboratory: Fixtures) -> None:
-    outcomes = examine(broken.SmallestRL, laboratory)
+def test_the_smallest_rl_method_passes_what_its_broken_variants_fail(fixtures: Fixtures) -> None:
+    outcomes = examine(broken.SmallestRL, fixtures)
     assert {outcome.status for outcome in outcomes.values()} == {"passed", "not applicable"}
     assert [name for name, o in outcomes.items() if o.status == "not applicable"] == ["config-fields"]
 
 
-def only(check: str, method: type[Method], laboratory: Fixtures) -> Outcome:
+def only(check: str, method: type[Method], fixtures: Fixtures) -> CheckOutcome:
     checks = [c for c in METHOD_CHECKS if c.name == check]
-    return next(run_check(checks, MethodSubject(method, laboratory), method.needs, method.expected_failures))
+    return next(run_each_check(checks, MethodSubject(method, fixtures), method.needs, method.expected_failures))
 
 
-def test_messages_name_what_is_wrong(laboratory: Fixtures) -> None:
-    assert "none from extra" in only("loss-gradients", broken.CutGraph, laboratory).detail
-    assert "torch, numpy, python" in only("global-random-state", broken.SeedEverything, laboratory).detail
-    assert "no effect of rank" in only("config-fields", broken.IgnoredField, laboratory).detail
-    assert "other weights in vae, reference" in only("frozen-parts", broken.TrainsFrozenParts, laboratory).detail
-    assert "another one in method" in only("state-round-trip", broken.ForgetsOnLoad, laboratory).detail
+def test_messages_name_what_is_wrong(fixtures: Fixtures) -> None:
+    assert "none from extra" in only("loss-gradients", broken.CutGraph, fixtures).detail
+    assert "torch, numpy, python" in only("global-random-state", broken.SeedEverything, fixtures).detail
+    assert "no effect of rank" in only("config-fields", broken.IgnoredField, fixtures).detail
+    assert "other weights in vae, reference" in only("frozen-parts", broken.TrainsFrozenParts, fixtures).detail
+    assert "another one in method" in only("state-round-trip", broken.ForgetsOnLoad, fixtures).detail
 
 
-def test_a_field_may_be_declared_inert(laboratory: Fixtures) -> None:
-    assert only("config-fields", broken.DeclaredField, laboratory).status == "passed"
+def test_a_field_may_be_declared_inert(fixtures: Fixtures) -> None:
+    assert only("config-fields", broken.DeclaredField, fixtures).status == "passed"
 
 
 class Excused(broken.IgnoredField):
@@ -116,10 +118,10 @@ class WronglyExcused(broken.DeclaredField):
     expected_failures = {"config-field": "rank is for later"}  # noqa: RUF012
 
 
-def test_expected_failures_are_told_and_so_is_one_that_passes(laboratory: Fixtures) -> None:
-    expected = only("config-fields", Excused, laboratory)
+def test_expected_failures_are_told_and_so_is_one_that_passes(fixtures: Fixtures) -> None:
+    expected = only("config-fields", Excused, fixtures)
     assert expected.status == "expected" and expected.detail.startswith("rank is for later (expected every field")
-    needless = only("config-fields", NeedlesslyExcused, laboratory)
+    needless = only("config-fields", NeedlesslyExcused, fixtures)
     assert needless.status == "passed" and "remove the declaration" in needless.detail
     with pytest.raises(PluginError, match="no check 'config-field'; did you mean 'config-fields'"):
-        only("config-fields", WronglyExcused, laboratory)
+        only("config-fields", WronglyExcused, fixtures)

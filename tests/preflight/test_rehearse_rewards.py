@@ -13,7 +13,12 @@ from transformers import CLIPConfig, Mask2FormerConfig, Mask2FormerForUniversalS
 
 from bench import registry
 from bench.preflight.rehearsal.parts import PARTS
-from bench.preflight.rehearsal.rewards import _asked, _measured_in_process, measure_reward, peak_gib
+from bench.preflight.rehearsal.rewards import (
+    _measure_in_fresh_process,
+    _measure_random_weights,
+    measure_reward,
+    peak_gib,
+)
 from rewards._clip_model import empty_clip
 from rewards._random_weights import REAL, SCORERS, SHRUNKEN, write_checkpoint
 from rewards.clipscore import OPENAI_CLIP
@@ -58,7 +63,7 @@ def test_the_vocabulary_has_as_many_words_as_its_network(tmp_path: Path, monkeyp
 
 def test_a_scorer_is_measured_in_a_process_of_its_own() -> None:
     assert "rewards" in PARTS
-    found = _asked("jpeg", "cpu")
+    found = _measure_in_fresh_process("jpeg", "cpu")
     assert found["pictures_per_second"] > 1 and 0.05 < found["host_gib"] < 2, found
 
 
@@ -73,7 +78,7 @@ def test_the_memory_of_processes_that_a_scorer_keeps_counts() -> None:
 
 def test_one_that_cannot_run_here_says_why() -> None:
     """No environment lies in the cache of the tests."""
-    found = _measured_in_process(registry.load_reward("imagereward"), "cpu", shrunken=True)
+    found = _measure_random_weights(registry.load_reward("imagereward"), "cpu", shrunken=True)
     assert "`python -m bench reward-env imagereward` builds it" in found["failed"]
 
 

@@ -27,7 +27,7 @@ BROKEN: list[tuple[type[Reward], str, set[str]]] = [
 
 
 @pytest.fixture(scope="module")
-def laboratory() -> Fixtures:
+def fixtures() -> Fixtures:
     return Fixtures(load_world("scenes"))
 
 
@@ -41,9 +41,9 @@ def test_every_reward_conforms(name: str, tiny_weights: Path) -> None:
 
 @pytest.mark.parametrize(("reward", "check", "implied"), BROKEN, ids=[check for _, check, _ in BROKEN])
 def test_a_reward_broken_in_one_way_fails_that_check(
-    laboratory: Fixtures, reward: type[Reward], check: str, implied: set[str]
+    fixtures: Fixtures, reward: type[Reward], check: str, implied: set[str]
 ) -> None:
-    outcomes = {outcome.check.name: outcome for outcome in run_checks(reward, laboratory)}
+    outcomes = {outcome.check.name: outcome for outcome in run_checks(reward, fixtures)}
     failed = {name for name, outcome in outcomes.items() if outcome.status == "failed"}
     assert failed == {check, *implied}, {name: outcomes[name].detail for name in failed}
 
@@ -52,8 +52,8 @@ def test_every_check_is_failed_by_some_broken_reward() -> None:
     assert {check for _, check, _ in BROKEN} == {check.name for check in REWARD_CHECKS}
 
 
-def test_the_reward_that_the_broken_ones_extend_passes(laboratory: Fixtures) -> None:
-    assert {outcome.status for outcome in run_checks(broken.Brightness, laboratory)} == {"passed"}
+def test_the_reward_that_the_broken_ones_extend_passes(fixtures: Fixtures) -> None:
+    assert {outcome.status for outcome in run_checks(broken.Brightness, fixtures)} == {"passed"}
 
 
 def test_a_class_that_does_not_conform_is_an_assertion_with_a_list() -> None:

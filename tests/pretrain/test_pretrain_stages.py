@@ -15,7 +15,14 @@ from bench.datasets.scenes.proxies import OCR_CLASSES, AestheticHead, ProxyClip,
 from pretrain import aesthetic, clip, encode, export, ocr, transformer, vae
 from pretrain.agreement import auc
 from pretrain.data import TrainingPictures, to_images, to_tensor
-from pretrain.loop import Loop, TrainingPlan, TrainingStep, averaged_weights, checkpoint_state, keyed_generator
+from pretrain.loop import (
+    PretrainingLoop,
+    TrainingPlan,
+    TrainingStep,
+    averaged_weights,
+    checkpoint_progress,
+    keyed_generator,
+)
 from pretrain.muon import Muon, orthogonalise, split_parameters
 from pretrain.tokenizer import build_tokenizer
 
@@ -34,10 +41,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wear = vae.Wear(vae.load_vae(folder, vae.build_vae()))
     assert clip.train_clip(folder, folder, TINY, pictures, clip.Towers(words), words, wear)
     assert ocr.train_ocr(folder, folder, TINY, pictures, ocr.build_ocr(), wear)
-    aesthetic.fit(folder, folder, pictures, steps=3, others=20)
+    aesthetic.fit_aesthetic_head(folder, folder, pictures, steps=3, others=20)
     encode.encode_training_set(folder, pictures)
     assert transformer.train_transformer(folder, folder, TINY)
-    export.export(folder, folder / "assets")
+    export.export_assets(folder, folder / "assets")
     return folder
 
 
@@ -59,7 +66,7 @@ def test_export_is_a_pipeline_that_samples(work):
         output_type="np", max_sequence_length=0,
     ).images  # fmt: skip
     assert made.shape == (2, 64, 64, 3)
-    assert pipeline.vae.config.scaling_factor == pytest.approx(encode.scaling(work)["scaling_factor"])
+    assert pipeline.vae.config.scaling_factor == pytest.approx(encode.latent_scaling(work)["scaling_factor"])
 
 
 def test_export_holds_the_scorers_in_the_format_that_the_rewards_read(work):
@@ -79,7 +86,7 @@ def test_export_holds_the_scorers_in_the_format_that_the_rewards_read(work):
 def test_export_refuses_what_is_too_large(work, monkeypatch):
     monkeypatch.setattr(export, "LIMIT", 1000)
     with pytest.raises(ValueError, match="make a network smaller"):
-        export.export(work, work / "other")
+        export.export_assets(work, work / "other")
     assert not (work / "other").exists()
 
 
@@ -114,10 +121,10 @@ def _fit(folder: Path, *limits: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         model = _Line()
         plan = TrainingPlan(samples=80, batch=4, lr=0.05, warmup=2)
-        loop = Loop("line", folder, folder, plan, model, Muon(*split_parameters(model), plan.lr))
+        loop = PretrainingLoop("line", folder, folder, plan, model, Muon(*split_parameters(model), plan.lr))
 
         def loss_of(
-            step: TrainingStep, model: _Line = model, loop: Loop = loop, limit: int = limit
+            step: TrainingStep, model: _Line = model, loop: PretrainingLoop = loop, limit: int = limit
         ) -> dict[str, torch.Tensor]:
             if step.first + 2 * step.batch > limit:
                 loop._stopped = True  # what a termination signal does
@@ -130,7 +137,7 @@ def _fit(folder: Path, *limits: int) -> dict[str, torch.Tensor]:
 
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
     straight, resumed = _fit(tmp_path / "a", 10**6), _fit(tmp_path / "b", 24, 48, 10**6)
-    assert checkpoint_state(tmp_path / "b" / "line.safetensors")["samples"] == 80
+    assert checkpoint_progress(tmp_path / "b" / "line.safetensors")["samples"] == 80
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     records = [
         [json.loads(line) for line in (tmp_path / part / "line.jsonl").read_text().splitlines()] for part in "ab"
@@ -143,7 +150,9 @@ def test_other_seed_is_refused(tmp_path):
     _fit(tmp_path, 10**6)
     model = _Line()
     with pytest.raises(ValueError, match="seed 0, not 1"):
-        Loop("line", tmp_path, tmp_path, TrainingPlan(8, 4, 0.1, seed=1), model, Muon(*split_parameters(model), 0.1))
+        PretrainingLoop(
+            "line", tmp_path, tmp_path, TrainingPlan(8, 4, 0.1, seed=1), model, Muon(*split_parameters(model), 0.1)
+        )
 
 
 def test_plan_warms_up_stays_and_decays_to_zero():

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer, Mask2FormerForUniversalSegmentation
 
 from bench.api import CheckpointMissing, ConfigError, DataError
-from bench.datasets.prompts.geneval_vocabulary import CLASSES, COLORS
+from bench.datasets.prompts.geneval import CLASSES, COLORS
 from rewards._geneval_rules import Detection
 from rewards.geneval import DETECTOR, GenEval
 from rewards.jpeg import Jpeg, JpegIncompressibility

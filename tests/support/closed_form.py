@@ -1,7 +1,7 @@
 """The closed-form world in a bare environment: one prompt for each mode, a plain optimiser, counted passes.
 
 No clipping and no decay stand between a loss and its update here, so that both can be worked out by hand; the harness's
-own environment on the same formula is `bench.preflight.conformance.mixture`.
+own environment on the same formula is `bench.preflight.conformance.closed_form_check`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from bench.datasets.pictures.preparation import pictures_table, prepare_pictures
 from bench.datasets.worlds import experiment_world
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.models.policy import PassFlops, SD3Policy
-from bench.preflight.conformance.observers import counted
+from bench.preflight.conformance.observers import count_passes
 from bench.results.report.reproduce import _pictures
 from bench.scoring.loading import load_scorers
 from bench.training.context import TaskContext
@@ -163,7 +163,7 @@ def test_every_size_is_charged_what_it_takes(folder: Path, tiny_pipeline: Path, 
     ledger = stage.limit.ledger
     stage.advance()  # texts are encoded once, outside of what is charged
     before, sizes, costs = ledger.flops, set(), set()
-    with counted(stage.policy) as count:
+    with count_passes(stage.policy) as count:
         for _ in range(4):
             spent = ledger.flops
             stage.advance()

@@ -19,8 +19,7 @@ from bench.cli.list import listing
 from bench.cli.main import main
 from bench.config.load import load_settings
 from bench.config.prompt_set import PromptSet
-from bench.datasets.prompts.hub import locate_prompts
-from bench.datasets.prompts.readers import read_prompts
+from bench.datasets.prompts.readers import locate_prompts, read_prompts
 from bench.datasets.prompts.sets import among, first_of_each, load_set, load_sets, prompt_sets_table
 from bench.models.policy import SD3Policy
 from bench.parsing import Text

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from bench.datasets.buckets import Size
-from bench.datasets.pictures.rows import Fault
+from bench.datasets.pictures.rows import PictureFault
 
 # Raster formats only: others (EPS, PDF) are handed to programs of their own.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -43,7 +43,7 @@ class Crop(NamedTuple):
         return self.to_width, self.to_height
 
     @property
-    def kept(self) -> float:
+    def kept_share(self) -> float:
         """Share of the picture that is taken, above 0, at most 1."""
         return self.taken_width * self.taken_height / (self.width * self.height)
 
@@ -52,32 +52,34 @@ def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
     """A picture in RGB, upright as its camera says, and whether it was transparent, and so laid on white.
 
     Raises:
-        Fault: it cannot be used; see `rows.KINDS`.
+        PictureFault: it cannot be used; see `rows.FAULT_KINDS`.
     """
     if not data:
-        raise Fault("zero bytes", "the file is empty")
+        raise PictureFault("zero bytes", "the file is empty")
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise Fault("enormous", f"over {max_pixels:,} pixels allowed: {error}") from error
+        raise PictureFault("enormous", f"over {max_pixels:,} pixels allowed: {error}") from error
     except MemoryError:  # says nothing about the picture
         raise
     except Exception as error:  # a decoder may raise anything on damaged bytes; the row is listed with its fault
         if data.startswith(_BEGINNINGS):
-            raise Fault("truncated", "begins as a picture, but ends before its first row") from error
-        raise Fault("not a picture", f"{len(data)} bytes in none of the formats {', '.join(FORMATS)}") from error
+            raise PictureFault("truncated", "begins as a picture, but ends before its first row") from error
+        raise PictureFault("not a picture", f"{len(data)} bytes in none of the formats {', '.join(FORMATS)}") from error
     try:
         _refuse(picture, max_pixels)
         picture.load()
         upright = ImageOps.exif_transpose(picture)
-    except (Fault, MemoryError):
+    except (PictureFault, MemoryError):
         raise
     except Exception as error:  # as above: frames, pixels and the camera's tags are all read by decoders
-        raise Fault("truncated", f"begins as a {picture.format} picture but cannot be decoded: {error}") from error
+        raise PictureFault(
+            "truncated", f"begins as a {picture.format} picture but cannot be decoded: {error}"
+        ) from error
     return _on_white(upright)
 
 
-def crop(width: int, height: int, to: Size, on_white: bool = False) -> Crop:
+def middle_crop(width: int, height: int, to: Size, on_white: bool = False) -> Crop:
     """The largest part in the middle of a picture that has the shape of `to`, rounded to whole pixels."""
     taken_width = min(width, max(1, round(height * to[0] / to[1])))
     taken_height = min(height, max(1, round(width * to[1] / to[0])))
@@ -89,10 +91,10 @@ def prepare_picture(data: bytes, to: Size, max_pixels: int) -> np.ndarray:
     """Pixels uint8 (H, W, 3) of a size (W, H): the middle part of its shape, brought to it by Lanczos' filter.
 
     Raises:
-        Fault: the picture cannot be used.
+        PictureFault: the picture cannot be used.
     """
     picture, _ = open_picture(data, max_pixels)
-    cut = crop(*picture.size, to)
+    cut = middle_crop(*picture.size, to)
     # Cut first: resize(box=...) would let the filter see what lies beside the part
     part = picture.crop((cut.left, cut.top, cut.left + cut.taken_width, cut.top + cut.taken_height))
     return np.asarray(part.resize(to, Image.Resampling.LANCZOS))
@@ -112,16 +114,16 @@ def _refuse(picture: ImageFile.ImageFile, max_pixels: int) -> None:
     """Look at the header, before anything is decoded."""
     width, height = picture.size
     if width * height > max_pixels:
-        raise Fault("enormous", f"{width} x {height} pixels, over {max_pixels:,} allowed")
+        raise PictureFault("enormous", f"{width} x {height} pixels, over {max_pixels:,} allowed")
     # Phones store a second view behind a JPEG picture; the first is the picture.
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
-        raise Fault("animated", f"{getattr(picture, 'n_frames', 'several')} frames")
+        raise PictureFault("animated", f"{getattr(picture, 'n_frames', 'several')} frames")
     if picture.mode == "CMYK":
-        raise Fault("CMYK", "inks instead of red, green and blue; without its profile its colours are a guess")
+        raise PictureFault("CMYK", "inks instead of red, green and blue; without its profile its colours are a guess")
     if picture.mode in _DEEP_MODES or _is_deep(picture):
-        raise Fault("16-bit", f"more than 8 bits a channel ({picture.mode})")
+        raise PictureFault("16-bit", f"more than 8 bits a channel ({picture.mode})")
     if picture.mode not in _MODES:
-        raise Fault("other colours", f"colour mode {picture.mode}")
+        raise PictureFault("other colours", f"colour mode {picture.mode}")
 
 
 def _is_deep(picture: ImageFile.ImageFile) -> bool:

@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 from bench.api import DataError
 from bench.canonical import config_hash
 from bench.config.pictures import Data
-from bench.datasets.buckets import Size, assign
-from bench.datasets.pictures.decoding import Crop, crop, open_picture
-from bench.datasets.pictures.model_limits import Captions
-from bench.datasets.pictures.rows import KINDS, Fault, LeftOut, PictureRow, Source
+from bench.datasets.buckets import Size, assign_buckets
+from bench.datasets.pictures.decoding import Crop, middle_crop, open_picture
+from bench.datasets.pictures.model_limits import CaptionLimits
+from bench.datasets.pictures.rows import FAULT_KINDS, LeftOut, PictureFault, PictureRow, PictureSource
 from bench.files import appears_whole, write_whole
 from bench.paths import cache_folder
 
@@ -49,12 +49,12 @@ class Picture:
 
     def prepared_digest(self, size: Size) -> str:
         """What names its pixels, cropped and brought to a size: the file, how it is prepared, and by which Pillow."""
-        cut = crop(self.crop.width, self.crop.height, size, self.crop.on_white)
+        cut = middle_crop(self.crop.width, self.crop.height, size, self.crop.on_white)
         return f"{VERSION} {PIL.__version__} {self.digest} {tuple(cut)}"
 
 
 @dataclass(frozen=True)
-class Inspected:
+class InspectedPictures:
     """Every row of a source: `kept` in their order, `left_out` with their faults; `folder` holds both as files."""
 
     kept: tuple[Picture, ...]
@@ -75,10 +75,12 @@ class Inspected:
     def kinds(self) -> dict[str, int]:
         """Rows left out, by kind of fault."""
         counts = Counter(row.kind for row in self.left_out)
-        return {kind: counts[kind] for kind in KINDS if counts[kind]}
+        return {kind: counts[kind] for kind in FAULT_KINDS if counts[kind]}
 
 
-def inspect(source: Source, settings: Data, captions: Captions, sizes: Sequence[Size], resolution: int) -> Inspected:
+def inspect_pictures(
+    source: PictureSource, settings: Data, captions: CaptionLimits, sizes: Sequence[Size], resolution: int
+) -> InspectedPictures:
     """Look at all rows of a source, or read what was found when nothing has changed since.
 
     `sizes` are those of the aspect buckets, or the square of `resolution` alone.
@@ -103,12 +105,14 @@ def inspect(source: Source, settings: Data, captions: Captions, sizes: Sequence[
     return found
 
 
-def _inspect(source: Source, settings: Data, captions: Captions, sizes: Sequence[Size], folder: Path) -> Inspected:
-    def look(row: PictureRow) -> _Seen | Fault:
+def _inspect(
+    source: PictureSource, settings: Data, captions: CaptionLimits, sizes: Sequence[Size], folder: Path
+) -> InspectedPictures:
+    def look(row: PictureRow) -> _Seen | PictureFault:
         try:
             data = source.read(row.name)
             picture, on_white = open_picture(data, settings.max_pixels)
-        except Fault as fault:
+        except PictureFault as fault:
             return fault
         return _Seen(row, digest_of(data), picture.size, on_white)
 
@@ -116,19 +120,21 @@ def _inspect(source: Source, settings: Data, captions: Captions, sizes: Sequence
     kept: dict[str, _Seen] = {}
     left_out = list(source.left_out)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        looked = _shown(pool.map(look, source.rows), len(source.rows))
+        looked = _with_progress(pool.map(look, source.rows), len(source.rows))
         for row, found, text in zip(source.rows, looked, texts, strict=True):
-            fault = found if isinstance(found, Fault) else text
+            fault = found if isinstance(found, PictureFault) else text
             if isinstance(found, _Seen) and fault is None and found.digest in kept:
-                fault = Fault("duplicate", f"the same bytes as {kept[found.digest].row.name!r}")
+                fault = PictureFault("duplicate", f"the same bytes as {kept[found.digest].row.name!r}")
             if fault is not None:
                 left_out.append(LeftOut(row.place, row.name, fault.kind, fault.detail))
             elif isinstance(found, _Seen):
                 kept[found.digest] = found
     seen = list(kept.values())
-    to = assign([s.shape for s in seen], sizes, settings.bucket_pictures)
+    to = assign_buckets([s.shape for s in seen], sizes, settings.bucket_pictures)
     others = sum(s.row.bucket not in (None, size) for s, size in zip(seen, to, strict=True))
-    return Inspected(tuple(s.picture(size) for s, size in zip(seen, to, strict=True)), tuple(left_out), folder, others)
+    return InspectedPictures(
+        tuple(s.picture(size) for s, size in zip(seen, to, strict=True)), tuple(left_out), folder, others
+    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ class _Seen:
     def picture(self, to: Size) -> Picture:
         """What is kept of it, brought to a size."""
         return Picture(
-            self.row.name, self.digest, str(self.row.caption), self.row.tag, crop(*self.shape, to, self.on_white)
+            self.row.name, self.digest, str(self.row.caption), self.row.tag, middle_crop(*self.shape, to, self.on_white)
         )
 
 
@@ -152,7 +158,7 @@ def digest_of(data: bytes) -> str:
     return blake2b(data, digest_size=8).hexdigest()
 
 
-def _shown(results: Iterable[Any], total: int) -> Iterable[Any]:
+def _with_progress(results: Iterable[Any], total: int) -> Iterable[Any]:
     """The results, under a progress bar where there are many and somebody watches."""
     from rich.console import Console
     from rich.progress import track
@@ -162,7 +168,7 @@ def _shown(results: Iterable[Any], total: int) -> Iterable[Any]:
     return track(results, "looking at pictures", total, console=console, transient=True, disable=quiet)
 
 
-def _refuse_too_many(found: Inspected, settings: Data) -> None:
+def _refuse_too_many(found: InspectedPictures, settings: Data) -> None:
     where = f"all are listed in {found.folder / LEFT_OUT}"
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds().items())
     if not found.kept:
@@ -185,7 +191,7 @@ def _rounded_up(share: float) -> float:
 # What is kept
 
 
-def _write(found: Inspected) -> None:
+def _write(found: InspectedPictures) -> None:
     """Both lists as files of one folder; a folder of another process that was quicker holds the same."""
     columns: dict[str, list[Any]] = {
         "name": [p.name for p in found.kept], "digest": [p.digest for p in found.kept],
@@ -200,7 +206,7 @@ def _write(found: Inspected) -> None:
         (temporary / LEFT_OUT).write_bytes(csv_bytes(("place", "name", "kind", "detail"), _cells(found.left_out)))
 
 
-def _read(folder: Path) -> Inspected | None:
+def _read(folder: Path) -> InspectedPictures | None:
     """What `_write` wrote; None where a file of it is missing or damaged, for it can be made again."""
     try:
         table = pq.read_table(folder / PICTURES)
@@ -211,7 +217,7 @@ def _read(folder: Path) -> Inspected | None:
             Picture(row["name"], row["digest"], row["caption"], row["tag"], Crop(*(row[f] for f in Crop._fields)))
             for row in rows
         )
-        return Inspected(kept, tuple(left_out), folder, int(table.schema.metadata[b"other_buckets"]))
+        return InspectedPictures(kept, tuple(left_out), folder, int(table.schema.metadata[b"other_buckets"]))
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
         return None
 
@@ -229,13 +235,13 @@ def csv_bytes(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def copy_lists(found: Inspected, folder: Path) -> None:
+def copy_lists(found: InspectedPictures, folder: Path) -> None:
     """Keep both lists beside the results that were made of these pictures."""
     for name in (PICTURES, LEFT_OUT):
         write_whole(folder / name, (found.folder / name).read_bytes())
 
 
-def pictures_fingerprint(found: Inspected, resolution: int, chosen: Sequence[str] | None) -> str:
+def pictures_fingerprint(found: InspectedPictures, resolution: int, chosen: Sequence[str] | None) -> str:
     """16 hex digits of what training sees: pictures, captions, tags, their sizes, and the choice among them."""
     square = (resolution, resolution)
     rows = [[p.name, p.digest, p.caption, p.tag, *(() if p.crop.to == square else p.crop.to)] for p in found.kept]

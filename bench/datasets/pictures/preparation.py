@@ -12,14 +12,21 @@ import numpy as np
 
 from bench.api import ConfigError, DataError, Prompt
 from bench.config.pictures import Data, Found
-from bench.datasets.buckets import Size, nearest_buckets, shown, sizes
-from bench.datasets.pictures import decoding as pictures
-from bench.datasets.pictures.inspection import LEFT_OUT, Inspected, Picture, digest_of, inspect, pictures_fingerprint
-from bench.datasets.pictures.model_limits import Captions, grid, resolution
-from bench.datasets.pictures.rows import KINDS, Fault, Source
+from bench.datasets.buckets import Size, bucket_sizes, nearest_buckets, size_label
+from bench.datasets.pictures import decoding
+from bench.datasets.pictures.inspection import (
+    LEFT_OUT,
+    InspectedPictures,
+    Picture,
+    digest_of,
+    inspect_pictures,
+    pictures_fingerprint,
+)
+from bench.datasets.pictures.model_limits import CaptionLimits, bucket_grid, model_resolution
+from bench.datasets.pictures.rows import FAULT_KINDS, PictureFault, PictureSource
 from bench.datasets.pictures.selection import Selection
 from bench.datasets.pictures.sources import open_source
-from bench.datasets.prompts.quoted import quoted_text
+from bench.datasets.prompts.ocr import quoted_text
 from bench.datasets.splits import SPLITS, text_bucket
 
 # Tenths of all captions; the hash of a caption decides.
@@ -27,7 +34,7 @@ _BUCKETS = {"train": range(0, 7), "tune": range(7, 8), "report": range(8, 9), "h
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedPictures:
     """Pictures of a source that can be used, for one model.
 
     settings: as given, with what was found. opened: the settings the source was opened with. training: the pictures to
@@ -37,8 +44,8 @@ class Prepared:
 
     settings: Data
     opened: Data
-    source: Source
-    inspected: Inspected
+    source: PictureSource
+    inspected: InspectedPictures
     selection: Selection | None
     training: tuple[Picture, ...]
     sizes: tuple[Size, ...]
@@ -65,8 +72,8 @@ class Prepared:
             try:
                 data = self.source.read(picture.name)
                 is_same = digest_of(data) == picture.digest
-                out[row] = pictures.prepare_picture(data, size, self.opened.max_pixels) if is_same else 0
-            except Fault as fault:
+                out[row] = decoding.prepare_picture(data, size, self.opened.max_pixels) if is_same else 0
+            except PictureFault as fault:
                 raise DataError(f"{picture.name} could be read before, and cannot now: {fault}: restore it") from fault
             if not is_same:
                 raise DataError(
@@ -75,7 +82,7 @@ class Prepared:
         return out
 
 
-def prepare_pictures(settings: Data, model: Path) -> Prepared:
+def prepare_pictures(settings: Data, model: Path) -> PreparedPictures:
     """Open and inspect the pictures that the settings name, for a pipeline folder or the hub id of a fetched model.
 
     Raises:
@@ -87,9 +94,9 @@ def prepare_pictures(settings: Data, model: Path) -> Prepared:
 
         model = locate_model(model)
     opened = open_source(settings)
-    side = settings.resolution or resolution(model)
-    to = ((side, side),) if settings.buckets is None else sizes(settings.buckets, side, grid(model))
-    inspected = inspect(opened.source, opened.settings, Captions(model, settings.text_length), to, side)
+    side = settings.resolution or model_resolution(model)
+    to = ((side, side),) if settings.buckets is None else bucket_sizes(settings.buckets, side, bucket_grid(model))
+    inspected = inspect_pictures(opened.source, opened.settings, CaptionLimits(model, settings.text_length), to, side)
     selection = opened.selection
     chosen = _chosen(inspected, selection)
     training = tuple(
@@ -99,7 +106,8 @@ def prepare_pictures(settings: Data, model: Path) -> Prepared:
     counts = {split: sum(split_of(caption) == split for caption in captions) for split in SPLITS}
     found = Found(
         fingerprint=pictures_fingerprint(inspected, side, selection.names if selection else None),
-        form=opened.source.form, rows=inspected.rows, kept=len(inspected.kept), left_out=inspected.kinds(), resolution=side, captions=counts,
+        form=opened.source.form, rows=inspected.rows, kept=len(inspected.kept), left_out=inspected.kinds(),
+        resolution=side, captions=counts,
         training=len(training), selected_by=selection.scorer if selection else None,
         rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
         buckets=None if settings.buckets is None else _by_size(training, to),
@@ -114,10 +122,10 @@ def prepare_pictures(settings: Data, model: Path) -> Prepared:
             f"--data {settings.path}: none of the {found.kept} pictures falls into the train split: give more"
         )
     done = dataclasses.replace(settings, found=found)
-    return Prepared(done, opened.settings, opened.source, inspected, selection, training, to)
+    return PreparedPictures(done, opened.settings, opened.source, inspected, selection, training, to)
 
 
-def _chosen(inspected: Inspected, selection: Selection | None) -> set[str] | None:
+def _chosen(inspected: InspectedPictures, selection: Selection | None) -> set[str] | None:
     """The names that were selected; each one has to be there still."""
     if selection is None:
         return None
@@ -134,7 +142,7 @@ def _chosen(inspected: Inspected, selection: Selection | None) -> set[str] | Non
 def _by_size(some: Sequence[Picture], sizes: Sequence[Size]) -> dict[str, int]:
     """How many of the pictures each size has, by `80x48`."""
     counts = Counter(picture.crop.to for picture in some)
-    return {shown(size): counts[size] for size in sizes}
+    return {size_label(size): counts[size] for size in sizes}
 
 
 def split_of(caption: str) -> str:
@@ -149,7 +157,7 @@ def as_prompt(index: int, picture: Picture) -> Prompt:
     return Prompt(index, picture.caption, {name: value for name, value in metadata.items() if value is not None})
 
 
-def pictures_table(prepared: Prepared) -> str:
+def pictures_table(prepared: PreparedPictures) -> str:
     """What was found, for the terminal: rows by kind of fault, sizes, captions by split."""
     found, inspected = prepared.found, prepared.inspected
     lines = [
@@ -157,7 +165,7 @@ def pictures_table(prepared: Prepared) -> str:
         f"rows        {found.rows:,}: {found.kept:,} can be used, {len(inspected.left_out):,} left out "
         f"({inspected.share_left_out:.1%}; {prepared.settings.allow_broken:.1%} allowed)",
     ]
-    for kind in KINDS:
+    for kind in FAULT_KINDS:
         rows = [row for row in inspected.left_out if row.kind == kind]
         if rows:
             lines.append(f"  {kind:<20}{len(rows):>8,}   {_example(rows[0].place, rows[0].name, rows[0].detail)}")
@@ -178,10 +186,10 @@ def _example(place: str, name: str, detail: str) -> str:
     return text if len(text) <= 67 else f"{text[:66]}…"
 
 
-def _brought_to_size(inspected: Inspected, is_square: bool) -> str:
+def _brought_to_size(inspected: InspectedPictures, is_square: bool) -> str:
     """How the pictures were brought to size."""
     crops = [picture.crop for picture in inspected.kept]
-    cut = [crop.kept for crop in crops if crop.kept < 1]
+    cut = [crop.kept_share for crop in crops if crop.kept_share < 1]
     parts = [
         f"{sum(crop.taken_width > crop.to_width for crop in crops):,} reduced",
         f"{sum(crop.taken_width < crop.to_width for crop in crops):,} enlarged",
@@ -194,7 +202,7 @@ def _brought_to_size(inspected: Inspected, is_square: bool) -> str:
     return ", ".join(parts)
 
 
-def _buckets(prepared: Prepared) -> list[str]:
+def _buckets(prepared: PreparedPictures) -> list[str]:
     """How many pictures each aspect bucket has, and which were given up; nothing where there are none."""
     found, kept, settings = prepared.found, prepared.inspected.kept, prepared.settings
     if found.buckets is None:
@@ -204,7 +212,7 @@ def _buckets(prepared: Prepared) -> list[str]:
     there = Counter(crop.to for crop in crops)
     lines = []
     for size in prepared.sizes:
-        text = f"{there[size]:,} pictures, {found.buckets[shown(size)]:,} of them to train on"
+        text = f"{there[size]:,} pictures, {found.buckets[size_label(size)]:,} of them to train on"
         if not there[size]:
             text = (
                 f"given up: its {own[size]:,} pictures, fewer than {settings.bucket_pictures}, go to the nearest left"
@@ -213,7 +221,7 @@ def _buckets(prepared: Prepared) -> list[str]:
     return lines
 
 
-def needed(settings: Data | None) -> Data:
+def require_pictures(settings: Data | None) -> Data:
     """The settings, which the world of the user's pictures cannot do without."""
     if settings is None:
         raise ConfigError("world 'images' has no pictures: give them by --data FOLDER")

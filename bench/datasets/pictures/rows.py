@@ -9,7 +9,7 @@ from typing import Protocol
 from bench.api import DataError
 
 # Every kind of fault, in the order in which the terminal lists them.
-KINDS = (
+FAULT_KINDS = (
     "broken line",
     "missing",
     "outside",
@@ -28,8 +28,8 @@ KINDS = (
 )
 
 
-class Fault(DataError):
-    """Why a row is left out: one of `KINDS`, and what exactly was found."""
+class PictureFault(DataError):
+    """Why a row is left out: one of `FAULT_KINDS`, and what exactly was found."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(f"{kind}: {detail}")
@@ -62,7 +62,7 @@ class LeftOut:
     detail: str
 
 
-class Source(Protocol):
+class PictureSource(Protocol):
     """Captioned pictures in one of the forms that can be read.
 
     form: in words. rows: in their order. left_out: lines that are no row. stamp: changes where a file may have changed.
@@ -84,11 +84,11 @@ class Source(Protocol):
         """The stored bytes of the picture of that name.
 
         Raises:
-            Fault: it is missing, or lies outside.
+            PictureFault: it is missing, or lies outside.
         """
 
 
-def column(where: object, role: str, name: str, found: Iterable[str]) -> str:
+def require_column(where: object, role: str, name: str, found: Iterable[str]) -> str:
     """`name`, if it is among the columns that were found; `role` is picture, caption or tag.
 
     Raises:
@@ -102,6 +102,6 @@ def column(where: object, role: str, name: str, found: Iterable[str]) -> str:
     return name
 
 
-def label(value: object) -> str | None:
+def tag_text(value: object) -> str | None:
     """A row's tag as a text; None where there is none."""
     return str(value) if value not in (None, "") else None

@@ -19,7 +19,7 @@ from bench.files import write_whole
 from bench.paths import inside
 
 
-class Columns(BaseModel):
+class SelectionColumns(BaseModel):
     """How the source was read; where pictures lie elsewhere, a run says so again by --data.pictures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,7 +41,7 @@ class Selection(BaseModel):
     schema_: Literal[1] = Field(default=1, alias="schema")
     where: str
     on_the_hub: bool = False
-    columns: Columns
+    columns: SelectionColumns
     scorer: str
     version: str
     checkpoint: str = ""
@@ -78,6 +78,6 @@ def write_selection(path: Path, selection: Selection) -> None:
     write_whole(path, (canonical_json(selection.model_dump(by_alias=True), indent=1) + "\n").encode())
 
 
-def columns_of(settings: Data) -> Columns:
+def columns_of(settings: Data) -> SelectionColumns:
     """The settings that a later reading of the same source needs."""
-    return Columns(**{name: getattr(settings, name) for name in Columns.model_fields})
+    return SelectionColumns(**{name: getattr(settings, name) for name in SelectionColumns.model_fields})

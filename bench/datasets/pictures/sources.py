@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.api import DataError
 from bench.config.pictures import Data
-from bench.datasets.pictures.rows import Source
+from bench.datasets.pictures.rows import PictureSource
 from bench.datasets.pictures.selection import Selection, read_selection
 
 _FORMS = (
@@ -20,15 +20,15 @@ _FORMS = (
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedSource:
     """A source, the settings it was opened with, and what was selected from it, where something was."""
 
-    source: Source
+    source: PictureSource
     settings: Data
     selection: Selection | None = None
 
 
-def open_source(settings: Data) -> Opened:
+def open_source(settings: Data) -> OpenedSource:
     """The pictures that the settings name.
 
     Raises:
@@ -39,11 +39,11 @@ def open_source(settings: Data) -> Opened:
         selection = read_selection(path)
         columns: dict[str, Any] = selection.columns.model_dump()
         below = dataclasses.replace(settings, **columns, path=selection.source(path))
-        return Opened(_open(below), below, selection)
-    return Opened(_open(settings), settings)
+        return OpenedSource(_open(below), below, selection)
+    return OpenedSource(_open(settings), settings)
 
 
-def _open(settings: Data) -> Source:
+def _open(settings: Data) -> PictureSource:
     from bench.datasets.pictures.listed_files import ListedPictures
 
     path = Path(settings.path)
@@ -54,13 +54,13 @@ def _open(settings: Data) -> Source:
     from bench.datasets.pictures import tables
 
     if path.is_file() and path.suffix == ".parquet":
-        return tables.parquet([path], settings)
+        return tables.open_parquet([path], settings)
     if not path.exists() and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", settings.path) and not path.suffix:
-        return tables.of_the_hub(settings.path, settings)
+        return tables.open_hub_dataset(settings.path, settings)
     raise DataError(f"--data {settings.path}: {_FORMS}; {'this is none' if path.exists() else 'there is nothing'}")
 
 
-def _open_folder(folder: Path, settings: Data) -> Source:
+def _open_folder(folder: Path, settings: Data) -> PictureSource:
     from bench.datasets.pictures import tables
     from bench.datasets.pictures.listed_files import ListedPictures
 
@@ -70,10 +70,10 @@ def _open_folder(folder: Path, settings: Data) -> Source:
     if listings:
         return ListedPictures(listings[0], settings)
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return tables.saved(folder, settings)
+        return tables.open_saved_dataset(folder, settings)
     files = sorted(folder.glob("*.parquet"))
     if files:
-        return tables.parquet(files, settings)
+        return tables.open_parquet(files, settings)
     below = sorted(path.parent for path in folder.glob("*/metadata.*"))
     hint = f"; {below[0]} holds one" if below else ""
     raise DataError(f"--data {folder}: {_FORMS}; this folder holds none of them{hint}")

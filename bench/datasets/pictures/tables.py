@@ -13,7 +13,7 @@ from typing import Any
 from bench.api import DataError
 from bench.canonical import config_hash
 from bench.config.pictures import Data
-from bench.datasets.pictures.rows import Fault, LeftOut, PictureRow, column, label
+from bench.datasets.pictures.rows import LeftOut, PictureFault, PictureRow, require_column, tag_text
 from bench.paths import cache_folder, inside
 
 
@@ -27,39 +27,39 @@ class TablePictures:
         self.form = form
         self._folder = Path(settings.pictures) if settings.pictures else folder
         names: Sequence[str] = table.column_names
-        self._column = column(where, "picture", settings.picture_column or "image", names)
-        caption = column(where, "caption", settings.caption_column or "text", names)
-        tags_column = column(where, "tag", settings.tag_column, names) if settings.tag_column else "tag"
+        self._column = require_column(where, "picture", settings.picture_column or "image", names)
+        caption = require_column(where, "caption", settings.caption_column or "text", names)
+        tags_column = require_column(where, "tag", settings.tag_column, names) if settings.tag_column else "tag"
         if isinstance(table.features[self._column], datasets.Image):
             table = table.cast_column(self._column, datasets.Image(decode=False))
         self._table = table
         captions = table[caption][:]
         tags = table[tags_column][:] if tags_column in names else [None] * len(captions)
         self.rows = [
-            PictureRow(str(number), f"row {number}", text, label(tag))
+            PictureRow(str(number), f"row {number}", text, tag_text(tag))
             for number, (text, tag) in enumerate(zip(captions, tags, strict=True))
         ]
         self.left_out: list[LeftOut] = []
         self.stamp = config_hash({"table": stamp})
 
     def read(self, name: str) -> bytes:
-        """The bytes of the picture of that row; raises Fault where it has none, or where its file lies elsewhere."""
+        """The bytes of the picture of that row; raises PictureFault where it has none, or its file lies elsewhere."""
         cell = self._table[int(name)][self._column]
         if isinstance(cell, dict):
             cell = cell["path"] if cell.get("bytes") is None else cell["bytes"]
         if isinstance(cell, bytes):
             return cell
         if not isinstance(cell, str) or self._folder is None:
-            raise Fault("missing", f"row {name} holds no picture but {type(cell).__name__}")
+            raise PictureFault("missing", f"row {name} holds no picture but {type(cell).__name__}")
         try:
             return inside(self._folder, cell).read_bytes()
         except DataError as error:
-            raise Fault("outside", f"{cell!r} is a link, or leads out of {self._folder}") from error
+            raise PictureFault("outside", f"{cell!r} is a link, or leads out of {self._folder}") from error
         except OSError as error:
-            raise Fault("missing", f"{cell!r} in {self._folder}: {error.strerror}") from error
+            raise PictureFault("missing", f"{cell!r} in {self._folder}: {error.strerror}") from error
 
 
-def parquet(files: Sequence[Path], settings: Data) -> TablePictures:
+def open_parquet(files: Sequence[Path], settings: Data) -> TablePictures:
     """The rows of parquet files, one after another.
 
     Raises:
@@ -67,21 +67,21 @@ def parquet(files: Sequence[Path], settings: Data) -> TablePictures:
     """
     datasets = _library()
     where = str(files[0] if len(files) == 1 else files[0].parent)
-    with _told(where):
+    with _one_message(where):
         table = datasets.Dataset.from_parquet([str(path) for path in files], cache_dir=str(cache_folder() / "tables"))
     stamp = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     form = f"parquet ({files[0].name if len(files) == 1 else f'{len(files)} files'})"
     return TablePictures(table, form, where, files[0].parent, settings, stamp)
 
 
-def saved(folder: Path, settings: Data) -> TablePictures:
+def open_saved_dataset(folder: Path, settings: Data) -> TablePictures:
     """A dataset that `Dataset.save_to_disk` wrote, or one split of several.
 
     Raises:
         DataError: it is damaged, or has no such split.
     """
     datasets = _library()
-    with _told(str(folder)):
+    with _one_message(str(folder)):
         table = datasets.load_from_disk(str(folder))
     if isinstance(table, datasets.DatasetDict):
         table = _split(table, str(folder), settings)
@@ -90,14 +90,14 @@ def saved(folder: Path, settings: Data) -> TablePictures:
     return TablePictures(table, "saved dataset", str(folder), folder, settings, stamp)
 
 
-def of_the_hub(name: str, settings: Data) -> TablePictures:
+def open_hub_dataset(name: str, settings: Data) -> TablePictures:
     """A dataset of the Hugging Face hub, from its cache where it was downloaded before.
 
     Raises:
         DataError: there is no such dataset, or no way to it.
     """
     datasets = _library()
-    with _told(f"--data {name} (no folder or file here, so a dataset of the hub)"):
+    with _one_message(f"--data {name} (no folder or file here, so a dataset of the hub)"):
         table = datasets.load_dataset(name, split=settings.subset)
     return TablePictures(table, f"dataset of the hub ({settings.subset})", name, None, settings, table._fingerprint)
 
@@ -118,7 +118,7 @@ def _split(tables: Any, where: str, settings: Data) -> Any:
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
+def _one_message(where: str) -> Iterator[None]:
     """Turns what `datasets` raises into one message."""
     try:
         yield

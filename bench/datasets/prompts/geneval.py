@@ -9,31 +9,57 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from bench import rng
 from bench.api import Prompt
-from bench.datasets.prompts.generated_splits import first_rank_first, in_split, shuffled
-from bench.datasets.prompts.geneval_vocabulary import CLASSES, COLORS, NUMBERS, POSITIONS, plural, with_article
+from bench.datasets.splits import in_generated_split, round_robin
 
 Claim = dict[str, Any]
+
+# GenEval's words: its 80 classes of objects, which are COCO's in COCO's order, its colours and its positions.
+# Source: `evaluation/object_names.txt` of its repository.
+CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "computer mouse", "tv remote", "computer keyboard", "cell phone", "microwave", "oven", "toaster",
+    "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+POSITIONS = ("left of", "right of", "above", "below")
+NUMBERS = ("zero", "one", "two", "three", "four")
 _COLORED = tuple(name for name in CLASSES if name != "person")  # GenEval paints nobody
 _COUNTS = (2, 3, 4)
 
 
 def geneval_prompts(split: str, seed: int, without: Collection[str] = ()) -> Iterator[Prompt]:
-    """All prompts of a split of `generated_splits.SPLITS`, each category in turn as long as it has some.
+    """All prompts of a split of `splits.GENERATED_SPLITS`, each category in turn as long as it has some.
 
     A category's prompts come in an order of their own for every seed. Prompts whose text is in `without` are left out.
     """
     streams = [_category(tag, split, seed, without) for tag in CATEGORIES]
-    for number, claim in enumerate(first_rank_first(streams)):
+    for number, claim in enumerate(round_robin(streams)):
         yield Prompt(number, claim.pop("prompt"), claim)
+
+
+def with_article(words: str) -> str:
+    """`an orange`, `a dog`."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def plural(name: str) -> str:
+    """GenEval's plural: `buses`, `sheeps`."""
+    return f"{name}es" if name.endswith("s") else f"{name}s"
 
 
 def _category(tag: str, split: str, seed: int, without: Collection[str]) -> Iterator[Claim]:
     size, make = CATEGORIES[tag]
-    for number in shuffled(size, seed, f"geneval/{tag}"):
+    for number in map(int, rng.permutation(seed, f"geneval/{tag}", 0, size)):
         claim = make(number)
         claim = {"tag": tag, **claim, "prompt": f"a photo of {claim['prompt']}"}
-        if in_split(_shown(claim), split) and claim["prompt"] not in without:
+        if in_generated_split(_shown(claim), split) and claim["prompt"] not in without:
             yield claim
 
 

@@ -1,15 +1,15 @@
-"""Prompts of our own that ask for a written text, in the form of Flow-GRPO's OCR prompts: the text in double quotes."""
+"""Prompts that ask for a written text, as Flow-GRPO's OCR prompts do, in double quotes: to read, and of our own."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
 
+from bench import rng
 from bench.api import Prompt
-from bench.datasets.prompts.generated_splits import first_rank_first, in_split, shuffled
-from bench.datasets.prompts.quoted import quoted_text
+from bench.datasets.splits import in_generated_split, round_robin
 
-BEARERS = (
+TEXT_TEMPLATES = (
     'a street sign that says "{}"', 'a shop window with "{}" painted on the glass', 'a neon sign that reads "{}"',
     'a chalkboard outside a cafe with the words "{}"', 'a wooden signpost in a forest that reads "{}"',
     'a birthday cake with "{}" written in icing', 'a paperback on a table with the title "{}"',
@@ -42,29 +42,38 @@ _VERBS = (
 _NUMBERS = range(2, 100)
 
 
-def sign_prompts(split: str, seed: int, without: Collection[str] = ()) -> Iterator[Prompt]:
-    """All prompts of a split of `bench.datasets.prompts.generated_splits.SPLITS`, one of each of `PATTERNS` in turn.
+def quoted_text(prompt: str) -> str | None:
+    """What stands between the first two straight double quotes, or None where nothing does.
+
+    Source: Flow-GRPO, github.com/yifan123/flow_grpo, `flow_grpo/ocr.py`, which fails without quotes.
+    """
+    parts = prompt.split('"')
+    return parts[1] if len(parts) > 2 and parts[1].strip() else None
+
+
+def ocr_prompts(split: str, seed: int, without: Collection[str] = ()) -> Iterator[Prompt]:
+    """All prompts of a split of `bench.datasets.splits.GENERATED_SPLITS`, one of each of `PATTERNS` in turn.
 
     Every text comes once, and is in one split only. Texts that a prompt of `without` quotes are left out.
     """
     avoided = {quoted_text(prompt) for prompt in without}
     streams = [_texts(name, split, seed, avoided) for name in PATTERNS]
-    for number, (written, bearer) in enumerate(first_rank_first(streams)):
-        yield Prompt(number, bearer.format(written), {"text": written})
+    for number, (written, template) in enumerate(round_robin(streams)):
+        yield Prompt(number, template.format(written), {"text": written})
 
 
 def _texts(name: str, split: str, seed: int, avoided: Collection[str | None]) -> Iterator[tuple[str, str]]:
-    """Texts of a pattern, each with what bears it."""
+    """Texts of a pattern, each with the template it goes into."""
     parts = PATTERNS[name]
     size = math.prod(map(len, parts))
-    for place, number in enumerate(shuffled(size, seed, f"signs/{name}")):
+    for place, number in enumerate(map(int, rng.permutation(seed, f"signs/{name}", 0, size))):
         words = []
         for part in parts:
             number, word = divmod(number, len(part))
             words.append(str(part[word]))
         written = " ".join(words)
-        if in_split(written.lower(), split) and written not in avoided:
-            yield written, BEARERS[place % len(BEARERS)]
+        if in_generated_split(written.lower(), split) and written not in avoided:
+            yield written, TEXT_TEMPLATES[place % len(TEXT_TEMPLATES)]
 
 
 PATTERNS = {

@@ -1,11 +1,12 @@
-"""Reads prompt sets by path, in the formats in which the evaluation sets of text-to-image models are published.
+"""Reads prompt sets from files and fetched data sets, in the formats of the published ones.
 
     .txt          a prompt in each line: Flow-GRPO's OCR and PickScore prompts, DrawBench
     .csv, .tsv    a column `Prompts`, `prompt` or `text`, and others: DrawBench (`Category`), PartiPrompts
     .jsonl        objects with `prompt` or `text`, and more: GenEval's evaluation_metadata.jsonl (tag, include, exclude)
     .parquet      the same in columns, as data sets of the hub have it
 
-What else a file says of a prompt becomes its metadata. A category is its `tag`; a quoted text is its `text`.
+What else a file says of a prompt becomes its metadata. A category is its `tag`; a quoted text is its `text`. Nothing is
+downloaded here and no code of a data set is run: `bench fetch --prompts ID` brings its files into the hub's cache.
 """
 
 from __future__ import annotations
@@ -18,14 +19,41 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import DataError, Prompt
-from bench.datasets.prompts.quoted import quoted_text
+from bench.datasets.prompts.ocr import quoted_text
+from bench.hub import is_hub_id, locate_data_set
 
 _PROMPT_COLUMNS = ("prompt", "prompts", "text")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".txt", *_DELIMITERS, ".jsonl", ".parquet")
+# What `bench fetch --prompts` brings, wherever it lies within the data set.
+PROMPT_FILES = tuple(f"*{suffix}" for suffix in SUFFIXES)
 _SHOWN = 60  # characters of a broken line
 
 Row = tuple[str, dict[str, Any]]
+
+
+def locate_prompts(path: str, file: str | None = None) -> Path:
+    """The file of a prompt set; of a data set of the hub `file`, or the only one that can hold prompts.
+
+    Raises:
+        DataError: there is none, or the data set was not fetched, or has several; the message says what to do.
+    """
+    if Path(path).is_file():
+        return Path(path)
+    if Path(path).exists() or not is_hub_id(path) or Path(path).suffix in SUFFIXES:
+        raise DataError(
+            f"{path}: expected a file of prompts ({', '.join(SUFFIXES)}), or the id of a data set of the hub; there is "
+            "no such file. Get the published ones where their authors put them, or write some by `bench prompts`"
+        )
+    folder = locate_data_set(path, PROMPT_FILES)
+    found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    names = [file] if file in found else list(found) if file is None else []
+    if len(names) != 1:
+        asked = f"no file {file!r}" if file is not None else f"{len(found)} files that may hold prompts"
+        raise DataError(
+            f"{path}: this data set has {asked}: name one of {', '.join(found) or '(none)'} by the set's `file`"
+        )
+    return found[names[0]]
 
 
 def read_prompts(path: Path, column: str | None = None) -> list[Prompt]:

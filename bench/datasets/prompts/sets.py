@@ -10,10 +10,8 @@ from bench import registry
 from bench.api import DataError, Prompt
 from bench.canonical import config_hash
 from bench.config.prompt_set import FoundPrompts, PromptSet, set_split
-from bench.datasets.prompts.generated_splits import first_rank_first
-from bench.datasets.prompts.hub import locate_prompts
-from bench.datasets.prompts.readers import read_prompts
-from bench.datasets.splits import same_words
+from bench.datasets.prompts.readers import locate_prompts, read_prompts
+from bench.datasets.splits import round_robin, same_words
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def first_of_each(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
     categories: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         categories.setdefault(prompt.category, []).append(prompt)
-    mixed = first_rank_first([iter(own) for own in categories.values()])
+    mixed = round_robin([iter(own) for own in categories.values()])
     return sorted((p for p, _ in zip(mixed, range(count), strict=False)), key=lambda p: p.index)
 
 

@@ -116,17 +116,6 @@ def caption_words() -> frozenset[str]:
     return frozenset(words)
 
 
-def split_words(caption: str) -> list[str]:
-    """A caption as the words of `caption_words`: lower case, quote marks apart, the quoted glyphs spelt."""
-    outside = caption.split('"')
-    words: list[str] = []
-    for k, piece in enumerate(outside):
-        words += list(piece.lower()) if k % 2 else piece.lower().split()
-        if k + 1 < len(outside):
-            words.append('"')
-    return words
-
-
 def object_claim(tag: str, parts: Sequence[dict[str, Any]]) -> Claim:
     """Metadata in GenEval's format; counting also excludes one more, as GenEval's does."""
     claim: Claim = {"tag": tag, "include": [dict(part) for part in parts]}

@@ -124,7 +124,7 @@ class _Components:
     gain: np.ndarray
 
 
-def _measure(chroma: np.ndarray, labels: np.ndarray, count: int) -> _Components:
+def _measure_components(chroma: np.ndarray, labels: np.ndarray, count: int) -> _Components:
     """First and second moments of every component of padded pictures (B, 66, 66); centres in pixel indices."""
     side = PICTURE + 2
     where = np.flatnonzero(labels)
@@ -182,7 +182,9 @@ def _templates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     chroma = np.zeros((len(coverage), PICTURE + 2, PICTURE + 2), np.float32)
     chroma[:, 1:-1, 1:-1] = 200 * np.stack(coverage)
     labels, count = _label(chroma)
-    crops, stretch = _normalised_crops(chroma, labels, np.arange(1, count + 1), _measure(chroma, labels, count))
+    crops, stretch = _normalised_crops(
+        chroma, labels, np.arange(1, count + 1), _measure_components(chroma, labels, count)
+    )
     return crops, stretch, np.array(kinds)
 
 
@@ -211,7 +213,7 @@ def _detect_chunk(images: np.ndarray, offset: int) -> tuple[np.ndarray, ...]:
     if count == 0:
         none = np.zeros(0, np.int64)
         return none, none, none, np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0)
-    stats = _measure(chroma, labels, count)
+    stats = _measure_components(chroma, labels, count)
     color, agreement = _hues(images, labels, count)
     keep = np.flatnonzero(stats.area >= SPECK)
     slices = ndimage.find_objects(labels)

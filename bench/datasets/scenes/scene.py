@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 STYLES = ("broad", "clean", "ugly")
-SPLITS = ("train", "held_out")
+SCENE_SPLITS = ("train", "held_out")
 # Share of pictures whose caption also says something true of the style; prompts never do.
 STYLE_WORDS_SHARE = 0.25
 
@@ -151,8 +151,8 @@ def _claim_of_split(rng: random.Random, category: str, held_out: bool) -> Claim:
 
 def _generator(kind: str, stream: str, seed: int, split: str, index: int) -> tuple[random.Random, str]:
     """The generator of one index, and its category; categories cycle."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
+    if split not in SCENE_SPLITS:
+        raise ValueError(f"split must be one of {SCENE_SPLITS}, not {split!r}")
     if index < 0:
         raise ValueError(f"sample indices start at 0, got {index}")
     categories = CATEGORIES if split == "train" else HELD_OUT_CATEGORIES

@@ -12,7 +12,7 @@ from bench.suggest import hint
 
 S = TypeVar("S")
 Status = Literal["passed", "failed", "expected", "not applicable"]
-ANY = Needs()
+NO_NEEDS = Needs()
 
 
 class Mismatch(Exception):
@@ -29,49 +29,53 @@ class NotApplicable(Exception):
 
 
 @dataclass(frozen=True)
-class Check(Generic[S]):
+class ConformanceCheck(Generic[S]):
     """One property of a plugin; `reason` is the failure of real code that it guards against.
 
-    `function` gets the plugin with its laboratory and raises `Mismatch`. The check applies to methods that have all of
+    `function` gets the plugin with its fixtures and raises `Mismatch`. The check applies to methods that have all of
     `needs`.
     """
 
     name: str
     reason: str
     function: Callable[[S], None]
-    needs: Needs = ANY
+    needs: Needs = NO_NEEDS
 
     def lacking(self, needs: Needs) -> list[str]:
         """The needs of this check that a plugin with these needs has not."""
         return [f.name for f in fields(Needs) if getattr(self.needs, f.name) and not getattr(needs, f.name)]
 
 
-class Suite(Generic[S]):
+class CheckSuite(Generic[S]):
     """Checks in the order in which they are defined."""
 
     def __init__(self) -> None:
-        self.checks: list[Check[S]] = []
+        self.checks: list[ConformanceCheck[S]] = []
 
-    def check(self, name: str, reason: str, needs: Needs = ANY) -> Callable[[Callable[[S], None]], Callable[[S], None]]:
+    def check(
+        self, name: str, reason: str, needs: Needs = NO_NEEDS
+    ) -> Callable[[Callable[[S], None]], Callable[[S], None]]:
         """Make a function a check of this suite."""
 
         def add(function: Callable[[S], None]) -> Callable[[S], None]:
-            self.checks.append(Check(name, reason, function, needs))
+            self.checks.append(ConformanceCheck(name, reason, function, needs))
             return function
 
         return add
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """What came of one check; `detail` says what was expected and what came, or why nothing was."""
 
-    check: Check[Any]
+    check: ConformanceCheck[Any]
     status: Status
     detail: str = ""
 
 
-def run_check(checks: Iterable[Check[S]], subject: S, needs: Needs, excused: Mapping[str, str]) -> Iterator[Outcome]:
+def run_each_check(
+    checks: Iterable[ConformanceCheck[S]], subject: S, needs: Needs, excused: Mapping[str, str]
+) -> Iterator[CheckOutcome]:
     """Run the checks one by one; `excused` is {check: why it may fail}.
 
     Raises:
@@ -85,14 +89,14 @@ def run_check(checks: Iterable[Check[S]], subject: S, needs: Needs, excused: Map
     return (_outcome(check, subject, needs, excused.get(check.name)) for check in checks)
 
 
-def _outcome(check: Check[S], subject: S, needs: Needs, excuse: str | None) -> Outcome:
+def _outcome(check: ConformanceCheck[S], subject: S, needs: Needs, excuse: str | None) -> CheckOutcome:
     lacking = check.lacking(needs)
     if lacking:
-        return Outcome(check, "not applicable", f"the method does not need {' and '.join(lacking)}")
+        return CheckOutcome(check, "not applicable", f"the method does not need {' and '.join(lacking)}")
     try:
         check.function(subject)
     except NotApplicable as reason:
-        return Outcome(check, "not applicable", str(reason))
+        return CheckOutcome(check, "not applicable", str(reason))
     except Mismatch as mismatch:
         detail = str(mismatch)
     except BenchError as error:
@@ -101,5 +105,5 @@ def _outcome(check: Check[S], subject: S, needs: Needs, excuse: str | None) -> O
     except (Exception, SystemExit) as error:
         detail = f"expected no error; came {plugin_error(error)}"
     else:
-        return Outcome(check, "passed", f"declared to fail ({excuse}): remove the declaration" if excuse else "")
-    return Outcome(check, "expected", f"{excuse} ({detail})") if excuse else Outcome(check, "failed", detail)
+        return CheckOutcome(check, "passed", f"declared to fail ({excuse}): remove the declaration" if excuse else "")
+    return CheckOutcome(check, "expected", f"{excuse} ({detail})") if excuse else CheckOutcome(check, "failed", detail)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property, wraps
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bench.api import Method, Prompt, Reward
 from bench.budget import Budget, Ledger
-from bench.config.built_in_tasks import TASKS
 from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.config.task import Task
@@ -27,15 +27,39 @@ from bench.training.stage import Stage, StageStart
 BATCH = 4
 LORA_RANK = 2
 UPDATES = 3  # more than one, because a KL term has no gradient and a ratio no clipping before the first
-# Has a network, which the ledger must charge, and gives no two pictures one score
-_REWARD = TASKS["scenes"]["aesthetic"]["reward"]
+
+
+class FixedNetworkReward(Reward):
+    """Judges pictures by a small network of fixed weights: the ledger has FLOPs to charge, and no two scores are equal.
+
+    It belongs to no world, so that checks depend on no reward that is registered.
+    """
+
+    name: ClassVar[str] = "fixed-network"
+    held: ClassVar[Mapping[str, float]] = {}
+    reads_prompts: ClassVar[bool] = False
+
+    def load(self) -> None:
+        """Make the network; its weights are the same on every machine."""
+        weights = np.random.Generator(np.random.Philox(0)).normal(0, 0.2, (32, 3, 8, 8))
+        self._kernels = torch.from_numpy(weights.astype(np.float32))
+
+    @torch.no_grad()
+    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Scores (B,) float32 in [0, 1] of uint8 (B, H, W, 3)."""
+        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255 - 0.5
+        features = torch.nn.functional.conv2d(x, self._kernels, stride=4).relu().mean((2, 3))
+        return torch.sigmoid(features @ torch.linspace(-4, 4, len(self._kernels))).numpy()
+
+
+_REWARD = f"{__name__}:{FixedNetworkReward.__name__}"
 _TASK = Task(
     name="conformance", primary=_REWARD, scorers=(_REWARD,), reward=_REWARD, top_share=1.0, candidates=32,
     train_prompts=32,
 )  # fmt: skip
 
 
-class _Base(SD3Policy):
+class _OnceMeasuredPolicy(SD3Policy):
     """Counts its FLOPs once with adapters and once without: counting takes longer than a step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,7 +74,7 @@ class _Base(SD3Policy):
         return self._passes[key]
 
 
-class _Remembering:
+class _OnceDrawnWorld:
     """A world that draws once what every stage asks for again."""
 
     def __init__(self, world: World) -> None:
@@ -71,12 +95,12 @@ class Fixtures:
     """A world with its base model, loaded once; every stage begins from the same weights."""
 
     def __init__(self, world: World) -> None:
-        self.world: World = _Remembering(world)
+        self.world: World = _OnceDrawnWorld(world)
 
     @cached_property
     def policy(self) -> SD3Policy:
         """The base model."""
-        policy = _Base.load(self.world.model)
+        policy = _OnceMeasuredPolicy.load(self.world.model)
         policy.transformer.requires_grad_(True)  # as in every stage
         policy.measure_flops()
         return policy
@@ -118,17 +142,17 @@ class MethodSubject:
     """A method under examination."""
 
     def __init__(
-        self, method: type[Method], laboratory: Fixtures, adaptations: tuple[str, ...] = ("full", "lora")
+        self, method: type[Method], fixtures: Fixtures, adaptations: tuple[str, ...] = ("full", "lora")
     ) -> None:
         self.method = method
-        self.laboratory = laboratory
+        self.fixtures = fixtures
         self.adaptations = adaptations
 
     def stage(self, options: Mapping[str, Any] | None = None, **train: Any) -> Stage:
         """The method with its `small` settings, changed by `options`, by the first of the adaptations."""
         shared = {"batch_size": BATCH, "micro_batch": BATCH, "adaptation": self.adaptations[0], "lora_rank": LORA_RANK}
         settings = Train(**{**shared, **train})
-        return self.laboratory.stage(self.method, {**self.method.small, **(options or {})}, settings)
+        return self.fixtures.stage(self.method, {**self.method.small, **(options or {})}, settings)
 
 
 def for_each_adaptation(check: Callable[[MethodSubject], None]) -> Callable[[MethodSubject], None]:
@@ -138,7 +162,7 @@ def for_each_adaptation(check: Callable[[MethodSubject], None]) -> Callable[[Met
     def each(subject: MethodSubject) -> None:
         for adaptation in subject.adaptations:
             try:
-                check(MethodSubject(subject.method, subject.laboratory, (adaptation,)))
+                check(MethodSubject(subject.method, subject.fixtures, (adaptation,)))
             except Mismatch as mismatch:
                 if adaptation == "full":
                     raise
@@ -150,10 +174,10 @@ def for_each_adaptation(check: Callable[[MethodSubject], None]) -> Callable[[Met
 class RewardSubject:
     """A reward under examination, with pictures of the world that it can judge."""
 
-    def __init__(self, reward: Reward, laboratory: Fixtures) -> None:
+    def __init__(self, reward: Reward, fixtures: Fixtures) -> None:
         self.reward = reward
         self.reward.load()
-        self.laboratory = laboratory
+        self.fixtures = fixtures
 
     @cached_property
     def pictures(self) -> Candidates:
@@ -161,7 +185,7 @@ class RewardSubject:
 
         Where it applies to none of the world's, with the examples that it declares.
         """
-        some = self.laboratory.world.candidates(self.laboratory.world.categories, 128)
+        some = self.fixtures.world.candidates(self.fixtures.world.categories, 128)
         if self.reward.examples and not any(self.reward.applies(prompt.metadata) for prompt in some.prompts):
             texts = itertools.islice(itertools.cycle(self.reward.examples), 8)
             return Candidates(some.images[:8], [Prompt(i, text, dict(about)) for i, (text, about) in enumerate(texts)])

@@ -1,9 +1,11 @@
-"""The checks of a method: its loss, its update, its settings, and what it may not touch."""
+"""The checks of a method: its loss, its update, its settings, what it may not touch, and what a checkpoint holds."""
 
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -11,18 +13,21 @@ from torch import Tensor
 
 from bench.api import ConfigError, Needs
 from bench.parsing import Problems, field_types, validate
-from bench.preflight.conformance.check import Mismatch, NotApplicable, Suite
+from bench.preflight.conformance.check import CheckSuite, Mismatch, NotApplicable
 from bench.preflight.conformance.fixtures import BATCH, UPDATES, MethodSubject, for_each_adaptation
-from bench.preflight.conformance.observers import counted, gradients, moved_random_states
+from bench.preflight.conformance.observers import count_passes, moved_random_states, record_gradients
+from bench.training.checkpoint import Checkpoints
 from bench.training.stage import Stage
 
-SUITE = Suite[MethodSubject]()
+SUITE = CheckSuite[MethodSubject]()
 
 FLOAT32_RATIO = 1e-5
 # Flow-GRPO clips at 1e-4 with 65,536 dimensions; the log-ratio is a mean over dimensions, so its size goes as D^-1/2.
 PAPER_CLIP_RANGE, PAPER_DIMENSIONS = 1e-4, 65_536
 MICRO_BATCH_TOLERANCE = 1e-5  # some hundred times float32's rounding: sums in another order, over all the layers
 LEDGER_TOLERANCE = 1e-9  # both count the same products; the ledger adds them up in floating point
+STOPS = (1, 2)  # within the rollouts of the smallest settings that serve two updates, and after them
+LAST = 4
 
 
 @SUITE.check("loss-gradients", "a term whose graph was cut trains nothing, while its curve still looks alive")
@@ -59,7 +64,7 @@ def one_update(subject: MethodSubject) -> None:
     """Each step, of several micro-batches, takes exactly one step of one optimiser."""
     stage = subject.stage(micro_batch=BATCH // 2)
     for update in range(UPDATES):
-        with gradients() as seen:
+        with record_gradients() as seen:
             stage.advance()
         if len(seen) != 1:
             raise Mismatch("1 optimiser update in each step", f"{len(seen)} in step {update + 1}")
@@ -82,7 +87,7 @@ def replayed_ratio(subject: MethodSubject) -> None:
 )
 def replayed_ratio_bfloat16(subject: MethodSubject) -> None:
     """The same with the model's passes in bfloat16, to half of the clip range of Flow-GRPO."""
-    dimensions = torch.Size(subject.laboratory.policy.latent_shape).numel()
+    dimensions = torch.Size(subject.fixtures.policy.latent_shape).numel()
     _replay(subject, "bfloat16", 0.5 * PAPER_CLIP_RANGE * (PAPER_DIMENSIONS / dimensions) ** 0.5)
 
 
@@ -110,7 +115,7 @@ def micro_batches(subject: MethodSubject) -> None:
     for size in (BATCH, BATCH // 2, 1):
         stage = subject.stage(clip_norm=1e9, micro_batch=size)
         stage.env.rollouts = None if rollouts is None else dataclasses.replace(rollouts)
-        with gradients() as seen:
+        with record_gradients() as seen:
             stage.method.step(stage.env)
         if len(seen) != 1:
             raise Mismatch(f"one update with micro-batches of {size}", f"{len(seen)}")
@@ -170,7 +175,7 @@ def alternatives(annotation: Any, value: Any) -> list[Any]:
 def _fingerprint(subject: MethodSubject, options: Mapping[str, Any]) -> Any:
     """Gradients, metrics and ledger of a few updates."""
     stage = subject.stage(options)
-    with gradients() as seen:
+    with record_gradients() as seen:
         metrics = _advance(stage, UPDATES)
     return [g.numpy().tobytes() for g in seen], metrics, stage.limit.ledger.facts()
 
@@ -190,7 +195,7 @@ def global_random_state(subject: MethodSubject) -> None:
 def ledger(subject: MethodSubject) -> None:
     """FLOPs, pictures and updates in the ledger equal an independent count of what ran."""
     stage = subject.stage()
-    with counted(subject.laboratory.policy) as count, gradients() as seen:
+    with count_passes(subject.fixtures.policy) as count, record_gradients() as seen:
         _advance(stage, 2)
     charged = stage.limit.ledger
     if abs(charged.flops - count.flops) > LEDGER_TOLERANCE * count.flops:
@@ -207,8 +212,8 @@ def ledger(subject: MethodSubject) -> None:
 def frozen_parts(subject: MethodSubject) -> None:
     """VAE, text encoders, the weights under adapters, and the reference are bit-identical after a few updates."""
     stage = subject.stage()
-    parts = {name: list(part.state_dict().values()) for name, part in subject.laboratory.frozen_parts.items()}
-    weights = subject.laboratory.policy.transformer.parameters()
+    parts = {name: list(part.state_dict().values()) for name, part in subject.fixtures.frozen_parts.items()}
+    weights = subject.fixtures.policy.transformer.parameters()
     parts["the weights under the adapters"] = [weight for weight in weights if not weight.requires_grad]
     before = {name: _bytes(tensors) for name, tensors in parts.items()}
     reference = _reference(stage)
@@ -235,3 +240,64 @@ def _reference(stage: Stage) -> bytes | None:
 
 def _advance(stage: Stage, updates: int) -> list[dict[str, float] | None]:
     return [stage.advance() for _ in range(updates)]
+
+
+@SUITE.check(
+    "state-round-trip", "a checkpoint that forgets a counter or the rollouts is found out days later, when it is needed"
+)
+def state_round_trip(subject: MethodSubject) -> None:
+    """State and tensors, the rollout buffer included, come back from a checkpoint as they were stored."""
+    with tempfile.TemporaryDirectory() as folder:
+        stage = subject.stage()
+        stage.advance()
+        tensors, state = _snapshot(stage)
+        Checkpoints(Path(folder)).save(1, tensors, state)
+        loaded = _restored(subject, Path(folder))
+        again, state_again = _snapshot(loaded)
+    different = [name for name in tensors.keys() | again.keys() if not _same(tensors.get(name), again.get(name))]
+    different += [name for name in state if state[name] != state_again[name]]
+    if different:
+        raise Mismatch("the state that was stored", f"another one in {', '.join(sorted(different))}")
+
+
+@SUITE.check("resume", "a run that was interrupted has to be the run that was not, or its record means nothing")
+@for_each_adaptation
+def resume(subject: MethodSubject) -> None:
+    """Weights, moments, metrics and ledger after an interruption equal those of the uninterrupted run bit for bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        stage = subject.stage()
+        metrics = []
+        for update in range(1, LAST + 1):
+            metrics.append(stage.advance())
+            if update in STOPS:
+                Checkpoints(Path(folder) / str(update)).save(update, *_snapshot(stage))
+        whole, _ = _snapshot(stage)
+        for stop in STOPS:
+            resumed = _restored(subject, Path(folder) / str(stop))
+            again = [resumed.advance() for _ in range(LAST - stop)]
+            tensors, _ = _snapshot(resumed)
+            different = [name for name in whole if not _same(whole[name], tensors.get(name))]
+            if different or again != metrics[stop:]:
+                raise Mismatch(
+                    f"the uninterrupted run bit for bit after a resume at update {stop}",
+                    f"{len(different)} of {len(whole)} tensors and {'the same' if again == metrics[stop:] else 'other'}"
+                    " metrics: does state_dict hold all that the method keeps?",
+                )
+
+
+def _snapshot(stage: Stage) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    return {name: t.detach().clone() for name, t in stage.tensors().items()}, stage.state_dict()
+
+
+def _restored(subject: MethodSubject, folder: Path) -> Stage:
+    """A new stage, with a new method, that goes on from the checkpoint in a folder."""
+    saved, complaints = Checkpoints(folder).load()
+    if saved is None:
+        raise Mismatch("a readable checkpoint", "; ".join(complaints) or "none")
+    stage = subject.stage()
+    stage.load(saved.tensors, saved.state)
+    return stage
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b)

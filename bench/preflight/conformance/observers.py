@@ -21,7 +21,7 @@ _ODD_SEED = 868_135_307
 
 
 @contextmanager
-def gradients() -> Iterator[list[Tensor]]:
+def record_gradients() -> Iterator[list[Tensor]]:
     """The gradient (parameters,) at every step that any optimiser of torch takes inside, as it is applied."""
     seen: list[Tensor] = []
 
@@ -37,7 +37,7 @@ def gradients() -> Iterator[list[Tensor]]:
 
 
 @dataclass
-class Count:
+class PassCount:
     """FLOPs of all that ran, text encoders apart, and the pictures that the VAE decoded."""
 
     flops: float = 0.0
@@ -45,9 +45,9 @@ class Count:
 
 
 @contextmanager
-def counted(policy: SD3Policy) -> Iterator[Count]:
+def count_passes(policy: SD3Policy) -> Iterator[PassCount]:
     """An independent count of what runs inside, complete once the block has ended."""
-    count = Count()
+    count = PassCount()
 
     def decoded(module: torch.nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
         count.pictures += len(args[0])

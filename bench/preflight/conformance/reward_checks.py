@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.api import Prompt
-from bench.preflight.conformance.check import Mismatch, Suite
+from bench.preflight.conformance.check import CheckSuite, Mismatch
 from bench.preflight.conformance.fixtures import RewardSubject
 from bench.scoring.trl import reward_function
 
-SUITE = Suite[RewardSubject]()
+SUITE = CheckSuite[RewardSubject]()
 
 # Of the declared range, or of the largest score where there are no bounds: a network rounds otherwise in other batches
 TOLERANCE = 1e-5
@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 @SUITE.check("batch-equals-singles", "a score that depends on its neighbours ranks methods by how they were batched")
 def batch_equals_singles(subject: RewardSubject) -> None:
     """The scores of a batch are those of its pictures one by one."""
-    images, prompts = _pictures(subject)
+    images, prompts = _pictures_of(subject)
     singles = [_scores(subject, images[i : i + 1], prompts[i : i + 1]).reshape(-1) for i in range(len(images))]
     _require_equal(subject, _scores(subject, images, prompts), np.concatenate(singles), "the scores of its pictures")
 
@@ -28,7 +28,7 @@ def batch_equals_singles(subject: RewardSubject) -> None:
 @SUITE.check("order", "scores handed to the wrong pictures train on noise, and nothing in the curves says so")
 def order(subject: RewardSubject) -> None:
     """A batch in reverse gives the scores in reverse."""
-    images, prompts = _pictures(subject)
+    images, prompts = _pictures_of(subject)
     back = _scores(subject, images[::-1], prompts[::-1])
     _require_equal(subject, _scores(subject, images, prompts), back[::-1], "the same scores in any order")
 
@@ -36,7 +36,7 @@ def order(subject: RewardSubject) -> None:
 @SUITE.check("single-picture", "a squeezed array of one score is a number, and the last batch of an epoch fails")
 def single_picture(subject: RewardSubject) -> None:
     """One picture gives an array (1,)."""
-    images, prompts = _pictures(subject)
+    images, prompts = _pictures_of(subject)
     shape = _scores(subject, images[:1], prompts[:1]).shape
     if shape != (1,):
         raise Mismatch("an array of shape (1,) for one picture", f"shape {shape}")
@@ -45,7 +45,7 @@ def single_picture(subject: RewardSubject) -> None:
 @SUITE.check("range", "a score out of its range is a broken reward, and margins are meant within the range")
 def declared_range(subject: RewardSubject) -> None:
     """Scores of the world's pictures, of black, white and noise lie within the declared range and are numbers."""
-    images, prompts = _pictures(subject)
+    images, prompts = _pictures_of(subject)
     noise = np.random.Generator(np.random.Philox(0)).integers(0, 256, images.shape, np.uint8)
     low, high = subject.reward.range
     for name, some in {"pictures": images, "black": images * 0, "white": images * 0 + 255, "noise": noise}.items():
@@ -57,7 +57,7 @@ def declared_range(subject: RewardSubject) -> None:
 @SUITE.check("pictures-unchanged", "a scorer that normalises in place hands other pictures to the next scorer")
 def pictures_unchanged(subject: RewardSubject) -> None:
     """The pictures are the same after scoring."""
-    images, prompts = _pictures(subject)
+    images, prompts = _pictures_of(subject)
     before = images.copy()
     subject.reward(images, [p.text for p in prompts], [p.metadata for p in prompts])
     if not np.array_equal(images, before):
@@ -67,7 +67,7 @@ def pictures_unchanged(subject: RewardSubject) -> None:
 @SUITE.check("repeatable", "a score with chance or memory in it cannot be compared between methods")
 def repeatable(subject: RewardSubject) -> None:
     """The same pictures score the same again, to the last bit."""
-    images, prompts = _pictures(subject)
+    images, prompts = _pictures_of(subject)
     first, second = _scores(subject, images, prompts), _scores(subject, images, prompts)
     if not np.array_equal(first, second, equal_nan=True):
         raise Mismatch("the same scores of the same pictures", f"a difference of {np.abs(first - second).max():.2g}")
@@ -76,7 +76,7 @@ def repeatable(subject: RewardSubject) -> None:
 @SUITE.check("trl", "a reward that only one trainer can call is written again for the next, and differs")
 def trl_convention(subject: RewardSubject) -> None:
     """Called as trl calls its reward functions, it gives a list of the same scores."""
-    images, prompts = _pictures(subject)
+    images, prompts = _pictures_of(subject)
     names = {name for prompt in prompts for name in prompt.metadata}
     columns = {name: [prompt.metadata.get(name) for prompt in prompts] for name in sorted(names)}
     given = reward_function(subject.reward)(
@@ -89,7 +89,7 @@ def trl_convention(subject: RewardSubject) -> None:
     _require_equal(subject, np.array(given), scores, "the scores of a direct call")
 
 
-def _pictures(subject: RewardSubject) -> tuple[np.ndarray, Sequence[Prompt]]:
+def _pictures_of(subject: RewardSubject) -> tuple[np.ndarray, Sequence[Prompt]]:
     found = subject.pictures
     if len(found.prompts) < 2:
         raise Mismatch(

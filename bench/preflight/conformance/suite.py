@@ -6,27 +6,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.api import Method, Needs, Reward
-from bench.datasets.world import World
-from bench.datasets.worlds import load_world
-from bench.preflight.conformance import method_checks, mixture, reward_checks, state_checks
-from bench.preflight.conformance.check import Check, Outcome, run_check
+from bench.preflight.conformance import closed_form_check, method_checks, reward_checks
+from bench.preflight.conformance.check import CheckOutcome, ConformanceCheck, run_each_check
 from bench.preflight.conformance.fixtures import Fixtures, MethodSubject, RewardSubject
-from bench.registry import load_plugin
 
-METHOD_CHECKS: tuple[Check[Any], ...] = (
-    *method_checks.SUITE.checks, *state_checks.SUITE.checks, *mixture.SUITE.checks
-)  # fmt: skip
-REWARD_CHECKS: tuple[Check[Any], ...] = tuple(reward_checks.SUITE.checks)
+METHOD_CHECKS: tuple[ConformanceCheck[Any], ...] = (*method_checks.SUITE.checks, *closed_form_check.SUITE.checks)
+REWARD_CHECKS: tuple[ConformanceCheck[Any], ...] = tuple(reward_checks.SUITE.checks)
 
 
-def checks_of(plugin: type[Method] | type[Reward]) -> tuple[Check[Any], ...]:
+def checks_of(plugin: type[Method] | type[Reward]) -> tuple[ConformanceCheck[Any], ...]:
     """The checks that a method or a reward goes through, in order."""
     return METHOD_CHECKS if issubclass(plugin, Method) else REWARD_CHECKS
 
 
 def run_checks(
-    plugin: type[Method] | type[Reward], laboratory: Fixtures, reward: Reward | None = None
-) -> Iterator[Outcome]:
+    plugin: type[Method] | type[Reward], fixtures: Fixtures, reward: Reward | None = None
+) -> Iterator[CheckOutcome]:
     """The outcome of every check of a method or a reward, one by one as they come.
 
     `reward` stands for the reward's class, where its scores come from elsewhere.
@@ -37,20 +32,5 @@ def run_checks(
     """
     checks, excused = checks_of(plugin), plugin.expected_failures
     if issubclass(plugin, Method):
-        return run_check(checks, MethodSubject(plugin, laboratory), plugin.needs, excused)
-    return run_check(checks, RewardSubject(reward or plugin(), laboratory), Needs(), excused)
-
-
-def assert_conforms(plugin: str | type[Method] | type[Reward], world: World | None = None) -> None:
-    """Run all checks of a method or a reward, by name, file or class; the embedded world is the default.
-
-    Raises:
-        AssertionError: checks failed that the plugin does not declare in `expected_failures`; the message lists them.
-        ConfigError, PluginError: there is no such plugin, or it breaks the contract of `bench.api`.
-    """
-    spec = plugin if isinstance(plugin, str) else f"{plugin.__module__}:{plugin.__qualname__}"
-    cls = load_plugin(spec)
-    failed = [o for o in run_checks(cls, Fixtures(world or load_world("scenes"))) if o.status == "failed"]
-    lines = [f"\n- {outcome.check.name}: {outcome.detail}\n  why: {outcome.check.reason}" for outcome in failed]
-    if failed:
-        raise AssertionError(f"{cls.name} fails {len(failed)} conformance checks:{''.join(lines)}")
+        return run_each_check(checks, MethodSubject(plugin, fixtures), plugin.needs, excused)
+    return run_each_check(checks, RewardSubject(reward or plugin(), fixtures), Needs(), excused)

@@ -49,7 +49,7 @@ CARDS: dict[str, Card] = {
 }
 
 
-def card(name: str) -> Card:
+def card_named(name: str) -> Card:
     """The card of that name.
 
     Raises:

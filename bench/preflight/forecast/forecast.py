@@ -1,4 +1,4 @@
-"""Puts a forecast together: cells, steps and cost of each method, memory, disk, and hours on a card."""
+"""What an experiment would take: cells, updates and cost of each method, memory, disk, and hours on a card."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from bench import registry
 from bench.api import ConfigError
 from bench.config.settings import BASE, Experiment, StageSettings
 from bench.config.task import Task
+from bench.models.encoding_cache.cached_encoder import HELD_BYTES
 from bench.models.flops import PassFlops
 from bench.models.loading import ENCODERS
 from bench.preflight.forecast.cards import Card
-from bench.preflight.forecast.encodings import EncodingForecast
-from bench.preflight.forecast.memory import Memory, Parts, Scales
-from bench.preflight.forecast.plan import Plan, StagePlan, counted
-from bench.preflight.forecast.scorers import held_by_scorers
-from bench.preflight.forecast.shapes import Shapes, is_here
-from bench.preflight.forecast.sharding import shared
-from bench.preflight.forecast.spending import Spending, spending
+from bench.preflight.forecast.memory import (
+    BytesByPart,
+    StageMemory,
+    StageMemoryForecaster,
+    scorer_bytes,
+    sharded_memory,
+)
+from bench.preflight.forecast.plan import ExperimentPlan, StagePlan, count_cells
+from bench.preflight.forecast.shapes import ModelShapes, is_model_here
+from bench.preflight.forecast.spending import UpdateSpending, forecast_spending
 from bench.training.checkpoint import KEEP
 
 UTILISATION = 0.4  # of the peak; well-run training of transformers of this size reaches 0.3 to 0.5
@@ -33,23 +37,23 @@ class StageForecast:
 
     settings: StageSettings
     passes: PassFlops
-    spending: Spending
-    memory: Memory
+    spending: UpdateSpending
+    memory: StageMemory
     trained: int
 
 
 @dataclass(frozen=True)
-class Forecast:
+class ExperimentForecast:
     """What an experiment would take. Stages by method; bytes in main memory and on disk by part.
 
     cards: how many train each cell together. unknown: scorers whose memory is left out.
     """
 
     experiment: Experiment
-    plan: Plan
+    plan: ExperimentPlan
     stages: dict[str, tuple[StageForecast, ...]]
-    host: Parts
-    disk: Parts
+    host: BytesByPart
+    disk: BytesByPart
     fetched: float
     unknown: tuple[str, ...]
     cards: int = 1
@@ -59,7 +63,7 @@ class Forecast:
         """Bytes of a card's memory that some phase needs."""
         return max(stage.memory.most for stages in self.stages.values() for stage in stages)
 
-    def on(self, card: Card, utilisation: float) -> Plan:
+    def plan_for(self, card: Card, utilisation: float) -> ExperimentPlan:
         """The plan with the times of cards that reach a share of their peak."""
         utilisation *= self.cards
         precision = self.experiment.train.precision
@@ -75,13 +79,13 @@ class Forecast:
         one = next(iter(self.stages.values()))[0].passes.reference
         return replace(self.plan, stages=plans, rate=card.peak(precision) * utilisation / one)
 
-    def seconds(self, plan: Plan) -> float:
+    def seconds(self, plan: ExperimentPlan) -> float:
         """Of all cells one after another."""
         tasks, seeds = len(self.experiment.tasks), len(self.experiment.seeds)
         return tasks * (plan.cell_seconds(BASE) + seeds * sum(map(plan.cell_seconds, plan.stages)))
 
 
-def forecast(experiment: Experiment, results: Path, cards: int = 1) -> Forecast:
+def forecast_experiment(experiment: Experiment, results: Path, cards: int = 1) -> ExperimentForecast:
     """What an experiment would take, each cell trained by so many cards; the model need not be here.
 
     Raises:
@@ -89,9 +93,9 @@ def forecast(experiment: Experiment, results: Path, cards: int = 1) -> Forecast:
     """
     if experiment.shard and cards == 1:
         raise ConfigError("--shard true shares weights out over several cards: say over how many by --cards N")
-    shapes = Shapes.of(experiment)
-    scorers, unknown = held_by_scorers(experiment, cards)
-    scales = Scales(experiment, shapes, scorers)
+    shapes = ModelShapes.of(experiment)
+    scorers, unknown = scorer_bytes(experiment, cards)
+    memories = StageMemoryForecaster(experiment, shapes, scorers)
     known: dict[str, tuple[int, PassFlops]] = {}
     stages: dict[str, tuple[StageForecast, ...]] = {}
     for chain in experiment.methods:
@@ -100,25 +104,59 @@ def forecast(experiment: Experiment, results: Path, cards: int = 1) -> Forecast:
             train = settings.train
             key = f"{train.adaptation} {train.lora_rank} {train.lora_targets}"
             if key not in known:
-                known[key] = shapes.trained(train)
+                known[key] = shapes.trained_weights_and_flops(train)
             trained, passes = known[key]
-            spent = spending(settings, shapes, passes)
+            spent = forecast_spending(settings, shapes, passes)
             reference = registry.load_method(settings.source).needs.reference
-            weighed = scales.memory(train, trained, reference=reference, rollouts=spent.rollouts / cards)
-            weighed = shared(weighed, shapes, cards) if experiment.shard else weighed
-            found.append(StageForecast(settings, passes, spent, weighed, trained))
+            memory = memories.of_stage(train, trained, reference=reference, rollouts=spent.rollouts / cards)
+            memory = sharded_memory(memory, shapes, cards) if experiment.shard else memory
+            found.append(StageForecast(settings, passes, spent, memory, trained))
         stages[chain.label] = tuple(found)
     halves = 2 * shapes.numbers_of("transformer", "vae", *ENCODERS)
-    return Forecast(
+    return ExperimentForecast(
         experiment=experiment,
-        plan=counted(experiment, results),
+        plan=count_cells(experiment, results),
         stages=stages,
         host=_host(experiment, shapes),
         disk=_disk(experiment, shapes, stages),
         unknown=unknown,
-        fetched=0.0 if experiment.weights == "random" or is_here(experiment.model) else halves,
+        fetched=0.0 if experiment.weights == "random" or is_model_here(experiment.model) else halves,
         cards=cards,
     )
+
+
+@dataclass(frozen=True)
+class EncodingForecast:
+    """How many texts and pictures have to be encoded, their bytes, and how many of these the cache may take."""
+
+    texts: int
+    pictures: int
+    text_bytes: float
+    picture_bytes: float
+    limit: float
+
+    @property
+    def size(self) -> float:
+        """Bytes of all."""
+        return self.text_bytes + self.picture_bytes
+
+    @property
+    def on_disk(self) -> float:
+        """Bytes that the cache takes."""
+        return min(self.size, self.limit)
+
+    def held(self) -> BytesByPart:
+        """Bytes in the memory of a worker: those used last of what lies on disk, and all that does not."""
+        if not self.limit:
+            return {
+                f"embeddings of {self.texts:,} texts": self.text_bytes,
+                f"latents of {self.pictures:,} pictures": self.picture_bytes,
+            }
+        return {
+            f"of embeddings of {self.texts:,} texts": min(self.text_bytes, HELD_BYTES),
+            f"of latents of {self.pictures:,} pictures": min(self.picture_bytes, HELD_BYTES),
+            "what is over --cache-gib": max(0.0, self.size - self.limit),
+        }
 
 
 def _pictures(experiment: Experiment, task: Task) -> int:
@@ -129,19 +167,21 @@ def _pictures(experiment: Experiment, task: Task) -> int:
     return math.ceil(task.top_share * there)
 
 
-def _host(experiment: Experiment, shapes: Shapes) -> Parts:
+def _host(experiment: Experiment, shapes: ModelShapes) -> BytesByPart:
     """Bytes of main memory that one worker needs, at most: tasks with fewer pictures and prompts need less."""
-    loading: Parts = {"while the model is loaded": shapes.bytes_of("transformer", "vae", *ENCODERS)}
+    loading: BytesByPart = {"while the model is loaded": shapes.bytes_of("transformer", "vae", *ENCODERS)}
     cached = experiment.weights == "stored" and experiment.cache_gib
-    parked: Parts = {
+    parked: BytesByPart = {
         "text encoders, while they encode" if cached else "parked text encoders":
         shapes.bytes_of(*ENCODERS) if experiment.runtime.park_encoders else 0
     }  # fmt: skip
-    most = max((encodings(experiment, shapes, [task]) for task in experiment.tasks), key=lambda needed: needed.size)
+    most = max(
+        (forecast_encodings(experiment, shapes, [task]) for task in experiment.tasks), key=lambda needed: needed.size
+    )
     return loading | most.held() | parked
 
 
-def encodings(experiment: Experiment, shapes: Shapes, tasks: Sequence[Task]) -> EncodingForecast:
+def forecast_encodings(experiment: Experiment, shapes: ModelShapes, tasks: Sequence[Task]) -> EncodingForecast:
     """What has to be encoded for some tasks, at most: what they have in common counts once for each of them."""
     evaluation = experiment.evaluation
     pictures = [_pictures(experiment, task) for task in tasks]
@@ -156,7 +196,7 @@ def encodings(experiment: Experiment, shapes: Shapes, tasks: Sequence[Task]) -> 
     )  # fmt: skip
 
 
-def _disk(experiment: Experiment, shapes: Shapes, stages: dict[str, tuple[StageForecast, ...]]) -> Parts:
+def _disk(experiment: Experiment, shapes: ModelShapes, stages: dict[str, tuple[StageForecast, ...]]) -> BytesByPart:
     """Bytes on disk: of checkpoints while cells run, and of what stays."""
     cells = len(experiment.tasks) * len(experiment.seeds)
     running = [s for found in stages.values() for s in found]
@@ -170,12 +210,12 @@ def _disk(experiment: Experiment, shapes: Shapes, stages: dict[str, tuple[StageF
         f"final models, cells: {cells * len(stages)}": 4 * whole * cells * len(stages),
         "the base's own": shapes.bytes_of("transformer") * len(experiment.tasks),
         "final adapters": lora * cells,
-        "cache of latents and texts": encodings(experiment, shapes, experiment.tasks).on_disk,
+        "cache of latents and texts": forecast_encodings(experiment, shapes, experiment.tasks).on_disk,
         "sheets of pictures, at most": pictures * (cells * len(stages) + len(experiment.tasks)),
     }
 
 
-def _latent_bytes(shapes: Shapes) -> int:
+def _latent_bytes(shapes: ModelShapes) -> int:
     """Mean and deviation of one picture's latent, float32."""
     channels, height, width = shapes.latent
     return 2 * 4 * channels * height * width

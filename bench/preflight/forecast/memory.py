@@ -1,17 +1,21 @@
-"""Memory of a stage by part, and what is there at once in each of its phases."""
+"""Memory of a stage by part: what is there at once in each phase, what cards share out, and what scorers hold."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
+from bench import registry
+from bench.api import Reward
+from bench.config.reward_expression import scorers_of_task
+from bench.config.scorer_process import ScorerProcess
 from bench.config.settings import Experiment, Runtime, Train
+from bench.config.task import Task
 from bench.models.loading import ENCODERS
-from bench.preflight.forecast.live_memory import Pass, decoding, peaks
-from bench.preflight.forecast.shapes import Shapes
+from bench.preflight.forecast.activations import decoding_bytes, pass_bytes
+from bench.preflight.forecast.shapes import ModelShapes
 
-Parts = dict[str, float]
+BytesByPart = dict[str, float]
 
 _LORA = ("--train.adaptation lora",)
 _HELD = ("--runtime.denoiser_weights bfloat16 (LoRA alone)",)
@@ -33,11 +37,11 @@ _MENDS = {
 
 
 @dataclass(frozen=True)
-class Memory:
+class StageMemory:
     """Bytes of a stage's parts that are always there, and of those that each phase has beside them."""
 
-    resident: Parts
-    phases: dict[str, Parts]
+    resident: BytesByPart
+    phases: dict[str, BytesByPart]
 
     def total(self, phase: str) -> float:
         """Bytes of all that is there in a phase."""
@@ -71,22 +75,22 @@ class Memory:
         return list(found)
 
 
-class Scales:
-    """Weighs the stages of one experiment; equal passes are weighed once."""
+class StageMemoryForecaster:
+    """The memory of the stages of one experiment; equal passes are computed once."""
 
-    def __init__(self, experiment: Experiment, shapes: Shapes, scorers: float = 0.0) -> None:
+    def __init__(self, experiment: Experiment, shapes: ModelShapes, scorers: float = 0.0) -> None:
         """`scorers` are the bytes that they hold."""
         self._experiment = experiment
         self._scorers = scorers
         self._shapes = shapes
         self._known: dict[str, float] = {}
 
-    def memory(self, train: Train, trained: int, *, reference: bool, rollouts: float) -> Memory:
+    def of_stage(self, train: Train, trained: int, *, reference: bool, rollouts: float) -> StageMemory:
         """Memory of a stage that trains `trained` weights; `rollouts` are the bytes it keeps of them."""
         shapes, runtime = self._shapes, self._experiment.runtime
         denoiser, encoders = shapes.bytes_of("transformer"), shapes.bytes_of(*ENCODERS)
         full = train.adaptation == "full"
-        resident: Parts = {
+        resident: BytesByPart = {
             "denoiser": denoiser,
             "adapters": 0 if full else 4 * trained,
             "VAE": shapes.bytes_of("vae"),
@@ -99,7 +103,7 @@ class Scales:
         moments = {"AdamW's moments": 8.0 * trained, "rollouts": rollouts}
         updating = {**moments, "gradients": 4.0 * trained}
         sampling = self._pass(train, gradient=False)
-        phases: dict[str, Parts] = {
+        phases: dict[str, BytesByPart] = {
             "training passes": {**updating, "activations": self._pass(train, gradient=True)},
             "optimiser's step": {**updating, "a step of AdamW": 4.0 * trained},
             "evaluation": {**moments, "a sampling pass": sampling},
@@ -113,26 +117,98 @@ class Scales:
             phases["rollout"] = {**gathering, "a sampling pass": sampling}
         if runtime.park_encoders:
             phases["encoding texts"] = {"text encoders": encoders}
-        return Memory(resident, phases)
+        return StageMemory(resident, phases)
 
     def _pass(self, train: Train, *, gradient: bool) -> float:
         """Bytes of a pass of a micro-batch with gradient, or of the largest one without."""
         batch = train.micro_batch if gradient else max(train.micro_batch, self._experiment.evaluation.batch_size)
         batch = min(batch, train.batch_size) if gradient else batch
-        what = Pass(self._shapes.latent, self._shapes.text_length, batch, gradient)
         alike = dataclasses.replace(
             train, learning_rate=1.0, weight_decay=0.0, ema_half_life=0.0, warmup_updates=0, batch_size=1,
             micro_batch=1, gradient_checkpointing=train.gradient_checkpointing and gradient,
         )  # fmt: skip
-        key = f"{alike} {what}"
+        key = f"{alike} {batch} {gradient}"
         if key not in self._known:
-            parts: Any = self._shapes.pipeline
-            config = dict(parts.transformer.config)
-            self._known[key] = peaks(config, parts.vae, alike, self._shapes.runtime, what).most
+            self._known[key] = pass_bytes(self._shapes, alike, batch, gradient=gradient)
         return self._known[key]
 
     def _decoding(self) -> float:
         if "decoding" not in self._known:
             held = self._shapes.runtime.frozen_weights
-            self._known["decoding"] = decoding(self._shapes.pipeline.vae, self._shapes.latent, held)
+            self._known["decoding"] = decoding_bytes(self._shapes.pipeline.vae, self._shapes.latent, held)
         return self._known["decoding"]
+
+
+# What cards that train together share out (`bench.distributed`)
+_SHARDED = {
+    "denoiser",
+    "base, for drift",
+    "reference",
+    "moving average",
+    "AdamW's moments",
+    "gradients",
+    "a step of AdamW",
+}
+# At once, at most: a block's weights, two buffers they come in, the gradient, two buffers in which it leaves.
+# Source: foreach_all_gather and foreach_reduce of torch.distributed.fsdp.
+_BLOCKS_FORWARD, _BLOCKS_BACKWARD = 3, 6
+
+
+def sharded_memory(memory: StageMemory, shapes: ModelShapes, cards: int) -> StageMemory:
+    """What of a stage's memory is on each of `cards` cards, and what is there in whole for a while."""
+    blocks = shapes.pipeline.transformer.transformer_blocks
+    largest = max(sum(p.nbytes for p in block.parameters()) for block in blocks)
+    phases = {name: _divided(parts, cards) for name, parts in memory.phases.items()}
+    for parts in phases.values():
+        if "activations" in parts or "a sampling pass" in parts:
+            times = _BLOCKS_BACKWARD if "activations" in parts else _BLOCKS_FORWARD
+            parts["blocks, put together"] = times * largest
+    phases["sharing out"] = {"the rest of the denoiser": memory.resident["denoiser"] * (1 - 1 / cards)}
+    return StageMemory(_divided(memory.resident, cards), phases)
+
+
+def _divided(parts: BytesByPart, cards: int) -> BytesByPart:
+    return {name: size / cards if name in _SHARDED else size for name, size in parts.items()}
+
+
+def scorer_bytes(experiment: Experiment, cards: int = 1) -> tuple[float, tuple[str, ...]]:
+    """Bytes that scorers hold on the fullest of the `cards` that train a cell; and those that do not say theirs.
+
+    Of several tasks the one with most counts. What has a process of its own shares its checkpoints with no other. Those
+    on the CPU or on another card weigh nothing, and neither do those that a reward server could have, which is not
+    asked here.
+    """
+    found = [_of_task(experiment, task, cards) for task in experiment.tasks]
+    return max(size for size, _ in found), tuple(sorted({name for _, unknown in found for name in unknown}))
+
+
+def _of_task(experiment: Experiment, task: Task, cards: int) -> tuple[float, list[str]]:
+    sizes, unknown = dict[tuple[str, str], float](), list[str]()
+    for name in sorted(scorers_of_task(task, experiment.evaluation.set_scorers)):
+        cls = registry.load_reward(name)
+        apart = experiment.scorers.get(cls.name)
+        if apart is None and experiment.reward_server is not None:
+            continue
+        own = apart if apart is not None and apart.process else None
+        copies = _copies(cls, own, experiment.device, cards)
+        if copies and cls.held is None:
+            unknown.append(cls.name)
+        for checkpoint, gib in (cls.held or {}).items():
+            sizes[cls.name if own else "", checkpoint] = copies * gib
+    return sum(sizes.values()) * 2**30, unknown
+
+
+def _copies(cls: type[Reward], own: ScorerProcess | None, device: str, cards: int) -> int:
+    """How often a scorer with a process of its `own`, or without, lies on the card that trains, or on the fullest.
+
+    Every process that trains starts a process of its own, on the card of the number that is asked for; on the first one
+    where none is asked for, or on that of its rank.
+    """
+    asked = own.device if own else "auto"
+    if asked == "cpu" or (asked == "auto" and cls.environment is not None):
+        return 0
+    trains = int(device.partition(":")[2] or 0)
+    number = int(asked.partition(":")[2] or 0) if own else trains
+    if cards == 1:
+        return int(number == trains)
+    return cards if ":" in asked and number < cards else int(":" not in asked)

@@ -45,7 +45,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExperimentPlan:
     """The estimate: cells in all and done already, stages by method, evaluation, and seconds with all workers.
 
     rate: forward passes a second of one worker; `measured` says whether it was measured here.
@@ -82,13 +82,13 @@ def evaluation_passes(settings: Evaluation, *, base: bool = False) -> int:
     return total + (before_end + 1) * settings.drift_states * 4
 
 
-def counted(experiment: Experiment, results: Path) -> Plan:
+def count_cells(experiment: Experiment, results: Path) -> ExperimentPlan:
     """The cells, and those that are done; no method is measured."""
     from bench.experiments import grid
     from bench.results.records.writer import cell_status
 
     jobs = grid.experiment_jobs(experiment, results)
-    return Plan(
+    return ExperimentPlan(
         cells=len(jobs),
         done=sum(cell_status(job.folder) == "done" for job in jobs),
         stages={},
@@ -99,22 +99,22 @@ def counted(experiment: Experiment, results: Path) -> Plan:
     )
 
 
-def estimate(experiment: Experiment, results: Path) -> Plan:
+def measure_plan(experiment: Experiment, results: Path) -> ExperimentPlan:
     """Measure each method for a few updates, and put the whole together.
 
     Raises:
         ConfigError, PluginError: a method or reward cannot be set up.
     """
-    plan = counted(experiment, results)
+    plan = count_cells(experiment, results)
     try:
-        rate, stages = _measure(experiment)
+        rate, stages = _measure_methods(experiment)
     except DataError as error:
         print(f"nothing can be measured here, so only cells are counted: {error}")
         return plan
     return dataclasses.replace(plan, rate=rate, stages=stages, measured=True)
 
 
-def _measure(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, ...]]]:
+def _measure_methods(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, ...]]]:
     from bench.datasets.worlds import experiment_world
     from bench.models.policy import SD3Policy
     from bench.preflight.forecast.throughput import forward_rate, threads
@@ -122,11 +122,13 @@ def _measure(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, 
     world = experiment_world(experiment)
     with threads(experiment.threads):
         rate = forward_rate(SD3Policy.of(experiment, world), experiment.evaluation.batch_size)
-        stages = {chain.label: _try_out(experiment, chain.label) for chain in experiment.methods if chain.label != BASE}
+        stages = {
+            chain.label: _try_method(experiment, chain.label) for chain in experiment.methods if chain.label != BASE
+        }
     return rate, stages
 
 
-def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
+def _try_method(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
     """A few updates of every stage of a method on the first task, on a model that is thrown away."""
     from bench.datasets.worlds import experiment_world
     from bench.models.policy import SD3Policy
@@ -147,11 +149,11 @@ def _try_out(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
         policy, ledger = SD3Policy.of(experiment, world), Ledger()
         unit = policy.measure_flops().forward
         stage = Stage.enter(StageStart(settings, _TRIAL), TaskContext(world, task, policy, scorers), ledger, unit)
-        plans.append(StagePlan(settings.name, budget, by_update(stage, ledger)))
+        plans.append(StagePlan(settings.name, budget, spent_by_update(stage, ledger)))
     return tuple(plans)
 
 
-def by_update(stage: TrialStage, ledger: Ledger) -> dict[str, float]:
+def spent_by_update(stage: TrialStage, ledger: Ledger) -> dict[str, float]:
     """What one update of a fresh stage spends in every unit, rollouts shared out over the updates that they serve."""
     start, steps = time.perf_counter(), 0
     while True:

@@ -24,7 +24,7 @@ from bench.models.policy import SD3Policy
 from bench.models.random_pipeline import build_random_pipeline
 
 
-def is_here(model: str | None) -> bool:
+def is_model_here(model: str | None) -> bool:
     """Whether the model's weights are on this machine, or it can be nowhere else."""
     if model is None or Path(model).exists() or not is_hub_id(model):
         return True
@@ -36,21 +36,21 @@ def is_here(model: str | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Shapes:
+class ModelShapes:
     """The parts of an experiment's model, held as its runtime says; nothing has values."""
 
     pipeline: Any
     runtime: Runtime
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Shapes:
+    def of(cls, experiment: Experiment) -> ModelShapes:
         """Those of the experiment's model: from its configuration where it is here, else from the published numbers.
 
         Raises:
             ConfigError, DataError: it is not here, and its numbers are not known.
         """
         runtime = dataclasses.replace(experiment.runtime, park_encoders=False, compile=False, attention="auto")
-        named = experiment.weights == "random" or not is_here(experiment.model)
+        named = experiment.weights == "random" or not is_model_here(experiment.model)
         if named:
             model = str(experiment.model)
             if model not in BY_NAME:
@@ -98,24 +98,27 @@ class Shapes:
         modules = [getattr(self.pipeline, name) for name in parts]
         return sum(t.numel() for m in modules if m is not None for t in m.state_dict().values())
 
-    def trained(self, train: Train) -> tuple[int, PassFlops]:
-        """How many weights a stage trains, and the FLOPs of one sample's passes meanwhile."""
+    def prepared_policy(self, train: Train, device: str) -> SD3Policy:
+        """A policy on shapes alone, with a transformer of its own, set up for training as on `device`."""
         from diffusers import SD3Transformer2DModel
 
+        config, held = dict(self.pipeline.transformer.config), getattr(torch, self.runtime.denoiser_weights)
         with torch.device("meta"):
-            transformer = SD3Transformer2DModel.from_config(dict(self.pipeline.transformer.config))
-        parts = SimpleNamespace(**{**_parts(self.pipeline), "transformer": transformer.requires_grad_(False)})
-        policy = SD3Policy(parts, self.runtime, torch.device("meta"))
-        count = sum(p.numel() for p in policy.prepare(train, 0))
-        config = transformer.config
+            transformer: Any = SD3Transformer2DModel.from_config(config).to(held)
+        parts = {name: getattr(self.pipeline, name) for name in ("vae", "scheduler", *ENCODERS)}
+        pipeline = SimpleNamespace(**parts, transformer=transformer.requires_grad_(False))
+        policy = SD3Policy(pipeline, self.runtime, torch.device(device), precision=train.precision)
+        policy.prepare(train, 0)
+        return policy
+
+    def trained_weights_and_flops(self, train: Train) -> tuple[int, PassFlops]:
+        """How many weights a stage trains, and the FLOPs of one sample's passes meanwhile."""
+        transformer, config = self.prepared_policy(train, "meta").transformer, self.pipeline.transformer.config
         cond = TextCondition(
             torch.zeros(1, self.text_length, config.joint_attention_dim), torch.zeros(1, config.pooled_projection_dim)
         )
-        return count, flops.count(policy.transformer, parts.vae, self.latent, cond, "meta")
-
-
-def _parts(pipeline: Any) -> dict[str, Any]:
-    return {name: getattr(pipeline, name) for name in ("transformer", "vae", "scheduler", *ENCODERS)}
+        count = sum(p.numel() for p in transformer.parameters() if p.requires_grad)
+        return count, flops.count(transformer, self.pipeline.vae, self.latent, cond, "meta")
 
 
 def _configured(folder: Path, *, t5: bool) -> Any:

@@ -17,11 +17,11 @@ from bench.budget import Budget, Ledger, Limit
 from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.datasets.dataset import Dataset
-from bench.datasets.gradients import Brightness
+from bench.datasets.rehearsal import Brightness
 from bench.models.conditioning import TextCondition
 from bench.models.flops import PassFlops
-from bench.preflight.forecast.plan import by_update
-from bench.preflight.forecast.shapes import Shapes
+from bench.preflight.forecast.plan import spent_by_update
+from bench.preflight.forecast.shapes import ModelShapes
 from bench.scoring.scorer import Scorer
 from bench.training.context import Metering
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
@@ -33,7 +33,7 @@ _ENDLESS = Budget(1e18, "cost")
 _ALL_AT_ONCE = 2**30  # what a method spends does not depend on micro-batches: `bench check` sees to it
 
 
-class OneWeight:
+class OneWeightPolicy:
     """Implements `bench.models.policy.Policy`: the velocity is a weight times the state."""
 
     def __init__(self, shift: float) -> None:
@@ -68,7 +68,7 @@ class OneWeight:
 
 
 @dataclass(frozen=True)
-class Spending:
+class UpdateSpending:
     """Of one update: amounts by unit but `seconds`, FLOPs that a card computes for it, and bytes of kept rollouts.
 
     The computed FLOPs are the charged ones and those of gradient checkpointing, which is not charged.
@@ -79,7 +79,7 @@ class Spending:
     rollouts: float
 
 
-def spending(settings: StageSettings, shapes: Shapes, passes: PassFlops) -> Spending:
+def forecast_spending(settings: StageSettings, shapes: ModelShapes, passes: PassFlops) -> UpdateSpending:
     """What an update of a stage spends on the model; passes of the reward are left out.
 
     Raises:
@@ -87,23 +87,23 @@ def spending(settings: StageSettings, shapes: Shapes, passes: PassFlops) -> Spen
     """
     ledger = Ledger()
     stage = _stage(settings, shapes, passes, ledger)
-    spent = by_update(stage, ledger)
+    spent = spent_by_update(stage, ledger)
     again = 0.0
     if settings.train.gradient_checkpointing:
         backward = ledger.backward * passes.reference / passes.backward  # passes with gradient, of one sample
         again = backward * passes.forward * spent["updates"] / max(ledger.updates, 1)
-    return Spending(spent, spent["flops"] + again, _rollout_bytes(stage, shapes))
+    return UpdateSpending(spent, spent["flops"] + again, _rollout_bytes(stage, shapes))
 
 
-def _stage(settings: StageSettings, shapes: Shapes, passes: PassFlops, ledger: Ledger) -> Stage:
-    method, train, policy = settings.build(), settings.train, OneWeight(shapes.shift)
+def _stage(settings: StageSettings, shapes: ModelShapes, passes: PassFlops, ledger: Ledger) -> Stage:
+    method, train, policy = settings.build(), settings.train, OneWeightPolicy(shapes.shift)
     train = dataclasses.replace(train, micro_batch=_ALL_AT_ONCE)
     metering = Metering(ledger, Limit(_ENDLESS, ledger), unit=passes.reference)
     reward = Scorer(Brightness()) if method.needs.reward else None
     pictures = _pictures(train) if method.needs.data else None
     prompts = [Prompt(i, f"prompt {i}", {}) for i in range(4096)] if method.needs.reward else []
     draw = SampleDraw(policy, metering, train, 0, pictures, prompts)
-    reference = OneWeight(shapes.shift) if method.needs.reference else None
+    reference = OneWeightPolicy(shapes.shift) if method.needs.reference else None
     model = MeteredModel(policy, reference, metering, {tuple(policy.latent_shape): passes})
     env = TrainingEnv(draw, model, Optimizer([policy.weight], train), reward, metering, train)
     # Of its policy a stage asks only in checkpoints and at its end what a pipeline alone has; neither happens here.
@@ -116,7 +116,7 @@ def _pictures(train: Train) -> Dataset:
     return Dataset.in_memory(latents, torch.ones_like(latents), texts, [{}] * len(texts))
 
 
-def _rollout_bytes(stage: Stage, shapes: Shapes) -> float:
+def _rollout_bytes(stage: Stage, shapes: ModelShapes) -> float:
     """Bytes that the rollouts of one phase would have with the real model's latents and texts."""
     rollouts = stage.env.rollouts
     if rollouts is None:

@@ -22,7 +22,7 @@ _SHOWN = 12  # kernels of a profile
 
 
 @dataclass
-class Reading:
+class DeviceReading:
     """Seconds of wall-clock time, and the most memory that torch held on the device meanwhile, in GiB (CUDA only)."""
 
     seconds: float = 0.0
@@ -30,9 +30,9 @@ class Reading:
 
 
 @contextmanager
-def reading(device: torch.device) -> Iterator[Reading]:
+def read_device(device: torch.device) -> Iterator[DeviceReading]:
     """Measures the block, complete once it has ended and the device has nothing left to do."""
-    found = Reading()
+    found = DeviceReading()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -49,7 +49,7 @@ def median_seconds(device: torch.device, step: Callable[[], object]) -> tuple[fl
     step(), step()
     readings = []
     for _ in range(_REPEATS):
-        with reading(device) as one:
+        with read_device(device) as one:
             step()
         readings.append(one)
     return statistics.median(r.seconds for r in readings), readings[-1].gib
@@ -67,7 +67,7 @@ def matrix_peak(device: torch.device) -> float:
     return products * 2 * side**3 / median_seconds(device, multiply)[0]
 
 
-def passes(policy: SD3Policy, train: Train, peak: float) -> dict[str, Any]:
+def measure_passes(policy: SD3Policy, train: Train, peak: float) -> dict[str, Any]:
     """Forward passes, and forward with backward passes, of one micro-batch: samples/s, TFLOP/s, share of the peak.
 
     FLOPs are those of the passes themselves; what gradient checkpointing computes again counts for nothing.
@@ -102,11 +102,11 @@ def passes(policy: SD3Policy, train: Train, peak: float) -> dict[str, Any]:
             "seconds": seconds, "samples_per_second": size / seconds, "tflops": rate / 1e12, "utilisation": rate / peak,
             "gib": gib,
         }  # fmt: skip
-    found["profile"] = profile(policy.device, training)
+    found["profile"] = profile_kernels(policy.device, training)
     return found
 
 
-def profile(device: torch.device, step: Callable[[], object]) -> list[dict[str, Any]]:
+def profile_kernels(device: torch.device, step: Callable[[], object]) -> list[dict[str, Any]]:
     """What takes most of the device's time in a call of `step`: kernel (on the CPU operator), share of it, calls."""
     cuda = device.type == "cuda"
     kinds = [torch.profiler.ProfilerActivity.CPU]

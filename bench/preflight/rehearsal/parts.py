@@ -23,7 +23,7 @@ from bench.datasets.worlds import experiment_world
 from bench.device import MemoryShortError
 from bench.experiments.cell import run_cell
 from bench.models.policy import SD3Policy
-from bench.preflight.rehearsal.measure import passes, reading
+from bench.preflight.rehearsal.measure import measure_passes, read_device
 from bench.preflight.rehearsal.rewards import rehearse_rewards
 from bench.results.records.schema import End
 from bench.results.records.writer import CellRecord
@@ -50,13 +50,13 @@ def rehearse_passes(experiment: Experiment, peak: float) -> Findings:
             name = f"{adaptation}, gradient checkpointing" if again else adaptation
             policy = SD3Policy.of(experiment, experiment_world(experiment))
             try:
-                found[name] = passes(policy, train, peak)
+                found[name] = measure_passes(policy, train, peak)
                 break
             except MemoryShortError as error:  # a finding too
                 found[name] = {"failed": str(error)}
             finally:
                 del policy
-                _forget()
+                _free_device_memory()
     return found
 
 
@@ -69,8 +69,8 @@ def rehearse_methods(experiment: Experiment, peak: float, adaptation: Adaptation
     for number, chain in enumerate(experiment.methods):
         (settings,) = chain.stages
         returns = adaptation == "lora" or number == 0
-        found[chain.label] = _rehearse_method(experiment, _adapted(settings, adaptation), peak, returns=returns)
-        _forget()
+        found[chain.label] = _rehearse_method(experiment, _with_adaptation(settings, adaptation), peak, returns=returns)
+        _free_device_memory()
     return found
 
 
@@ -84,17 +84,17 @@ def _rehearse_method(experiment: Experiment, settings: StageSettings, peak: floa
     context = TaskContext(world, task, policy, scorers)
     evaluator = Evaluator(context, experiment.evaluation)
     with tempfile.TemporaryDirectory() as folder:
-        with reading(policy.device) as entered:
+        with read_device(policy.device) as entered:
             stage = Stage.enter(StageStart(settings, _ENDLESS), context, ledger, unit)
         found: Findings = {"enter": _rounded(entered), "updates": _updates(stage, ledger, policy.device, peak)}
         evaluator.judge(policy, 1, final=False)  # compiles
-        with reading(policy.device) as judged:
+        with read_device(policy.device) as judged:
             evaluator.judge(policy, 2, final=False)
         found["evaluation"] = _rounded(judged)
         if returns:
-            found["checkpoint"] = _there_and_back(stage, policy.device, Path(folder) / "checkpoint")
+            found["checkpoint"] = _checkpoint_round_trip(stage, policy.device, Path(folder) / "checkpoint")
         stage.leave()
-        with reading(policy.device) as saved:
+        with read_device(policy.device) as saved:
             policy.save(Path(folder) / "model")
             found["lora_saved"] = policy.save_lora(Path(folder) / "lora")
         found["save"] = _rounded(saved)
@@ -105,7 +105,7 @@ def _updates(stage: Stage, ledger: Ledger, device: torch.device, peak: float) ->
     """Seconds and cost of one update, rollouts shared out over the updates that they serve."""
     for _ in range(_CYCLES):
         before, count = dataclasses.replace(ledger), 0
-        with reading(device) as cycle:
+        with read_device(device) as cycle:
             while count == 0 or not _ends(stage, count):
                 stage.advance()
                 count += 1
@@ -122,16 +122,16 @@ def _ends(stage: Stage, count: int) -> bool:
     return count >= 2 if rollouts is None else rollouts.used >= rollouts.updates
 
 
-def _there_and_back(stage: Stage, device: torch.device, folder: Path) -> Findings:
+def _checkpoint_round_trip(stage: Stage, device: torch.device, folder: Path) -> Findings:
     """Save, read and load a checkpoint; what comes back has to be what was stored, bit for bit."""
     checkpoints, kept = Checkpoints(folder), {n: t.detach().cpu().clone() for n, t in stage.tensors().items()}
-    with reading(device) as saved:
+    with read_device(device) as saved:
         checkpoints.save(1, stage.tensors(), {"inside": stage.state_dict()})
     size = sum(path.stat().st_size for path in folder.iterdir())
     with torch.no_grad():
         for parameter in stage.env.optimizer.parameters:
             parameter.zero_()
-    with reading(device) as loaded:
+    with read_device(device) as loaded:
         found, complaints = checkpoints.load()
         if found is None:
             raise BenchError(f"the checkpoint just written is not good: {'; '.join(complaints)}")
@@ -151,52 +151,52 @@ def rehearse_resume(experiment: Experiment, _: float) -> Findings:
     Nothing is compiled: that would take each of the two processes longer than all else, and is no matter here.
     """
     (settings,) = experiment.methods[0].stages
-    chain = Chain(settings.name, (_adapted(settings, "lora"),))
+    chain = Chain(settings.name, (_with_adaptation(settings, "lora"),))
     runtime = dataclasses.replace(experiment.runtime, compile=False)
     experiment = dataclasses.replace(experiment, methods=(chain,), runtime=runtime)
     with tempfile.TemporaryDirectory() as folder:
         job = CellJob(experiment, Path(folder), experiment.tasks[0].name, chain.label, 0)
-        first = _cell(job)
+        first = _start_cell(job)
         begun = time.monotonic()
         while not list((job.folder / "checkpoint").glob("[0-9]*.json")):
             if not first.is_alive() or time.monotonic() - begun > _PATIENCE:
                 first.kill()
-                raise BenchError(f"{job.name} made no checkpoint within {_PATIENCE:g} s: {_reason(job)}")
+                raise BenchError(f"{job.name} made no checkpoint within {_PATIENCE:g} s: {_recorded_end(job)}")
             time.sleep(0.05)
         first.kill()
         first.join()
         killed = len(CellRecord(job.folder).events())
         again = time.monotonic()
-        second = _cell(job)
+        second = _start_cell(job)
         second.join()
         events = CellRecord(job.folder).events()
         end = events[-1]
         if second.exitcode or not isinstance(end, End) or end.status != "done":
-            raise BenchError(f"{job.name} did not go on to its end after it was killed: {_reason(job)}")
+            raise BenchError(f"{job.name} did not go on to its end after it was killed: {_recorded_end(job)}")
         return {
             "seconds_until_killed": round(again - begun, 1), "seconds_of_the_rest": round(time.monotonic() - again, 1),
             "events_when_killed": killed, "events": len(events), "updates": end.ledger.updates,
         }  # fmt: skip
 
 
-def _cell(job: CellJob) -> mp.process.BaseProcess:
-    process = mp.get_context("spawn").Process(target=run_cell, args=(job, _unheard))
+def _start_cell(job: CellJob) -> mp.process.BaseProcess:
+    process = mp.get_context("spawn").Process(target=run_cell, args=(job, _ignore_event))
     process.start()
     return process
 
 
-def _reason(job: CellJob) -> str:
+def _recorded_end(job: CellJob) -> str:
     """Why a cell came to no end, as its record has it: its folder goes when the rehearsal ends."""
     events = CellRecord(job.folder).events()
     end = events[-1] if events else None
     return str(end.reason) if isinstance(end, End) else "it was still at work, or ended without a word"
 
 
-def _unheard(event: dict[str, Any]) -> None:
+def _ignore_event(event: dict[str, Any]) -> None:
     """Takes the events of a cell that nobody looks at."""
 
 
-def _adapted(settings: StageSettings, adaptation: Adaptation) -> StageSettings:
+def _with_adaptation(settings: StageSettings, adaptation: Adaptation) -> StageSettings:
     return dataclasses.replace(settings, train=dataclasses.replace(settings.train, adaptation=adaptation))
 
 
@@ -204,7 +204,7 @@ def _rounded(one: Any) -> Findings:
     return {"seconds": round(one.seconds, 3), "gib": one.gib}
 
 
-def _forget() -> None:
+def _free_device_memory() -> None:
     """Give the memory of what is gone back to the device."""
     gc.collect()
     if torch.cuda.is_available():

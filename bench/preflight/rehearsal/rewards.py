@@ -44,13 +44,13 @@ def rehearse_rewards(experiment: Experiment, _: float) -> Findings:
         map(registry.load_reward, registry.names(registry.REWARDS)),
     )
     return {
-        reward.name: _measured_in_process(reward, device, shrunken=experiment.model == "shrunken")
+        reward.name: _measure_random_weights(reward, device, shrunken=experiment.model == "shrunken")
         for reward in rewards
         if reward.random_weights
     }
 
 
-def _measured_in_process(reward: type[Reward], device: str, *, shrunken: bool) -> Findings:
+def _measure_random_weights(reward: type[Reward], device: str, *, shrunken: bool) -> Findings:
     """Written here, scored there: the memory that random weights took to make is not the scorer's."""
     module, _, function = reward.random_weights.partition(":")
     write = getattr(importlib.import_module(module), function)
@@ -64,10 +64,10 @@ def _measured_in_process(reward: type[Reward], device: str, *, shrunken: bool) -
             write(reward.name, shrunken=shrunken)
         except BenchError as error:
             return {"failed": str(error)}
-        return _asked(reward.name, device)
+        return _measure_in_fresh_process(reward.name, device)
 
 
-def _asked(name: str, device: str) -> Findings:
+def _measure_in_fresh_process(name: str, device: str) -> Findings:
     """What `measure` finds in a fresh process."""
     context = mp.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)

@@ -22,7 +22,7 @@ from bench.config.pictures import Data
 from bench.config.reward_expression import is_sum
 from bench.datasets.base_model import base_model
 from bench.datasets.pictures.inspection import Picture, csv_bytes
-from bench.datasets.pictures.preparation import Prepared, as_prompt, pictures_table, prepare_pictures
+from bench.datasets.pictures.preparation import PreparedPictures, as_prompt, pictures_table, prepare_pictures
 from bench.datasets.pictures.selection import Selection, columns_of, write_selection
 from bench.files import write_whole
 from bench.parsing import Problems, Text, validate
@@ -123,7 +123,7 @@ def _output_place(settings: Data) -> tuple[Path, str]:
 # Scores
 
 
-def _score_pictures(prepared: Prepared, scorer: Scorer, path: Path) -> np.ndarray:
+def _score_pictures(prepared: PreparedPictures, scorer: Scorer, path: Path) -> np.ndarray:
     """Scores (N,) float64 of all pictures, NaN where the reward does not apply; stored as they are made."""
     about = (scorer.name, scorer.reward.version, scorer.fingerprint)
     pictures = prepared.inspected.kept
@@ -180,7 +180,9 @@ def _select(pictures: Sequence[Picture], scores: np.ndarray, scorer: Scorer, rul
     return kept
 
 
-def _selection(prepared: Prepared, scorer: Scorer, rule: SelectionRule, names: Sequence[str], scored: int) -> Selection:
+def _selection(
+    prepared: PreparedPictures, scorer: Scorer, rule: SelectionRule, names: Sequence[str], scored: int
+) -> Selection:
     path = Path(prepared.settings.path)
     return Selection(
         where="." if path.is_dir() else path.name if path.is_file() else prepared.settings.path,

@@ -11,7 +11,7 @@ import numpy as np
 from bench.api import DataError, Prompt
 from bench.config.pictures import Data
 from bench.datasets.pictures.decoding import open_picture
-from bench.datasets.prompts import read_prompts
+from bench.datasets.prompts.readers import read_prompts
 from bench.paths import inside
 
 METADATA = ("metadata.jsonl", "metadata.csv")  # Hugging Face's ImageFolder: file_name, text
@@ -61,7 +61,7 @@ def read_picture(path: Path) -> np.ndarray:
     """Pixels uint8 (H, W, 3) of one picture, upright as its camera says; what is transparent is laid on white.
 
     Raises:
-        DataError: it cannot be used, for one of the reasons in `bench.datasets.pictures.rows.KINDS`.
+        DataError: it cannot be used, for one of the reasons in `bench.datasets.pictures.rows.FAULT_KINDS`.
     """
     try:
         data = path.read_bytes()

@@ -11,7 +11,7 @@ from bench.datasets import mixture as closed_form
 from bench.datasets.dataset import Dataset
 from bench.datasets.mixture import REWARDED, ClosedFormPolicy, Moments, RewardedMode
 from bench.models.policy import PassFlops
-from bench.preflight.conformance.check import Mismatch, NotApplicable, Suite
+from bench.preflight.conformance.check import CheckSuite, Mismatch, NotApplicable
 from bench.preflight.conformance.fixtures import MethodSubject
 from bench.scoring.scorer import Scorer
 from bench.training.context import Metering
@@ -19,7 +19,7 @@ from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
 from bench.training.stage import Stage
 
-SUITE = Suite[MethodSubject]()
+SUITE = CheckSuite[MethodSubject]()
 
 SAMPLES = 256  # of each prompt
 # A method that learns from data starts with means that are off by .5, deviations by 30 % and masses by .15, and has to

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.config.settings import BASE, Experiment
-from bench.preflight.forecast.plan import Plan
+from bench.preflight.forecast.plan import ExperimentPlan
 
 if TYPE_CHECKING:
     from bench.preflight.forecast.cards import Card
-    from bench.preflight.forecast.forecast import Forecast, StageForecast
+    from bench.preflight.forecast.forecast import ExperimentForecast, StageForecast
 
 
-def render_plan(experiment: Experiment, plan: Plan) -> str:
+def render_plan(experiment: Experiment, plan: ExperimentPlan) -> str:
     """A measured plan."""
     lines = [*_head(experiment, plan), *_methods(plan)]
     seconds = sum(plan.cell_seconds(label) for label in plan.stages) * len(experiment.tasks) * len(experiment.seeds)
@@ -26,7 +26,7 @@ def render_plan(experiment: Experiment, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _head(experiment: Experiment, plan: Plan) -> list[str]:
+def _head(experiment: Experiment, plan: ExperimentPlan) -> list[str]:
     tasks, seeds = [task.name for task in experiment.tasks], len(experiment.seeds)
     return [
         f"{experiment.name}: {len(tasks)} tasks ({', '.join(tasks)}) x {len(experiment.methods)} methods x {seeds} "
@@ -52,7 +52,7 @@ def _guidance(experiment: Experiment) -> list[str]:
     return [f"guidance scale: {judged:g} in evaluation, another one in training: {trained}"]
 
 
-def _methods(plan: Plan) -> list[str]:
+def _methods(plan: ExperimentPlan) -> list[str]:
     """A row for each stage of each method; empty where there is none."""
     if not plan.stages:
         return []
@@ -68,10 +68,10 @@ def _methods(plan: Plan) -> list[str]:
     return lines
 
 
-def render_forecast(found: Forecast, cards: list[Card], utilisation: float) -> str:
+def render_forecast(found: ExperimentForecast, cards: list[Card], utilisation: float) -> str:
     """A forecast, with the times of each of the cards; the methods' own are those of the first."""
     first, experiment = cards[0], found.experiment
-    plan = found.on(first, utilisation)
+    plan = found.plan_for(first, utilisation)
     lines = [*_head(experiment, plan)]
     lines += _methods(plan)
     lines.append(f"(a cell on {_number(found.cards)} {first.title}, evaluation and start included)")
@@ -91,7 +91,7 @@ what gradient checkpointing computes again is in the hours, not in the cost. Lef
 hours and memory; curation; decoding in evaluation; kernels' workspaces; what torch.compile saves."""
 
 
-def _unknown(found: Forecast) -> list[str]:
+def _unknown(found: ExperimentForecast) -> list[str]:
     """A line where there are scorers whose memory is left out too."""
     if found.experiment.reward_server is not None:
         return ["The memory of scorers is left out, as if the reward server had all without settings of their own."]
@@ -100,7 +100,7 @@ def _unknown(found: Forecast) -> list[str]:
     )
 
 
-def _memory(found: Forecast) -> list[str]:
+def _memory(found: ExperimentForecast) -> list[str]:
     """Memory by part, a column for each stage."""
     columns = [(label, stage) for label, stages in found.stages.items() for stage in stages]
     widths = [max(10, len(_name(*column)) + 2) for column in columns]
@@ -134,12 +134,12 @@ def _sizes(title: str, parts: dict[str, float]) -> list[str]:
     return ["", title, *(f"  {name:<32}{_size(value):>11}" for name, value in parts.items() if value)]
 
 
-def _cards(found: Forecast, cards: list[Card], utilisation: float) -> list[str]:
+def _cards(found: ExperimentForecast, cards: list[Card], utilisation: float) -> list[str]:
     several = "One card at" if found.cards == 1 else f"{found.cards} cards, each at"
     lines = ["", f"{several} {utilisation:g} of its dense peak (TFLOP/s), all cells one after another"]
     lines.append(f"{'card':<12}{'GiB':>5}{'peak':>7}{'all cells':>11}")
     for card in cards:
-        plan = found.on(card, utilisation)
+        plan = found.plan_for(card, utilisation)
         peak = card.peak(found.experiment.train.precision) / 1e12
         fits = _fits(found, card)
         lines.append(f"{card.title:<12}{card.gib:>5g}{peak:>7,.0f}{_duration(found.seconds(plan)):>11}  {fits[0]}")
@@ -147,7 +147,7 @@ def _cards(found: Forecast, cards: list[Card], utilisation: float) -> list[str]:
     return lines
 
 
-def _fits(found: Forecast, card: Card) -> list[str]:
+def _fits(found: ExperimentForecast, card: Card) -> list[str]:
     """Whether every stage fits; of those that do not, the phase, and what would help."""
     short = []
     for label, stages in found.stages.items():

@@ -14,8 +14,14 @@ from bench.config.pictures import Data
 from bench.datasets.base_model import base_model
 from bench.datasets.buckets import Size
 from bench.datasets.pictures.inspection import Picture
-from bench.datasets.pictures.preparation import Prepared, as_prompt, needed, prepare_pictures, split_of
-from bench.datasets.scenes.world import ASSETS
+from bench.datasets.pictures.preparation import (
+    PreparedPictures,
+    as_prompt,
+    prepare_pictures,
+    require_pictures,
+    split_of,
+)
+from bench.datasets.scenes.manifest import ASSETS
 from bench.datasets.splits import SPLITS
 from bench.datasets.world import Bucket, Candidates
 
@@ -34,7 +40,7 @@ class ImagesWorld:
 
     def __init__(self, data: Data | None, model: str | None = None) -> None:
         self.model = base_model(model)
-        self._prepared: Prepared = prepare_pictures(needed(data), self.model)
+        self._prepared: PreparedPictures = prepare_pictures(require_pictures(data), self.model)
         self.version = self._prepared.found.fingerprint
         self.categories = tuple(sorted({as_prompt(0, p).category for p in self._prepared.inspected.kept}))
         self._clip: ProxyClip | None = None
@@ -107,7 +113,7 @@ class ImagesWorld:
 class StoredPictures:
     """Pictures uint8 (N, H, W, 3) of a size (W, H) that are read from where they lie when they are asked for."""
 
-    def __init__(self, prepared: Prepared, rows: Sequence[Picture], size: Size) -> None:
+    def __init__(self, prepared: PreparedPictures, rows: Sequence[Picture], size: Size) -> None:
         self._prepared = prepared
         self._rows = rows
         self._size = size

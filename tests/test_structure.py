@@ -107,6 +107,18 @@ def _ours() -> Graph:
     return graph({name: path.read_text(encoding="utf-8") for name, path in modules().items()})
 
 
+def test_every_module_of_ours_that_is_imported_exists() -> None:
+    """Inside functions too, where only a run would tell."""
+    known, places = modules(), [*modules().items(), *((str(p), p) for p in (ROOT / "tests").rglob("*.py"))]
+    missing = [
+        f"{name}:{node.lineno} {node.module}"
+        for name, path in places
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES and node.module not in known
+    ]
+    assert missing == []
+
+
 def test_every_folder_of_the_package_is_a_wing() -> None:
     folders = {path.name for path in (ROOT / "bench").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == set(WINGS)

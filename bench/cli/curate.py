@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what was scored and selected; returns 0."""
-    from bench.scoring.folder.curate import Rule, curate_folder
+    from bench.scoring.folder.curate_folder import SelectionRule, curate_folder
 
-    rule = Rule.of(args.min, args.top)
+    rule = SelectionRule.of(args.min, args.top)
     print(curate_folder(read_pictures(args), args.reward, args.model, rule, args.reward_server))
     return 0

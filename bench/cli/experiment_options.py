@@ -125,10 +125,10 @@ def read_pictures(args: argparse.Namespace) -> Any:
     Raises:
         ConfigError: everything that is wrong with them, in one message.
     """
-    from bench.scoring.folder.curate import settings_of
+    from bench.scoring.folder.curate_folder import data_settings
 
     allowed = [] if args.allow_broken is None else [(_SHORTHANDS["allow_broken"], args.allow_broken)]
-    return settings_of(args.data, [*allowed, *args.dotted])
+    return data_settings(args.data, [*allowed, *args.dotted])
 
 
 def with_prompt_sets(experiment: Any, *, is_first: bool = True) -> Any:

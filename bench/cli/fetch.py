@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print where it lies now; returns 0."""
-    from bench.datasets.prompts.hub import WANTED
+    from bench.datasets.prompts.readers import PROMPT_FILES
     from bench.hub import fetch_data_set, fetch_model
 
-    print(fetch_data_set(args.model, WANTED) if args.prompts else fetch_model(args.model))
+    print(fetch_data_set(args.model, PROMPT_FILES) if args.prompts else fetch_model(args.model))
     return 0

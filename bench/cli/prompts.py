@@ -9,9 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 from bench.api import ConfigError
-from bench.datasets.prompts.geneval import geneval_prompts
-from bench.datasets.prompts.ocr import ocr_prompts
-from bench.datasets.prompts.readers import read_prompts
 from bench.files import write_whole
 
 EPILOG = """The splits have nothing in common, whatever the seed.
@@ -20,7 +17,7 @@ Examples:
   bench prompts geneval --count 600 --split report --out geneval.jsonl
   bench prompts ocr --count 1000 --out ocr.txt"""
 
-KINDS = {"geneval": (geneval_prompts, ".jsonl"), "ocr": (ocr_prompts, ".txt")}
+SUFFIXES = {"geneval": ".jsonl", "ocr": ".txt"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +53,13 @@ def write_prompts(kind: str, count: int, out: Path, *, split: str, seed: int, wi
         ConfigError: no such kind or split, another suffix, or more prompts than the split has.
         DataError: `without` cannot be read, or `out` not be written.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"prompts {kind!r}: expected one of {', '.join(KINDS)}")
-    generate, suffix = KINDS[kind]
+    from bench.datasets.prompts.geneval import geneval_prompts
+    from bench.datasets.prompts.ocr import ocr_prompts
+    from bench.datasets.prompts.readers import read_prompts
+
+    if kind not in SUFFIXES:
+        raise ConfigError(f"prompts {kind!r}: expected one of {', '.join(SUFFIXES)}")
+    generate, suffix = {"geneval": geneval_prompts, "ocr": ocr_prompts}[kind], SUFFIXES[kind]
     if out.suffix != suffix or count < 1:
         raise ConfigError(
             f"expected a count of at least 1 and --out with a name that ends with {suffix}, got {count}, {out}"

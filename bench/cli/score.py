@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit status: 1 where a file could not be judged."""
     from bench.parsing import split_list
-    from bench.scoring.folder.score import score_folder, summary
+    from bench.scoring.folder.score_folder import score_folder, scores_summary
 
     scores = score_folder(split_list(args.reward), args.images, args.out, args.prompts, args.reward_server)
-    print(summary(scores, args.out))
+    print(scores_summary(scores, args.out))
     return 1 if scores.broken else 0

@@ -205,7 +205,7 @@ def _budget(value: object) -> Budget:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"expected an amount like 200k or 500updates, got {value!r}")
     try:
-        return Budget.parse(value)
+        return Budget.parse(str(value))
     except ConfigError as error:
         raise ValueError(str(error).removeprefix("budget ")) from error
 

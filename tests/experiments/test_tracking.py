@@ -68,7 +68,7 @@ def test_what_grew_in_the_record_is_passed_on_once(tmp_path: Path) -> None:
     assert screen.shown == ["start", "step", "step", "milestone", "step"]
     assert [(p.update, p.cost) for p in memory.points[SFT]] == [(1, 96.0), (2, 192.0), (2, 192.0)]
     first, _, last = memory.points[SFT]
-    assert (first.time, first.values) == (WHEN, {"training/base": 0.25})
+    assert (first.time, first.values) == (WHEN, {"training/loss": 0.25})
     assert last.values == {"score/scenes-clip": 0.31, "score/scenes-geneval": 0.625}
 
     record.truncate(2)  # the cell goes on from a checkpoint after the first update, in another run
@@ -97,8 +97,8 @@ def test_tensorboard_shows_the_record_over_updates_and_cost(tmp_path: Path) -> N
         grow(record, Tracked(Screen(), TensorBoard(tmp_path / "tracking", "long"), tmp_path))
     seconds = WHEN.timestamp()
     found = scalars(tmp_path / "tracking" / SFT)
-    assert found["training over updates/base"] == [(1, 0.25, seconds), (2, 0.25, seconds)]
-    assert found["training over cost/base"] == [(96, 0.25, seconds), (192, 0.25, seconds)]
+    assert found["training over updates/loss"] == [(1, 0.25, seconds), (2, 0.25, seconds)]
+    assert found["training over cost/loss"] == [(96, 0.25, seconds), (192, 0.25, seconds)]
     assert [point[:2] for point in found["score over cost/scenes-geneval"]] == [(192, 0.625)]
     assert len(found) == 2 + 4
 
@@ -121,7 +121,7 @@ def test_trackio_stays_on_this_machine(tmp_path: Path, monkeypatch: pytest.Monke
 
     rows = SQLiteStorage.get_logs("long", SFT)
     assert [(row["step"], row["updates"], row["cost"]) for row in rows] == [(1, 1, 96), (2, 2, 192), (2, 2, 192)]
-    assert rows[0]["training/base"] == 0.25 and rows[2]["score/scenes-geneval"] == 0.625
+    assert rows[0]["training/loss"] == 0.25 and rows[2]["score/scenes-geneval"] == 0.625
     assert datetime.fromisoformat(rows[0]["timestamp"]) == WHEN
     assert {path.parent for path in tmp_path.rglob("*.db")} == {tmp_path / "tracking"}
     with pytest.raises(ConfigError, match="Choose another --name"):

@@ -136,7 +136,7 @@ def test_methods_spend_what_a_trial_of_them_spends(tiny_pipeline: Path) -> None:
 def test_rollouts_weigh_what_the_method_keeps(found: ExperimentForecast) -> None:
     (stage,) = found.stages["flowgrpo"]
     c = stage.settings.config
-    pictures, window = c["num_groups"] * c["num_generations"], c["window"]
+    pictures, window = c.num_groups * c.num_generations, c.window
     latents = 2 * pictures * window * 16 * 8 * 8 * 4
     small = pictures * (window * (4 + 8) + 4 + 8)  # log-probabilities and steps; advantages and order
     texts = pictures * ((77 + 24) * 48 + 40) * 4

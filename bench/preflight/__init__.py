@@ -1,0 +1,1 @@
+"""Before anything is spent: conformance checks of plugins, the forecast of a plan, rehearsals."""

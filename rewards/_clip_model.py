@@ -136,4 +136,5 @@ def _config(path: Path) -> CLIPConfig:
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=1, keepdim=True)
+    unit: Tensor = x / x.norm(dim=1, keepdim=True)
+    return unit

@@ -27,7 +27,8 @@ def colorfulness(images: np.ndarray) -> np.ndarray:
     red, green, blue = _channels(images)
     rg, yb = red - green, (red + green) / 2 - blue
     spread = np.sqrt(rg.var(1) + yb.var(1))
-    return spread + 0.3 * np.sqrt(rg.mean(1) ** 2 + yb.mean(1) ** 2)
+    colourfulness: np.ndarray = spread + 0.3 * np.sqrt(rg.mean(1) ** 2 + yb.mean(1) ** 2)
+    return colourfulness
 
 
 def contrast(images: np.ndarray) -> np.ndarray:
@@ -36,7 +37,8 @@ def contrast(images: np.ndarray) -> np.ndarray:
     Source: Peli 1990, "Contrast in complex images", JOSA A 7(10), equation 1. Grain counts too; `noise` outweighs it.
     """
     red, green, blue = _channels(images)
-    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).std(1) / 255
+    deviation: np.ndarray = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).std(1)
+    return deviation / 255
 
 
 def noise(images: np.ndarray) -> np.ndarray:
@@ -50,7 +52,8 @@ def noise(images: np.ndarray) -> np.ndarray:
     rows = light[:, :-2] - 2 * light[:, 1:-1] + light[:, 2:]
     response = rows[:, :, :-2] - 2 * rows[:, :, 1:-1] + rows[:, :, 2:]
     # The kernel's squared weights sum to 36; the median magnitude of a standard normal is 0.6745.
-    return np.median(np.abs(response).reshape(len(images), -1), axis=1) / (6 * 0.6745)
+    deviation: np.ndarray = np.median(np.abs(response).reshape(len(images), -1), axis=1) / (6 * 0.6745)
+    return deviation
 
 
 def sharpness(images: np.ndarray) -> np.ndarray:
@@ -71,7 +74,8 @@ def sharpness(images: np.ndarray) -> np.ndarray:
     rows = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
     smooth = ((rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) / 9).reshape(len(images), -1, 3)
     extent = np.sqrt(((smooth.max(1) - smooth.min(1)).astype(np.float64) ** 2).sum(1))
-    return steepness / (extent + 0.1)
+    sharpness: np.ndarray = steepness / (extent + 0.1)
+    return sharpness
 
 
 TERMS = {"colorfulness": colorfulness, "contrast": contrast, "noise": noise, "sharpness": sharpness}

@@ -71,4 +71,5 @@ class ScenesAestheticHead(Reward):
             self.load()
         assert self._networks is not None
         clip, head = self._networks
-        return head(clip.image(images)).numpy()
+        scores: np.ndarray = head(clip.image(images)).numpy()
+        return scores

@@ -15,6 +15,17 @@ settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
 
 
+# Kinds of tests that start processes or train; elsewhere `@pytest.mark.slow` says so of single ones.
+SLOW = ("end_to_end", "environments", "faults", "invariance", "performance")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m "not slow"` leaves out these folders too."""
+    for item in items:
+        if item.path.parent.name in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder with random weights."""

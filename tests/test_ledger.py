@@ -25,6 +25,7 @@ def enter(pipeline: Path, label: str, budget: str, **overrides) -> tuple[Stage, 
     return stage, ledger, unit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["sft", "soar", "flowgrpo"])
 @pytest.mark.parametrize("adaptation", ["full", "lora"])
 def test_flops_of_a_step_equal_an_independent_count(tiny_pipeline, label, adaptation):
@@ -38,6 +39,7 @@ def test_flops_of_a_step_equal_an_independent_count(tiny_pipeline, label, adapta
     assert ledger.cost == pytest.approx(ledger.flops / unit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "per_sample"),
     [("sft", 3.0), ("soar", 1 + 2 + 1 + 6 * 3)],
@@ -53,6 +55,7 @@ def test_passes_per_sample_are_those_of_the_algorithm(tiny_pipeline, label, per_
     assert ledger.curation_reward_calls == 64
 
 
+@pytest.mark.slow
 def test_rl_counts_pictures_and_scores(tiny_pipeline):
     stage, ledger, _ = enter(tiny_pipeline, "flowgrpo", "100k")
     stage.advance()
@@ -61,6 +64,7 @@ def test_rl_counts_pictures_and_scores(tiny_pipeline):
     assert ledger.samples == ledger.curation_reward_calls == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["sft", "soar", "flowgrpo"])
 @pytest.mark.parametrize("budget", ["777", "5updates", "1.3e9flops", "50images"])
 def test_no_budget_is_exceeded(tiny_pipeline, label, budget):

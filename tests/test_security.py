@@ -76,6 +76,7 @@ def keywords(call: ast.Call) -> dict[str, object]:
     return {word.arg: getattr(word.value, "value", None) for word in call.keywords if word.arg}
 
 
+@pytest.mark.slow
 def test_nothing_unpickles_or_evaluates() -> None:
     for place, node in nodes():
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -167,6 +168,7 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../seed0/pictures.png", "/etc/hostname", "sub/../../x"])
 @pytest.mark.parametrize("kind", ["milestone", "pictures"])
 def test_a_record_cannot_name_a_file_elsewhere(theirs: Path, kind: str, name: str) -> None:
@@ -179,6 +181,7 @@ def test_a_record_cannot_name_a_file_elsewhere(theirs: Path, kind: str, name: st
     assert repr(name) in refusal(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [
@@ -330,6 +333,7 @@ def test_a_hostile_text_comes_out_as_text(text: str) -> None:
     assert "http://" not in escape(text) and "@" not in escape(text) and "www." not in escape(text)
 
 
+@pytest.mark.slow
 @given(st.text(st.one_of(st.sampled_from("\\`*_[]()|~$<>&#+-=!:;1. \n\t\"'"), st.characters()), min_size=1))
 def test_any_text_comes_out_as_text(text: str) -> None:
     if expected(text):
@@ -358,6 +362,7 @@ def test_hostile_texts_are_drawn_as_they_are() -> None:
     assert draw_differences({"methods": [name], "baseline": name, "panels": [panel]}).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_hostile_report_holds_text_alone(tmp_path: Path) -> None:
     """Captions, question, label and reason of a results folder, through the whole report and the terminal."""
     folder = write_world(tmp_path / "results", replace(SMALL, captions=EVIL, label=EVIL[0]))

@@ -7,6 +7,8 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("bench", "methods", "rewards", "pretrain")
 # From the ground up. Modules of bench/ itself are the ground; those that nothing in bench imports are doors, on top.
@@ -128,6 +130,7 @@ def test_imports_run_down() -> None:
     assert upwards(_ours()) == []
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other() -> None:
     assert circles(_ours()) == []
 

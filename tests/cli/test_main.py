@@ -323,6 +323,7 @@ def test_only_mistakes_of_the_user_are_caught(
         main(["list"])
 
 
+@pytest.mark.slow
 def test_plan_measures_and_trains_nothing_away(
     tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -338,6 +339,7 @@ def test_plan_measures_and_trains_nothing_away(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_sample_draws_the_same_grid_again(tiny_pipeline: Path, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -376,6 +378,7 @@ def test_doctor_examines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "bad   package 'methods' is foreign" in out and "not fit yet: 2 of these" in out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_machine")
 def test_doctor_tunes_into_a_file_that_a_run_reads(
     tmp_path: Path, toy: str, capsys: pytest.CaptureFixture[str]
@@ -404,6 +407,7 @@ def test_the_recorded_command_leaves_out_where_and_how_it_was_computed(left_out:
     assert command_line(["run", *kept[:4], *left_out, *kept[4:]]) == f"python -m bench run {' '.join(kept)}"
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = [sys.executable, "-m", "bench", "list", "soar"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

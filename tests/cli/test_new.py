@@ -71,6 +71,7 @@ def test_the_new_reward_is_the_mean_saturation(here: Path, capsys: pytest.Captur
     assert main(["check", "./vivid.py"]) == 0 and "reward vivid: 7 checks" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_both_work_in_a_cell(tiny_pipeline: Path, here: Path) -> None:
     """The method trains, and the reward selects its data and judges it."""
     main(["new", "mine"])

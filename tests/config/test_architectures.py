@@ -29,6 +29,7 @@ def millions(module: torch.nn.Module) -> float:
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_the_numbers_make_the_published_models(model: str) -> None:
     pipeline = build_random_pipeline(model, "meta")
@@ -73,6 +74,7 @@ def trainable(pipeline: Path, **train: object) -> SD3Policy:
     return policy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptation", ["full", "lora"])
 def test_gradient_checkpointing_changes_neither_the_gradient_nor_the_cost(adaptation: str, tiny_pipeline: Path) -> None:
     found = []

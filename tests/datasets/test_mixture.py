@@ -107,6 +107,7 @@ def test_the_fixed_point_of_soar_nears_the_data_as_its_rollout_step_shrinks() ->
     assert fixed_point(40, points=0) == pytest.approx(DEVIATION, abs=1e-6)  # SFT
 
 
+@pytest.mark.slow
 def test_soar_reaches_its_own_fixed_point_and_not_the_data() -> None:
     goal = fixed_point(10, points=2)
     reached = trained_deviation(SOAR(SOAR.Config(num_points=2, guidance=1.0, rollout_steps=10)), goal + 0.03, 150)

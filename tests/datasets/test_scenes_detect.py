@@ -38,6 +38,7 @@ def share_right(scenes: list[Scene], images: np.ndarray) -> float:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "held_out"])
 @pytest.mark.parametrize(("style", "least"), [("clean", 0.998), ("broad", 0.99), ("ugly", 0.98)])
 def test_renders_are_read_right(split: str, style: str, least: float) -> None:
@@ -45,6 +46,7 @@ def test_renders_are_read_right(split: str, style: str, least: float) -> None:
     assert share_right(scenes, render_scenes(scenes)) >= least
 
 
+@pytest.mark.slow
 def test_soft_renders_are_read_right() -> None:
     # What a good autoencoder does to a picture: some blur, some ringing, a little noise.
     scenes = sample_scenes("detect", 1, 0, 700)

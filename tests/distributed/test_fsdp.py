@@ -160,6 +160,7 @@ def found(folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_updates_are_those_of_whole_weights(folder: Path, found: list[dict[str, Any]], tiny_pipeline: Path) -> None:
     """All passes are one process's, the other made them along; what is written has the same names and shapes.
 
@@ -208,6 +209,7 @@ def test_state_goes_there_and_back(found: list[dict[str, Any]]) -> None:
         assert rank["_updates"][2:] == [True, True, True, True]
 
 
+@pytest.mark.slow
 def test_a_shared_reference_is_the_model(found: list[dict[str, Any]], tiny_pipeline: Path) -> None:
     transformer = SD3Policy.load(tiny_pipeline, device="cpu").transformer
     count = sum(p.numel() for p in transformer.parameters()) // 2 + sum(b.numel() for b in transformer.buffers())

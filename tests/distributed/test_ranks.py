@@ -121,6 +121,7 @@ def found(folder: Path) -> list[dict[str, object]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(SIZE)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "expected"),
     [

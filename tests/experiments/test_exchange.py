@@ -51,6 +51,7 @@ def base(**parts: object) -> StableDiffusion3Pipeline:
     return StableDiffusion3Pipeline.from_pretrained(BASE, **arguments, **parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptation", ["full", "lora"])
 def test_a_result_draws_the_same_pictures_in_plain_diffusers(adaptation: str, tmp_path: Path) -> None:
     """Latents to 1e-5 of the largest, the same sums rounded in another order; pictures to one level of 255."""
@@ -73,6 +74,7 @@ def test_a_result_draws_the_same_pictures_in_plain_diffusers(adaptation: str, tm
         assert np.abs(pictures * 255 - policy.decode(ours)).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [0, 1], ids=["all weights", "adapters"])
 def test_the_lines_of_the_readme_load_a_result_into_a_pipeline_in_bfloat16(line: int, tmp_path: Path) -> None:
     policy = trained(Train(adaptation="lora", lora_rank=4, lora_alpha=8), size=0.1)

@@ -13,7 +13,7 @@ from bench.cli.main import main
 from bench.experiments import cell as runner
 from bench.results.records.reader import read_experiment
 from bench.results.records.schema import End
-from bench.results.records.writer import CellRecord
+from bench.results.records.writer import RECORD, CellRecord
 from tests.faults.test_bad_inputs import command, refused
 from tests.support.cells import experiment, facts, run
 from tests.support.user_pictures import image_folder
@@ -84,8 +84,9 @@ def test_a_mended_cell_goes_on_and_one_of_other_code_begins_afresh(tiny_pipeline
     plugin.write_text(REWARD.format(path=str(service), more="* 0.5"))
     events = run(e, failed, "flowgrpo")
     assert notes(events) == ["failed before; starts afresh"]
-    again = facts(failed / e.name / job.name)
-    assert again.keys() == facts(job.folder).keys() and again != facts(job.folder)
+    again = failed / e.name / job.name
+    assert facts(again).keys() == facts(job.folder).keys()
+    assert (again / RECORD).read_bytes() != (job.folder / RECORD).read_bytes()  # of another plugin
 
 
 def test_a_full_disk_is_told_recorded_and_gone_on_from(

@@ -57,6 +57,7 @@ def test_sft_loss_and_update_are_the_formula() -> None:
     torch.testing.assert_close(env.weights, twin.weights, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sft_finds_the_means_and_the_deviation() -> None:
     env = ClosedFormEnv(optimizer=torch.optim.Adam, lr=0.05, batch_size=64, micro_batch=64, deviation=1.0)
     assert (env.model.field.means - MEANS).abs().max() == 1
@@ -224,6 +225,7 @@ def test_updates_share_the_rollouts_between_them(monkeypatch: pytest.MonkeyPatch
         assert sorted(half.tolist()) == every_state
 
 
+@pytest.mark.slow
 def test_the_rewarded_mode_rises() -> None:
     """From exact means, the reward pulls every class to the right, and the KL holds it back."""
     moved = []

@@ -70,6 +70,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_same_bytes_whatever_the_cache_held(
     tiny_pipeline: Path, folder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -120,6 +121,7 @@ def shrunken(folder: Path, **runtime: Any) -> SD3Policy:
     return policy
 
 
+@pytest.mark.slow
 def test_another_text_length_precision_or_encoder_misses(tmp_path: Path) -> None:
     texts = ["a star", "a moon"]
     model = tmp_path / "model"
@@ -228,6 +230,7 @@ def test_cached_moments_give_another_latent_in_every_epoch(tiny_pipeline: Path, 
     assert not any(torch.equal(first[text], second[text]) for text in first)
 
 
+@pytest.mark.slow
 def test_pictures_are_read_only_where_they_have_to_be_encoded(tiny_pipeline: Path, tmp_path: Path) -> None:
     pictures = np.random.default_rng(1).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     asked: list[int] = []

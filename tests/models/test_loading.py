@@ -58,6 +58,7 @@ def test_a_fetched_model_is_loaded_by_its_hub_id(
     assert torch.equal(by_id.velocity(x, sigma, cond), by_folder.velocity(x, sigma, cond))
 
 
+@pytest.mark.slow
 def test_weights_are_read_as_they_are_held_and_rounded_once(tmp_path: Path) -> None:
     pipeline = build_random_pipeline("shrunken")
     pipeline.to(torch.float16).save_pretrained(tmp_path)
@@ -118,6 +119,7 @@ def hub(status: int, code: str) -> Iterator[str]:
         server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code", "mend"),
     [
@@ -193,6 +195,7 @@ def test_attention_kernels_agree() -> None:
     torch.testing.assert_close(auto.velocity(x, sigma, cond), plain.velocity(x, sigma, cond), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_missing_compiler_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
 

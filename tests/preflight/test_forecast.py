@@ -71,6 +71,7 @@ TRAINED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", TRAINED, ids=["checkpointing", "lora"])
 def test_passes_hold_the_tensors_that_a_real_pass_holds(train: Train) -> None:
     """The same bytes on every processor: at least what autograd keeps, at most what torch allocates, with scratch."""
@@ -107,6 +108,7 @@ def kept_and_allocated(policy: SD3Policy, gradient: bool) -> tuple[int, int]:
     return sum(kept.values()), int(live.max())
 
 
+@pytest.mark.slow
 def test_flops_and_trained_weights_are_the_models_own(tiny_pipeline: Path) -> None:
     train = Train(adaptation="lora")
     policy = SD3Policy.load(tiny_pipeline, device="cpu")
@@ -122,6 +124,7 @@ def test_flops_and_trained_weights_are_the_models_own(tiny_pipeline: Path) -> No
     assert sum(moments) == 8 * count
 
 
+@pytest.mark.slow
 def test_methods_spend_what_a_trial_of_them_spends(tiny_pipeline: Path) -> None:
     planned = experiment(tiny_pipeline, methods=["soar", "flowgrpo"])
     shapes = ModelShapes.of(planned)
@@ -133,6 +136,7 @@ def test_methods_spend_what_a_trial_of_them_spends(tiny_pipeline: Path) -> None:
             assert computed.by_update[unit] == pytest.approx(measured.by_update[unit], rel=1e-9), (label, unit)
 
 
+@pytest.mark.slow
 def test_rollouts_weigh_what_the_method_keeps(found: ExperimentForecast) -> None:
     (stage,) = found.stages["flowgrpo"]
     c = stage.settings.config
@@ -143,6 +147,7 @@ def test_rollouts_weigh_what_the_method_keeps(found: ExperimentForecast) -> None
     assert stage.spending.rollouts == latents + small + texts
 
 
+@pytest.mark.slow
 def test_folded_adapters_weigh_as_float32() -> None:
     lora = Train(adaptation="lora", precision="bfloat16")
     planned = shrunken(**{"train.adaptation": "lora", "runtime.denoiser_weights": "bfloat16"})
@@ -152,6 +157,7 @@ def test_folded_adapters_weigh_as_float32() -> None:
     assert more == 2 * shapes.numbers_of("transformer")
 
 
+@pytest.mark.slow
 def test_scorers_weigh_on_the_card_that_they_share_with_training() -> None:
     """A ViT-L/14 is 1.59 GiB, whether one scorer or two see with it; a ViT-H/14 3.67."""
 
@@ -244,6 +250,7 @@ def test_a_run_is_planned_with_what_it_has_to_encode(tiny_pipeline: Path, found:
     assert found.disk["cache of latents and texts"] == 0  # random weights are not worth a cache
 
 
+@pytest.mark.slow
 def test_cards_that_share_hold_a_part_and_take_a_part_of_the_time(found: ExperimentForecast, tmp_path: Path) -> None:
     """By hand: three quarters of the weights, gradients and moments go, what passes bring together comes."""
     planned = dataclasses.replace(found.experiment, shard=True)

@@ -46,11 +46,13 @@ def examine(method: type[Method], fixtures: Fixtures, *, closed_form: bool = Fal
     return {outcome.check.name: outcome for outcome in outcomes}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names(registry.METHODS))
 def test_every_method_conforms(tiny_pipeline: Path, name: str) -> None:
     assert_conforms(name, load_world("scenes", str(tiny_pipeline)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "check", "implied"), BROKEN, ids=[check for _, check, _ in BROKEN])
 def test_a_method_broken_in_one_way_fails_that_check(
     fixtures: Fixtures, method: type[Method], check: str, implied: set[str]
@@ -61,6 +63,7 @@ def test_a_method_broken_in_one_way_fails_that_check(
     assert "expected" in outcomes[check].detail and "came" in outcomes[check].detail
 
 
+@pytest.mark.slow
 def test_what_only_adapters_break_is_told(fixtures: Fixtures) -> None:
     assert only("frozen-parts", broken.TrainsUnderAdapters, fixtures).detail == (
         "expected with --train.adaptation lora, frozen parts as they were loaded; came other weights in the weights "
@@ -74,6 +77,7 @@ def test_every_check_is_failed_by_some_broken_method() -> None:
     assert {check for _, check, _ in BROKEN} == {check.name for check in METHOD_CHECKS}
 
 
+@pytest.mark.slow
 def test_the_smallest_rl_method_passes_what_its_broken_variants_fail(fixtures: Fixtures) -> None:
     outcomes = examine(broken.SmallestRL, fixtures)
     assert {outcome.status for outcome in outcomes.values()} == {"passed", "not applicable"}

@@ -61,6 +61,7 @@ def test_the_vocabulary_has_as_many_words_as_its_network(tmp_path: Path, monkeyp
     assert len(words) == 520 and words["<|endoftext|>"] == 519
 
 
+@pytest.mark.slow
 def test_a_scorer_is_measured_in_a_process_of_its_own() -> None:
     assert "rewards" in PARTS
     found = _measure_in_fresh_process("jpeg", "cpu")

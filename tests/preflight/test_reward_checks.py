@@ -31,6 +31,7 @@ def fixtures() -> Fixtures:
     return Fixtures(load_world("scenes"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names(registry.REWARDS))
 def test_every_reward_conforms(name: str, tiny_weights: Path) -> None:
     """The published scorers with tiny checkpoints of their format."""

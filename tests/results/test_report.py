@@ -88,6 +88,7 @@ def rebuilt(folder: Path) -> str:
     return render_document(folder / "results", folder / "REPORT.md").text
 
 
+@pytest.mark.slow
 def test_verdicts_agree_with_the_truth(sharp: Analysis) -> None:
     def verdict(method: str, scorer: str, baseline: str = "sft") -> str:
         found = sharp.difference("alignment", method, baseline, scorer)
@@ -164,6 +165,7 @@ def test_looks_follow_the_order_and_the_base_keeps_its_own() -> None:
     assert len(many) == 13 and len({*list(many.values())[:12]}) == 12 and many["0"] == many["11"]
 
 
+@pytest.mark.slow
 def test_check_passes_and_building_again_changes_nothing(copied: Path) -> None:
     assert check(copied) == []
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
@@ -173,6 +175,7 @@ def test_check_passes_and_building_again_changes_nothing(copied: Path) -> None:
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_check_sees_a_changed_number(copied: Path) -> None:
     path = copied / "REPORT.md"
     text = path.read_text(encoding="utf-8")
@@ -182,6 +185,7 @@ def test_check_sees_a_changed_number(copied: Path) -> None:
     assert any("9.999" in message for message in check(copied))
 
 
+@pytest.mark.slow
 def test_check_sees_a_changed_score(copied: Path) -> None:
     path = next(copied.glob("results/*/alignment/soar/seed0/scores-000267.parquet"))
     frame = pd.read_parquet(path)
@@ -192,6 +196,7 @@ def test_check_sees_a_changed_score(copied: Path) -> None:
     assert any("plotted data differ" in message for message in messages)
 
 
+@pytest.mark.slow
 def test_check_sees_changed_figures_and_a_missing_report(copied: Path) -> None:
     folder = next(copied.glob("results/*/figures"))
     stored = folder / "curves-alignment.json"
@@ -262,6 +267,7 @@ def test_all_sections_are_there(built: Path) -> None:
         assert (built / path).is_file()
 
 
+@pytest.mark.slow
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     folder = write_world(tmp_path / "results", replace(SMALL, seeds=1))
     analysis = Analysis(read_experiment(folder))
@@ -270,6 +276,7 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     assert "nan" not in rebuilt(tmp_path)
 
 
+@pytest.mark.slow
 def test_failed_torn_and_missing_cells_are_listed(tmp_path: Path) -> None:
     folder = write_world(tmp_path / "results", SMALL)
     record = CellRecord(folder / "alignment" / "soar" / "seed2")
@@ -285,6 +292,7 @@ def test_failed_torn_and_missing_cells_are_listed(tmp_path: Path) -> None:
     assert "failed  alignment/soar/seed2: loss is" in shown
 
 
+@pytest.mark.slow
 def test_without_a_base_the_rest_is_reported(tmp_path: Path) -> None:
     folder = write_world(tmp_path / "results", SMALL)
     shutil.rmtree(folder / "alignment" / "base")
@@ -292,6 +300,7 @@ def test_without_a_base_the_rest_is_reported(tmp_path: Path) -> None:
     assert "no base to gain over" in text and "| alignment | base | 0 | not run | no record |" in text
 
 
+@pytest.mark.slow
 def test_the_main_experiment_can_be_chosen(tmp_path: Path) -> None:
     results = tmp_path / "results"
     for name, label in (("first", "demonstration"), ("second", ""), ("third", "demonstration")):
@@ -318,6 +327,7 @@ def test_tuning_scores_are_not_reported(tmp_path: Path) -> None:
     assert "No experiment has" in rebuilt(tmp_path)
 
 
+@pytest.mark.slow
 def test_agreement_and_sheets_are_shown(copied: Path) -> None:
     folder = copied / "results" / "pretrain"
     folder.mkdir()
@@ -349,6 +359,7 @@ def test_the_terminal_table_fits(built: Path) -> None:
     assert "\x1b" not in shown and "flowgrpo †" in shown and "(demonstration)" in shown
 
 
+@pytest.mark.slow
 def test_the_report_needs_no_torch(built: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from bench.results import report; "

@@ -70,6 +70,7 @@ def lettered(text: str, font: str, size: int) -> np.ndarray:
     return np.asarray(picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("font", ["DejaVuSans.ttf", "STIXGeneral.ttf"])
 def test_ocr_reads_rendered_words_at_three_sizes(reader: OCR, font: str) -> None:
     pictures = np.stack([lettered("Harbour", font, size) for size in (16, 32, 72)])
@@ -150,6 +151,7 @@ def claim(label: str, tag: str = "single_object", **more: str) -> dict[str, obje
     return {"tag": tag, "include": [{"class": label, "count": 1, **more}]}
 
 
+@pytest.mark.slow
 def test_geneval_tells_pictures_prompts_and_colors_apart(judge: GenEval) -> None:
     assert judge._eyes is not None
     detector, namer = judge._eyes
@@ -248,6 +250,7 @@ def bilinear(x: np.ndarray, count: int, axis: int) -> np.ndarray:
     return x.take(below, axis) * (1 - part) + x.take(above, axis) * part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "grown"), SIZES[1:])
 def test_detections_are_computed_as_published(
     judge: GenEval, weights: Path, size: tuple[int, int], grown: tuple[int, int]
@@ -326,6 +329,7 @@ def retensored(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[
 INDEX = "model.pixel_level_module.encoder.encoder.layers.0.blocks.0.attention.self.relative_position_index"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -199,6 +199,7 @@ def test_every_flaw_costs_and_more_costs_more(worsen, amounts) -> None:
         assert np.mean(worse < better) > 0.95 and (better - worse).mean() > 0.25
 
 
+@pytest.mark.slow
 def test_aesthetic_has_range_and_does_not_count_objects() -> None:
     reward = ScenesAesthetic()
     scores = {}

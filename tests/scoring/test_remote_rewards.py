@@ -58,6 +58,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_scores_and_flops_are_those_of_this_process_to_the_bit(start: Start, two_threads: None) -> None:
     remote = start(Network, device="cpu", threads=2)
     assert remote.fingerprint == "threads 2, GPUs " and remote.version == "3"  # the settings have reached it
@@ -116,6 +117,7 @@ def fickle() -> Iterator[ProcessReward]:
     reward.close()
 
 
+@pytest.mark.slow
 def test_a_crash_is_one_message_and_the_next_call_starts_again(start: Start) -> None:
     reward = start(Fickle)
     scorer = Scorer(reward)

@@ -116,6 +116,7 @@ def test_scores_are_those_of_this_process_whatever_the_size_of_a_request(served:
     assert [part.stop - part.start for part in loaded(Fickle, served)._parts(large)] == [4, 4]
 
 
+@pytest.mark.slow
 def test_what_a_reward_may_not_do_is_told_through_the_server(served: RewardServer, running: RunningServer) -> None:
     scorer = Scorer(loaded(Fickle, served))
     for prompt, kind, told in (
@@ -131,6 +132,7 @@ def test_what_a_reward_may_not_do_is_told_through_the_server(served: RewardServe
     assert len(scorer(PICTURES[:2], [""] * 2, [{}] * 2)) == 2  # it has started its scorer again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status", "told"),
     [
@@ -191,6 +193,7 @@ def test_a_request_that_comes_again_is_scored_again_with_the_same_scores(running
     assert once == again and once[0] == 200 and running.counts() == {"first": 2, "second": 2}
 
 
+@pytest.mark.slow
 def test_eight_clients_and_a_kill_in_the_middle(running: RunningServer, served: RewardServer) -> None:
     """Every batch gets the scores that it has without a server, though that one is killed and starts anew."""
     before, begin = running.counts(), time.monotonic()
@@ -225,6 +228,7 @@ def test_eight_clients_and_a_kill_in_the_middle(running: RunningServer, served: 
     assert time.monotonic() - begin < 60
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_there_and_waited_for(running: RunningServer, served: RewardServer) -> None:
     """It puts off what comes beyond its limit: that is no outage, and is told neither as one nor by line after line."""
     with ExitStack() as connections:
@@ -248,6 +252,7 @@ def test_a_picture_that_no_request_may_hold(served: RewardServer) -> None:
         reward.measure_worker_flops(large[0], "", {})
 
 
+@pytest.mark.slow
 def test_a_server_that_loads_holds_its_port_and_responds_when_it_has_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

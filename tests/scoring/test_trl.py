@@ -110,6 +110,7 @@ def drawing(function: Callable[..., Any], given: list[Any], side: int) -> Callab
     return drawn
 
 
+@pytest.mark.slow
 def test_a_step_of_trls_own_trainer_calls_it_and_logs_what_it_gave(tmp_path: Path) -> None:
     reward, given = Darkness(), list[Any]()
     rows = [{"prompt": "a red circle", "tag": "colors", "count": 2}, {"prompt": "a text", "tag": "text", "count": None}]
@@ -125,6 +126,7 @@ def test_a_step_of_trls_own_trainer_calls_it_and_logs_what_it_gave(tmp_path: Pat
 OURS = [name for name in registry.names(registry.REWARDS) if registry.load_reward(name).environment is None]
 
 
+@pytest.mark.slow
 def test_each_of_ours_can_be_handed_to_trl(tiny_weights: Path, tmp_path: Path) -> None:
     """All at once, the published ones on tiny checkpoints; the one with its own environment is tested there.
 

@@ -125,6 +125,7 @@ def test_check_score_and_curate_take_it(
     assert chosen["names"] == ["18.png", "19.png"] and chosen["scorer"] == "light"
 
 
+@pytest.mark.slow
 def test_it_trains_selects_and_judges_a_cell(spec: str, tiny_pipeline: Path, tmp_path: Path) -> None:
     """As a part of a sum that trains by RL, as what selects, and as a judge."""
     roles = {"reward": f"0.5*{spec}+2*scenes-aesthetic", "select": spec, "scorers": [*GOLD, spec]}

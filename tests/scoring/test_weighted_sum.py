@@ -127,6 +127,7 @@ def test_settings_that_name_sums(tiny_pipeline: Path) -> None:
             experiment(tiny_pipeline, **settings)
 
 
+@pytest.mark.slow
 def test_a_cell_that_trains_and_selects_by_sums(tiny_pipeline: Path, tmp_path: Path) -> None:
     """A chain with a sum as filter and one as reward: its record says who did what."""
     scorers = ["scenes-aesthetic", "scenes-ocr"]

@@ -94,6 +94,7 @@ def test_memory_is_bounded_for_the_worker_alone(worker: Path) -> None:
     assert len(bytearray(700 << 20)) == 700 << 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "told"),
     [
@@ -206,6 +207,7 @@ def test_the_environment_lies_by_its_pins(tmp_path: Path, monkeypatch: pytest.Mo
         pinned(tmp_path / "pins").python()
 
 
+@pytest.mark.slow
 def test_a_built_environment_is_found_and_one_step_that_fails_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def seen(stage: Stage, updates: int) -> list[tuple[Any, ...]]:
     ]
 
 
+@pytest.mark.slow
 def test_all_methods_see_the_same_pictures_in_batches_of_one_size(folder: Path, tiny_pipeline: Path) -> None:
     e = experiment(folder, tiny_pipeline)
     sft, soar = (seen(enter(e, label), 12) for label in ("sft", "soar"))
@@ -157,6 +158,7 @@ def test_two_processes_share_out_the_batches_of_one(folder: Path, tiny_pipeline:
         assert torch.equal(whole.env.draw.noise(batch.index), noise) and noise.shape == batch.z0.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("label", "adaptation"), [("sft", "full"), ("soar", "lora")])
 def test_every_size_is_charged_what_it_takes(folder: Path, tiny_pipeline: Path, label: str, adaptation: str) -> None:
     stage = enter(experiment(folder, tiny_pipeline, **{"train.adaptation": adaptation}), label)
@@ -177,6 +179,7 @@ def test_every_size_is_charged_what_it_takes(folder: Path, tiny_pipeline: Path, 
     assert 0.9 < wide / square < 1 and max(costs) - min(costs) < 1e-9 * max(costs)
 
 
+@pytest.mark.slow
 def test_a_resumed_stage_goes_on_bit_for_bit(folder: Path, tiny_pipeline: Path) -> None:
     e = experiment(folder, tiny_pipeline)
     first = enter(e, "soar")
@@ -218,6 +221,7 @@ def test_the_model_takes_no_size_beyond_its_positions(tiny_pipeline: Path) -> No
     assert v.shape == mean.shape and policy.decode(mean).shape == (1, 48, 128, 3)
 
 
+@pytest.mark.slow
 def test_a_cell_trains_in_buckets_and_is_judged_by_squares(folder: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
     e = experiment(folder, tiny_pipeline, budget="6updates", methods=["sft+soar"])
     cells.run(e, tmp_path, "sft+soar")
@@ -230,6 +234,7 @@ def test_a_cell_trains_in_buckets_and_is_judged_by_squares(folder: Path, tiny_pi
     assert milestone["drift"]["velocity"] > 0
 
 
+@pytest.mark.slow
 def test_a_choice_of_squares_serves_with_buckets_and_without(
     tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

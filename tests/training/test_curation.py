@@ -86,6 +86,7 @@ def test_a_damaged_cache_is_told_once_and_made_again(made, damage, name):
     assert len(notes) == 1
 
 
+@pytest.mark.slow
 def test_a_cell_tells_of_a_damaged_cache(made, tiny_pipeline, tmp_path):
     made()
     (path,) = (cache_folder() / "curated").glob("*/*.safetensors")

@@ -37,6 +37,7 @@ def judge(tiny_pipeline):
     return build
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_what_is_sampled(judge):
     evaluator, policy = judge(batch_size=128)
     small, _ = judge(batch_size=4)
@@ -45,6 +46,7 @@ def test_batches_do_not_change_what_is_sampled(judge):
     assert a["prompt_index"].tolist() == b["prompt_index"].tolist()
 
 
+@pytest.mark.slow
 def test_a_milestone_is_the_beginning_of_the_end(judge):
     evaluator, policy = judge()
     part, whole = evaluator.judge(policy, 0, final=False).frame, evaluator.judge(policy, 0, final=True).frame
@@ -73,6 +75,7 @@ def test_the_grid_has_every_pair_of_settings(judge):
     assert len(frame["split"]) == 4 * 2
 
 
+@pytest.mark.slow
 def test_drift_takes_no_larger_passes_than_evaluation_may(judge):
     whole, policy = judge(drift_states=40, batch_size=128)
     parts, _ = judge(drift_states=40, batch_size=4)

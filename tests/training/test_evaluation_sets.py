@@ -225,6 +225,7 @@ def test_passes_of_a_set_are_planned(tmp_path: Path) -> None:
     assert evaluation_passes(with_set) - evaluation_passes(plain) == 3 * 2 * plain.steps * 2
 
 
+@pytest.mark.slow
 def test_the_embedded_world_is_judged_on_a_set(tiny_pipeline: Path, tmp_path: Path) -> None:
     place = world(tiny_pipeline)
     trained = place.prompts("train", ["single_object"], 1)[0].text

@@ -32,6 +32,7 @@ def laboratory(tiny_pipeline: Path) -> Fixtures:
     return Fixtures(load_world("scenes", str(tiny_pipeline)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "train", "name"),
     [

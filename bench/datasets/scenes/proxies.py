@@ -27,7 +27,8 @@ from transformers import CLIPModel, CLIPTokenizer, ResNetForImageClassification
 from transformers.utils import logging
 
 from bench.api import DataError
-from bench.datasets.scenes.manifest import ASSETS, check_manifest
+from bench.datasets.scenes.manifest import ASSETS as ASSETS
+from bench.datasets.scenes.manifest import check_manifest
 from bench.datasets.scenes.vocabulary import GLYPHS
 
 CLIP_FOLDER, AESTHETIC_FOLDER, OCR_FOLDER = "clip", "aesthetic", "ocr"

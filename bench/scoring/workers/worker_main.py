@@ -32,7 +32,7 @@ _POLL_SECONDS = 0.5
 
 def run_worker(worker: Path, threads: int = 1, memory_mib: int | None = None) -> None:
     """Load the worker file and serve the requests on standard input."""
-    requests, responses = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    incoming, responses = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
@@ -42,16 +42,16 @@ def run_worker(worker: Path, threads: int = 1, memory_mib: int | None = None) ->
         # hundreds of gigabytes of addresses that CUDA reserves and never fills
         resource.setrlimit(resource.RLIMIT_DATA, (memory_mib << 20, memory_mib << 20))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before the worker file imports what reads it
-    serve_requests(_import_file(worker), requests, responses)
+    serve_requests(_import_file(worker), incoming, responses)
 
 
-def serve_requests(module: ModuleType, requests: BinaryIO, responses: BinaryIO) -> None:
+def serve_requests(module: ModuleType, incoming: BinaryIO, responses: BinaryIO) -> None:
     """Call the function of `module` that each request names, in order, and write what it returns or raises."""
-    for line in iter(requests.readline, b""):
+    for line in iter(incoming.readline, b""):
         request = json.loads(line)
         arguments = dict(request["arguments"])
         if request["pictures"] is not None:
-            arguments["images"] = _read_images(requests, request["pictures"])
+            arguments["images"] = _read_images(incoming, request["pictures"])
         try:
             response = json.dumps({"result": getattr(module, request["function"])(**arguments)})
         except Exception as error:  # a scorer may raise anything at all; the parent reports it
@@ -61,8 +61,8 @@ def serve_requests(module: ModuleType, requests: BinaryIO, responses: BinaryIO) 
         responses.flush()
 
 
-def _read_images(requests: BinaryIO, shape: list[int]) -> np.ndarray:
-    data = requests.read(math.prod(shape))
+def _read_images(incoming: BinaryIO, shape: list[int]) -> np.ndarray:
+    data = incoming.read(math.prod(shape))
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 

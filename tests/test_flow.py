@@ -104,6 +104,7 @@ def test_sde_without_noise_is_the_ode() -> None:
     assert (std == 0).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(st.floats(0.1, 1.5), st.floats(-2, 2), st.floats(0.3, 2.0))
 def test_sde_keeps_the_marginals_of_the_ode(noise_level: float, m: float, tau: float) -> None:

@@ -79,6 +79,7 @@ def test_no_budget_is_exceeded(tiny_pipeline, label, budget):
     assert all(p.grad is None for p in stage.policy.transformer.parameters())
 
 
+@pytest.mark.slow
 def test_evaluation_is_free(tiny_pipeline):
     stage, ledger, _ = enter(tiny_pipeline, "sft", "1k")
     stage.advance()

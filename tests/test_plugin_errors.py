@@ -76,6 +76,7 @@ def stage(laboratory: Fixtures, tmp_path: Path) -> Stage:
     return enter
 
 
+@pytest.mark.slow
 def test_a_sound_one_passes(stage: Stage) -> None:
     sound = stage()
     assert sound.advance() == {} and sound.state_dict()["method"] == {}

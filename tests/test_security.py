@@ -219,6 +219,7 @@ def test_a_run_goes_on_through_no_link(theirs: Path, tmp_path: Path, tiny_pipeli
         job.folder  # noqa: B018
 
 
+@pytest.mark.slow
 def test_reading_a_header_and_records_needs_no_network(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError(f"a connection: {arguments}")
@@ -249,6 +250,7 @@ def weights(tiny_pipeline: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_pipeline / "transformer", tmp_path / "cell" / "model"))
 
 
+@pytest.mark.slow
 def test_a_pickled_checkpoint_is_refused_unopened(tiny_pipeline: Path, weights: Path, tmp_path: Path) -> None:
     place = world(tiny_pipeline)
     assert load_checkpoint(place, weights.parent).transformer is not None
@@ -352,6 +354,7 @@ def test_code_stays_in_its_cell(text: str) -> None:
         assert row[0].strip() == expected(text).strip()
 
 
+@pytest.mark.slow
 def test_hostile_texts_are_drawn_as_they_are() -> None:
     """matplotlib would read $..$ as mathematics, and fail on what is none."""
     name = "a$\\frac{1}$"

@@ -109,6 +109,7 @@ def _ours() -> Graph:
     return graph({name: path.read_text(encoding="utf-8") for name, path in modules().items()})
 
 
+@pytest.mark.slow
 def test_every_module_of_ours_that_is_imported_exists() -> None:
     """Inside functions too, where only a run would tell."""
     known, places = modules(), [*modules().items(), *((str(p), p) for p in (ROOT / "tests").rglob("*.py"))]
@@ -126,6 +127,7 @@ def test_every_folder_of_the_package_is_a_wing() -> None:
     assert folders == set(WINGS)
 
 
+@pytest.mark.slow
 def test_imports_run_down() -> None:
     assert upwards(_ours()) == []
 
@@ -185,11 +187,13 @@ def named_plugins(sources: Mapping[str, str], names: Collection[str]) -> list[st
     ]
 
 
+@pytest.mark.slow
 def test_the_harness_names_no_plugin() -> None:
     sources = {name: path.read_text(encoding="utf-8") for name, path in modules().items()}
     assert named_plugins(sources, plugin_names()) == []
 
 
+@pytest.mark.slow
 def test_the_harness_imports_no_plugin() -> None:
     plugins = ("methods", "rewards")
     named = [

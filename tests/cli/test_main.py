@@ -120,6 +120,7 @@ def _importing(*commands: list[str]) -> tuple[float, str, set[str]]:
     return seconds, text, set(imported)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "settings"), [(["--help"], False), (["list"], False), (["run", "--help"], True)])
 def test_help_and_list_are_quick_and_import_nothing_heavy(arguments: list[str], settings: bool) -> None:
     seconds, text, imported = _importing(arguments)
@@ -130,6 +131,7 @@ def test_help_and_list_are_quick_and_import_nothing_heavy(arguments: list[str], 
     assert "soar" in text.lower()
 
 
+@pytest.mark.slow
 def test_no_command_needs_anything_heavy_for_its_help() -> None:
     _, text, imported = _importing(*([name, "--help"] for name in NAMES))
     assert imported & HEAVY == set()
@@ -198,6 +200,7 @@ def other_package(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[s
     return bench
 
 
+@pytest.mark.slow
 def test_another_package_adds_a_command(other_package: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     told = " ".join(other_package("--help").stdout.split())
     for part in (
@@ -211,6 +214,7 @@ def test_another_package_adds_a_command(other_package: Callable[..., subprocess.
     assert "Count to three, in 100% of cases." in other_package("count", "--help").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -230,6 +234,7 @@ def test_a_bad_command_of_another_package_gets_one_message(
     assert result.stderr.startswith("bench: ") and message in result.stderr
 
 
+@pytest.mark.slow
 def test_the_pretraining_recipe_is_a_command_of_another_package(
     other_package: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
@@ -364,6 +369,7 @@ def fast_machine(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.cli.doctor.cores", lambda: 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_machine")
 def test_doctor_examines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("bench.cli.doctor.package_conflicts", lambda: [])

@@ -89,6 +89,7 @@ def test_gradient_checkpointing_changes_neither_the_gradient_nor_the_cost(adapta
     assert found[0][1] == found[1][1]
 
 
+@pytest.mark.slow
 def test_flops_are_counted_alike_by_running_and_by_looking_at_shapes(tiny_pipeline: Path) -> None:
     policy = trainable(tiny_pipeline, adaptation="lora")
     arguments = (policy.transformer, policy.pipeline.vae, policy.latent_shape, policy.encode([""]))

@@ -63,6 +63,7 @@ def problems(toy: str, **overrides: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", presets())
 def test_presets_are_valid_and_complete(preset: str) -> None:
     experiment = load_settings(preset)

@@ -201,6 +201,7 @@ def test_written_prompts_read_back(tmp_path: Path, capsys: pytest.CaptureFixture
     assert read_prompts(tmp_path / "ocr.txt") == list(itertools.islice(ocr_prompts("train", 0), 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

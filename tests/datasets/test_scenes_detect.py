@@ -124,6 +124,7 @@ def test_specks_and_grey_things_are_ignored_but_patches_are_not() -> None:
     assert kinds(images) == [UNKNOWN]
 
 
+@pytest.mark.slow
 def test_pictures_do_not_mix_in_a_batch() -> None:
     scenes = sample_scenes("detect", 2, 0, 300)
     images = render_scenes(scenes)
@@ -142,6 +143,7 @@ def test_wrong_input_is_named() -> None:
     assert detect(np.zeros((0, 64, 64, 3), np.uint8)).by_picture() == []
 
 
+@pytest.mark.slow
 def test_throughput() -> None:
     # Aims: 1,500 rendered and 1,000 read per CPU second; a quarter of it leaves room for a busy machine.
     scenes = sample_scenes("detect", 3, 0, 700)

@@ -70,6 +70,7 @@ def test_categories_take_turns() -> None:
     assert Counter(p.metadata["tag"] for p in held) == dict.fromkeys(HELD_OUT_CATEGORIES, 10)
 
 
+@pytest.mark.slow
 def test_training_never_sees_held_out_combinations() -> None:
     rng = random.Random(0)
     assert any(s.wrong_caption for s in BROAD)

@@ -38,6 +38,7 @@ def test_categories_are_kept_to(scenes):
     assert {p.category for p in scenes.candidates(["counting"], 12).prompts} == {"counting"}
 
 
+@pytest.mark.slow
 def test_candidates_have_no_evaluation_caption_and_no_held_out_one(scenes):
     candidates = scenes.candidates(CATEGORIES, 400)
     assert candidates.images.shape == (400, 64, 64, 3)

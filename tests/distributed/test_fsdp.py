@@ -179,6 +179,7 @@ def test_updates_are_those_of_whole_weights(folder: Path, found: list[dict[str, 
             assert distance <= 1e-5 * tensor.norm(), name
 
 
+@pytest.mark.slow
 def test_bfloat16_rounds_as_with_whole_weights(folder: Path, tiny_pipeline: Path) -> None:
     """Rounding is that of autocast, but for one: all blocks add to the embedding of time and text, in bfloat16.
 

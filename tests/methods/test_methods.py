@@ -302,6 +302,7 @@ def visited(env: ClosedFormEnv, method: FlowGRPO, phases: int) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_prompt_order_is_that_of_trl(monkeypatch: pytest.MonkeyPatch) -> None:
     from trl.trainer.utils import RepeatSampler  # here, because it takes seconds that no other test needs
 

@@ -167,6 +167,7 @@ def test_another_picture_crop_or_size_misses(tiny_pipeline: Path, folder: Path) 
 # Encoders
 
 
+@pytest.mark.slow
 def test_text_encoders_leave_memory_and_are_not_loaded_where_nothing_is_missing(
     tiny_pipeline: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -196,6 +197,7 @@ def test_text_encoders_leave_memory_and_are_not_loaded_where_nothing_is_missing(
 # Bits
 
 
+@pytest.mark.slow
 def test_an_encoding_has_the_same_bits_in_whatever_company(tiny_pipeline: Path) -> None:
     policy, texts = SD3Policy.load(tiny_pipeline, device="cpu"), captions(40)
     whole = policy.encode(texts)
@@ -209,6 +211,7 @@ def test_an_encoding_has_the_same_bits_in_whatever_company(tiny_pipeline: Path) 
         assert torch.equal(some_mean, mean[rows]) and torch.equal(some_std, std[rows])
 
 
+@pytest.mark.slow
 def test_cached_moments_give_another_latent_in_every_epoch(tiny_pipeline: Path, folder: Path) -> None:
     e = small(tiny_pipeline, folder)
     world = experiment_world(e)

@@ -164,6 +164,7 @@ def test_parked_encoders_give_the_same_bits_at_once_or_ahead() -> None:
 # Precision
 
 
+@pytest.mark.slow
 def test_frozen_parts_may_be_held_in_half_precision_and_give_float32(tmp_path: Path) -> None:
     build_random_pipeline("shrunken").save_pretrained(tmp_path)
     policy, full = (

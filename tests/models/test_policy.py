@@ -18,6 +18,7 @@ def policy(tiny_pipeline):
     return SD3Policy.load(tiny_pipeline)
 
 
+@pytest.mark.slow
 def test_a_text_encodes_to_the_same_bits_in_any_company(tiny_pipeline):
     texts = [f"a photo of {n} red circle" for n in "abcdefghijk"] + ["a star", 'text reading "4"']
     together = SD3Policy.load(tiny_pipeline).encode(texts)

@@ -52,6 +52,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> ExperimentForecast:
     return forecast_experiment(planned, tmp_path_factory.mktemp("results"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", ["float32", "bfloat16"])
 def test_weights_weigh_what_the_loaded_ones_do(held: str) -> None:
     runtime = Runtime(resolution=64, text_length=24, denoiser_weights=held, frozen_weights=held)  # type: ignore[arg-type]

@@ -42,6 +42,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_line_that_a_run_is_writing_is_left_alone(planned: Experiment, tmp_path: Path) -> None:
     cells = begin(planned, tmp_path / "results")
     record = cells[1].folder / "record.jsonl"
@@ -62,6 +63,7 @@ def test_a_line_that_a_run_is_writing_is_left_alone(planned: Experiment, tmp_pat
     assert [event.kind for event in CellRecord(cells[1].folder).events()] == ["cell", "step"]
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_while_it_looks_again_and_again(planned: Experiment, tmp_path: Path) -> None:
     cells = begin(planned, tmp_path / "results")
 
@@ -85,6 +87,7 @@ def test_nothing_is_lost_while_it_looks_again_and_again(planned: Experiment, tmp
     assert len(CellRecord(cells[1].folder).events()) == 102
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_one_message(planned: Experiment, tmp_path: Path) -> None:
     cells = begin(planned, tmp_path / "results")
     record = cells[2].folder / "record.jsonl"

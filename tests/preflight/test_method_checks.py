@@ -89,6 +89,7 @@ def only(check: str, method: type[Method], fixtures: Fixtures) -> CheckOutcome:
     return next(run_each_check(checks, MethodSubject(method, fixtures), method.needs, method.expected_failures))
 
 
+@pytest.mark.slow
 def test_messages_name_what_is_wrong(fixtures: Fixtures) -> None:
     assert "none from extra" in only("loss-gradients", broken.CutGraph, fixtures).detail
     assert "torch, numpy, python" in only("global-random-state", broken.SeedEverything, fixtures).detail
@@ -122,6 +123,7 @@ class WronglyExcused(broken.DeclaredField):
     expected_failures = {"config-field": "rank is for later"}  # noqa: RUF012
 
 
+@pytest.mark.slow
 def test_expected_failures_are_told_and_so_is_one_that_passes(fixtures: Fixtures) -> None:
     expected = only("config-fields", Excused, fixtures)
     assert expected.status == "expected" and expected.detail.startswith("rank is for later (expected every field")

@@ -29,6 +29,7 @@ from rewards.pickscore import PickScore
 HERE = [name for name in SCORERS if name not in ("imagereward", "ocr")]  # the latter brings its own weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HERE)
 def test_random_weights_are_read_as_published_ones_are(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

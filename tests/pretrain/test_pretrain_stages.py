@@ -84,6 +84,7 @@ def test_export_holds_the_scorers_in_the_format_that_the_rewards_read(work):
     assert load_ocr(assets / "ocr").config.num_labels == 3 * len(OCR_CLASSES)
 
 
+@pytest.mark.slow
 def test_export_refuses_what_is_too_large(work, monkeypatch):
     monkeypatch.setattr(export, "LIMIT", 1000)
     with pytest.raises(ValueError, match="make a network smaller"):

@@ -317,6 +317,7 @@ def test_the_main_experiment_can_be_chosen(tmp_path: Path) -> None:
         rebuilt(tmp_path)
 
 
+@pytest.mark.slow
 def test_tuning_scores_are_not_reported(tmp_path: Path) -> None:
     folder = write_world(tmp_path / "results", replace(SMALL, seeds=1, methods=("sft",)))
     for path in folder.rglob("*.parquet"):
@@ -353,6 +354,7 @@ def test_scorers_have_to_be_described(tmp_path: Path) -> None:
         rebuilt(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_terminal_table_fits(built: Path) -> None:
     shown = report.terminal_table(built / "results" / SMALL.name)
     assert max(map(len, shown.splitlines())) <= 100

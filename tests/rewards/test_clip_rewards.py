@@ -202,6 +202,7 @@ def test_what_is_no_batch_of_pictures_is_refused(cls: type[Any], tiny_weights: P
 # Checkpoints
 
 
+@pytest.mark.slow
 def test_scorers_of_one_clip_hold_it_together_until_its_file_changes(weights: Path) -> None:
     from rewards._clip_model import _held, shared_clip
 

@@ -223,6 +223,7 @@ def shown(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 SIZES = [((512, 512), (800, 800)), ((48, 64), (800, 1067)), ((200, 100), (1333, 667))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "grown"), SIZES)
 def test_the_detector_is_shown_what_it_was_published_with(size: tuple[int, int], grown: tuple[int, int]) -> None:
     from rewards._geneval_detector import seen
@@ -351,6 +352,7 @@ def test_another_detector_is_refused_by_name(
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_tables_that_the_detector_computes_may_stand_in_its_file(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: GenEval
 ) -> None:

@@ -72,6 +72,7 @@ def test_geneval_by_hand(items: tuple, claimed: dict, strict: float, partial: fl
     assert score(ScenesGenEval(partial=True), picture(*items), claimed) == pytest.approx(partial, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_geneval_right_near_misses_and_random_captions() -> None:
     scenes = sample_scenes("reward", 0, 0, 700, style="clean")
     images, reward = render_scenes(scenes), ScenesGenEval()
@@ -126,6 +127,7 @@ def test_edit_distance_by_hand(a: str, b: str, distance: int) -> None:
     assert edit_distance(a, b) == edit_distance(b, a) == distance
 
 
+@pytest.mark.slow
 @given(st.text("AB7", max_size=5), st.text("AB7", max_size=5), st.text("AB7", max_size=5))
 def test_edit_distance_is_a_metric(a: str, b: str, c: str) -> None:
     assert edit_distance(a, c) <= edit_distance(a, b) + edit_distance(b, c)

@@ -97,6 +97,7 @@ def test_a_scorer_with_an_environment_of_its_own_gets_its_variables() -> None:
     assert "BENCH_IMAGEREWARD_DEVICE" not in ScorerProcess().variables(ImageReward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["raise", "refuse", "fewer", "one", "nan", "text", "nothing", "far", "ragged"])
 def test_what_a_reward_may_not_do_is_told_by_the_same_words_wherever_it_runs(word: str, fickle: ProcessReward) -> None:
     told = []
@@ -128,6 +129,7 @@ def test_a_crash_is_one_message_and_the_next_call_starts_again(start: Start) -> 
     assert np.array_equal(scorer(*batch("")), Scorer(Fickle())(*batch("")))
 
 
+@pytest.mark.slow
 def test_a_hang_is_ended(start: Start) -> None:
     begin = time.monotonic()
     with pytest.raises(PluginError, match=r"hangs: score\(\) has not ended after 0.5 s.* time \(--reward-seconds\)$"):
@@ -135,6 +137,7 @@ def test_a_hang_is_ended(start: Start) -> None:
     assert time.monotonic() - begin < 5
 
 
+@pytest.mark.slow
 def test_the_memory_limit_is_named_when_it_is_hit(start: Start) -> None:
     scorer = Scorer(start(Fickle, memory="600MiB"))
     assert scorer(*batch("hold 50")).tolist() == [0.0] * 5
@@ -181,6 +184,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         decode_result(message)
 
 
+@pytest.mark.slow
 def test_scoring_goes_on_while_the_caller_does_and_comes_back_in_order(fickle: ProcessReward) -> None:
     scorer = Scorer(fickle)
     scorer(*batch(""))
@@ -193,6 +197,7 @@ def test_scoring_goes_on_while_the_caller_does_and_comes_back_in_order(fickle: P
     assert np.array_equal(found, Scorer(Fickle())(PICTURES[:3], [""] * 3, [{}] * 3))
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_the_terminal_leaves_the_worker_to_its_parent(start: Start) -> None:
     reward = start(Fickle)
     assert reward._process is not None

@@ -105,6 +105,7 @@ def loaded(cls: type[Reward], server: RewardServer, seconds: float = 60.0) -> Se
     return reward
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_this_process_whatever_the_size_of_a_request(served: RewardServer) -> None:
     there, here = Scorer(loaded(Fickle, served)), Scorer(Fickle())
     prompts, metadata = [""] * len(PICTURES), [{"tag": "é"}] * len(PICTURES)  # six pictures by at most four

@@ -86,6 +86,7 @@ def test_the_worker_has_its_own_threads_and_none_of_the_harnesss_packages(
     process.close()
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_for_the_worker_alone(worker: Path) -> None:
     process = WorkerProcess("mine", Path(sys.executable), worker, WorkerLimits(memory_mib=600))
     assert process.call("hold", mebibytes=50) == 50 << 20
@@ -144,6 +145,7 @@ def test_a_process_that_speaks_another_language_is_refused(
         WorkerProcess("mine", Path(sys.executable), worker).scores(PICTURES, ["", ""], [{}, {}])
 
 
+@pytest.mark.slow
 def test_the_worker_ends_with_its_parent(worker: Path) -> None:
     """However the parent ended, and whatever the worker is at."""
     code = (

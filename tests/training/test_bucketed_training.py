@@ -147,6 +147,7 @@ def rank(number: int) -> Ranks:
     return one
 
 
+@pytest.mark.slow
 def test_two_processes_share_out_the_batches_of_one(folder: Path, tiny_pipeline: Path) -> None:
     e = experiment(folder, tiny_pipeline, **{"train.micro_batch": BATCH})
     whole, *halves = (enter(e, "sft", ranks) for ranks in (SINGLE_PROCESS, rank(0), rank(1)))
@@ -193,6 +194,7 @@ def test_a_resumed_stage_goes_on_bit_for_bit(folder: Path, tiny_pipeline: Path) 
     assert [resumed.advance() for _ in range(4)] == expected
 
 
+@pytest.mark.slow
 def test_a_method_without_data_draws_squares_and_noise_of_two_sizes_is_refused(
     folder: Path, tiny_pipeline: Path
 ) -> None:

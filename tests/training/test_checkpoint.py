@@ -77,6 +77,7 @@ def test_a_checkpoint_under_another_number_is_none(tmp_path: Path) -> None:
 CONVERSION = ROOT / "rewards" / "convert.py"  # reads tensors out of published ones; see test_security
 
 
+@pytest.mark.slow
 def test_nothing_of_ours_loads_a_pickle() -> None:
     """Neither by the modules that do, nor by a loader that may fall back to one where safetensors are missing."""
     for package in ("bench", "methods", "rewards"):

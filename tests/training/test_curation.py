@@ -69,6 +69,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip, cut])
 @pytest.mark.parametrize("name", ["00000000.safetensors", "00000000.json"])
 def test_a_damaged_cache_is_told_once_and_made_again(made, damage, name):
@@ -101,6 +102,7 @@ def test_selection_by_the_exact_scorer_keeps_right_captions_first(made):
     assert 16 <= len(dataset) <= 16 + 6  # a quarter of 64, rounded up in each of six categories
 
 
+@pytest.mark.slow
 def test_curated_captions_are_no_evaluation_prompts(made, tiny_pipeline):
     evaluation = {p.text for s in ("report", "tune") for p in world(tiny_pipeline).prompts(s, ["colors"], 200)}
     assert not evaluation & set(made().prompts)

@@ -55,6 +55,7 @@ def test_a_milestone_is_the_beginning_of_the_end(judge):
     assert set(whole["split"]) == {"report", "held_out"}
 
 
+@pytest.mark.slow
 def test_scores_summarise_the_reported_prompts_only(judge):
     evaluator, policy = judge()
     judgement = evaluator.judge(policy, 0, final=True)
@@ -67,6 +68,7 @@ def test_scores_summarise_the_reported_prompts_only(judge):
     assert np.isnan(judgement.frame["scenes-ocr"]).all()
 
 
+@pytest.mark.slow
 def test_the_grid_has_every_pair_of_settings(judge):
     evaluator, policy = judge(grid_guidance=(1.0, 2.0), grid_steps=(2, 3))
     frame = evaluator.grid(policy, 7)

@@ -255,6 +255,7 @@ def test_the_embedded_world_is_judged_on_a_set(tiny_pipeline: Path, tmp_path: Pa
     np.testing.assert_allclose(same.frame["jpeg"], judged.frame["jpeg"][:2], atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_told_before_anything_trains(tiny_pipeline: Path, tmp_path: Path) -> None:
     path = written(tmp_path, "a.txt", " ".join(["circle"] * 40))
     e = experiment(tiny_pipeline, **{"evaluation.prompt_sets.mine": {"path": path, "scorers": ["jpeg"]}})
@@ -295,6 +296,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     return Analysis(read_experiment(folder))
 
 
+@pytest.mark.slow
 def test_geneval_weighs_its_categories_alike(judged: Analysis) -> None:
     base = judged.row("alignment", "base", "geneval", "set:geneval", ALIKE)
     sft = judged.row("alignment", "sft", "geneval", "set:geneval", ALIKE)
@@ -339,6 +341,7 @@ def test_a_record_cut_back_loses_the_scores_of_its_sets(judged: Analysis, tmp_pa
     assert not (folder / "prompts-geneval.parquet").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_shown_where_none_of_its_scorers_judged(tmp_path: Path) -> None:
     plain = Analysis(read_experiment(write_world(tmp_path, QUIET)))
     assert main_table.main_table_section(plain, "alignment") == tables.prompt_sets_section(plain, "alignment") == []

@@ -17,7 +17,7 @@ class MemoryShortError(BenchError):
     """The device's memory did not hold what had to run."""
 
 
-def resolve_device(asked: str) -> torch.device:
+def resolve_device(requested: str) -> torch.device:
     """The device of `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`, ready for work.
 
     `auto` and `cuda` give the processes of one torchrun a device each, by LOCAL_RANK. On CUDA float32 stays float32:
@@ -28,7 +28,7 @@ def resolve_device(asked: str) -> torch.device:
     """
     global _present
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if asked == "cpu" or (asked == "auto" and count == 0):
+    if requested == "cpu" or (requested == "auto" and count == 0):
         _present = torch.device("cpu")
         return _present
     if count == 0:
@@ -36,9 +36,9 @@ def resolve_device(asked: str) -> torch.device:
             f"torch {torch.__version__} sees none" if torch.version.cuda else f"torch {torch.__version__} has no CUDA"
         )
         raise ConfigError(
-            f"device {asked!r}: expected a CUDA device, but {built}: say --device cpu, or install another"
+            f"device {requested!r}: expected a CUDA device, but {built}: say --device cpu, or install another"
         )
-    _, _, number = asked.partition(":")
+    _, _, number = requested.partition(":")
     index = int(number or os.environ.get("LOCAL_RANK") or 0)
     if index >= count:
         raise ConfigError(f"device cuda:{index}: expected one of cuda:0 to cuda:{count - 1}; start fewer processes")
@@ -53,9 +53,9 @@ def present_device() -> torch.device:
     return resolve_device("auto") if _present is None else _present
 
 
-def describe_device(asked: str) -> str:
+def describe_device(requested: str) -> str:
     """What a record says of the device: `cpu`, or `cuda` with the card's name, whichever number it has."""
-    device = resolve_device(asked)
+    device = resolve_device(requested)
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 

@@ -88,9 +88,9 @@ class FlowGRPO(Method):
         for first in range(0, len(index), env.micro_batch):
             rows = slice(first, first + env.micro_batch)
             pieces.append(self.sample(env, cond[rows], index[rows], start[rows]))
-            images, asked = model.decode(pieces[-1].pop("z0")), [prompts[g] for g in group[rows]]
+            images, requested = model.decode(pieces[-1].pop("z0")), [prompts[g] for g in group[rows]]
             # A reward in another process scores these while the next ones are sampled
-            scores.append(env.submit(images, [p.text for p in asked], [p.metadata for p in asked]))
+            scores.append(env.submit(images, [p.text for p in requested], [p.metadata for p in requested]))
         tensors = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
         rewards = np.concatenate([result() for result in scores])
         r = env.gather(torch.from_numpy(rewards).to(model.device).reshape(len(prompts), c.num_generations))

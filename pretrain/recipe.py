@@ -28,8 +28,14 @@ PLANS = {
 
 def plan_of(stage: str, args: argparse.Namespace) -> TrainingPlan:
     """The stage's plan with what the command line changes."""
-    asked = {"samples": args.samples, "batch": args.batch, "lr": args.lr, "minutes": args.minutes, "seed": args.seed}
-    return replace(PLANS[stage], **{name: value for name, value in asked.items() if value is not None})
+    requested = {
+        "samples": args.samples,
+        "batch": args.batch,
+        "lr": args.lr,
+        "minutes": args.minutes,
+        "seed": args.seed,
+    }
+    return replace(PLANS[stage], **{name: value for name, value in requested.items() if value is not None})
 
 
 def run_stage(stage: str, folder: Path, args: argparse.Namespace) -> None:

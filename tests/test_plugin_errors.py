@@ -62,16 +62,16 @@ def write(folder: Path, **places: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def laboratory(tiny_pipeline: Path) -> Fixtures:
+def fixtures(tiny_pipeline: Path) -> Fixtures:
     return Fixtures(load_world("scenes", str(tiny_pipeline)))
 
 
 @pytest.fixture
-def stage(laboratory: Fixtures, tmp_path: Path) -> Stage:
+def stage(fixtures: Fixtures, tmp_path: Path) -> Stage:
     """Enters a stage of the method that has these statements in these places."""
 
     def enter(**places: str) -> Any:
-        return MethodSubject(load_method(write(tmp_path, **places)), laboratory).stage()
+        return MethodSubject(load_method(write(tmp_path, **places)), fixtures).stage()
 
     return enter
 

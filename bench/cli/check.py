@@ -98,11 +98,11 @@ def _examined(
     from bench.datasets.worlds import load_world
     from bench.preflight.conformance.fixtures import Fixtures
 
-    laboratory = Fixtures(load_world("scenes"))
+    fixtures = Fixtures(load_world("scenes"))
     failed, absent = [], []
     for plugin in plugins:
         try:
-            failed += [] if _conforms(plugin, laboratory, rewards.get(plugin)) else [plugin.name]
+            failed += [] if _conforms(plugin, fixtures, rewards.get(plugin)) else [plugin.name]
         except CheckpointMissing as error:
             if not may_lack:
                 raise
@@ -117,7 +117,7 @@ def _examined(
     return 1 if failed else 0
 
 
-def _conforms(plugin: type[Method] | type[Reward], laboratory: Fixtures, reward: Reward | None) -> bool:
+def _conforms(plugin: type[Method] | type[Reward], fixtures: Fixtures, reward: Reward | None) -> bool:
     """Examine one plugin and print what comes of it; whether nothing failed."""
     from bench.preflight.conformance.check import Status
     from bench.preflight.conformance.suite import checks_of, run_checks
@@ -127,7 +127,7 @@ def _conforms(plugin: type[Method] | type[Reward], laboratory: Fixtures, reward:
     place = "" if reward is None or placement_of(reward) == "here" else f" ({placement_of(reward)})"
     checks = checks_of(plugin)
     print(f"{'method' if reward is None else 'reward'} {plugin.name}{place}: {len(checks)} checks", flush=True)
-    outcomes = run_checks(plugin, laboratory, reward)
+    outcomes = run_checks(plugin, fixtures, reward)
     for number, check in enumerate(checks, 1):
         with _shown(f"  {number} of {len(checks)}".ljust(18) + check.name):
             outcome = next(outcomes)

@@ -49,14 +49,14 @@ def run(args: argparse.Namespace) -> int:
 
     read = read_experiment(args)
     place = RankInfo.here(shard=read.shard)
-    asked = with_prompt_sets(read, is_first=place is None or place.rank == 0)
+    requested = with_prompt_sets(read, is_first=place is None or place.rank == 0)
     from bench.experiments.status.tracking import Tracked, tracker_of
 
-    tracker = tracker_of(asked, args.results)  # first of all: pictures may take an hour to prepare
+    tracker = tracker_of(requested, args.results)  # first of all: pictures may take an hour to prepare
     if args.detach:
-        return _detach(args, asked.name, under_launcher=place is not None)
+        return _detach(args, requested.name, under_launcher=place is not None)
     team = Team(place) if place else None
-    experiment, prepared = with_pictures(asked, is_first=team is None or team.leads)
+    experiment, prepared = with_pictures(requested, is_first=team is None or team.leads)
     from bench.experiments import grid
     from bench.experiments.status.progress import ProgressDisplay
     from bench.results import report

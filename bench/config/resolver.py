@@ -65,8 +65,8 @@ class Resolver:
         values = {name: self.raw[name] for name in FIELDS if name in self.raw and name not in _BLOCKS}
         values |= {"world": world, "seeds": self._seeds()}
         values["baseline"] = self._baseline([chain.label for chain in chains])
-        of_sets, asked = evaluation.set_scorers if evaluation else (), self.overrides.get("scorers", {})
-        scorers = read_scorer_processes(self._block("scorers"), tasks, of_sets, asked, self.problems)
+        of_sets, requested = evaluation.set_scorers if evaluation else (), self.overrides.get("scorers", {})
+        scorers = read_scorer_processes(self._block("scorers"), tasks, of_sets, requested, self.problems)
         ready: dict[str, Any] = {"tasks": tuple(tasks), "methods": tuple(chains), "scorers": scorers, "data": data}
         ready |= {"runtime": runtime, "train": train, "evaluation": evaluation}
         experiment = validate_rest(Experiment, values, ready, self.problems)
@@ -201,13 +201,13 @@ class Resolver:
         judges = [name for name in (listed if isinstance(listed, list) else ()) if isinstance(name, str)]
         for name in filter(is_sum, judges):
             self.problems.add(place, f"scorers: {name!r} is a weighted sum, which judges nothing: list its parts")
-        asked = [name for name in judges if not is_sum(name)]
+        requested = [name for name in judges if not is_sum(name)]
         for spec in (values.get("reward"), values.get("select")):
             try:
-                asked += parts_of(spec) if isinstance(spec, str) and spec != "null" else ()
+                requested += parts_of(spec) if isinstance(spec, str) and spec != "null" else ()
             except ConfigError as error:
                 self.problems.add(place, str(error))
-        for name in dict.fromkeys(asked):
+        for name in dict.fromkeys(requested):
             if registry.is_foreign(name):
                 self._check_foreign_scorer(place, name)
             elif name not in known:
@@ -230,16 +230,16 @@ class Resolver:
         unique([chain.label for chain in chains], "methods", self.problems)
         return chains
 
-    def _stage(self, asked: str, train: Train) -> StageSettings | None:
-        """One method with its block of settings; `asked` is a name, a label of a block, or a file."""
-        alias = self._block(asked).get("method") if asked in self.raw and asked not in FIELDS else None
-        source = asked if alias is None else str(alias)
+    def _stage(self, requested: str, train: Train) -> StageSettings | None:
+        """One method with its block of settings; `requested` is a name, a label of a block, or a file."""
+        alias = self._block(requested).get("method") if requested in self.raw and requested not in FIELDS else None
+        source = requested if alias is None else str(alias)
         try:
             method = registry.load_method(source)
         except (ConfigError, PluginError) as error:
             self.problems.add("methods", str(error))
             return None
-        name = method.name if alias is None else asked
+        name = method.name if alias is None else requested
         self._check_label(name, source)
         block = self._block(name)
         exceptions = block.pop("train", None) or {}

@@ -315,8 +315,14 @@ class Experiment:
     train: Annotated[Train, Option("training, for all methods", effect="cell")] = Train()
     evaluation: Annotated[Evaluation, Option("evaluation, for all methods")] = Evaluation()
     tuning_trials: Annotated[
-        int, Option("tuning trials that each method was given; only reported", ge=0, effect="report", metavar="N")
-    ] = 0
+        int | None,
+        Option(
+            "tuning trials that each method was given, for the report; where nothing is said, as recorded before",
+            ge=0,
+            effect="report",
+            metavar="N",
+        ),
+    ] = None
     workers: Annotated[int, Option("cells that run at once", ge=1, effect="run", metavar="N")] = 2
     threads: Annotated[int, Option("threads of each worker", ge=1, metavar="N")] = 1
     cache_gib: Annotated[

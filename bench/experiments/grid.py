@@ -115,17 +115,19 @@ def experiment_header(experiment: Experiment, folder: Path, command: str = "") -
     }  # fmt: skip
     scorers = {name: _scorer_info(experiment, name) for name in _judges(experiment)}
     methods = tuple(chain.label for chain in experiment.methods if chain.label != BASE)
+    trials = experiment.tuning_trials
     if (folder / "experiment.json").exists():
         old = read_experiment_header(folder)
         if all(old.config.get(name) == value for name, value in shared.items()):
             shared = old.config  # older versions recorded settings too that decide no number
         tasks, scorers = {**old.tasks, **tasks}, {**old.scorers, **scorers}
         methods = (*old.methods, *(m for m in methods if m not in old.methods))
+        trials = old.trials if trials is None else trials
         command = old.command if command in old.command else f"{old.command} && {command}"
     return ExperimentHeader(
         name=experiment.name, label=experiment.label, question=experiment.question, config=shared,
         config_hash=config_hash(shared), tasks=tasks, methods=methods, scorers=scorers, budget=experiment.budget.text,
-        baseline=experiment.baseline, trials=experiment.tuning_trials, command=command,
+        baseline=experiment.baseline, trials=trials, command=command,
     )  # fmt: skip
 
 

@@ -154,11 +154,13 @@ def _job(folder: Path, cell: Cell, pictures: Data | None) -> CellJob:
     return CellJob(experiment, place.parent, cell.task, cell.method, cell.seed)
 
 
-def _pictures(folder: Path, experiment: Experiment, asked: Data | None, recorded: Mapping[str, Any] | None) -> Data:
-    """The pictures that the cell was trained on, looked for where `asked` says; where they lay is not recorded."""
-    if asked is None:
+def _pictures(folder: Path, experiment: Experiment, requested: Data | None, recorded: Mapping[str, Any] | None) -> Data:
+    """The pictures that the cell was trained on, looked for where `requested` says; where they lay is not recorded."""
+    if requested is None:
         raise DataError(f"{folder} was trained on pictures of your own: say where they lie, by --data FOLDER")
-    found = prepare_pictures(asked, base_model(experiment.model)).settings
+    found = prepare_pictures(requested, base_model(experiment.model)).settings
     if json.loads(canonical_json(found.identity())) != recorded:
-        raise DataError(f"{asked.path}: expected the pictures and settings that {folder} was trained on, got others")
+        raise DataError(
+            f"{requested.path}: expected the pictures and settings that {folder} was trained on, got others"
+        )
     return found

@@ -35,9 +35,12 @@ class Watchdog:
             self.phase = kind
         return kind in ("score", "scored")
 
-    def tick(self, seconds: float, process: int) -> None:
-        """`seconds` have passed since the last tick; look at the memory of the process of this id."""
+    def tick(self, seconds: float) -> None:
+        """`seconds` have passed since the last tick."""
         self._seconds += min(seconds, LONGEST_TICK)
+
+    def measure_memory(self, process: int) -> None:
+        """Look at the memory of the process of this id, while it lives."""
         peak = _peak_mib(process)
         if peak is not None:
             self.peak_mib = max(peak, self.peak_mib or 0.0)

@@ -99,18 +99,23 @@ class _Worker:
             self.receiver.close()
             return False
         self._has_told |= event["event"] == "end"
+        self._measure_memory()  # before the event is shown: a worker may end at any time after it
         if not self.watchdog.sees(event):
             display.handle(event)
         return True
 
     def look(self, seconds: float) -> None:
         """`seconds` have passed; end the worker where a reward hangs."""
-        assert self.process.pid is not None
-        self.watchdog.tick(seconds, self.process.pid)
+        self._measure_memory()
+        self.watchdog.tick(seconds)
         overdue = self.watchdog.overdue()
         if overdue and self._reason is None:
             self._reason = overdue
             self.process.kill()
+
+    def _measure_memory(self) -> None:
+        assert self.process.pid is not None
+        self.watchdog.measure_memory(self.process.pid)
 
     def ended(self, display: EventHandler) -> int:
         """Look how the worker ended: 1 where it failed. Where it could not say so itself, it is recorded here."""

@@ -29,8 +29,8 @@ def latent_shape(pipeline: Any, resolution: int | None) -> tuple[int, int, int]:
     return latent_of(pipeline, (resolution, resolution), f"runtime.resolution {resolution}")
 
 
-def latent_of(pipeline: Any, size: tuple[int, int], asked: str) -> tuple[int, int, int]:
-    """(C, h, w) of one latent of pictures of a size (W, H); `asked` says in a message who asks for it.
+def latent_of(pipeline: Any, size: tuple[int, int], requested: str) -> tuple[int, int, int]:
+    """(C, h, w) of one latent of pictures of a size (W, H); `requested` says in a message who asks for it.
 
     Raises:
         ConfigError: the transformer takes no pictures of that size.
@@ -39,7 +39,7 @@ def latent_of(pipeline: Any, size: tuple[int, int], asked: str) -> tuple[int, in
     unit = scale * config.patch_size
     largest = unit * config.pos_embed_max_size
     if any(side % unit or side > largest for side in size):
-        raise ConfigError(f"{asked}: expected a multiple of {unit}, at most {largest}")
+        raise ConfigError(f"{requested}: expected a multiple of {unit}, at most {largest}")
     return config.in_channels, size[1] // scale, size[0] // scale
 
 

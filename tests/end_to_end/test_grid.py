@@ -12,7 +12,7 @@ import pytest
 
 from bench.api import DataError
 from bench.experiments import grid
-from bench.results.records.writer import CellRecord
+from bench.results.records.writer import CellRecord, write_experiment_header
 from tests.support.cells import Events, experiment
 
 
@@ -28,8 +28,6 @@ def test_a_second_run_adds_its_methods_to_the_table(tiny_pipeline, tmp_path):
     first, second = (experiment(tiny_pipeline, methods=[m], seeds=s) for m, s in (("sft", 1), ("soar", 3)))
     folder = tmp_path / first.name
     folder.mkdir()
-    from bench.results.records.writer import write_experiment_header
-
     write_experiment_header(folder, grid.experiment_header(first, folder))
     held = grid.experiment_header(second, folder)
     assert held.methods == ("sft", "soar")
@@ -37,6 +35,15 @@ def test_a_second_run_adds_its_methods_to_the_table(tiny_pipeline, tmp_path):
     other = experiment(tiny_pipeline, methods=["sft"], budget="999")
     with pytest.raises(DataError, match="another name"):
         write_experiment_header(folder, grid.experiment_header(other, folder))
+
+
+@pytest.mark.parametrize(("given", "recorded"), [(None, 3), (0, 0), (5, 5)])
+def test_a_run_that_says_nothing_of_tuning_trials_keeps_what_is_recorded(tiny_pipeline, tmp_path, given, recorded):
+    first, second = (experiment(tiny_pipeline, methods=["sft"], tuning_trials=trials) for trials in (3, given))
+    folder = tmp_path / first.name
+    folder.mkdir()
+    write_experiment_header(folder, grid.experiment_header(first, folder))
+    assert grid.experiment_header(second, folder).trials == recorded
 
 
 def test_a_held_folder_is_refused_with_its_holder(tiny_pipeline, tmp_path):

@@ -38,14 +38,14 @@ every_method = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def laboratory(tiny_pipeline: Path) -> Fixtures:
+def fixtures(tiny_pipeline: Path) -> Fixtures:
     return Fixtures(load_world("scenes", str(tiny_pipeline)))
 
 
-def enter(laboratory: Fixtures, method: type[Method], options: Mapping[str, Any], **train: Any) -> Stage:
+def enter(fixtures: Fixtures, method: type[Method], options: Mapping[str, Any], **train: Any) -> Stage:
     """A stage whose weights have left the reference, so that a KL has a gradient; the gradient is not clipped."""
     settings = Train(**{"batch_size": BATCH, "micro_batch": BATCH, "clip_norm": 1e9, **train})
-    stage = laboratory.stage(method, options, settings)
+    stage = fixtures.stage(method, options, settings)
     with torch.no_grad():
         for parameter in stage.env.optimizer.parameters:
             parameter.mul_(1.05)
@@ -93,16 +93,16 @@ def distance(actual: Tensor, expected: Tensor) -> float:
 
 @every_method
 def test_four_micro_batches_of_eight_are_one_of_thirty_two(
-    laboratory: Fixtures, method: type[Method], options: dict[str, Any]
+    fixtures: Fixtures, method: type[Method], options: dict[str, Any]
 ) -> None:
     """Gradients, because AdamW's weights forget the gradient's scale; to 1e-5, a hundred times float32's rounding.
 
     The same sums are taken in another order, over 32 samples and all layers.
     """
-    whole = enter(laboratory, method, options)
+    whole = enter(fixtures, method, options)
     rollouts = collected(whole)
     expected = update(whole, rollouts)
-    actual = update(enter(laboratory, method, options, micro_batch=BATCH // 4), rollouts)
+    actual = update(enter(fixtures, method, options, micro_batch=BATCH // 4), rollouts)
     calls = {name: len(losses) for name, losses in expected.losses.items()}
     assert {name: len(losses) for name, losses in actual.losses.items()} == {n: 4 * c for n, c in calls.items()}
     assert distance(actual.gradient, expected.gradient) < 1e-5
@@ -117,33 +117,33 @@ def test_four_micro_batches_of_eight_are_one_of_thirty_two(
     [(SFT, {}), (SOAR, POINTS), (FlowGRPO, {**GROUPS, "guidance": 1.0, "beta": 0.0})],
     ids=["sft", "soar", "flowgrpo"],
 )
-def test_bfloat16_agrees_with_float32(laboratory: Fixtures, method: type[Method], options: dict[str, Any]) -> None:
+def test_bfloat16_agrees_with_float32(fixtures: Fixtures, method: type[Method], options: dict[str, Any]) -> None:
     """Losses to 5e-4 and gradients to 1.5e-2, where bfloat16 rounds to 2^-9, 2e-3; about twice what was seen.
 
     A loss averages the rounding over all dimensions of a sample, a gradient gathers that of all layers; states or noise
     levels rounded to bfloat16 fail here. Flow-GRPO runs without guidance, which multiplies the rounding by its scale,
     and without the KL, which squares a small difference.
     """
-    full = enter(laboratory, method, options)
+    full = enter(fixtures, method, options)
     rollouts = collected(full)
     expected = update(full, rollouts)
-    actual = update(enter(laboratory, method, options, precision="bfloat16"), rollouts)
+    actual = update(enter(fixtures, method, options, precision="bfloat16"), rollouts)
     for name, losses in expected.losses.items():
         assert 0 < distance(actual.losses[name], losses) < 5e-4
     assert 0 < distance(actual.gradient, expected.gradient) < 1.5e-2
 
 
-def test_bfloat16_reads_a_small_kl_too_large_at_guidance_3(laboratory: Fixtures) -> None:
+def test_bfloat16_reads_a_small_kl_too_large_at_guidance_3(fixtures: Fixtures) -> None:
     """By 11 % of a KL of 6e-5, all of it upwards, which is why a run says so; the policy's loss stays as it is.
 
     Rounding moves both means independently, so its variance adds to their squared distance. It comes from the passes:
     the arithmetic after them is float32.
     """
     options = {**GROUPS, "guidance": 3.0}
-    full = enter(laboratory, FlowGRPO, options)
+    full = enter(fixtures, FlowGRPO, options)
     rollouts = collected(full)
     expected = update(full, rollouts)
-    actual = update(enter(laboratory, FlowGRPO, options, precision="bfloat16"), rollouts)
+    actual = update(enter(fixtures, FlowGRPO, options, precision="bfloat16"), rollouts)
     assert float(expected.losses["kl"].mean()) == pytest.approx(6.2e-5, rel=0.05)
     assert 0.05 < distance(actual.losses["kl"], expected.losses["kl"]) < 0.2
     assert actual.losses["kl"].mean() > 1.05 * expected.losses["kl"].mean()
@@ -154,11 +154,11 @@ def test_bfloat16_reads_a_small_kl_too_large_at_guidance_3(laboratory: Fixtures)
 
 
 @pytest.mark.parametrize("options", [{"weight": 0.0}, {"num_points": 0}], ids=["weight", "num_points"])
-def test_soar_without_its_loss_is_sft_bit_for_bit(laboratory: Fixtures, options: dict[str, Any]) -> None:
+def test_soar_without_its_loss_is_sft_bit_for_bit(fixtures: Fixtures, options: dict[str, Any]) -> None:
     """Weights and moments, metrics, and the ledger too: the rollout does not even run."""
     runs = []
     for method, its_options in ((SFT, {}), (SOAR, options)):
-        stage = enter(laboratory, method, its_options, batch_size=8, micro_batch=4, caption_dropout=0.3)
+        stage = enter(fixtures, method, its_options, batch_size=8, micro_batch=4, caption_dropout=0.3)
         metrics = [stage.advance() for _ in range(3)]
         tensors = {name: t.numpy().tobytes() for name, t in stage.tensors().items()}
         runs.append((tensors, metrics, stage.limit.ledger.facts()))
@@ -196,16 +196,16 @@ def kl_gradient(stage: Stage, rollouts: Rollouts) -> Tensor:
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5])
-def test_equal_rewards_leave_only_the_gradient_of_the_kl(laboratory: Fixtures, beta: float) -> None:
+def test_equal_rewards_leave_only_the_gradient_of_the_kl(fixtures: Fixtures, beta: float) -> None:
     """To 1e-6 of its largest entry, and exactly nothing at beta 0."""
     options = {**GROUPS, "num_groups": 4, "num_generations": 7, "beta": beta, "drop_zero_groups": False}
-    stage = enter(laboratory, FlowGRPO, options)
+    stage = enter(fixtures, FlowGRPO, options)
     stage.env.submit = Scorer(PromptLength()).submit_training_scores  # type: ignore[method-assign]
     rollouts = stage.method.collect(stage.env)
     assert rollouts.metrics["frac_reward_zero_std"] == 1
     assert rollouts.metrics["reward_std"] > 0
     found = update(stage, rollouts).gradient
-    expected = kl_gradient(enter(laboratory, FlowGRPO, options), rollouts)
+    expected = kl_gradient(enter(fixtures, FlowGRPO, options), rollouts)
     assert bool(expected.any()) == (beta > 0)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
 
@@ -221,15 +221,15 @@ def permuted(batch: Batch, order: Tensor) -> Batch:
 
 @every_method
 def test_a_permuted_batch_has_permuted_losses(
-    laboratory: Fixtures, method: type[Method], options: dict[str, Any]
+    fixtures: Fixtures, method: type[Method], options: dict[str, Any]
 ) -> None:
     """To 1e-4: a KL is the square of a difference of velocities that agree to a tenth, each rounded to 1e-7."""
-    first = enter(laboratory, method, options)
+    first = enter(fixtures, method, options)
     rollouts = collected(first)
     expected = update(first, rollouts)
 
     order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(0))
-    second = enter(laboratory, method, options)
+    second = enter(fixtures, method, options)
     if rollouts is None:
         batches = [permuted(batch, order) for batch in second.env.draw.batches()]
         second.env.draw.batches = lambda: iter(batches)  # type: ignore[method-assign]

@@ -236,10 +236,10 @@ def test_cached_moments_give_another_latent_in_every_epoch(tiny_pipeline: Path, 
 @pytest.mark.slow
 def test_pictures_are_read_only_where_they_have_to_be_encoded(tiny_pipeline: Path, tmp_path: Path) -> None:
     pictures = np.random.default_rng(1).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
-    asked: list[int] = []
+    requested: list[int] = []
 
     def pixels(numbers: np.ndarray) -> np.ndarray:
-        asked.extend(numbers.tolist())
+        requested.extend(numbers.tolist())
         return pictures[numbers]
 
     def encoded(numbers: list[int], folder: Path = tiny_pipeline, side: int = 64) -> torch.Tensor:
@@ -251,13 +251,13 @@ def test_pictures_are_read_only_where_they_have_to_be_encoded(tiny_pipeline: Pat
 
     first = encoded([0, 1, 2])
     assert torch.equal(encoded([2, 1, 4, 0])[[3, 1, 0]], first)
-    assert asked == [0, 1, 2, 4]
+    assert requested == [0, 1, 2, 4]
     other = tmp_path / "other"
     shutil.copytree(tiny_pipeline / "vae", other / "vae")
     encoded([0], other)  # the same files elsewhere
-    assert asked == [0, 1, 2, 4]
+    assert requested == [0, 1, 2, 4]
     (other / "vae" / "config.json").write_text("{}")
     encoded([0], other.rename(tmp_path / "changed"))
-    assert asked == [0, 1, 2, 4, 0]
+    assert requested == [0, 1, 2, 4, 0]
     with pytest.raises(DataError, match="the model takes"):  # asked for, because of another size
         encoded([0], side=32)

@@ -241,8 +241,8 @@ def test_scorers_follow_the_device_that_was_chosen(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert device.present_device() == torch.device("cuda", 0) and chosen == [0]  # as a reward server's scorer finds it
     assert not torch.backends.cudnn.allow_tf32
-    for asked in ("cuda:1", "cpu"):
-        assert resolve_device(asked) == device.present_device() == torch.device(asked)
+    for requested in ("cuda:1", "cpu"):
+        assert resolve_device(requested) == device.present_device() == torch.device(requested)
 
 
 def test_memory_that_runs_out_is_told_with_what_to_lower() -> None:

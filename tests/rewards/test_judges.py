@@ -365,8 +365,8 @@ def test_tables_that_the_detector_computes_may_stand_in_its_file(
     other = GenEval()
     other.load()
     assert other.fingerprint != judge.fingerprint
-    picture, asked = noise(1, 64, 64, 3), [claim("dog")]
-    np.testing.assert_array_equal(other(picture, [""], asked), judge(picture, [""], asked))
+    picture, requested = noise(1, 64, 64, 3), [claim("dog")]
+    np.testing.assert_array_equal(other(picture, [""], requested), judge(picture, [""], requested))
 
 
 def test_a_detector_of_other_classes_is_refused(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,22 +51,22 @@ def test_what_a_reward_may_not_give(given: Any, kind: type[Exception], message: 
 def test_only_a_reward_that_has_begun_and_not_ended_is_ever_overdue() -> None:
     dog = Watchdog(limit=10.0)
     for _ in range(100):
-        dog.tick(1.0, process=0)
+        dog.tick(1.0)
     assert dog.overdue() is None  # slow, but in no reward
     assert dog.sees({"event": "score", "reward": "fixed", "part": "one call"})
     for _ in range(9):
-        dog.tick(1.0, process=0)
+        dog.tick(1.0)
     assert dog.overdue() is None
     dog.sees({"event": "scored"})
     dog.sees({"event": "score", "reward": "fixed", "part": "one call"})
-    dog.tick(3600.0, process=0)  # the parent itself was stopped for an hour
+    dog.tick(3600.0)  # the parent itself was stopped for an hour
     assert dog.overdue() is None
     for _ in range(8):
-        dog.tick(1.0, process=0)
+        dog.tick(1.0)
     assert "reward 'fixed' hangs" in (dog.overdue() or "")
     dog.sees({"event": "score", "reward": "fixed", "part": "load()"})
     for _ in range(10):
-        dog.tick(1.0, process=0)
+        dog.tick(1.0)
     assert "reward 'fixed' hangs: load() has not ended after 10 s" in (dog.overdue() or "")
     assert not dog.sees({"event": "step"}) and dog.phase == "step"
 
@@ -75,5 +75,5 @@ def test_without_a_limit_nothing_is_overdue() -> None:
     dog = Watchdog(limit=None)
     dog.sees({"event": "score", "reward": "fixed", "part": "one call"})
     for _ in range(10_000):
-        dog.tick(2.0, process=0)
+        dog.tick(2.0)
     assert dog.overdue() is None

@@ -28,7 +28,7 @@ def test_a_single_bit_shows(dtype: torch.dtype, bit: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def laboratory(tiny_pipeline: Path) -> Fixtures:
+def fixtures(tiny_pipeline: Path) -> Fixtures:
     return Fixtures(load_world("scenes", str(tiny_pipeline)))
 
 
@@ -45,9 +45,9 @@ def laboratory(tiny_pipeline: Path) -> Fixtures:
     ],
 )
 def test_every_part_that_a_stage_leaves_as_it_is(
-    laboratory: Fixtures, method: type[Method], train: dict[str, Any], name: str
+    fixtures: Fixtures, method: type[Method], train: dict[str, Any], name: str
 ) -> None:
-    stage = MethodSubject(method, laboratory).stage(**train)
+    stage = MethodSubject(method, fixtures).stage(**train)
     frozen = stage.frozen()
     guard = FrozenCheck(frozen)
     stage.advance()

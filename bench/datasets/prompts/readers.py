@@ -49,9 +49,9 @@ def locate_prompts(path: str, file: str | None = None) -> Path:
     found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES}
     names = [file] if file in found else list(found) if file is None else []
     if len(names) != 1:
-        asked = f"no file {file!r}" if file is not None else f"{len(found)} files that may hold prompts"
+        requested = f"no file {file!r}" if file is not None else f"{len(found)} files that may hold prompts"
         raise DataError(
-            f"{path}: this data set has {asked}: name one of {', '.join(found) or '(none)'} by the set's `file`"
+            f"{path}: this data set has {requested}: name one of {', '.join(found) or '(none)'} by the set's `file`"
         )
     return found[names[0]]
 

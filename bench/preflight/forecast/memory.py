@@ -204,11 +204,11 @@ def _copies(cls: type[Reward], own: ScorerProcess | None, device: str, cards: in
     Every process that trains starts a process of its own, on the card of the number that is asked for; on the first one
     where none is asked for, or on that of its rank.
     """
-    asked = own.device if own else "auto"
-    if asked == "cpu" or (asked == "auto" and cls.environment is not None):
+    requested = own.device if own else "auto"
+    if requested == "cpu" or (requested == "auto" and cls.environment is not None):
         return 0
     trains = int(device.partition(":")[2] or 0)
-    number = int(asked.partition(":")[2] or 0) if own else trains
+    number = int(requested.partition(":")[2] or 0) if own else trains
     if cards == 1:
         return int(number == trains)
-    return cards if ":" in asked and number < cards else int(":" not in asked)
+    return cards if ":" in requested and number < cards else int(":" not in requested)

@@ -1,8 +1,12 @@
-"""Reading `results/<experiment>` into pandas frames; nothing here computes, and nothing is skipped in silence."""
+"""Reading `results/<experiment>` into pandas frames; nothing here computes, and nothing is skipped in silence.
+
+Every cell is verified as it is read. One that is not whole is refused, with its reasons, and takes no other with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from pyarrow import ArrowException
 
 from bench.api import DataError
 from bench.paths import inside
+from bench.results.records.hashes import refuse_other_data
 from bench.results.records.schema import (
     SCORE_COLUMNS,
     Cell,
@@ -28,14 +33,26 @@ from bench.results.records.schema import (
     Telemetry,
     parse_event,
 )
+from bench.results.records.verification import cell_problems, picture_problems, record_problems, score_problems
 from bench.results.records.writer import EXPERIMENT, RECORD, read_experiment_header, read_lines, read_telemetry
 
-__all__ = ["KEYS", "CellResult", "ExperimentResults", "damaged", "list_experiments", "named_file", "read_experiment"]
+__all__ = [
+    "KEYS",
+    "CellResult",
+    "ExperimentResults",
+    "RefusedCell",
+    "damaged",
+    "list_experiments",
+    "named_file",
+    "read_cell",
+    "read_experiment",
+]
 
 KEYS = ["task", "method", "seed"]
 # What pandas and pyarrow raise on bytes that are no parquet, on pages that fail their checksum, on names that are none.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArrowException)
 LEDGER = tuple(LedgerEntry.model_fields)
+Frames = Mapping[str, pd.DataFrame]  # of a cell's score files by name
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,11 @@ class CellResult:
     sets: tuple[PromptSetScores, ...] = ()
 
     @property
+    def is_hashed(self) -> bool:
+        """Whether it was recorded with hashes of its lines and files."""
+        return self.header.schema_ > 1
+
+    @property
     def status(self) -> str:
         """`done`, `failed` or `unfinished`."""
         return self.end.status if self.end else "unfinished"
@@ -69,8 +91,25 @@ class CellResult:
 
 
 @dataclass(frozen=True)
+class RefusedCell:
+    """A cell that is not what was recorded, by the folder that it lies in, and why: a sentence each."""
+
+    task: str
+    method: str
+    seed: str
+    reasons: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """task/method/seed<k>."""
+        return f"{self.task}/{self.method}/{self.seed}"
+
+
+@dataclass(frozen=True)
 class ExperimentResults:
     """All cells of one experiment, and frames over them; every frame begins with task, method, seed.
+
+    What was `refused` is in none of them.
 
     cells: status, reason, torn, seconds, ledger entries, provenance. steps: stage, update, ledger entries,
     `metric.<name>`. milestones: update, fraction, guidance, steps, ledger entries, diversity, `drift.<name>`, seconds
@@ -88,29 +127,46 @@ class ExperimentResults:
     grid: pd.DataFrame
     scorers: tuple[str, ...] = field(default=())
     sets: pd.DataFrame = field(default_factory=pd.DataFrame)
+    refused: tuple[RefusedCell, ...] = ()
+
+    def refused_by_reason(self) -> list[tuple[str, str]]:
+        """Why cells were refused, one entry a reason: the first of the cells that share it with their number."""
+        cells: dict[str, list[str]] = {}
+        for cell in self.refused:
+            for reason in cell.reasons:
+                cells.setdefault(reason, []).append(cell.name)
+        return [(f"{of[0]} and {len(of) - 1} more" if of[1:] else of[0], reason) for reason, of in cells.items()]
 
 
 def list_experiments(results: Path) -> list[Path]:
-    """Folders under `results` that hold an experiment, sorted by name."""
-    return sorted(path.parent for path in results.glob(f"*/{EXPERIMENT}"))
+    """Folders under `results` that hold an experiment, or cells of one whose header is gone, sorted by name."""
+    headers = {path.parent for path in results.glob(f"*/{EXPERIMENT}")}
+    return sorted(headers | {path.parents[3] for path in results.glob(f"*/*/*/seed*/{RECORD}")})
 
 
 def read_experiment(folder: Path) -> ExperimentResults:
     """Read everything in results/<experiment>.
 
-    Raises DataError where a record is damaged (a torn last line is reported, not raised), lies in another folder than
-    its header says, belongs to another configuration, names a score file that is missing or lies elsewhere, or where a
-    link stands in the place of a file or a folder.
+    A cell is refused whose record is damaged (a torn last line is reported), changed or another cell's, disagrees with
+    experiment.json, its score files or itself, or names a file that is missing, another than it was or elsewhere, or
+    where a link stands in the place of a file or a folder. Raises DataError where experiment.json is none, or damaged.
     """
     header = read_experiment_header(folder)
-    records = [path.relative_to(folder).as_posix() for path in folder.glob(f"*/*/seed*/{RECORD}")]
-    paths = sorted(inside(folder, record).parent for record in records)
-    cells = [cell for path in paths if (cell := _read_cell(path)) is not None]
-    for cell in cells:
-        _check_place(folder, header, cell)
-    files = {(cell.folder, item.file): (cell, item.file) for cell in cells for item in cell.milestones}
-    samples = _frame(_score_rows(list(files.values())))
-    grid = _frame(_score_rows([(cell, cell.grid.file) for cell in cells if cell.grid]))
+    found: list[tuple[CellResult, Frames]] = []
+    refused: list[RefusedCell] = []
+    for place in sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*/seed*")):
+        cell, frames, problems = _look(folder, place, header)
+        if problems:
+            task, method, seed = place.split("/")
+            refused.append(RefusedCell(task, method, seed, tuple(problems)))
+        elif cell is not None:
+            found.append((cell, frames))
+    cells = [cell for cell, _ in found]
+    # of two evaluations after one update the later one has all prompts
+    samples = _frame(
+        (c, frames[file]) for c, frames in found for file in {i.update: i.file for i in c.milestones}.values()
+    )
+    grid = _frame((c, frames[c.grid.file]) for c, frames in found if c.grid)
     scorers = sorted({name for frame in (samples, grid) for name in frame if name not in (*KEYS, *SCORE_COLUMNS)})
     return ExperimentResults(
         folder=folder,
@@ -122,13 +178,44 @@ def read_experiment(folder: Path) -> ExperimentResults:
         samples=samples,
         grid=grid,
         scorers=tuple(scorers),
-        sets=_frame(_score_rows([(cell, item.file) for cell in cells for item in cell.sets])),
+        sets=_frame((c, frames[item.file]) for c, frames in found for item in c.sets),
+        refused=tuple(refused),
     )
 
 
-def _read_cell(folder: Path) -> CellResult | None:
-    """One cell, or None for a record without a whole line (killed while it wrote the first one)."""
+def read_cell(folder: Path, header: ExperimentHeader) -> CellResult | None:
+    """One cell of an experiment, verified; None for a record without a whole line.
+
+    Raises DataError for one that `read_experiment` refuses.
+    """
+    cell, _, problems = _look(folder.parents[2], "/".join(folder.parts[-3:]), header)
+    if problems:
+        raise DataError(f"{folder} is not what was recorded: {'; '.join(problems)}")
+    return cell
+
+
+def _look(folder: Path, place: str, header: ExperimentHeader) -> tuple[CellResult | None, Frames, list[str]]:
+    """The cell in the folder `place` of an experiment, its scores, and what is wrong with it.
+
+    No cell for a record without a whole line (killed while it wrote the first one).
+    """
+    try:
+        found = _read_cell(inside(folder, f"{place}/{RECORD}").parent)
+        if found is None:
+            return None, {}, []
+        cell, lines, events = found
+        problems = [*_place_problems(folder, cell), *record_problems(lines, events), *cell_problems(header, events)]
+        frames, wrong = _read_files(cell, header)
+    except DataError as error:  # without where the results lie, which is no part of the report
+        return None, {}, [str(error).replace(f"{folder}/{place}/", "").replace(f"{folder}/", "")]
+    return cell, frames, problems + wrong
+
+
+def _read_cell(folder: Path) -> tuple[CellResult, list[str], list[Event]] | None:
+    """One cell, with the lines and events of its record; None for a record without a whole line."""
     path = folder / RECORD
+    if not path.exists() and any(folder.glob("*.parquet")):
+        raise DataError(f"{path} is missing, but there are score files: restore it, or remove {folder}")
     lines, torn = read_lines(path)
     events = [parse_event(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
     if not events:
@@ -138,7 +225,7 @@ def _read_cell(folder: Path) -> CellResult | None:
     ends = [number for number, event in enumerate(events) if isinstance(event, End)]
     if ends and ends[0] != len(events) - 1:
         raise DataError(f"{path}: events follow the end event on line {ends[0] + 1}")
-    return CellResult(
+    cell = CellResult(
         folder=folder,
         header=events[0],
         steps=tuple(event for event in events if isinstance(event, Step)),
@@ -151,19 +238,37 @@ def _read_cell(folder: Path) -> CellResult | None:
         scorers=_last(events, Scorers),
         sets=tuple(event for event in events if isinstance(event, PromptSetScores)),
     )
+    return cell, lines, events
+
+
+def _read_files(cell: CellResult, header: ExperimentHeader) -> tuple[Frames, list[str]]:
+    """The score files of a cell, and what is wrong with them and its pictures."""
+    frames: dict[str, pd.DataFrame] = {}
+    problems: list[str] = []
+    named = [*cell.milestones, *cell.sets, *([cell.grid] if cell.grid else [])]
+    for event in {event.file: event for event in named}.values():
+        frames[event.file] = _read_scores(named_file(cell, event.file), event.sha256)
+        problems += score_problems(header, event, frames[event.file])
+    if cell.pictures:
+        path = named_file(cell, cell.pictures.file)
+        data = path.read_bytes()
+        refuse_other_data(path, data, cell.pictures.sha256)
+        problems += picture_problems(cell.pictures, data)
+    return frames, problems
 
 
 def _last(events: list[Event], kind: type[Any]) -> Any:
     return next((event for event in reversed(events) if isinstance(event, kind)), None)
 
 
-def _check_place(folder: Path, header: ExperimentHeader, cell: CellResult) -> None:
+def _place_problems(folder: Path, cell: CellResult) -> list[str]:
     head = cell.header
     place = folder / head.task / head.method / f"seed{head.seed}"
-    if place != cell.folder:
-        raise DataError(f"{cell.folder} holds the record of {place}: move it there")
-    if head.experiment != header.name:
-        raise DataError(f"{cell.folder} belongs to experiment {head.experiment!r}, not to {header.name!r}")
+    return (
+        []
+        if place == cell.folder
+        else [f"it holds the record of {place.relative_to(folder).as_posix()}: move it there"]
+    )
 
 
 def _keys(cell: CellResult) -> dict[str, Any]:
@@ -241,21 +346,23 @@ def damaged(path: Path, kind: str, error: Exception) -> DataError:
     )
 
 
-def _score_rows(files: list[tuple[CellResult, str]]) -> Iterator[pd.DataFrame]:
-    for cell, name in files:
-        path = named_file(cell, name)
-        try:
-            frame = pd.read_parquet(path, page_checksum_verification=True)
-        except _UNREADABLE as error:
-            raise damaged(path, "a score file", error) from error
-        missing = [column for column in SCORE_COLUMNS if column not in frame]
-        if missing:
-            raise DataError(f"{path} lacks {', '.join(missing)}: it is not a score file of schema 1")
+def _read_scores(path: Path, digest: str | None) -> pd.DataFrame:
+    data = path.read_bytes()
+    refuse_other_data(path, data, digest)
+    try:
+        frame = pd.read_parquet(io.BytesIO(data), page_checksum_verification=True)
+    except _UNREADABLE as error:
+        raise damaged(path, "a score file", error) from error
+    missing = [column for column in SCORE_COLUMNS if column not in frame]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}: it is not a score file")
+    return frame
+
+
+def _frame(parts: Iterator[tuple[CellResult, pd.DataFrame]]) -> pd.DataFrame:
+    whole = []
+    for cell, frame in parts:
         for position, (key, value) in enumerate(_keys(cell).items()):
             frame.insert(position, key, value)
-        yield frame
-
-
-def _frame(parts: Iterator[pd.DataFrame]) -> pd.DataFrame:
-    whole = list(parts)
+        whole.append(frame)
     return pd.concat(whole, ignore_index=True) if whole else pd.DataFrame(columns=[*KEYS, *SCORE_COLUMNS])

@@ -21,11 +21,12 @@ __all__ = ["check_report", "terminal_table", "write_report"]
 SHOWN = 8  # lines of the text that `check` tells apart one by one
 
 
-def write_report(results: Path, report: Path) -> None:
+def write_report(results: Path, report: Path) -> tuple[str, ...]:
     """Write `report` and results/<experiment>/figures: the same bytes for the same results and library versions.
 
-    A figure whose data, picture and drawing code are unchanged is not drawn again. Raises DataError for damaged
-    results, where there are none, and where report or figures cannot be written.
+    A figure whose data, picture and drawing code are unchanged is not drawn again. Returns what was left out because it
+    is not what was recorded, one message each. Raises DataError where there are no results, where what the whole
+    report needs is damaged, and where report or figures cannot be written.
     """
     document = render_document(results, report)
     wanted: dict[Path, set[str]] = {}
@@ -40,15 +41,17 @@ def write_report(results: Path, report: Path) -> None:
     with disk_errors(report):
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(document.text, encoding="utf-8")
+    return document.refused
 
 
 def check_report(results: Path, report: Path) -> list[str]:
     """What differs between the stored report and the results, one message each; empty where they agree.
 
+    Results that are not what was recorded count as differences.
     The text and the plotted data are compared; pixels are not, for they depend on library versions.
     """
     document = render_document(results, report)
-    found = []
+    found = list(document.refused)
     for folder, figure in document.figures:
         found += _figure_differences(folder, figure)
     if not report.is_file():

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _verified(folder: Path) -> Iterator[tuple[int, int, str]]:
-    """Of an experiment, piece by piece: how many cells were looked at, how many without hashes, and a problem or none."""
+    """Of an experiment, piece by piece: how many cells it has, how many without hashes, and a problem or none."""
     from bench.results.records.hashes import changed_file
     from bench.results.records.reader import read_experiment
 

@@ -16,7 +16,7 @@ from bench.config.settings import BASE
 from bench.hub import locate_model
 from bench.results.records.provenance import base_files, changed_sources, collect, shown_sources, source_hashes
 from bench.results.records.schema import Cell, End, dump
-from bench.results.records.writer import RECORD, CellRecord, Status
+from bench.results.records.writer import RECORD, CellRecord, Status, read_experiment_header
 
 _PLUGIN = "plugin/"
 
@@ -53,15 +53,17 @@ def remaining_jobs(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) 
 
     With `allow_mixed`, finished cells of other code stay beside the new ones, and unfinished ones begin afresh.
 
+    A finished cell of these jobs is verified before it counts as done.
+
     Raises:
         DataError: a record is damaged or of a newer schema; a cell was recorded with other settings, by other code,
-            or from another base.
+            or from another base; or it is finished, and not what was recorded.
     """
     by_folder = {job.folder: job for job in jobs}
     looked = _Sources(_base_sources(jobs[0]))
     others: dict[Path, list[str]] = {}
     uncomparable: list[Path] = []
-    todo = list(jobs)
+    todo, done = list(jobs), list[Path]()
     for path in sorted(folder.glob(f"*/*/seed*/{RECORD}")):
         place, record = path.parent, CellRecord(path.parent)
         status, job = record.status(), by_folder.get(place)
@@ -78,9 +80,31 @@ def remaining_jobs(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) 
             _give_up_unfinished(record, status)
         if status == "done" and job is not None:
             todo.remove(job)
+            done.append(place)
     if not allow_mixed:
         _refuse_other_code(others, uncomparable if todo else [], folder)
+    _verify(done, folder)
     return Remaining(todo, len(uncomparable))
+
+
+def _verify(done: Sequence[Path], folder: Path) -> None:
+    """Raise DataError where finished cells of an experiment are not what was recorded."""
+    if not done:
+        return
+    from bench.results.records.reader import read_cell  # here: no number of a cell depends on it
+
+    header = read_experiment_header(folder)
+    wrong = []
+    for place in done:
+        try:
+            read_cell(place, header)
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = f"; so are {len(wrong) - 1} more (`python -m bench verify --name {folder.name}` lists them)"
+        raise DataError(
+            f"{wrong[0]}{more if wrong[1:] else ''}. Restore it, or remove that folder to run the cell again"
+        )
 
 
 class _Sources:

@@ -34,9 +34,10 @@ def sound_lines(lines: Sequence[str], folder: Path | None = None) -> tuple[list[
         values = json.loads(line)
         if values.get("hash") != line_hash(values, hashes[-1] if hashes else ""):
             return hashes, f"line {number} is not the one that was written there: it was changed, moved or repeated"
-        for name, digest in named_files(values).items() if folder else ():
-            if wrong := changed_file(folder, name, digest):
-                return hashes, wrong
+        if folder is not None:
+            for name, digest in named_files(values).items():
+                if wrong := changed_file(folder, name, digest):
+                    return hashes, wrong
         hashes.append(values["hash"])
     return hashes, None
 

@@ -208,7 +208,7 @@ def _look(folder: Path, place: str, header: ExperimentHeader) -> tuple[CellResul
         frames, wrong = _read_files(cell, header)
     except DataError as error:  # without where the results lie, which is no part of the report
         return None, {}, [str(error).replace(f"{folder}/{place}/", "").replace(f"{folder}/", "")]
-    return cell, frames, problems + wrong
+    return cell, frames, list(dict.fromkeys(problems + wrong))
 
 
 def _read_cell(folder: Path) -> tuple[CellResult, list[str], list[Event]] | None:
@@ -245,7 +245,8 @@ def _read_files(cell: CellResult, header: ExperimentHeader) -> tuple[Frames, lis
     """The score files of a cell, and what is wrong with them and its pictures."""
     frames: dict[str, pd.DataFrame] = {}
     problems: list[str] = []
-    named = [*cell.milestones, *cell.sets, *([cell.grid] if cell.grid else [])]
+    named: list[Milestone | PromptSetScores | GridScores] = [*cell.milestones, *cell.sets]
+    named += [cell.grid] if cell.grid else []
     for event in {event.file: event for event in named}.values():
         frames[event.file] = _read_scores(named_file(cell, event.file), event.sha256)
         problems += score_problems(header, event, frames[event.file])

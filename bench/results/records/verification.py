@@ -6,9 +6,9 @@ Every check gives a sentence for each thing that is wrong. Records of schema 1 h
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -113,8 +113,8 @@ def _budget(header: ExperimentHeader, cell: Cell) -> Iterator[str]:
 
 def _ledgers(cell: Cell, events: Sequence[Event]) -> Iterator[str]:
     """Parts that do not add up, entries that shrink, updates that are not counted, more spent than was there."""
-    spent = [event for event in events if isinstance(event, Step | Milestone)]
-    spent += [event for event in events[-1:] if isinstance(event, End) and event.status == "done"]
+    done = [event for event in events if not isinstance(event, End) or event.status == "done"]
+    spent = [event for event in done if isinstance(event, Step | Milestone | End)]
     for event in spent:
         entry, where = event.ledger, f"ledger at update {event.ledger.updates}"
         parts = entry.forward + entry.backward + entry.decode_cost + entry.reward_cost
@@ -128,9 +128,9 @@ def _ledgers(cell: Cell, events: Sequence[Event]) -> Iterator[str]:
         ]
         if shrunk:
             yield f"ledger at update {after.ledger.updates}: {', '.join(shrunk)} lower than in the line before"
-    steps = [event.update for event in events if isinstance(event, Step)]
-    if any(after <= before for before, after in pairwise(steps)):
-        yield "its steps do not rise"
+    steps = [event.ledger for event in events if isinstance(event, Step)]
+    if any(before == after for before, after in pairwise(steps)):
+        yield "a step stands there twice"
     yield from _overspent(cell, spent[-1].ledger if spent else None)
 
 
@@ -179,6 +179,9 @@ def score_problems(
 ) -> list[str]:
     """What the scores of a file contradict: the event that names it, and the ranges of their scorers."""
     scorers = [name for name in frame if name not in SCORE_COLUMNS]
+    strange = [name for name in scorers if name not in header.scorers]
+    if strange:
+        return [f"experiment.json does not describe scorer {name!r} (gold? margin?)" for name in strange]
     found = [*_ranges(header, frame, scorers), *_rows(event, frame)]
     if not isinstance(event, GridScores):
         rows = frame if isinstance(event, PromptSetScores) else frame[(frame["split"] != HELD_OUT).to_numpy()]
@@ -188,9 +191,6 @@ def score_problems(
 
 def _ranges(header: ExperimentHeader, frame: pd.DataFrame, scorers: Sequence[str]) -> Iterator[str]:
     for name in scorers:
-        if name not in header.scorers:
-            yield f"experiment.json does not describe scorer {name!r} (gold? margin?)"
-            continue
         low, high = (None if bound is None else np.float32(bound) for bound in header.scorers[name].range)
         values = frame[name].to_numpy()
         worst = [float(v) for v in (np.nanmin(values), np.nanmax(values))] if np.isfinite(values).any() else []
@@ -224,8 +224,7 @@ def _means(event: Milestone | PromptSetScores, rows: pd.DataFrame, scorers: Sequ
         if stated.n != there.sum():
             yield f"it has {there.sum()} scores of {name}, the record says {stated.n}"
             continue
-        told: dict[str | None, Any] = {None: stated.mean, **stated.by_category}
-        for category, mean in told.items():
+        for category, mean in [(None, stated.mean), *stated.by_category.items()]:
             of = values[there if category is None else there & (categories == category)]
             if not of.size or not _close(float(of.mean()), mean, ROUNDING):
                 within = f" in {category}" if category is not None else ""

@@ -64,13 +64,13 @@ def render_document(results: Path, report: Path) -> Document:
             f"{results} holds no experiment: run one (`python -m bench run`), or name another folder by --results"
         )
     choice = _read_choice(results)
-    analyses, broken = _readable(folders)
+    analyses, pages, broken = _readable(folders, report, choice.units)
     refused = tuple(f"{name}: {why}" for name, why in [*broken.items(), *_refused_cells(analyses)])
-    reported = [analysis for analysis in analyses if analysis.tasks and not analysis.is_tuning]
-    if not reported:
+    if not pages:
         return Document(_nothing_finished(analyses, broken), (), refused)
+    reported = [page.analysis for page in pages]
     main = _choose_main(reported, choice.main)
-    pages = [_Page(analysis, report, choice.units) for analysis in [main, *(a for a in reported if a is not main)]]
+    pages.sort(key=lambda page: page.analysis is not main)
     parts = [GENERATED, "# Which post-training method, at equal budget?", *pages[0].whole(results, report)]
     if pages[1:]:
         parts.append("## Other experiments")
@@ -79,16 +79,22 @@ def render_document(results: Path, report: Path) -> Document:
     return Document("\n\n".join(parts) + "\n", tuple(item for page in pages for item in page.figures), refused)
 
 
-def _readable(folders: list[Path]) -> tuple[list[Analysis], dict[str, str]]:
-    """The experiments that can be read; and why not, by the name of each other one."""
+def _readable(
+    folders: list[Path], report: Path, units: tuple[str, ...]
+) -> tuple[list[Analysis], list[_Page], dict[str, str]]:
+    """The experiments that can be read, the pages of those to report; and why not, by the name of each other one."""
     analyses: list[Analysis] = []
+    pages: list[_Page] = []
     broken: dict[str, str] = {}
     for folder in folders:
         try:
-            analyses.append(Analysis(read_experiment(folder)))
+            analysis = Analysis(read_experiment(folder))
+            if analysis.tasks and not analysis.is_tuning:
+                pages.append(_Page(analysis, report, units))
+            analyses.append(analysis)
         except DataError as error:
             broken[folder.name] = str(error).replace(f"{folder}", folder.name)
-    return analyses, broken
+    return analyses, pages, broken
 
 
 def _refused_cells(analyses: list[Analysis]) -> list[tuple[str, str]]:

@@ -55,7 +55,7 @@ def _amount(value: float) -> str:
 
 
 def failures_table(analysis: Analysis) -> str:
-    """Cells without a finished record: refused, failed, interrupted, or never begun; a sentence where there are none."""
+    """Cells that are not reported: refused, failed, interrupted, or never begun; a sentence where there are none."""
     refused = analysis.experiment.refused
     rows = [
         [escape(c.task), escape(c.method), escape(c.seed.removeprefix("seed")), "refused", escape("; ".join(c.reasons))]

@@ -21,12 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit status: 1 where a check finds differences, or where results are not what was recorded."""
     from bench.results import report
+    from bench.results.report.markdown import one_line, printable
 
     path = report_path(args)
     if not args.check:
         refused = report.write_report(args.results, path)
         for reason in refused:
-            print(f"not reported: {reason}", file=sys.stderr)
+            print(printable(f"not reported: {one_line(reason)}"), file=sys.stderr)
         print(path)
         return 1 if refused else 0
     differences = report.check_report(args.results, path)

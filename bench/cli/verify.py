@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line for each problem, and how much was looked at; the exit status is 1 where anything is wrong."""
     from bench.results.records.reader import list_experiments
+    from bench.results.report.markdown import one_line, printable
 
     folders = [folder for folder in list_experiments(args.results) if args.name in (None, folder.name)]
     if not folders:
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         for count, without, problem in _verified(folder):
             cells, unhashed, problems = cells + count, unhashed + without, problems + bool(problem)
             if problem:
-                print(problem, file=sys.stderr)
+                print(printable(one_line(problem)), file=sys.stderr)
     if unhashed:
         print(f"{unhashed} cells were recorded before hashes were: their lines and files have none to compare with")
     print(f"{len(folders)} experiments, {cells} cells: {f'{problems} problems' if problems else 'all is as recorded'}")

@@ -351,7 +351,7 @@ def test_scorers_have_to_be_described(tmp_path: Path) -> None:
     header = json.loads(path.read_text())
     del header["scorers"]["scenes-ocr"]
     path.write_text(json.dumps(header))
-    told = "experiment.json does not describe scorer &#x27;scenes-ocr&#x27; (gold? margin?)"
+    told = "experiment.json does not describe scorer 'scenes-ocr' (gold? margin?)"
     assert "No experiment has a finished cell" in rebuilt(tmp_path) and told in rebuilt(tmp_path)
     (cells, _), *others = read_experiment(folder).refused_by_reason()
     assert cells == "alignment/base/seed0 and 1 more" and not others

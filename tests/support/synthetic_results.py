@@ -133,7 +133,8 @@ def provenance(**changes: Any) -> dict[str, Any]:
 
 def start(record: CellRecord, world: World, task: str, method: str, seed: int) -> None:
     """The header of a cell."""
-    config = {"method": method, "task": {"name": task}}
+    margins = {name: info.margin for name, info in SCORERS.items()}
+    config = {"method": method, "task": {"name": task, "margins": margins}, "budgets": ["60000 cost"]}
     record.start(
         {
             "experiment": world.name,

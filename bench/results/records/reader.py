@@ -207,7 +207,8 @@ def _look(folder: Path, place: str, header: ExperimentHeader) -> tuple[CellResul
         problems = [*_place_problems(folder, cell), *record_problems(lines, events), *cell_problems(header, events)]
         frames, wrong = _read_files(cell, header)
     except DataError as error:  # without where the results lie, which is no part of the report
-        return None, {}, [str(error).replace(f"{folder}/{place}/", "").replace(f"{folder}/", "")]
+        told = str(error).replace(f"{folder}/{place}/", "").replace(f"{folder}/", "")
+        return None, {}, [told.replace(str(folder), folder.name)]
     return cell, frames, list(dict.fromkeys(problems + wrong))
 
 
@@ -252,9 +253,11 @@ def _read_files(cell: CellResult, header: ExperimentHeader) -> tuple[Frames, lis
         problems += score_problems(header, event, frames[event.file])
     if cell.pictures:
         path = named_file(cell, cell.pictures.file)
-        data = path.read_bytes()
-        refuse_other_data(path, data, cell.pictures.sha256)
-        problems += picture_problems(cell.pictures, data)
+        refuse_other_data(path, path.read_bytes(), cell.pictures.sha256)
+        try:
+            problems += picture_problems(cell.pictures, path)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on bytes that are no whole picture
+            raise damaged(path, "a PNG", error) from error
     return frames, problems
 
 

@@ -5,9 +5,9 @@ Every check gives a sentence for each thing that is wrong. Records of schema 1 h
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -232,13 +232,10 @@ def _means(event: Milestone | PromptSetScores, rows: pd.DataFrame, scorers: Sequ
                 yield f"the mean of {name}{within} is {real}, the record says {mean:.6g}"
 
 
-def picture_problems(event: SampleGrid, data: bytes) -> list[str]:
-    """A row of pictures that is none, or of another size than its tiles make."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            size = picture.size
-            picture.verify()
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on bytes that are no whole picture
-        return [f"{event.file} is damaged: expected a PNG, but reading it failed ({error})"]
+def picture_problems(event: SampleGrid, path: Path) -> list[str]:
+    """What a row of pictures contradicts; raises what Pillow does where the file is no whole PNG."""
+    with Image.open(path, formats=["PNG"]) as picture:
+        size = picture.size
+        picture.verify()
     expected = (event.tile[0] * len(event.captions), event.tile[1])
-    return [] if size == expected else [f"{event.file} has {size} pixels, expected {expected}"]
+    return [] if size == expected else [f"{event.file} is of {size} pixels, expected {expected}"]

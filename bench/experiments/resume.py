@@ -91,7 +91,7 @@ def _verify(done: Sequence[Path], folder: Path) -> None:
     """Raise DataError where finished cells of an experiment are not what was recorded."""
     if not done:
         return
-    from bench.results.records.reader import read_cell  # here: no number of a cell depends on it
+    from bench.results.records.cell_reader import read_cell  # here: no number of a cell depends on it
 
     header = read_experiment_header(folder)
     wrong = []

@@ -76,14 +76,14 @@ def reorder(lines: list[str]) -> list[str]:
     return [*lines[:-2], lines[-1], lines[-2]]
 
 
-BEGINNING, LATER = "starts afresh", "goes on from update"
+BEGINNING, ONE_BEFORE = "starts afresh", f"goes on from update {STOP - 1}"
 CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("all checkpoints exchanged", lambda f: swap_checkpoints(f, "0*"),
      "expected a checkpoint of {name}/alignment/sft/seed0, got one of {name}/alignment/sft/seed1", BEGINNING),
     ("the newest exchanged", lambda f: swap_checkpoints(f, f"{STOP:08d}*"),
-     "expected a checkpoint of {name}/alignment/sft/seed0, got one of", f"{LATER} {STOP - 1}"),
+     "expected a checkpoint of {name}/alignment/sft/seed0, got one of", ONE_BEFORE),
     ("its tensors exchanged", lambda f: swap_checkpoints(f, f"{STOP:08d}.safetensors"),
-     "does not match its hash in the manifest", f"{LATER} {STOP - 1}"),
+     "does not match its hash in the manifest", ONE_BEFORE),
     ("an edited line", lambda f: edit_events(f / "seed0", "milestone", lambda e: e["drift"].update(velocity=0.5)),
      "is not the one that was written there", BEGINNING),
     ("an edited first line", lambda f: edit_events(
@@ -92,9 +92,9 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("a line twice", lambda f: edit_lines(f / "seed0", lambda lines: [*lines[:4], lines[3], *lines[4:]]),
      "line 5 is not the one that was written there", BEGINNING),
     ("the last lines in another order", lambda f: edit_lines(f / "seed0", reorder),
-     "is not the one that was written there", LATER),
+     "is not the one that was written there", BEGINNING),
     ("the last line left out", lambda f: edit_lines(f / "seed0", lambda lines: lines[:-1]),
-     "are not there as they were written", f"{LATER} {STOP - 1}"),
+     "are not there as they were written", ONE_BEFORE),
     ("a missing score file", lambda f: last_milestone(f).unlink(), ".parquet is missing", BEGINNING),
     ("a changed score file", lambda f: last_milestone(f).write_bytes(b"1"),
      "is not the file that was recorded", BEGINNING),
@@ -130,7 +130,7 @@ def test_a_base_goes_on_with_what_is_whole_of_what_was_judged(sft: Experiment, w
 
 def test_a_finished_cell_is_verified_before_it_counts_as_done(sft: Experiment, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / sft.name)
-    jobs = [job for job in grid.experiment_jobs(sft, tmp_path)]
+    jobs = grid.experiment_jobs(sft, tmp_path)
     assert remaining_jobs(jobs, tmp_path / sft.name, allow_mixed=True).jobs == []
     cell = tmp_path / sft.name / "alignment" / "sft"
     swap(cell / "seed0" / "pictures.png", cell / "seed1" / "pictures.png")

@@ -14,7 +14,8 @@ import pytest
 from bench.api import DataError
 from bench.canonical import canonical_json, config_hash
 from bench.cli.main import main
-from bench.results.records.reader import list_experiments, read_cell, read_experiment
+from bench.results.records.cell_reader import read_cell
+from bench.results.records.reader import list_experiments, read_experiment
 from bench.results.records.writer import CellRecord, read_experiment_header
 from tests.support.synthetic_results import World, as_schema_1, write_world
 

@@ -5,6 +5,7 @@
         record.jsonl               deterministic facts, one event a line                   `Event`
         telemetry.jsonl            clock, host, memory: no part of the record              `Telemetry`
         scores-<update:06d>.parquet, grid.parquet   per-sample scores                      `SCORE_COLUMNS`
+        scores-<update:06d>-final.parquet           where that update was judged twice     the same
         prompts-<set>.parquet      scores on a prompt set, one row a prompt                the same
         pictures.png               one row of tiles, the same prompts and noise for all methods
         checkpoint/                not committed

@@ -116,6 +116,9 @@ UNHASHED = [
      ["sft/seed0"], "the record has no mean of them"),
     ("scores out of range", lambda f: raise_scores(f / PLACE / "seed0", 3.0), ["sft/seed0"],
      "outside its range of -1.0 to 1.0"),
+    ("scores that are texts", lambda f: pd.read_parquet(f / PLACE / "seed0" / SCORES).astype(
+        {"scenes-clip": str}).to_parquet(f / PLACE / "seed0" / SCORES, index=False),
+     ["sft/seed0"], "expected a column of numbers for each scorer, got others: scenes-clip"),
     ("a part of the cost", lambda f: edit_events(
         f / PLACE / "seed0", "milestone", lambda e: e["ledger"].update(forward=e["ledger"]["forward"] + 1)),
      ["sft/seed0"], "its parts add up to"),
@@ -259,6 +262,16 @@ def test_a_cell_that_is_not_finished_is_verified_as_far_as_it_goes(hashed: Path,
     edit_lines(record.folder, lambda lines: [*lines[:3], lines[4], lines[3]])
     with pytest.raises(DataError, match="seed0 is not what was recorded: line 4 is not the one"):
         read_cell(record.folder, read_experiment_header(folder))
+
+
+def test_an_older_record_gets_no_hashes(unhashed: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(unhashed, tmp_path / "synthetic"))
+    record = CellRecord(folder / PLACE / "seed0")
+    record.truncate(3)
+    record.end_failed("was interrupted")
+    assert [event.hash for event in record.events()] == [None] * 4
+    (failed,) = [cell for cell in read_experiment(folder).results if cell.status == "failed"]
+    assert not failed.is_hashed
 
 
 def test_telemetry_is_in_no_hash(hashed: Path, tmp_path: Path) -> None:

@@ -195,4 +195,10 @@ def _read_scores(path: Path, digest: str | None) -> pd.DataFrame:
     missing = [column for column in SCORE_COLUMNS if column not in frame]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}: it is not a score file")
+    kinds = {str(name): getattr(dtype, "kind", "") for name, dtype in zip(frame, frame.dtypes, strict=True)}
+    odd = [name for name, kind in kinds.items() if SCORE_COLUMNS.get(name) != "str" and kind not in "fiu"]
+    if odd or len(kinds) < frame.shape[1]:
+        raise DataError(
+            f"{path}: expected a column of numbers for each scorer, got others: {', '.join(odd) or 'twice'}"
+        )
     return frame

@@ -5,7 +5,7 @@ Every check gives a sentence for each thing that is wrong. Records of schema 1 h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["cell_problems", "picture_problems", "record_problems", "score_problems"]
 
 ROUNDING = 1e-9  # relative: sums are taken in another order on another machine
+Columns = Mapping[str, np.ndarray]  # of a score file, by name
 
 
 def record_problems(lines: Sequence[str], events: Sequence[Event]) -> list[str]:
@@ -178,54 +179,58 @@ def score_problems(
     header: ExperimentHeader, event: Milestone | PromptSetScores | GridScores, frame: pd.DataFrame
 ) -> list[str]:
     """What the scores of a file contradict: the event that names it, and the ranges of their scorers."""
-    scorers = [name for name in frame if name not in SCORE_COLUMNS]
+    columns = {str(name): frame[name].to_numpy() for name in frame}
+    scorers = [name for name in columns if name not in SCORE_COLUMNS]
     strange = [name for name in scorers if name not in header.scorers]
     if strange:
         return [f"experiment.json does not describe scorer {name!r} (gold? margin?)" for name in strange]
-    found = [*_ranges(header, frame, scorers), *_rows(event, frame)]
+    found = [*_ranges(header, columns, scorers), *_rows(event, columns)]
     if not isinstance(event, GridScores):
-        rows = frame if isinstance(event, PromptSetScores) else frame[(frame["split"] != HELD_OUT).to_numpy()]
-        found += _means(event, rows, scorers)
+        found += _means(event, columns, scorers)
     return [f"{event.file}: {problem}" for problem in found]
 
 
-def _ranges(header: ExperimentHeader, frame: pd.DataFrame, scorers: Sequence[str]) -> Iterator[str]:
+def _ranges(header: ExperimentHeader, columns: Columns, scorers: Sequence[str]) -> Iterator[str]:
     for name in scorers:
         low, high = (None if bound is None else np.float32(bound) for bound in header.scorers[name].range)
-        values = frame[name].to_numpy()
-        worst = [float(v) for v in (np.nanmin(values), np.nanmax(values))] if np.isfinite(values).any() else []
-        out = [v for v in worst if (low is not None and v < low) or (high is not None and v > high)]
-        if out or np.isinf(values).any():
-            yield f"{name} has the value {out[0] if out else 'infinity'}, outside its range of {low} to {high}"
+        values = columns[name][~np.isnan(columns[name])]
+        worst = [values.min(), values.max()] if values.size else []
+        out = [v for v in worst if np.isinf(v) or (low is not None and v < low) or (high is not None and v > high)]
+        if out:
+            yield f"{name} has the value {out[0]:g}, outside its range of {low} to {high}"
 
 
-def _rows(event: Milestone | PromptSetScores | GridScores, frame: pd.DataFrame) -> Iterator[str]:
+def _rows(event: Milestone | PromptSetScores | GridScores, columns: Columns) -> Iterator[str]:
     """Settings that are not those of the event, and prompts that were scored twice."""
     if not isinstance(event, GridScores):
         own = {"guidance": np.float32(event.guidance), "steps": event.steps}
         own |= {"update": event.update} if isinstance(event, Milestone) else {}
         for name, value in own.items():
-            if (frame[name].to_numpy() != value).any():
+            if (columns[name] != value).any():
                 yield f"it holds scores of another {name} than the {value:g} that the record has"
-    if len(set(zip(*(frame[name].tolist() for name in SCORE_COLUMNS), strict=True))) < len(frame):
+    prompts = list(zip(*(columns[name].tolist() for name in SCORE_COLUMNS), strict=True))
+    if len(set(prompts)) < len(prompts):
         yield "a prompt was scored twice"
 
 
-def _means(event: Milestone | PromptSetScores, rows: pd.DataFrame, scorers: Sequence[str]) -> Iterator[str]:
+def _means(event: Milestone | PromptSetScores, columns: Columns, scorers: Sequence[str]) -> Iterator[str]:
     """Means and counts that are not those of the rows, over all and by category."""
-    categories = rows["category"].to_numpy(dtype=object)
+    counted = columns["split"] != HELD_OUT
+    of_category = {name: counted & (columns["category"] == name) for name in set(columns["category"].tolist())}
     for name in sorted({*scorers, *event.scores}):
-        values = rows[name].to_numpy(dtype=np.float64) if name in rows else np.empty(0)
+        values = columns[name].astype(np.float64) if name in columns else np.full(len(counted), np.nan)
         there, stated = np.isfinite(values), event.scores.get(name)
+        count = int((there & counted).sum())
         if stated is None:
-            if there.any():
+            if count:
                 yield f"it has scores of {name}, the record has no mean of them"
             continue
-        if stated.n != there.sum():
-            yield f"it has {there.sum()} scores of {name}, the record says {stated.n}"
+        if stated.n != count:
+            yield f"it has {count} scores of {name}, the record says {stated.n}"
             continue
         for category, mean in [(None, stated.mean), *stated.by_category.items()]:
-            of = values[there if category is None else there & (categories == category)]
+            rows = counted if category is None else of_category.get(category, np.zeros_like(counted))
+            of = values[rows & there]
             if not of.size or not _close(float(of.mean()), mean, ROUNDING):
                 within = f" in {category}" if category is not None else ""
                 real = f"{of.mean():.6g}" if of.size else "of nothing"

@@ -19,6 +19,7 @@ from bench.locks import hold_lock
 from bench.results.records.schema import End
 from bench.results.records.writer import CellRecord
 from bench.training.loop import MAX_SKIPPED_IN_A_ROW
+from tests.support.synthetic_results import as_schema_1
 
 TINY = """
 extends: smoke

@@ -127,6 +127,10 @@ class Condition(Protocol):
     def __getitem__(self, index: Any) -> Condition:
         """Rows by slice or by integer index (Tensor or sequence), as a new batch."""
 
+    @staticmethod
+    def cat(parts: Sequence[Any]) -> Any:
+        """One batch of several."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -214,8 +218,11 @@ class Model(Protocol):
     def velocity(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         """Predicted velocity (B, *S) float32 at x (B, *S) and sigma (B,)."""
 
+    def velocity_branches(self, x: Tensor, sigma: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        """The unconditional and the conditional velocity v_u, v_c, each (B, *S), by one pass of 2 B rows."""
+
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
-        """v_u + scale (v_c - v_u); one conditional pass only where scale is 1. Source: arXiv 2207.12598, eq. 6."""
+        """v_u + scale (v_c - v_u); v_c alone where scale is 1. Source: arXiv 2207.12598, eq. 6."""
 
     def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
         """`guided_velocity` of the frozen model at stage entry, without gradient."""
@@ -250,7 +257,10 @@ class Env(Protocol):
 
     @property
     def micro_batch(self) -> int:
-        """The most samples of one pass with gradient; `draw.batches` keeps to it, so must a method."""
+        """The most samples of one pass with gradient; `draw.batches` keeps to it, so must a method.
+
+        A pass of both branches of guidance has two rows for each sample.
+        """
 
     @property
     def rollouts(self) -> Rollouts | None:
@@ -279,16 +289,16 @@ class Env(Protocol):
         The gradient is that of `sum over terms of weight * loss.sum() / count`, so that micro-batches add up to the
         whole batch: `count` is the normaliser of the whole update over all processes (B for SFT, B + lambda N B for
         SOAR), the same in every call of one `step`. The plain mean of each term over all its entries is logged. A term
-        of weight 0 is logged only.
-
-        Raises:
-            NonFiniteError: a loss is NaN or infinite.
+        of weight 0 is logged only. A loss that is NaN or infinite is told by `update`.
         """
 
     def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
         """Clip the gradient, take the one optimiser step of this `step`, and return the logged means.
 
         Those are of the loss terms, and of `metrics`: values per sample (b,), averaged over all samples.
+
+        Raises:
+            NonFiniteError: a loss or the gradient is NaN or infinite; no weight has changed.
         """
 
     def skip_update(self, reason: str) -> dict[str, float]:

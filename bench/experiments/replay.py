@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.api import DataError, NonFiniteError
+from bench.api import Batch, DataError, NonFiniteError
 from bench.budget import Ledger
 from bench.canonical import canonical_json
 from bench.config.job import CellJob
@@ -115,11 +115,17 @@ def _findings(stage: Stage, folder: Path) -> Iterator[str]:
         f"trained weights before the update: {len(weights) - len(finite)} of {len(weights)} are not finite, "
         f"the largest is {float(finite.abs().max()) if len(finite) else float('nan'):.4g}"
     )
-    for name, values in stage.env.non_finite.items():
-        latest = stage.env.draw.latest
+    for name, values in stage.env.log.non_finite.items():
+        latest = evidence.failed_batch(stage)
         for place in (~values.isfinite()).nonzero().flatten().tolist():
-            sample = "" if latest is None else f", sample {latest.index[place]}, {latest.prompts[place]!r}"
+            sample = "" if latest is None else f", {_sample(latest, place)}"
             yield f"{name}[{place}] is {float(values[place])}{sample}"
+
+
+def _sample(batch: Batch, place: int) -> str:
+    """The sample of a value of a loss, which may have several in a row of all samples."""
+    row = place % len(batch)
+    return f"sample {batch.index[row]}, {batch.prompts[row]!r}"
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -120,7 +120,7 @@ def test_flops_and_trained_weights_are_the_models_own(tiny_pipeline: Path) -> No
     optimizer = Optimizer(parameters, train)
     for p in parameters:
         p.grad = torch.ones_like(p)
-    optimizer.step(0.0)
+    optimizer.step(optimizer.gradient_norm(), 0.0)
     moments = [t.nbytes for name, t in optimizer.tensors().items() if name.startswith("exp_avg")]
     assert sum(moments) == 8 * count
 

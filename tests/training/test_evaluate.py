@@ -89,6 +89,6 @@ def test_drift_takes_no_larger_passes_than_evaluation_may(judge):
     )
     found = parts.judge(policy, 0, final=False).drift
     hook.remove()
-    assert max(sizes) == 4
+    assert max(sizes) == 2 * 4  # both branches of guidance in one
     assert found == pytest.approx(whole.judge(policy, 0, final=False).drift, rel=1e-3)
     assert found["velocity"] > 1e-3 and found["path_kl"] > 1e-3

@@ -114,7 +114,7 @@ class Evaluation:
     diversity_samples: Annotated[int, Option("samples of each of these prompts", ge=2)] = 4
     drift_states: Annotated[int, Option("fixed states of the drift from the base; 0: none", ge=0)] = 128
     pictures: Annotated[int, Option("prompts in the sample grid", ge=1)] = 12
-    batch_size: Annotated[int, Option("samples of one pass (memory and speed)", ge=1)] = 128
+    batch_size: Annotated[int, Option("samples at once (memory and speed)", ge=1)] = 32
     prompt_sets: Annotated[
         dict[str, PromptSet],
         Option("NAME: PATH of prompts that judge at the end, beside the world's own (bench list prompt_set)"),

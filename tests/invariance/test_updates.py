@@ -58,7 +58,7 @@ def collected(stage: Stage) -> Rollouts | None:
 
 @dataclass
 class Update:
-    """What one step found: losses by name, in the order of its calls, and their number; the gradient; what it logged."""
+    """What one step found: losses by name, in the order of its calls; their number; the gradient; what it logged."""
 
     losses: dict[str, Tensor]
     calls: dict[str, int]

@@ -80,15 +80,17 @@ class BudgetExhausted(BenchError):
 Effect = Literal["numbers", "cell", "report", "run"]
 
 
-def Option(help: str, *, effect: Effect = "numbers", metavar: str = "", **bounds: Any) -> Any:
+def Option(help: str, *, effect: Effect = "numbers", metavar: str = "", before: Any = ..., **bounds: Any) -> Any:
     """All there is to say of one setting: `Annotated[int, Option("points per sample", ge=0)] = 6`.
 
     `help` becomes the text of the command-line option, and `metavar` what its value is called there. `bounds` are
     pydantic's: `ge`, `gt`, `le`, `lt`. `effect` says what a change of the setting changes: the recorded `numbers` of
     every cell; those of the cells that it is set for, so that cells of one experiment may differ in it (`cell`); what a
-    `report` says of the numbers; or only where and how they are computed (`run`).
+    `report` says of the numbers; or only where and how they are computed (`run`). `before` is the value that everything
+    had before there was this option: with it, a cell is recorded as those were, and compares with them.
     """
-    return Field(description=help, json_schema_extra={"effect": effect, "metavar": metavar}, **bounds)
+    marks = {"effect": effect, "metavar": metavar} | ({} if before is ... else {"before": before})
+    return Field(description=help, json_schema_extra=marks, **bounds)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ class FlowGRPO(Method):
         advantage_eps: Annotated[float, Option("added to that deviation [1e-4, also trl's]", gt=0)] = 1e-4
         advantage_clip: Annotated[float, Option("largest |advantage| [5]", gt=0)] = 5.0
         loss_type: Annotated[Literal["grpo", "reinforce"], Option("clipped or unclipped ratio [grpo]")] = "grpo"
-        detach_unconditional: Annotated[bool, Option("no gradient through v_u, as in the reference code")] = True
+        detach_unconditional: Annotated[
+            bool, Option("no gradient through v_u, as in the reference code", before=False)
+        ] = True
         drop_zero_groups: Annotated[bool, Option("leave out groups whose rewards are all equal [yes]")] = True
 
     config: Config

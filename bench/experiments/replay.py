@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import registry
 from bench.api import Batch, DataError, NonFiniteError
 from bench.budget import Ledger
 from bench.canonical import canonical_json
@@ -28,6 +29,7 @@ from bench.datasets.pictures.preparation import prepare_pictures
 from bench.datasets.worlds import experiment_world
 from bench.experiments.resume import own_sources
 from bench.models.policy import SD3Policy
+from bench.parsing import values_before
 from bench.paths import inside
 from bench.results.records.provenance import changed_sources, source_hashes
 from bench.results.records.schema import Cell, parse_event
@@ -148,7 +150,7 @@ def _job(folder: Path, cell: Cell, pictures: Data | None) -> CellJob:
     # Nothing is judged here, and where prompt sets lie is not recorded.
     shared["evaluation"] = {**shared.get("evaluation", {})}
     shared["evaluation"].pop("prompt_sets", None)
-    stages, task = cell.config.get("stages", []), cell.config["task"]
+    stages, task = [_completed(stage) for stage in cell.config.get("stages", [])], cell.config["task"]
     own = {
         "name": cell.experiment, "tasks": [task], "seeds": [cell.seed],
         "methods": [{"label": cell.method, "stages": stages}],
@@ -158,6 +160,11 @@ def _job(folder: Path, cell: Cell, pictures: Data | None) -> CellJob:
     if experiment.world == "images":
         experiment = replace(experiment, data=_pictures(folder, experiment, pictures, recorded))
     return CellJob(experiment, place.parent, cell.task, cell.method, cell.seed)
+
+
+def _completed(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded stage with the options that it was recorded without."""
+    return {**stage, "config": values_before(registry.load_method(stage["source"]).Config) | stage["config"]}
 
 
 def _pictures(folder: Path, experiment: Experiment, requested: Data | None, recorded: Mapping[str, Any] | None) -> Data:

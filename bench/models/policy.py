@@ -219,6 +219,16 @@ class SD3Policy:
             )[0]  # fmt: skip
         return out.float()
 
+    @contextmanager
+    def in_precision(self, precision: str | None) -> Iterator[None]:
+        """The denoiser's passes inside are of this precision; None: of the policy's own."""
+        before = self.precision
+        self.precision = precision or before
+        try:
+            yield
+        finally:
+            self.precision = before
+
     def sigmas(self, steps: int) -> Tensor:
         """The sampling schedule (steps + 1,) float32 from 1 to exactly 0, shifted as the scheduler says."""
         return flow.sigma_schedule(steps, self.shift).to(self.device)

@@ -244,7 +244,9 @@ class Evaluator:
         )
         cond = policy.encode([p.text for _, p in jobs])
         x = torch.from_numpy(z1).to(policy.device)
-        return policy.decode(policy.sample(x, cond, steps=steps, guidance=guidance))
+        with policy.in_precision(self._settings.precision):
+            z0 = policy.sample(x, cond, steps=steps, guidance=guidance)
+        return policy.decode(z0)
 
     def _diversity(self, policy: SD3Policy) -> float:
         """Mean pairwise cosine distance of image embeddings among samples of one prompt, over prompts."""

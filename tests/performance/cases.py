@@ -26,8 +26,7 @@ from methods.flowgrpo import FlowGRPO
 from methods.sft import SFT
 from methods.soar import SOAR
 
-BATCH = 32
-ROLLOUTS = {"num_groups": 2, "num_generations": 12, "sampling_steps": 10, "window": 5, "epsilon": 1e-3}
+ROLLOUTS = {"num_groups": 2, "sampling_steps": 10, "window": 5, "epsilon": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,14 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
 
-    def stage(self, fixtures: Fixtures, batch: int = BATCH) -> Stage:
-        """Entered on the base; the learning rate leaves the weights about where they are."""
+    def stage(self, fixtures: Fixtures, batch: int) -> Stage:
+        """Entered on the base, with batches or rollout phases of so many samples.
+
+        The learning rate leaves the weights about where they are.
+        """
         settings = Train(**{"batch_size": batch, "micro_batch": batch, "learning_rate": 1e-7, **self.train})
-        return fixtures.stage(self.method, self.options, settings)
+        groups = {"num_generations": batch // 2} if self.method.needs.reward else {}
+        return fixtures.stage(self.method, {**groups, **self.options}, settings)
 
 
 def _flowgrpo(name: str, adaptation: str, beta: float) -> Case:

@@ -19,6 +19,7 @@ from bench.device import describe_device, resolve_device
 from bench.distributed.fsdp_passes import ShardedPasses
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.experiments.cell_log import CellLog, Post
+from bench.experiments.recorded import replay_command
 from bench.experiments.resume import cell_header, recorded_sources
 from bench.experiments.scorer_roles import record_scorers
 from bench.files import remove_parts
@@ -216,7 +217,7 @@ class _Cell:
             dump = write_failure_dump(self.job.folder, training.stage, training.number, training.update, str(error))
             raise NonFiniteError(
                 f"update {training.update + 1}: {error}; what it was working on is kept in {dump}, and "
-                f"`python -m bench replay {self.job.folder}` runs it again"
+                f"`{replay_command(self.job)}` runs it again"
             ) from error
 
     def _judge_or_save(self, training: Training, policy: SD3Policy, evaluator: Evaluator) -> None:

@@ -7,6 +7,7 @@ Registered plugins are this installation's own. Any other is imported only where
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,8 +15,21 @@ from typing import Any
 from bench import registry
 from bench.api import DataError
 from bench.canonical import hash_file
-from bench.config.reward_expression import is_sum, parts_of
+from bench.config.job import CellJob
+from bench.config.reward_expression import is_sum, parts_of, scorers_of_task
 from bench.paths import ELSEWHERE, expanded, portable
+
+
+def replay_command(job: CellJob) -> str:
+    """The command that replays a cell, with what its record does not bring."""
+    experiment, task = job.experiment, job.experiment.task(job.task)
+    sources = [stage.source for stage in experiment.stages(job.label)]
+    plugins = [name for name in dict.fromkeys([*sources, *sorted(scorers_of_task(task))]) if registry.is_foreign(name)]
+    options = [word for name in plugins for word in ("--plugin", name)]
+    if experiment.model is not None and not _is_found(portable(experiment.model)):
+        options += ["--model", experiment.model]
+    options += [] if experiment.data is None else ["--data", experiment.data.path]
+    return shlex.join(["python", "-m", "bench", "replay", str(job.folder), *options])
 
 
 def recorded_model(model: str | None, cell: Path) -> str | None:
@@ -26,13 +40,18 @@ def recorded_model(model: str | None, cell: Path) -> str | None:
     """
     if model is None:
         return None
-    path = expanded(model)
-    if model.startswith(ELSEWHERE) or PurePosixPath(model).is_absolute() or ".." in PurePosixPath(path).parts:
+    if not _is_found(model):
         raise DataError(
             f"{cell} was made from the base {portable(model)}, and no path that a record names is followed out of the "
             "working folder or your own: say where that base lies, by --model"
         )
-    return path
+    return expanded(model)
+
+
+def _is_found(model: str) -> bool:
+    """Whether a path that a record has for a base is followed: within the working folder, or the user's."""
+    pure = PurePosixPath(model)
+    return not (model.startswith(ELSEWHERE) or pure.is_absolute() or ".." in pure.parts)
 
 
 def with_given_plugins(
@@ -111,7 +130,5 @@ def _differences(specs: Iterable[str], held: Mapping[str, str]) -> list[str]:
             continue  # told when it is loaded
         digest, recorded = hash_file(file), held.get(f"plugin/{file.name}", "none")
         if digest != recorded:
-            lines.append(
-                f"--plugin {target} is another file than the recorded one: its hash is {digest}, not {recorded}"
-            )
+            lines.append(f"--plugin {target} is another file than was recorded: its hash is {digest}, not {recorded}")
     return lines

@@ -22,9 +22,12 @@ from bench.api import BenchError, ConfigError, DataError
 from bench.canonical import hash_file
 from bench.cli.main import main
 from bench.config.job import CellJob
+from bench.datasets.pictures.inspection import InspectedPictures, copy_lists
 from bench.experiments.cell import run_cell
+from bench.experiments.detach import detach
 from bench.experiments.grid import run_experiment
 from bench.experiments.sample import load_checkpoint
+from bench.experiments.status.tracking import tracker_of
 from bench.files import remove_parts, write_whole
 from bench.models.policy import SD3Policy
 from bench.parsing import read_yaml
@@ -322,6 +325,26 @@ def test_a_damaged_end_of_a_run_takes_no_file_of_the_users_own(tmp_path: Path) -
         write_whole(tmp_path / "failure" / name, b"")
     remove_failure_dump(tmp_path)
     assert {path.name for path in (tmp_path / "failure").iterdir()} == {"notes.txt"}
+
+
+def test_lists_curves_and_logs_are_written_through_no_link(tiny_pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    folder = tmp_path / "results" / "smoke"
+    folder.mkdir(parents=True)
+    for name in ("data", "tracking", "run.log"):
+        (folder / name).symlink_to(tmp_path / "outside")
+    (tmp_path / "results" / "linked").symlink_to(tmp_path / "outside")
+    (tmp_path / "cache").mkdir()
+    for name in ("pictures.parquet", "left-out.csv"):
+        (tmp_path / "cache" / name).touch()
+    with pytest.raises(DataError, match="data is a link"):
+        copy_lists(InspectedPictures((), (), tmp_path / "cache", 0), folder / "data")
+    with pytest.raises(DataError, match="tracking is a link"):
+        tracker_of(experiment(tiny_pipeline, track="tensorboard"), tmp_path / "results")
+    for place in (folder, tmp_path / "results" / "linked"):
+        with pytest.raises(DataError, match=r"(run\.log|linked) is a link"):
+            detach(["list"], place)
+    assert tree(tmp_path / "outside") == {}
 
 
 def test_sources_that_a_record_names_are_looked_for_among_ours_alone(tmp_path: Path) -> None:

@@ -19,10 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench import registry
+from bench.canonical import config_hash
 from bench.datasets.pictures.inspection import InspectedPictures, copy_lists, csv_bytes
 from bench.results.records.schema import Telemetry, dump, parse_telemetry
 from bench.results.records.writer import read_experiment_header
+from bench.results.report import write_report
 from tests.support.cells import experiment, run
+from tests.support.synthetic_results import World, write_world
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of two folders at least, or in one of those where users' files lie; what follows a word, a dot or a scheme is none.
@@ -101,6 +104,23 @@ def test_older_telemetry_is_read_and_its_host_forgotten() -> None:
     fields = {"kind": "end", "update": 3, "seconds": 1.0, "cpu_seconds": 1.0, "max_rss_mib": 1.0, "time": "2026-01-01"}
     older = parse_telemetry(json.dumps({**fields, "host": "gpu7"}))
     assert dump(older) == dump(Telemetry.model_validate(fields)) and "host" not in dump(older)
+
+
+@pytest.mark.slow
+def test_the_report_of_older_records_names_no_folder(tmp_path: Path) -> None:
+    """They hold paths as they were given, which it shows without the folders, the same on every machine."""
+    small = World(tasks=("alignment",), seeds=1, methods=("sft",), prompts=16, milestone_prompts=8, grid=((), ()))
+    folder = write_world(tmp_path / "results", small)
+    header = json.loads((folder / "experiment.json").read_text())
+    header["command"] = "python -m bench run --preset /srv/ada/mine.yaml"
+    header["config"]["model"] = "/srv/ada/models/sd35"
+    header["config_hash"] = config_hash(header["config"])
+    (folder / "experiment.json").write_text(json.dumps(header))
+    write_report(tmp_path / "results", tmp_path / "REPORT.md")
+    text = (tmp_path / "REPORT.md").read_text()
+    assert told(tmp_path / "REPORT.md") == []
+    assert "`python -m bench run --preset .../mine.yaml` (`...` stands for a folder that is not recorded)" in text
+    assert '"model": ".../sd35"' in text
 
 
 @pytest.mark.slow

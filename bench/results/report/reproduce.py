@@ -127,7 +127,7 @@ def _settings(values: dict[str, Any]) -> str:
     for name, value in sorted(values.items()):
         text = json.dumps(value)
         texts.append(f"{name}={text if len(text) <= 40 else f'[{len(value)} entries]'}")
-    return code(", ".join(texts)) if texts else "–"
+    return code(portable(", ".join(texts), known=False)) if texts else "–"
 
 
 def _pictures(data: Any) -> list[str]:
@@ -211,5 +211,6 @@ def reproduction(analysis: Analysis) -> str:
         line = f"Python {made.python}, {versions}; {made.device}, {made.dtype}, {made.threads} threads"
         seen[line] = seen.get(line, 0) + 1
     lines += [f"- {count} cells: {escape(line)}" for line, count in sorted(seen.items())]
-    config = fenced(json.dumps(header.config, indent=1, sort_keys=True, ensure_ascii=False), "json")
+    config = json.dumps(header.config, indent=1, sort_keys=True, ensure_ascii=False)
+    config = fenced(portable(config, known=False), "json")
     return "\n".join(lines) + f"\n\n<details><summary>Resolved configuration</summary>\n\n{config}\n\n</details>"

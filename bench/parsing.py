@@ -147,12 +147,31 @@ def field_types(cls: type) -> dict[str, Any]:
 def option_effects(cls: type) -> dict[str, Effect]:
     """What a change of each field of a settings dataclass changes, by the field's `Option`."""
     found: dict[str, Effect] = {}
+    for name, marks in _option_marks(cls).items():
+        if len(marks) != 1:
+            raise PluginError(f"{cls.__qualname__}.{name}: expected one Option(...) in its annotation")
+        found[name] = marks[0]["effect"]
+    return found
+
+
+def values_before(cls: type) -> dict[str, Any]:
+    """Of the options that have come later to a settings dataclass, the value that everything had before."""
+    marks = _option_marks(cls)
+    return {name: mark["before"] for name in marks for mark in marks[name] if "before" in mark}
+
+
+def without_later(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a settings dataclass, less those that everything had before there were their options."""
+    before = values_before(cls)
+    return {name: value for name, value in values.items() if name not in before or value != before[name]}
+
+
+def _option_marks(cls: type) -> dict[str, list[dict[str, Any]]]:
+    """What the `Option`s of each field say besides help and bounds."""
+    found = {}
     for name, annotation in field_types(cls).items():
         marks = [getattr(note, "json_schema_extra", None) for note in getattr(annotation, "__metadata__", ())]
-        effects = [mark["effect"] for mark in marks if mark]
-        if len(effects) != 1:
-            raise PluginError(f"{cls.__qualname__}.{name}: expected one Option(...) in its annotation")
-        found[name] = effects[0]
+        found[name] = [mark for mark in marks if mark]
     return found
 
 

@@ -19,7 +19,7 @@ from bench.config.pictures import Data
 from bench.config.prompt_set import PromptSet
 from bench.config.scorer_process import ScorerProcess
 from bench.config.task import Task
-from bench.parsing import Problems, option_effects, validate
+from bench.parsing import Problems, option_effects, validate, without_later
 from bench.paths import portable_values
 from bench.plugin_errors import plugin_errors
 from bench.registry import BASE
@@ -115,7 +115,11 @@ class Evaluation:
     diversity_samples: Annotated[int, Option("samples of each of these prompts", ge=2)] = 4
     drift_states: Annotated[int, Option("fixed states of the drift from the base; 0: none", ge=0)] = 128
     pictures: Annotated[int, Option("prompts in the sample grid", ge=1)] = 12
-    batch_size: Annotated[int, Option("samples of one pass (memory and speed)", ge=1)] = 128
+    batch_size: Annotated[int, Option("samples at once (memory and speed)", ge=1)] = 32
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        Option("of the denoiser's passes in sampling; null: as in training (see bench doctor --tune)", before=None),
+    ] = None
     prompt_sets: Annotated[
         dict[str, PromptSet],
         Option("NAME: PATH of prompts that judge at the end, beside the world's own (bench list prompt_set)"),
@@ -139,7 +143,7 @@ class Evaluation:
 
     def identity(self) -> dict[str, Any]:
         """What numbers depend on, JSON-able: prompt sets by what they hold, not by where they lie."""
-        values = _plain(self)
+        values = without_later(Evaluation, _plain(self))
         del values["prompt_sets"]
         sets = {name: one.identity() for name, one in self.prompt_sets.items()}
         return values | ({"prompt_sets": sets} if sets else {})
@@ -165,6 +169,11 @@ class StageSettings:
     def __reduce__(self) -> tuple[Any, ...]:
         """As plain values: another process may not have imported the plugin yet."""
         return StageSettings, (self.name, self.source, _plain(self)["config"], self.train)
+
+    def recorded(self) -> dict[str, Any]:
+        """As a cell records it, JSON-able; raises as `build` does."""
+        plain = _plain(self)
+        return plain | {"config": without_later(type(self.typed().config), plain["config"])}
 
     def build(self) -> Method:
         """The configured method; imports its plugin.
@@ -438,7 +447,7 @@ class Experiment:
         if label == BASE:
             values["precision"] = self.train.precision
         else:
-            values["stages"] = [_plain(stage) for stage in self.stages(label)]
+            values["stages"] = [stage.recorded() for stage in self.stages(label)]
             values["budgets"] = [str(budget) for budget in self.budgets(label)]
         return portable_values(values)
 

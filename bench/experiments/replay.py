@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.api import DataError, NonFiniteError
+from bench import registry
+from bench.api import Batch, DataError, NonFiniteError
 from bench.budget import Ledger
 from bench.canonical import canonical_json
 from bench.config.job import CellJob
@@ -30,7 +31,7 @@ from bench.datasets.worlds import experiment_world
 from bench.experiments.recorded import recorded_model, with_given_plugins
 from bench.experiments.resume import own_sources
 from bench.models.policy import SD3Policy
-from bench.parsing import option_effects
+from bench.parsing import option_effects, values_before
 from bench.paths import inside, portable_values
 from bench.results.records.provenance import changed_sources, shown_sources, source_hashes
 from bench.results.records.schema import Cell, parse_event
@@ -125,11 +126,17 @@ def _findings(stage: Stage, folder: Path) -> Iterator[str]:
         f"trained weights before the update: {len(weights) - len(finite)} of {len(weights)} are not finite, "
         f"the largest is {float(finite.abs().max()) if len(finite) else float('nan'):.4g}"
     )
-    for name, values in stage.env.non_finite.items():
-        latest = stage.env.draw.latest
+    for name, values in stage.env.log.non_finite.items():
+        latest = evidence.failed_batch(stage)
         for place in (~values.isfinite()).nonzero().flatten().tolist():
-            sample = "" if latest is None else f", sample {latest.index[place]}, {latest.prompts[place]!r}"
+            sample = "" if latest is None else f", {_sample(latest, place)}"
             yield f"{name}[{place}] is {float(values[place])}{sample}"
+
+
+def _sample(batch: Batch, place: int) -> str:
+    """The sample of a value of a loss, which may have several in a row of all samples."""
+    row = place % len(batch)
+    return f"sample {batch.index[row]}, {batch.prompts[row]!r}"
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -155,7 +162,7 @@ def _job(folder: Path, cell: Cell, pictures: Data | None, model: str | None) -> 
     # Nothing is judged here, and where prompt sets lie is not recorded.
     shared["evaluation"] = {**shared.get("evaluation", {})}
     shared["evaluation"].pop("prompt_sets", None)
-    stages, task = cell.config.get("stages", []), cell.config["task"]
+    stages, task = [_completed(stage) for stage in cell.config.get("stages", [])], cell.config["task"]
     own = {
         "name": cell.experiment, "tasks": [task], "seeds": [cell.seed],
         "methods": [{"label": cell.method, "stages": stages}],
@@ -166,6 +173,11 @@ def _job(folder: Path, cell: Cell, pictures: Data | None, model: str | None) -> 
     if experiment.world == "images":
         experiment = replace(experiment, data=_pictures(folder, experiment, pictures, recorded.get("data")))
     return CellJob(experiment, place.parent, cell.task, cell.method, cell.seed)
+
+
+def _completed(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded stage with the options that it was recorded without."""
+    return {**stage, "config": values_before(registry.load_method(stage["source"]).Config) | stage["config"]}
 
 
 def _pictures(folder: Path, experiment: Experiment, requested: Data | None, recorded: Mapping[str, Any] | None) -> Data:

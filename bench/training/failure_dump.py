@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.api import DataError
+from bench.api import Batch, DataError
 from bench.canonical import canonical_json
 from bench.files import write_whole
 from bench.models.policy import TextCondition
@@ -50,15 +50,20 @@ def remove_failure_dump(folder: Path) -> None:
 
 
 def dumped_tensors(stage: Stage) -> dict[str, Tensor]:
-    """What a stage is working on: the latest micro-batch, the rollouts, and losses that are not finite."""
-    found = dict(stage.env.non_finite)
-    latest, rollouts = stage.env.draw.latest, stage.env.rollouts
+    """What a stage is working on: the micro-batch, the rollouts, and losses that are not finite."""
+    found = dict(stage.env.log.non_finite)
+    latest, rollouts = failed_batch(stage), stage.env.rollouts
     if latest is not None:
         assert isinstance(latest.cond, TextCondition)
         found |= {"z0": latest.z0, "embeds": latest.cond.embeds, "pooled": latest.cond.pooled}
     if rollouts is not None:
         found |= {f"rollout.{name}": tensor for name, tensor in rollouts.tensors.items()}
     return {name: tensor.detach().cpu() for name, tensor in found.items()}
+
+
+def failed_batch(stage: Stage) -> Batch | None:
+    """The samples whose loss is not finite; the latest micro-batch where all losses are; None without data."""
+    return stage.env.log.failed_on or stage.env.draw.latest
 
 
 def read_failure_dump(folder: Path) -> dict[str, Any]:
@@ -80,7 +85,7 @@ def read_failure_dump(folder: Path) -> dict[str, Any]:
 
 
 def _about(stage: Stage) -> dict[str, Any]:
-    latest, rollouts = stage.env.draw.latest, stage.env.rollouts
+    latest, rollouts = failed_batch(stage), stage.env.rollouts
     about: dict[str, Any] = {"rollouts_used": rollouts.used if rollouts is not None else None}
     if latest is not None:
         about |= {"index": latest.index.tolist(), "prompts": list(latest.prompts), "metadata": list(latest.metadata)}

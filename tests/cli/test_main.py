@@ -394,7 +394,8 @@ def test_doctor_tunes_into_a_file_that_a_run_reads(
     path = tmp_path / "machine.yaml"
     assert main(["doctor", "--tune", str(path)]) == 0
     experiment = load_settings("smoke", {"methods": [toy]}, [path])
-    assert experiment.workers * experiment.threads >= 1 and experiment.evaluation.batch_size in (32, 64, 128, 256)
+    assert experiment.workers * experiment.threads >= 1 and experiment.evaluation.batch_size in (16, 32, 64, 128)
+    assert experiment.evaluation.precision in (None, "bfloat16")
     assert f"use it: python -m bench run --config {path}" in capsys.readouterr().out
     assert main(["doctor", "--tune", str(path)]) == 2
     assert "the file exists" in capsys.readouterr().err

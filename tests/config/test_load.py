@@ -372,6 +372,22 @@ def test_pictures_choose_their_world(toy: str) -> None:
         load_settings("smoke", {**given, "world": "scenes", "tasks": ["alignment"]})
 
 
+def test_an_option_that_came_later_leaves_older_cells_comparable(toy: str) -> None:
+    """A cell is recorded without it where it has the value that everything had before; and else with it."""
+    old, new = (
+        load_settings("smoke", {"methods": ["flowgrpo"], "flowgrpo.detach_unconditional": value}).cell_config(
+            "alignment", "flowgrpo"
+        )
+        for value in (False, True)
+    )
+    assert "detach_unconditional" not in old["stages"][0]["config"]
+    assert new["stages"][0]["config"]["detach_unconditional"] is True
+    assert {**new["stages"][0]["config"]} == {**old["stages"][0]["config"], "detach_unconditional": True}
+    assert "precision" not in old["evaluation"]
+    half = load_settings("smoke", {"methods": [toy], "evaluation.precision": "bfloat16"})
+    assert half.cell_config("alignment", "toy")["evaluation"]["precision"] == "bfloat16"
+
+
 PLUGIN = '''
 from bench.api import Method, Needs
 

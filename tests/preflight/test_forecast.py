@@ -29,7 +29,7 @@ from bench.preflight.forecast.memory import StageMemory, StageMemoryForecaster, 
 from bench.preflight.forecast.plan import _try_method
 from bench.preflight.forecast.render import render_forecast
 from bench.preflight.forecast.shapes import ModelShapes, is_model_here
-from bench.preflight.forecast.spending import forecast_spending
+from bench.preflight.forecast.spending import LargestPass, forecast_spending
 from bench.training.optimizer import Optimizer
 from tests.support.cells import experiment
 
@@ -120,7 +120,7 @@ def test_flops_and_trained_weights_are_the_models_own(tiny_pipeline: Path) -> No
     optimizer = Optimizer(parameters, train)
     for p in parameters:
         p.grad = torch.ones_like(p)
-    optimizer.step(0.0)
+    optimizer.step(optimizer.gradient_norm(), 0.0)
     moments = [t.nbytes for name, t in optimizer.tensors().items() if name.startswith("exp_avg")]
     assert sum(moments) == 8 * count
 
@@ -142,7 +142,7 @@ def test_rollouts_weigh_what_the_method_keeps(found: ExperimentForecast) -> None
     (stage,) = found.stages["flowgrpo"]
     c = stage.settings.config
     pictures, window = c.num_groups * c.num_generations, c.window
-    latents = 2 * pictures * window * 16 * 8 * 8 * 4
+    latents = 4 * pictures * window * 16 * 8 * 8 * 4  # states and the next ones; v_u and the reference's
     small = pictures * (window * (4 + 8) + 4 + 8)  # log-probabilities and steps; advantages and order
     texts = pictures * ((77 + 24) * 48 + 40) * 4
     assert stage.spending.rollouts == latents + small + texts
@@ -153,7 +153,9 @@ def test_folded_adapters_weigh_as_float32() -> None:
     lora = Train(adaptation="lora", precision="bfloat16")
     planned = shrunken(**{"train.adaptation": "lora", "runtime.denoiser_weights": "bfloat16"})
     shapes = ModelShapes.of(planned)
-    memory = StageMemoryForecaster(planned, shapes).of_stage(lora, 1000, reference=False, rollouts=0)
+    memory = StageMemoryForecaster(planned, shapes).of_stage(
+        lora, 1000, reference=False, rollouts=0, largest=LargestPass(4, 4)
+    )
     more = memory.total("the result's evaluation") - memory.total("evaluation")
     assert more == 2 * shapes.numbers_of("transformer")
 

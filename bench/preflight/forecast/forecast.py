@@ -108,7 +108,9 @@ def forecast_experiment(experiment: Experiment, results: Path, cards: int = 1) -
             trained, passes = known[key]
             spent = forecast_spending(settings, shapes, passes)
             reference = registry.load_method(settings.source).needs.reference
-            memory = memories.of_stage(train, trained, reference=reference, rollouts=spent.rollouts / cards)
+            memory = memories.of_stage(
+                train, trained, reference=reference, rollouts=spent.rollouts / cards, largest=spent.largest
+            )
             memory = sharded_memory(memory, shapes, cards) if experiment.shard else memory
             found.append(StageForecast(settings, passes, spent, memory, trained))
         stages[chain.label] = tuple(found)

@@ -13,7 +13,7 @@ from bench.config.architectures import BY_NAME
 from bench.config.built_in_tasks import TASKS, WORLDS
 from bench.config.pictures import Data
 from bench.config.prompt_set import read_sets
-from bench.config.reward_expression import is_sum, parts_of
+from bench.config.reward_expression import is_sum, parts_of, scorers_of_task
 from bench.config.scorer_process import read_scorer_processes
 from bench.config.settings import BASE, Chain, Evaluation, Experiment, Runtime, StageSettings, Train, configured
 from bench.config.task import Task
@@ -296,6 +296,7 @@ class Resolver:
         """What no single field can tell."""
         self._check_bfloat16(experiment)
         self._check_shard(experiment)
+        self._check_files(experiment)
         for chain in experiment.methods:
             shares = experiment.split
             if isinstance(shares, tuple) and len(chain.stages) not in (1, len(shares)):
@@ -304,6 +305,17 @@ class Resolver:
             for task in experiment.tasks:
                 if needs_reward and task.reward is None:
                     self.problems.add(f"task {task.name}", f"has no reward to train on, and {chain.label!r} needs one")
+
+    def _check_files(self, experiment: Experiment) -> None:
+        """Plugins of one file name: records, which hold no folders, could not tell them apart."""
+        rewards = [s for t in experiment.tasks for s in scorers_of_task(t, experiment.evaluation.set_scorers)]
+        methods = [stage.source for chain in experiment.methods for stage in chain.stages]
+        first: dict[str, Path] = {}
+        for spec in filter(registry.is_foreign, (*methods, *sorted(rewards))):
+            path = Path(spec if spec.endswith(".py") else spec.rpartition(":")[0])
+            other = first.setdefault(path.name, path)
+            if path.suffix == ".py" and other.resolve() != path.resolve():
+                self.problems.add("", f"{other} and {path} have one name, by which records know them: rename one")
 
     def _check_shard(self, experiment: Experiment) -> None:
         """What cannot be shared out."""

@@ -20,6 +20,7 @@ from bench.config.prompt_set import PromptSet
 from bench.config.scorer_process import ScorerProcess
 from bench.config.task import Task
 from bench.parsing import Problems, option_effects, validate, without_later
+from bench.paths import portable_values
 from bench.plugin_errors import plugin_errors
 from bench.registry import BASE
 
@@ -421,15 +422,17 @@ class Experiment:
         return self._values("numbers")
 
     def _values(self, *effects: Effect) -> dict[str, Any]:
-        """The settings of these effects."""
+        """The settings of these effects, without absolute paths."""
         values = self.resolved() | {"evaluation": self.evaluation.identity()}
         marks = option_effects(Experiment)
-        return {name: values[name] for name in marks if marks[name] in effects and name != "data"} | self._pictures()
+        kept = {name: values[name] for name in marks if marks[name] in effects and name != "data"} | self._pictures()
+        return portable_values(kept)
 
     def cell_config(self, task: str, label: str) -> dict[str, Any]:
         """What the numbers of one cell depend on, its seed apart; `base` is the model before training.
 
-        Adding a task, a method or a seed to an experiment leaves it as it is.
+        Adding a task, a method or a seed to an experiment leaves it as it is. Paths are as `bench.paths.portable` has
+        them: what lies there is known by the hashes of the sources.
         """
         values: dict[str, Any] = {
             "world": self.world,
@@ -446,7 +449,7 @@ class Experiment:
         else:
             values["stages"] = [stage.recorded() for stage in self.stages(label)]
             values["budgets"] = [str(budget) for budget in self.budgets(label)]
-        return values
+        return portable_values(values)
 
     def _pictures(self) -> dict[str, Any]:
         """What the user's pictures are, but not where they lie."""

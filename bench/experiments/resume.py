@@ -14,6 +14,7 @@ from bench.config.job import CellJob
 from bench.config.reward_expression import scorers_of_task
 from bench.config.settings import BASE
 from bench.hub import locate_model
+from bench.results.records.listing import list_cells
 from bench.results.records.provenance import base_files, changed_sources, collect, shown_sources, source_hashes
 from bench.results.records.schema import Cell, End, dump
 from bench.results.records.writer import RECORD, CellRecord, Status
@@ -55,15 +56,15 @@ def remaining_jobs(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) 
 
     Raises:
         DataError: a record is damaged or of a newer schema; a cell was recorded with other settings, by other code,
-            or from another base.
+            or from another base; a link stands in the place of one.
     """
     by_folder = {job.folder: job for job in jobs}
     looked = _Sources(_base_sources(jobs[0]))
     others: dict[Path, list[str]] = {}
     uncomparable: list[Path] = []
     todo = list(jobs)
-    for path in sorted(folder.glob(f"*/*/seed*/{RECORD}")):
-        place, record = path.parent, CellRecord(path.parent)
+    for place in list_cells(folder):
+        record = CellRecord(place)
         status, job = record.status(), by_folder.get(place)
         if status in ("new", "failed"):  # begins afresh where it has to
             continue

@@ -17,6 +17,7 @@ from bench.api import ConfigError, DataError
 from bench.config.settings import Runtime
 from bench.datasets.world import World
 from bench.datasets.worlds import load_world
+from bench.experiments.recorded import recorded_model
 from bench.models.policy import SD3Policy
 from bench.parsing import Problems, validate
 from bench.paths import inside
@@ -42,7 +43,7 @@ def sample_grid(
 
     Raises:
         ConfigError: steps or samples below 1, a negative guidance scale, or an output that is no PNG.
-        DataError: the checkpoint or the file of prompts is missing, or holds none.
+        DataError: the checkpoint or the file of prompts is missing, or holds none; or a cell's base is not found.
     """
     cell = _cell_config(checkpoint) if checkpoint is not None else {}
     evaluated = cell.get("evaluation", {})
@@ -57,7 +58,8 @@ def sample_grid(
         raise ConfigError(f"--out {out}: expected a name that ends with .png")
     if checkpoint is not None and (checkpoint / "model_index.json").is_file():
         checkpoint, model = None, checkpoint
-    place = load_world(world, str(model) if model else cell.get("model"))
+    base = str(model) if model or checkpoint is None else recorded_model(cell.get("model"), checkpoint)
+    place = load_world(world, base)
     texts = [*prompts, *(_lines(prompt_file) if prompt_file else ())] or _examples(place)
     policy = load_checkpoint(place, checkpoint)
     rows = [_row(policy, text, guidance=guidance, steps=steps, seed=seed, samples=samples) for text in texts]

@@ -19,6 +19,7 @@ from bench.paths import inside
 from bench.tensors import write_tensors
 
 KEEP = 2
+_NUMBER = "[0-9]" * 8  # how the files of a checkpoint are called
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all: the cell has ended, or begins afresh."""
         remove_parts(self.folder)
-        for path in (*self.folder.glob("[0-9]*.json"), *self.folder.glob("*.safetensors")):
-            path.unlink()
+        for name in (f"{_NUMBER}.json", f"{_NUMBER}.safetensors", "stage[0-9]*.safetensors"):
+            for path in self.folder.glob(name):
+                path.unlink()
 
     def _digest(self, name: str) -> str:
         if name not in self._digests:
@@ -92,4 +94,4 @@ class Checkpoints:
         return self._digests[name]
 
     def _numbers(self) -> list[int]:
-        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
+        return sorted(int(path.stem) for path in self.folder.glob(f"{_NUMBER}.json"))

@@ -20,6 +20,7 @@ from bench.config.settings import Train
 from bench.datasets.dataset import BucketedDataset, Dataset, SampleOrder
 from bench.device import memory_told
 from bench.models.policy import PassFlops, Policy, Reference, branches, guided
+from bench.paths import portable
 from bench.scoring.scorer import Pending, Scorer
 from bench.training.context import Metering
 from bench.training.optimizer import Optimizer
@@ -273,7 +274,7 @@ class TrainingEnv:
         """The scores that were waited for, their parts logged."""
         scores = waiting()
         for part, values in reward.parts.items():
-            self.log.add(f"reward.{part}", torch.from_numpy(values).to(self.model.device))
+            self.log.add(f"reward.{portable(part)}", torch.from_numpy(values).to(self.model.device))
         return scores
 
     def gather(self, rows: Tensor) -> Tensor:

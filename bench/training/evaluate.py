@@ -24,6 +24,7 @@ from bench.datasets.prompts.sets import LoadedSet, among, load_sets
 from bench.features import shared_features
 from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
 from bench.models.policy import Frozen, SD3Policy, VelocityField
+from bench.paths import portable
 from bench.scoring.scorer import Scorer
 from bench.training.context import TaskContext
 
@@ -69,8 +70,8 @@ class Evaluator:
         self._world = world
         self._task = task
         self._settings = settings
-        self._scorers = {name: scorers[name] for name in task.scorers}
-        self._sets = [(one, {name: scorers[name] for name in one.settings.scorers}) for one in sets]
+        self._scorers = {portable(name): scorers[name] for name in task.scorers}
+        self._sets = [(one, {portable(name): scorers[name] for name in one.settings.scorers}) for one in sets]
         self._tick = tick
         self._ranks = ranks
         self._categories = categories = task.categories or world.categories

@@ -7,6 +7,7 @@ failure/batch.json          update, stage, reason, the prompts, the samples' glo
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from bench.api import Batch, DataError
 from bench.canonical import canonical_json
 from bench.files import write_whole
 from bench.models.policy import TextCondition
-from bench.paths import inside
+from bench.paths import inside, portable
 from bench.tensors import write_tensors
 from bench.training.stage import Stage
 
 FOLDER = "failure"
+TENSORS, ABOUT = "batch.safetensors", "batch.json"
 
 
 def write_failure_dump(folder: Path, stage: Stage, number: int, update: int, reason: str) -> Path:
@@ -28,10 +30,23 @@ def write_failure_dump(folder: Path, stage: Stage, number: int, update: int, rea
 
     `number` is the stage's, `update` the last update that succeeded.
     """
-    about = _about(stage) | {"stage": number, "method": stage.method.name, "update": update + 1, "reason": reason}
-    write_tensors(folder / FOLDER / "batch.safetensors", dumped_tensors(stage))
-    write_whole(folder / FOLDER / "batch.json", (canonical_json(about, indent=2) + "\n").encode())
+    about = _about(stage) | {"stage": number, "method": stage.method.name, "update": update + 1}
+    about["reason"] = portable(reason)
+    write_tensors(inside(folder, f"{FOLDER}/{TENSORS}"), dumped_tensors(stage))
+    write_whole(inside(folder, f"{FOLDER}/{ABOUT}"), (canonical_json(about, indent=2) + "\n").encode())
     return folder / FOLDER
+
+
+def remove_failure_dump(folder: Path) -> None:
+    """Remove what `write_failure_dump` stored for a cell, where it has; another file beside it stays.
+
+    Raises:
+        DataError: a link stands in its place.
+    """
+    for name in (TENSORS, ABOUT):
+        inside(folder, f"{FOLDER}/{name}").unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or something else is left in it
+        inside(folder, FOLDER).rmdir()
 
 
 def dumped_tensors(stage: Stage) -> dict[str, Tensor]:
@@ -57,12 +72,12 @@ def read_failure_dump(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: the cell has none, or it is damaged.
     """
-    path = inside(folder, f"{FOLDER}/batch.json")
+    path = inside(folder, f"{FOLDER}/{ABOUT}")
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise DataError(
-            f"{folder} holds no {FOLDER}/batch.json: expected a cell that met NaN or infinity in training, for there "
+            f"{folder} holds no {FOLDER}/{ABOUT}: expected a cell that met NaN or infinity in training, for there "
             "is nothing else to replay"
         ) from error
     except ValueError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 from bench import registry
 from bench.api import ConfigError
 from bench.budget import Budget
+from bench.cli.experiment_options import add_experiment, read_experiment
+from bench.cli.run import command_line
 from bench.config import built_in_tasks
 from bench.config.built_in_tasks import TASKS
 from bench.config.load import load_settings, presets
@@ -382,3 +386,47 @@ def test_an_option_that_came_later_leaves_older_cells_comparable(toy: str) -> No
     assert "precision" not in old["evaluation"]
     half = load_settings("smoke", {"methods": [toy], "evaluation.precision": "bfloat16"})
     assert half.cell_config("alignment", "toy")["evaluation"]["precision"] == "bfloat16"
+
+
+PLUGIN = '''
+from bench.api import Method, Needs
+
+class Named(Method):
+    """A method of a user's."""
+    name = "{name}"
+    needs = Needs(data=True)
+
+    def step(self, env):
+        return env.update()
+'''
+
+
+def test_plugins_of_one_file_name_are_refused(tmp_path: Path) -> None:
+    """Records hold no folders, so one could stand for the other there."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(PLUGIN.format(name=folder))
+    paths = [str(tmp_path / "a" / "mine.py"), str(tmp_path / "b" / "mine.py")]
+    with pytest.raises(ConfigError, match=rf"{paths[0]} and {paths[1]} have one name, by which records know them"):
+        load_settings("smoke", {"methods": paths})
+    shutil.move(paths[1], tmp_path / "b" / "other.py")
+    assert len(load_settings("smoke", {"methods": [paths[0], str(tmp_path / "b" / "other.py")]}).methods) == 2
+
+
+def test_a_recorded_command_reads_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves `~` alone within a word, and within the quotes that a recorded command has."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text(PLUGIN.format(name="mine"))
+    (tmp_path / "mine.yaml").write_text("extends: smoke\nname: extended\n")
+    (tmp_path / "machine.yaml").write_text("workers: 5\n")
+    parser = argparse.ArgumentParser()
+    add_experiment(parser)
+    given = ["--preset", "~/mine.yaml", "--config", "~/machine.yaml", "--methods", "sft,~/mine.py"]
+    experiment = read_experiment(parser.parse_args(given))
+    assert (experiment.name, experiment.workers) == ("extended", 5)
+    assert [chain.stages[0].source for chain in experiment.methods] == ["sft", f"{tmp_path}/mine.py"]
+    assert experiment.cell_config("alignment", "mine")["stages"][0]["source"] == "~/mine.py"
+    with_files = command_line(["run", *given[:3], str(tmp_path / "machine.yaml"), *given[4:]])
+    assert (
+        with_files == "python -m bench run --preset '~/mine.yaml' --config '~/machine.yaml' --methods 'sft,~/mine.py'"
+    )

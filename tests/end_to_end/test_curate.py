@@ -168,9 +168,7 @@ def test_from_curation_to_a_report_that_names_the_scorer(
     assert kept.loc[0, "width":"to_height"].tolist() == [64, 70, 0, 3, 64, 64, 64, 64]
     end = json.loads((results / "mine/pictures/sft/seed0/record.jsonl").read_text().splitlines()[-1])
     assert end["status"] == "done" and end["ledger"]["curation_reward_calls"] == 59
-    assert str(tmp_path) not in (results / "mine/pictures/sft/seed0/record.jsonl").read_text().replace(
-        str(tiny_pipeline), ""
-    )
+    assert str(tmp_path.parent) not in (results / "mine/pictures/sft/seed0/record.jsonl").read_text()
 
     assert main(run) == 0 and "nothing to run" in capsys.readouterr().out
     flat(58).save(folder / "58.png")

@@ -30,7 +30,7 @@ from bench.datasets.pictures.decoding import Crop, middle_crop, open_picture
 from bench.datasets.pictures.model_limits import CaptionLimits
 from bench.datasets.pictures.rows import FAULT_KINDS, LeftOut, PictureFault, PictureRow, PictureSource
 from bench.files import appears_whole, write_whole
-from bench.paths import cache_folder
+from bench.paths import cache_folder, inside, portable
 
 VERSION = "1"  # raise it with every change that can change what is left out, or how a picture is cropped
 PICTURES, LEFT_OUT = "pictures.parquet", "left-out.csv"
@@ -236,9 +236,15 @@ def csv_bytes(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def copy_lists(found: InspectedPictures, folder: Path) -> None:
-    """Keep both lists beside the results that were made of these pictures."""
+    """Keep both lists beside the results that were made of these pictures; the one of faults without absolute paths.
+
+    Raises:
+        DataError: a link stands in the place of one.
+    """
     for name in (PICTURES, LEFT_OUT):
-        write_whole(folder / name, (found.folder / name).read_bytes())
+        data = (found.folder / name).read_bytes()
+        data = portable(data.decode()).encode() if name == LEFT_OUT else data
+        write_whole(inside(folder.parent, f"{folder.name}/{name}"), data)
 
 
 def pictures_fingerprint(found: InspectedPictures, resolution: int, chosen: Sequence[str] | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from hashlib import blake2b
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bench.api import DataError
 from bench.canonical import hash_file
@@ -89,11 +89,12 @@ def source_hashes(
 ) -> dict[str, str]:
     """The hash of each source that numbers depend on, by name.
 
-    Those are what this process has `imported`, the files `also` named (relative to `root`; what is missing is left
-    out), and what is the user's own: `own` has a file for each name, or a text that stands for it, as the revision of a
-    fetched model does.
+    Those are what this process has `imported`, the files `also` named (relative to `root`; what is missing, or leads
+    out of it, is left out), and what is the user's own: `own` has a file for each name, or a text that stands for it,
+    as the revision of a fetched model does.
     """
-    hashes = {name: hash_file(root / name) for name in also if (root / name).is_file()}
+    below = (name for name in also if not (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts))
+    hashes = {name: hash_file(root / name) for name in below if (root / name).is_file()}
     if imported:
         hashes |= {path.as_posix(): _hash_once(root / path) for path in imported_files(root)}
     return hashes | {name: hash_file(it) if isinstance(it, Path) else it for name, it in own.items()}

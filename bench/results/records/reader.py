@@ -12,6 +12,7 @@ from pyarrow import ArrowException
 
 from bench.api import DataError
 from bench.paths import inside
+from bench.results.records.listing import list_cells
 from bench.results.records.schema import (
     SCORE_COLUMNS,
     Cell,
@@ -28,9 +29,9 @@ from bench.results.records.schema import (
     Telemetry,
     parse_event,
 )
-from bench.results.records.writer import EXPERIMENT, RECORD, read_experiment_header, read_lines, read_telemetry
+from bench.results.records.writer import RECORD, read_experiment_header, read_lines, read_telemetry
 
-__all__ = ["KEYS", "CellResult", "ExperimentResults", "damaged", "list_experiments", "named_file", "read_experiment"]
+__all__ = ["KEYS", "CellResult", "ExperimentResults", "damaged", "named_file", "read_experiment"]
 
 KEYS = ["task", "method", "seed"]
 # What pandas and pyarrow raise on bytes that are no parquet, on pages that fail their checksum, on names that are none.
@@ -90,11 +91,6 @@ class ExperimentResults:
     sets: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def list_experiments(results: Path) -> list[Path]:
-    """Folders under `results` that hold an experiment, sorted by name."""
-    return sorted(path.parent for path in results.glob(f"*/{EXPERIMENT}"))
-
-
 def read_experiment(folder: Path) -> ExperimentResults:
     """Read everything in results/<experiment>.
 
@@ -103,9 +99,7 @@ def read_experiment(folder: Path) -> ExperimentResults:
     link stands in the place of a file or a folder.
     """
     header = read_experiment_header(folder)
-    records = [path.relative_to(folder).as_posix() for path in folder.glob(f"*/*/seed*/{RECORD}")]
-    paths = sorted(inside(folder, record).parent for record in records)
-    cells = [cell for path in paths if (cell := _read_cell(path)) is not None]
+    cells = [cell for path in list_cells(folder) if (cell := _read_cell(path)) is not None]
     for cell in cells:
         _check_place(folder, header, cell)
     files = {(cell.folder, item.file): (cell, item.file) for cell in cells for item in cell.milestones}

@@ -238,10 +238,11 @@ class EncodingCounts(_Strict):
 
 
 class Telemetry(_Strict):
-    """Clock and machine at one point of a cell. `seconds`: training time so far; `time`: ISO 8601, UTC.
+    """Clock and memory at one point of a cell. `seconds`: training time so far; `time`: ISO 8601, UTC.
 
     encodings: at the end of a cell with a cache, the texts and pictures found there, and those made.
-    Work lost to an interruption stays listed: the last line for an update counts.
+    Work lost to an interruption stays listed: the last line for an update counts. `host` stands in older lines alone:
+    it is read and never written.
     """
 
     kind: Literal["step", "milestone", "end"]
@@ -249,7 +250,7 @@ class Telemetry(_Strict):
     seconds: Finite
     cpu_seconds: Finite
     max_rss_mib: Finite
-    host: str
+    host: Annotated[str | None, Field(exclude=True)] = None
     time: str
     encodings: EncodingCounts | None = None
 
@@ -297,7 +298,7 @@ class ExperimentHeader(_Strict):
 
     methods: in the order of the tables. budget: as the user gave it, e.g. `200k`. baseline: the method that
     differences are taken to (null: base). trials: tuning trials that each method was given.
-    command: what runs the experiment again, without machine paths.
+    command: what runs the experiment again, with paths as `bench.paths.portable` has them.
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema")

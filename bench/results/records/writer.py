@@ -3,7 +3,7 @@
     results/<experiment>/experiment.json           what was compared                       `ExperimentHeader`
     results/<experiment>/<task>/<method>/seed<k>/  one cell; the untouched model is `<task>/base/seed0`
         record.jsonl               deterministic facts, one event a line                   `Event`
-        telemetry.jsonl            clock, host, memory: no part of the record              `Telemetry`
+        telemetry.jsonl            clock and memory: no part of the record                 `Telemetry`
         scores-<update:06d>.parquet, grid.parquet   per-sample scores                      `SCORE_COLUMNS`
         prompts-<set>.parquet      scores on a prompt set, one row a prompt                the same
         pictures.png               one row of tiles, the same prompts and noise for all methods
@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from bench.api import DataError, NonFiniteError
 from bench.canonical import canonical_json
 from bench.files import append_whole, write_whole
-from bench.paths import inside
+from bench.paths import inside, portable
 from bench.results.records.provenance import changed_sources, shown_sources
 from bench.results.records.schema import (
     SCORE_COLUMNS,
@@ -187,8 +187,11 @@ class CellRecord:
     def append(self, kind: str, **fields: Any) -> None:
         """Add one event, e.g. `append("grid", file="grid.parquet")`.
 
-        Raises DataError for unknown kinds and fields, and after the end; NonFiniteError for NaN and infinities.
+        A reason is stored without absolute paths. Raises DataError for unknown kinds and fields, and after the end;
+        NonFiniteError for NaN and infinities.
         """
+        if isinstance(fields.get("reason"), str):
+            fields["reason"] = portable(fields["reason"])
         event = parse_event(canonical_json({**fields, "kind": kind}), f"event {kind!r}")
         if self._has_ended():
             raise DataError(f"{self.folder / RECORD} has ended: call truncate before adding {kind!r}")
@@ -201,7 +204,7 @@ class CellRecord:
         self.append("end", status="failed", reason=reason, ledger=ledger)
 
     def telemetry(self, kind: str, **fields: Any) -> None:
-        """Add one line of clock, host and memory; see `Telemetry` for the fields."""
+        """Add one line of clock and memory; see `Telemetry` for the fields."""
         self._append(TELEMETRY, parse_telemetry(canonical_json({**fields, "kind": kind}), f"telemetry {kind!r}"))
 
     def write_scores(self, name: str, scores: pd.DataFrame | Mapping[str, Any]) -> None:

@@ -10,7 +10,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.api import DataError
-from bench.results.records.reader import list_experiments, read_experiment
+from bench.paths import inside
+from bench.results.records.listing import list_experiments
+from bench.results.records.reader import read_experiment
 from bench.results.records.schema import BASE
 from bench.results.report import main_table, reproduce, tables, world
 from bench.results.report.claims import claims_table, published_claims
@@ -77,8 +79,8 @@ def render_document(results: Path, report: Path) -> Document:
 
 
 def _read_choice(results: Path) -> _Choice:
-    """The configuration of the report; raises DataError where it is damaged or names unknown things."""
-    path = results / "report.json"
+    """The configuration of the report; raises DataError where it is damaged, a link, or names unknown things."""
+    path = inside(results, "report.json")
     if not path.is_file():
         return _Choice()
     try:

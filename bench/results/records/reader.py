@@ -27,7 +27,7 @@ from bench.results.records.schema import (
     Telemetry,
     parse_event,
 )
-from bench.results.records.score_files import KEYS, damaged, read_scores, score_frame
+from bench.results.records.score_files import KEYS, ScoreRows, damaged, read_scores
 from bench.results.records.writer import EXPERIMENT, RECORD, read_experiment_header, read_lines, read_telemetry
 
 __all__ = ["KEYS", "CellResult", "ExperimentResults", "damaged", "list_experiments", "named_file", "read_experiment"]
@@ -231,5 +231,7 @@ def named_file(cell: CellResult, name: str) -> Path:
 
 def _frame(files: Sequence[tuple[CellResult, str]]) -> pd.DataFrame:
     """The rows of score files that cells name."""
-    cells = [(cell.header.task, cell.header.method, cell.header.seed) for cell, _ in files]
-    return score_frame(cells, (read_scores(named_file(cell, name)) for cell, name in files))
+    rows = ScoreRows()
+    for cell, name in files:
+        rows.add(**_keys(cell), table=read_scores(named_file(cell, name)))
+    return rows.frame()

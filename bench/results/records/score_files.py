@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,12 @@ from pyarrow.parquet import ParquetFile
 from bench.api import DataError
 from bench.results.records.schema import SCORE_COLUMNS
 
-__all__ = ["KEYS", "damaged", "read_scores", "score_frame"]
+__all__ = ["KEYS", "ScoreRows", "damaged", "read_scores"]
 
 KEYS = ["task", "method", "seed"]
 _BLOCK = 32  # tables that are joined at once: thousands of small ones take several times the memory of their rows
 _TEXTS = [name for name, kind in SCORE_COLUMNS.items() if kind == "str"]
+_NUMBERS = {"int32": pa.int32(), "float32": pa.float32()}
 # What pyarrow raises on bytes that are no parquet, on pages that fail their checksum, on names that are none.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException)
 
@@ -35,7 +35,7 @@ def damaged(path: Path, kind: str, error: Exception) -> DataError:
 def read_scores(path: Path) -> pa.Table:
     """The rows of a score file, its texts as dictionaries.
 
-    Raises DataError where it cannot be read, or lacks one of `SCORE_COLUMNS`.
+    Raises DataError where it cannot be read, lacks one of `SCORE_COLUMNS`, or has values of another kind.
     """
     try:
         data = pa.BufferReader(path.read_bytes())
@@ -48,31 +48,51 @@ def read_scores(path: Path) -> pa.Table:
     missing = SCORE_COLUMNS.keys() - set(table.column_names)
     if missing:
         raise DataError(f"{path} lacks {', '.join(sorted(missing))}: it is not a score file of schema 1")
+    for name, type_ in zip(table.column_names, table.schema.types, strict=True):
+        kind = SCORE_COLUMNS.get(name, "float32")
+        if not (pa.types.is_dictionary(type_) if kind == "str" else type_ == _NUMBERS[kind]):
+            raise DataError(f"{path}: {name} is {type_}, expected {kind}: it is not a score file of schema 1")
     return table
 
 
-def score_frame(cells: Sequence[tuple[str, str, int]], tables: Iterable[pa.Table]) -> pd.DataFrame:
-    """All rows under one another, after `KEYS`: the (task, method, seed) of each table. Texts are categories, sorted.
+class ScoreRows:
+    """The rows of many score files, joined as they come."""
 
-    A column that a file lacks is NaN in its rows.
-    """
-    if not cells:
-        return pd.DataFrame(columns=[*KEYS, *SCORE_COLUMNS])
-    rows, joined, waiting = [], [], iter(tables)
-    while block := list(islice(waiting, _BLOCK)):
-        rows += [table.num_rows for table in block]
-        joined.append(_joined(block).combine_chunks())
-    table = _joined(joined)
-    del joined, block  # so that columns of the table can go as soon as they are converted
-    whole = table.to_pandas(split_blocks=True, self_destruct=True)
-    for name in _TEXTS:
-        whole[name] = whole[name].cat.reorder_categories(sorted(whole[name].cat.categories))
-    for position, (name, values) in enumerate(zip(KEYS, zip(*cells, strict=True), strict=True)):
-        codes, known = pd.factorize(np.array(values), sort=True)
-        repeated = np.repeat(codes, rows)
-        whole.insert(position, name, known[repeated] if name == "seed" else pd.Categorical.from_codes(repeated, known))
-    return whole
+    def __init__(self) -> None:
+        self._keys: list[tuple[str, str, int]] = []
+        self._counts: list[int] = []
+        self._joined: list[pa.Table] = []
+        self._waiting: list[pa.Table] = []
+
+    def add(self, task: str, method: str, seed: int, table: pa.Table) -> None:
+        """Put the rows of one more file of a cell below the others."""
+        self._keys.append((task, method, seed))
+        self._counts.append(table.num_rows)
+        self._waiting.append(table)
+        if len(self._waiting) == _BLOCK:
+            self._join()
+
+    def _join(self) -> None:
+        self._joined.append(_concatenated(self._waiting).combine_chunks())
+        self._waiting.clear()
+
+    def frame(self) -> pd.DataFrame:
+        """All rows after `KEYS`, which empties this. Texts are categories, sorted; a column that a file lacks is NaN."""
+        if not self._keys:
+            return pd.DataFrame(columns=[*KEYS, *SCORE_COLUMNS])
+        if self._waiting:
+            self._join()
+        table = _concatenated(self._joined)
+        self._joined.clear()  # so that each column of the table can go as soon as it is converted
+        whole = table.to_pandas(split_blocks=True, self_destruct=True)
+        for name in _TEXTS:
+            whole[name] = whole[name].cat.reorder_categories(sorted(whole[name].cat.categories))
+        for position, (name, values) in enumerate(zip(KEYS, zip(*self._keys, strict=True), strict=True)):
+            codes, known = pd.factorize(np.array(values), sort=True)
+            rows = np.repeat(codes, self._counts)
+            whole.insert(position, name, known[rows] if name == "seed" else pd.Categorical.from_codes(rows, known))
+        return whole
 
 
-def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+def _concatenated(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()

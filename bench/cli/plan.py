@@ -52,11 +52,12 @@ def _count(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is measured, where the model is here, or else what is computed; returns 0."""
+    cards = _cards(args.gpu)
     experiment = with_prompt_sets(read_experiment(args))
     from bench.preflight.forecast.shapes import is_model_here
 
     if args.gpu is not None or experiment.weights == "random" or not is_model_here(experiment.model):
-        return _forecast(experiment, args)
+        return _forecast(experiment, args, cards)
     if args.utilisation is not None or args.cards != 1 or experiment.shard:
         from bench.api import ConfigError
 
@@ -72,14 +73,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _forecast(experiment: Any, args: argparse.Namespace) -> int:
+def _cards(names: str | None) -> list[Any]:
+    """The cards of --gpu, or all; before the methods are imported, which takes seconds."""
     from bench.parsing import split_list
     from bench.preflight.forecast.cards import CARDS, card_named
+
+    return [card_named(name) for name in split_list(names)] if names is not None else list(CARDS.values())
+
+
+def _forecast(experiment: Any, args: argparse.Namespace, cards: list[Any]) -> int:
     from bench.preflight.forecast.forecast import UTILISATION, forecast_experiment
     from bench.preflight.forecast.render import render_forecast
     from bench.preflight.forecast.shapes import is_model_here
 
-    cards = [card_named(name) for name in split_list(args.gpu)] if args.gpu is not None else list(CARDS.values())
     if experiment.data is not None and is_model_here(experiment.model):
         experiment, _ = with_pictures(experiment)
     elif experiment.world == "images":

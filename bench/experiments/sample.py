@@ -1,6 +1,6 @@
 """A grid of pictures from a checkpoint: one row for each prompt, one column for each initial noise.
 
-Worlds, torch and the model libraries are imported once there is something to draw, so that a wrong path is told at once.
+What is slow to import is imported once there is something to draw, so that a wrong path is told at once.
 """
 
 from __future__ import annotations

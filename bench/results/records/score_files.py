@@ -77,7 +77,7 @@ class ScoreRows:
         self._waiting.clear()
 
     def frame(self) -> pd.DataFrame:
-        """All rows after `KEYS`, which empties this. Texts are categories, sorted; a column that a file lacks is NaN."""
+        """All rows after `KEYS`; this is empty then. Texts are sorted categories; a column that a file lacks is NaN."""
         if not self._keys:
             return pd.DataFrame(columns=[*KEYS, *SCORE_COLUMNS])
         if self._waiting:

@@ -155,7 +155,7 @@ class Analysis:
         """Scorers with scores in this task: what it is about first, each gold one followed by its proxies."""
         found = self._judges.get(task, ())
         task_info = self.task_info(task)
-        used = {*task_info.used, task_info.primary} - {None}
+        used = {*task_info.used, *([task_info.primary] if task_info.primary else [])}
         used |= {pair for name in used if name in found and (pair := self.info(name).pair)}
 
         def key(name: str) -> tuple[bool, str, bool, str]:

@@ -44,6 +44,17 @@ def locate_model(model: str | Path) -> Path:
     return found
 
 
+def is_model_here(model: str | None) -> bool:
+    """Whether the model's weights are on this machine, or it can be nowhere else."""
+    if model is None or Path(model).exists() or not is_hub_id(model):
+        return True
+    try:
+        locate_model(model)
+    except DataError:
+        return False
+    return True
+
+
 def locate_data_set(name: str, patterns: Sequence[str]) -> Path:
     """Where the hub's cache holds the files of a fetched data set that match one of the `patterns`.
 

@@ -1,4 +1,7 @@
-"""A grid of pictures from a checkpoint: one row for each prompt, one column for each initial noise."""
+"""A grid of pictures from a checkpoint: one row for each prompt, one column for each initial noise.
+
+What is slow to import is imported once there is something to draw, so that a wrong path is told at once.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,23 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from bench import rng
 from bench.api import ConfigError, DataError
 from bench.config.settings import Runtime
-from bench.datasets.world import World
-from bench.datasets.worlds import load_world
 from bench.experiments.recorded import recorded_model
-from bench.models.policy import SD3Policy
 from bench.parsing import Problems, validate
 from bench.paths import inside
 from bench.results.records.schema import Cell, parse_event
 from bench.results.records.writer import RECORD, read_lines
+
+if TYPE_CHECKING:
+    from bench.datasets.world import World
+    from bench.models.policy import SD3Policy
 
 GUIDANCE, STEPS = 3.0, 20  # where no cell says others
 _GAP = 4  # pixels between tiles
@@ -58,9 +61,15 @@ def sample_grid(
         raise ConfigError(f"--out {out}: expected a name that ends with .png")
     if checkpoint is not None and (checkpoint / "model_index.json").is_file():
         checkpoint, model = None, checkpoint
-    base = str(model) if model or checkpoint is None else recorded_model(cell.get("model"), checkpoint)
+    if checkpoint is not None:
+        _weights_folder(checkpoint)
+    recorded = recorded_model(cell.get("model"), checkpoint) if checkpoint is not None and model is None else None
+    base = str(model) if model is not None else recorded
+    texts = [*prompts, *(_lines(prompt_file) if prompt_file else ())]
+    from bench.datasets.worlds import load_world
+
     place = load_world(world, base)
-    texts = [*prompts, *(_lines(prompt_file) if prompt_file else ())] or _examples(place)
+    texts = texts or _examples(place)
     policy = load_checkpoint(place, checkpoint)
     rows = [_row(policy, text, guidance=guidance, steps=steps, seed=seed, samples=samples) for text in texts]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -75,16 +84,11 @@ def load_checkpoint(world: World, checkpoint: Path | None) -> SD3Policy:
         DataError: there are no weights in that folder, they are no safetensors, lie behind a link or elsewhere, or are
             of another shape than the base's.
     """
-    if checkpoint is None:
+    folder = None if checkpoint is None else _weights_folder(checkpoint)
+    from bench.models.policy import SD3Policy
+
+    if checkpoint is None or folder is None:
         return SD3Policy.load(world.model)
-    places = [inside(checkpoint, "checkpoint/model"), inside(checkpoint, "model"), checkpoint]
-    folder = next((place for place in places if (place / "config.json").is_file()), None)
-    if folder is None:
-        raise DataError(
-            f"{checkpoint} holds no weights: expected a cell of the results with its checkpoint/model, or a checkpoint "
-            "folder (checkpoints are not committed: run the experiment to make them)"
-        )
-    _refuse_ways_out(folder)
     runtime, kind = _as_trained(checkpoint)
     policy = SD3Policy.load(world.model, runtime=runtime, weights=kind)
     try:
@@ -96,6 +100,19 @@ def load_checkpoint(world: World, checkpoint: Path | None) -> SD3Policy:
     except RuntimeError as error:
         raise DataError(f"{folder}: these weights do not fit the base in {world.model}: {error}") from error
     return policy
+
+
+def _weights_folder(checkpoint: Path) -> Path:
+    """Where the weights of a checkpoint lie, all of them within that folder; raises DataError where they do not."""
+    places = [inside(checkpoint, "checkpoint/model"), inside(checkpoint, "model"), checkpoint]
+    folder = next((place for place in places if (place / "config.json").is_file()), None)
+    if folder is None:
+        raise DataError(
+            f"{checkpoint} holds no weights: expected a cell of the results with its checkpoint/model, or a checkpoint "
+            "folder (checkpoints are not committed: run the experiment to make them)"
+        )
+    _refuse_ways_out(folder)
+    return folder
 
 
 def _as_trained(checkpoint: Path) -> tuple[Runtime, str]:
@@ -158,13 +175,15 @@ def _examples(world: World) -> list[str]:
     return [world.prompts("report", [category], 1)[0].text for category in world.categories]
 
 
-@torch.no_grad()
 def _row(policy: SD3Policy, text: str, *, guidance: float, steps: int, seed: int, samples: int) -> np.ndarray:
     """`samples` pictures of one prompt, uint8 (samples, H, W, 3)."""
+    import torch
+
     pictures = []
     for start in range(0, samples, _CHUNK):
         index = range(start, min(start + _CHUNK, samples))
-        z1 = torch.from_numpy(rng.normal(seed, f"sample/{text}", index, policy.latent_shape)).to(policy.device)
-        z0 = policy.sample(z1, policy.encode([text] * len(index)), steps=steps, guidance=guidance)
-        pictures.append(policy.decode(z0))
+        with torch.no_grad():
+            z1 = torch.from_numpy(rng.normal(seed, f"sample/{text}", index, policy.latent_shape)).to(policy.device)
+            z0 = policy.sample(z1, policy.encode([text] * len(index)), steps=steps, guidance=guidance)
+            pictures.append(policy.decode(z0))
     return np.concatenate(pictures)

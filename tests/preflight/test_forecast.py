@@ -15,6 +15,7 @@ from bench.api import ConfigError, DataError
 from bench.budget import Budget
 from bench.config.load import load_settings
 from bench.config.settings import Experiment, Runtime, Train
+from bench.hub import is_model_here
 from bench.models.loading import ENCODERS
 from bench.models.policy import SD3Policy
 from bench.preflight.forecast.activations import pass_bytes, run_pass
@@ -26,9 +27,9 @@ from bench.preflight.forecast.forecast import (
     forecast_experiment,
 )
 from bench.preflight.forecast.memory import StageMemory, StageMemoryForecaster, scorer_bytes
-from bench.preflight.forecast.plan import _try_method
+from bench.preflight.forecast.plan import _measure_methods
 from bench.preflight.forecast.render import render_forecast
-from bench.preflight.forecast.shapes import ModelShapes, is_model_here
+from bench.preflight.forecast.shapes import ModelShapes
 from bench.preflight.forecast.spending import LargestPass, forecast_spending
 from bench.training.optimizer import Optimizer
 from tests.support.cells import experiment
@@ -130,11 +131,10 @@ def test_methods_spend_what_a_trial_of_them_spends(tiny_pipeline: Path) -> None:
     planned = experiment(tiny_pipeline, methods=["soar", "flowgrpo"])
     shapes = ModelShapes.of(planned)
     passes = shapes.trained_weights_and_flops(planned.train)[1]
-    for label in ("soar", "flowgrpo"):
-        (measured,) = _try_method(planned, label)
+    for label, (measured,) in _measure_methods(planned)[0][1].items():
         computed = forecast_spending(planned.stages(label)[0], shapes, passes)
         for unit in ("cost", "flops", "updates", "images"):
-            assert computed.by_update[unit] == pytest.approx(measured.by_update[unit], rel=1e-9), (label, unit)
+            assert computed.by_update[unit] == pytest.approx(measured[unit], rel=1e-9), (label, unit)
 
 
 @pytest.mark.slow

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pyarrow import ArrowException
 
 from bench.api import DataError
 from bench.paths import inside
@@ -29,13 +28,11 @@ from bench.results.records.schema import (
     Telemetry,
     parse_event,
 )
+from bench.results.records.score_files import KEYS, ScoreRows, damaged, read_scores
 from bench.results.records.writer import RECORD, read_experiment_header, read_lines, read_telemetry
 
 __all__ = ["KEYS", "CellResult", "ExperimentResults", "damaged", "named_file", "read_experiment"]
 
-KEYS = ["task", "method", "seed"]
-# What pandas and pyarrow raise on bytes that are no parquet, on pages that fail their checksum, on names that are none.
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArrowException)
 LEDGER = tuple(LedgerEntry.model_fields)
 
 
@@ -103,8 +100,8 @@ def read_experiment(folder: Path) -> ExperimentResults:
     for cell in cells:
         _check_place(folder, header, cell)
     files = {(cell.folder, item.file): (cell, item.file) for cell in cells for item in cell.milestones}
-    samples = _frame(_score_rows(list(files.values())))
-    grid = _frame(_score_rows([(cell, cell.grid.file) for cell in cells if cell.grid]))
+    samples = _frame(list(files.values()))
+    grid = _frame([(cell, cell.grid.file) for cell in cells if cell.grid])
     scorers = sorted({name for frame in (samples, grid) for name in frame if name not in (*KEYS, *SCORE_COLUMNS)})
     return ExperimentResults(
         folder=folder,
@@ -116,7 +113,7 @@ def read_experiment(folder: Path) -> ExperimentResults:
         samples=samples,
         grid=grid,
         scorers=tuple(scorers),
-        sets=_frame(_score_rows([(cell, item.file) for cell in cells for item in cell.sets])),
+        sets=_frame([(cell, item.file) for cell in cells for item in cell.sets]),
     )
 
 
@@ -226,30 +223,9 @@ def named_file(cell: CellResult, name: str) -> Path:
     return path
 
 
-def damaged(path: Path, kind: str, error: Exception) -> DataError:
-    """What to tell of a file of a cell that cannot be read as what it should be."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return DataError(
-        f"{path} is damaged: expected {kind}, but reading it failed ({reason}). Restore it, or remove {path.parent} "
-        "and run the cell again"
-    )
-
-
-def _score_rows(files: list[tuple[CellResult, str]]) -> Iterator[pd.DataFrame]:
+def _frame(files: Sequence[tuple[CellResult, str]]) -> pd.DataFrame:
+    """The rows of score files that cells name."""
+    rows = ScoreRows()
     for cell, name in files:
-        path = named_file(cell, name)
-        try:
-            frame = pd.read_parquet(path, page_checksum_verification=True)
-        except _UNREADABLE as error:
-            raise damaged(path, "a score file", error) from error
-        missing = [column for column in SCORE_COLUMNS if column not in frame]
-        if missing:
-            raise DataError(f"{path} lacks {', '.join(missing)}: it is not a score file of schema 1")
-        for position, (key, value) in enumerate(_keys(cell).items()):
-            frame.insert(position, key, value)
-        yield frame
-
-
-def _frame(parts: Iterator[pd.DataFrame]) -> pd.DataFrame:
-    whole = list(parts)
-    return pd.concat(whole, ignore_index=True) if whole else pd.DataFrame(columns=[*KEYS, *SCORE_COLUMNS])
+        rows.add(**_keys(cell), table=read_scores(named_file(cell, name)))
+    return rows.frame()

@@ -14,6 +14,7 @@ from bench import package_conflicts as conflicts
 from bench import registry
 from bench.api import ConfigError, Method, PluginError, Reward
 from bench.cli import catalogue
+from bench.plugin_code import source_file
 
 HEAD = "from dataclasses import dataclass; from typing import Annotated\nfrom bench.api import Method, Option, Reward\n"
 GOOD = 'class Good(Method):\n    """Does good."""\n    name = "good"\n    def step(self, env): ...\n'
@@ -217,7 +218,7 @@ def test_a_module_inside_a_folder_without_init_is_named_with_its_file(
     (tmp_path / "apart_space" / "inner").mkdir(parents=True)
     path = write(tmp_path / "apart_space" / "inner", GOOD)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert registry.source_file("apart_space.inner.plugin") == Path(path)
-    assert registry.source_file("apart_space.inner.another") is None
+    assert source_file("apart_space.inner.plugin") == Path(path)
+    assert source_file("apart_space.inner.another") is None
     assert not any(name.startswith("apart_space") for name in sys.modules)
     assert registry.load_method("apart_space.inner.plugin:Good").name == "good"

@@ -28,7 +28,7 @@ def plugin_error(error: BaseException, files: Collection[str] = ()) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
     own = [frame for frame in frames if frame.filename in files]
     places = [f"{frame.filename}:{frame.lineno}" for frame in (*own[-1:], *frames[-1:])]
-    return f"{message} ({', '.join(dict.fromkeys(places))})" if places else message
+    return f"{message} ({', in '.join(dict.fromkeys(places))})" if places else message
 
 
 @contextmanager

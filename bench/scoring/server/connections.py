@@ -9,28 +9,36 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 def bounded_protocol(seconds: float, count: int) -> type[H11Protocol]:
-    """uvicorn's protocol, which closes a connection whose first head has not come after `seconds`.
+    """uvicorn's protocol, which closes a connection whose next head has not come after `seconds`.
 
     At most `count` connections wait so: the oldest gives way to a new one, so that whoever sends a head at once gets in
-    however many say nothing. A response has to end its connection, or further heads would have all the time.
+    however many say nothing.
     """
     waiting: dict[H11Protocol, asyncio.TimerHandle] = {}
 
     class BoundedProtocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            if len(waiting) >= count:
-                close(next(iter(waiting)))
-            waiting[self] = self.loop.call_later(seconds, close, self)
+            wait(self)
 
         def handle_events(self) -> None:
             super().handle_events()
-            if self.cycle is not None:  # a request has begun
+            if self.cycle is not None and not self.cycle.response_complete:  # a request has begun
                 forget(self)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()  # which takes up the next request, where that has come already
+            if self.cycle.response_complete and not self.transport.is_closing():
+                wait(self)
 
         def connection_lost(self, exc: Exception | None) -> None:
             forget(self)
             super().connection_lost(exc)
+
+    def wait(connection: H11Protocol) -> None:
+        if len(waiting) >= count:
+            close(next(iter(waiting)))
+        waiting[connection] = connection.loop.call_later(seconds, close, connection)
 
     def forget(connection: H11Protocol) -> None:
         if connection in waiting:

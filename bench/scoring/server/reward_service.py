@@ -5,8 +5,8 @@
     POST /rewards/NAME/score     a body of `scoring_request`; scores encoded by `bench.scoring.workers.messages`
     POST /rewards/NAME/flops     the same with one picture; the FLOPs of scoring it
 
-Every response is JSON: {"result": ...} with status 200, or {"error": kind of error, "message": text} with another, and
-the last of its connection. Nothing is kept of a request: one that comes again is scored again, with the same scores.
+Every response is JSON: {"result": ...} with status 200, or {"error": kind of error, "message": text} with another.
+Nothing is kept of a request: one that comes again is scored again, with the same scores.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _error(status: int, error: BenchError) -> Response:
 
 def _json(content: Any, status: int = 200) -> Response:
     """Python's JSON, which has NaN, so that a scorer that gives it is refused by the client."""
-    return Response(json.dumps(content), status, {"Connection": "close"}, "application/json")
+    return Response(json.dumps(content), status, media_type="application/json")
 
 
 async def _no_such_page(request: Request, error: Exception) -> Response:

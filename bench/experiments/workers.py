@@ -18,7 +18,7 @@ from bench.config.job import CellJob
 from bench.config.settings import BASE, Experiment
 from bench.distributed.launch import RankInfo
 from bench.experiments.watchdog import Watchdog
-from bench.process_end import end_process, end_soon
+from bench.process_end import end_process, end_soon, plugin_stays
 from bench.results.records.writer import CellRecord
 
 TICK = 0.5  # seconds between two looks at the workers
@@ -231,7 +231,8 @@ def _work(job: CellJob, sender: Connection, place: RankInfo | None) -> None:
 
     try:
         ranks = SINGLE_PROCESS if place is None else ProcessGroup(place)
-        run_cell(job, post, ranks)
+        with plugin_stays(job.name):  # what a plugin forks opens no record of its own either
+            run_cell(job, post, ranks)
         ranks.leave()
         status = 0
     except BenchError as error:

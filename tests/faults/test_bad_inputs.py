@@ -187,8 +187,9 @@ def test_what_a_run_needs_is_looked_for_before_anything_is_written(
         given = [argument.replace(name, str(path)) for argument in given]
     if "PICTURES" in arguments:
         image_folder(files["PICTURES"], 30)
-        given += ["--world", "images", "--tasks", "pictures", "--evaluation.held_out_prompts", "0"]
-        given += ["--task.scorers", "scenes-aesthetic", "--task.primary", "scenes-aesthetic"]
+        own = "world: images\ntasks: [pictures]\ntask: {scorers: [scenes-aesthetic], primary: scenes-aesthetic}\n"
+        (tmp_path / "own.yaml").write_text(own)
+        given += ["--config", str(tmp_path / "own.yaml")]
     given = [*command(tmp_path, tiny_pipeline, *given)]
     before = sorted(tmp_path.rglob("*"))
     refused(given, messages, capsys)

@@ -389,6 +389,13 @@ class Reward(abc.ABC):
     worker_flops: float = 0.0
     random_weights: ClassVar[str] = ""
 
+    @classmethod  # noqa: B027 - most rewards have none
+    def require_checkpoint(cls) -> None:
+        """Raise CheckpointMissing where what `load` reads is not on this machine; reads no weights.
+
+        Asked before a run begins, so that it is told once, and not by every cell.
+        """
+
     def load(self) -> None:  # noqa: B027 - most rewards have nothing to load
         """Heavy imports and weights, onto `bench.device.present()`; called once before the first score."""
 

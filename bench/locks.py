@@ -22,6 +22,18 @@ from bench.paths import inside
 _RETRY_SECONDS = 0.1
 _CLOCK_SECONDS = 60.0  # by which the clock may have been set since
 
+_held: set[TextIOWrapper] = set()  # the lock files of this process
+
+
+def _let_go() -> None:
+    """In a process that was forked from this one: it holds none of the locks, and would keep them after us."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -78,10 +90,13 @@ def hold_lock(path: Path, wait: float = 0.0, about: Mapping[str, Any] | None = N
         since = datetime.now(UTC).isoformat(timespec="seconds")
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "about": dict(about or {})}
         _write(file, path, json.dumps(me))
+        _held.add(file)
         try:
             yield str(stale or "")
         finally:
-            _write(file, path, "")
+            if file in _held:
+                _held.remove(file)
+                _write(file, path, "")
 
 
 def lock_holder(path: Path) -> Holder | None:

@@ -66,8 +66,14 @@ class OCR(Reward):
         """Whether the prompt quotes a text, which whoever read the prompts put into its metadata."""
         return bool(str(metadata.get("text") or "").strip())
 
-    def load(self) -> None:
-        """Read the models that come with RapidOCR.
+    @classmethod
+    def require_checkpoint(cls) -> None:
+        """Look for RapidOCR and its models."""
+        cls.models()
+
+    @classmethod
+    def models(cls) -> dict[str, Path]:
+        """The models that come with RapidOCR, by the part of the reader.
 
         Raises:
             ConfigError: the package is not installed.
@@ -80,15 +86,21 @@ class OCR(Reward):
                 f"reward 'ocr' reads with the packages rapidocr and onnxruntime ({error}): install them with "
                 "`pip install -e '.[ocr]'`"
             ) from error
-        import torch
-
-        from rewards._weights import weights_fingerprint
-
         folder = Path(rapidocr.__file__).parent / "models"
         models = {part: folder / f"PP-OCRv6_{part.lower()}_small.onnx" for part in ("Det", "Rec")}
         for path in models.values():
             if not path.is_file():  # RapidOCR would download another one
                 raise DataError(f"{path}: expected a model that comes with rapidocr 3.10: install rapidocr>=3.10,<4")
+        return models
+
+    def load(self) -> None:
+        """Read the models; raises as `models` does."""
+        models = self.models()
+        import rapidocr
+        import torch
+
+        from rewards._weights import weights_fingerprint
+
         self.fingerprint = weights_fingerprint(*models.values())
         self._engine = rapidocr.RapidOCR(
             params={

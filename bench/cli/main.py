@@ -54,6 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # transformers warns at import of a package that is left out on purpose (see `bench doctor`)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    status = _run(given)
+    if arguments is None:  # this process is the command: a plugin's thread must not keep it
+        from bench.process_end import end_soon
+
+        end_soon(status)
+    return status
+
+
+def _run(given: list[str]) -> int:
     try:
         status = _dispatch(given)
         sys.stdout.flush()

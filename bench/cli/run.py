@@ -50,9 +50,11 @@ def run(args: argparse.Namespace) -> int:
     read = read_experiment(args)
     place = RankInfo.here(shard=read.shard)
     requested = with_prompt_sets(read, is_first=place is None or place.rank == 0)
+    from bench.experiments.requirements import require_ready
     from bench.experiments.status.tracking import Tracked, tracker_of
 
     tracker = tracker_of(requested, args.results)  # first of all: pictures may take an hour to prepare
+    require_ready(requested, args.results)
     if args.detach:
         return _detach(args, requested.name, under_launcher=place is not None)
     team = Team(place) if place else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.api import ConfigError, PluginError
+from bench.api import ConfigError, DataError, PluginError
 from bench.config.architectures import BY_NAME
 from bench.config.built_in_tasks import TASKS, WORLDS
 from bench.config.pictures import Data
@@ -17,7 +17,7 @@ from bench.config.reward_expression import is_sum, parts_of, scorers_of_task
 from bench.config.scorer_process import read_scorer_processes
 from bench.config.settings import BASE, Chain, Evaluation, Experiment, Runtime, StageSettings, Train, configured
 from bench.config.task import Task
-from bench.hub import is_hub_id
+from bench.hub import is_hub_id, refuse_other_pipeline
 from bench.parsing import Problems, Text, parse_text, unique, validate, validate_rest
 from bench.suggest import hint
 
@@ -81,9 +81,14 @@ class Resolver:
                 known = hint(str(model), BY_NAME)
                 self.problems.add("model", f"{model!r} is no architecture that random weights are known for{known}")
             return
-        if not isinstance(model, str) or model == "null" or (Path(model) / "model_index.json").is_file():
+        if not isinstance(model, str) or model == "null":
             return
-        if Path(model).exists() or not is_hub_id(model):
+        if (Path(model) / "model_index.json").is_file():
+            try:
+                refuse_other_pipeline(Path(model))
+            except DataError as error:
+                self.problems.add("model", str(error))
+        elif Path(model).exists() or not is_hub_id(model):
             self.problems.add("model", f"{model} is no checkpoint folder in the diffusers format (no model_index.json)")
 
     def _block(self, name: str) -> Block:

@@ -51,6 +51,18 @@ class ScorerProcess:
         limit = f", at most {self.memory}" if self.memory else ""
         return f"process, device {self.device}, threads {self.threads}{limit}"
 
+    def require_device(self, name: str) -> None:
+        """Refuse a device that this process does not see, for the scorer `name`.
+
+        Raises:
+            ConfigError: that.
+        """
+        if self.device.startswith("cuda") and int(self.device.partition(":")[2] or 0) >= (count := _gpu_count()):
+            raise ConfigError(
+                f"scorers.{name}.device {self.device}: expected one of the {count} CUDA devices that torch sees here: "
+                "choose another, or cpu"
+            )
+
     def variables(self, reward: type[Reward]) -> dict[str, str]:
         """The environment variables that give the worker this device and the module path of this process.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from bench.cli.main import main
@@ -19,6 +20,7 @@ from bench.locks import hold_lock
 from bench.results.records.schema import End
 from bench.results.records.writer import CellRecord
 from bench.training.loop import MAX_SKIPPED_IN_A_ROW
+from tests.support.user_pictures import image_folder
 
 TINY = """
 extends: smoke
@@ -135,6 +137,83 @@ def test_settings(
         (tmp_path / name).write_text(content)
     given = [str(tmp_path / FILES[a][0]) if a in FILES else a for a in arguments]
     refused(command(tmp_path, tiny_pipeline, *given), messages, capsys)
+
+
+# What a run needs and is not there: told once, before anything is written
+
+LACKING = """
+from bench.api import CheckpointMissing, Reward
+
+class Lacking(Reward):
+    name = "lacking"
+
+    @classmethod
+    def require_checkpoint(cls):
+        raise CheckpointMissing("nobody/nothing: expected weights; to get it: make it")
+
+    def __call__(self, images, prompts, metadata):
+        return images.mean((1, 2, 3)) / 255
+"""
+NEEDED = [
+    (["--device", "cuda"], ["device 'cuda': expected a CUDA device", "say --device cpu"]),
+    (["--model", "nobody/nothing"], ["nobody/nothing: there is no such folder", "bench fetch nobody/nothing"]),
+    (["--model", "FLUX"], ["expected a StableDiffusion3Pipeline", "says that it is a FluxPipeline", "by --model"]),
+    (["--task.reward", "LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
+    (["--task.select", "0.5*scenes-aesthetic+0.5*LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
+    (["--task.scorers", "scenes-geneval,LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
+    (
+        ["--scorers.scenes-geneval.device", "cuda:1"],
+        ["scorers.scenes-geneval.device cuda:1: expected one of the 0 CUDA"],
+    ),
+    (["--reward-server", "http://127.0.0.1:9"], ["reward server http://127.0.0.1:9 cannot be reached"]),
+    (["--device", "cuda", "--detach"], ["device 'cuda': expected a CUDA device"]),
+    (["--device", "cuda", "--data", "PICTURES"], ["device 'cuda': expected a CUDA device"]),
+]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+@pytest.mark.parametrize(("arguments", "messages"), NEEDED)
+def test_what_a_run_needs_is_looked_for_before_anything_is_written(
+    arguments: list[str], messages: list[str], tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "lacking.py").write_text(LACKING)
+    shutil.copytree(tiny_pipeline, tmp_path / "flux")
+    edit(tmp_path / "flux" / "model_index.json", "StableDiffusion3Pipeline", "FluxPipeline")
+    files = {"LACKING": tmp_path / "lacking.py", "FLUX": tmp_path / "flux", "PICTURES": tmp_path / "pictures"}
+    given = [*arguments]
+    for name, path in files.items():
+        given = [argument.replace(name, str(path)) for argument in given]
+    if "PICTURES" in arguments:
+        image_folder(files["PICTURES"], 30)
+        own = "world: images\ntasks: [pictures]\ntask: {scorers: [scenes-aesthetic], primary: scenes-aesthetic}\n"
+        (tmp_path / "own.yaml").write_text(own)
+        given += ["--config", str(tmp_path / "own.yaml")]
+    given = [*command(tmp_path, tiny_pipeline, *given)]
+    before = sorted(tmp_path.rglob("*"))
+    refused(given, messages, capsys)
+    assert sorted(tmp_path.rglob("*")) == before  # no results, no lock, nothing in the cache
+
+
+def test_what_is_recorded_needs_nothing(
+    finished: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    assert main(command(tmp_path, tiny_pipeline, "--device", "cuda")) == 0
+    assert "nothing to run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["sample", "--out", "OUT/a.png"], ["run", "--results", "OUT"], ["plan"]])
+def test_another_pipeline_is_called_by_its_name(
+    arguments: list[str], tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_pipeline, tmp_path / "flux")
+    edit(tmp_path / "flux" / "model_index.json", "StableDiffusion3Pipeline", "FluxPipeline")
+    given = [argument.replace("OUT", str(tmp_path / "out")) for argument in arguments]
+    told = ["expected a StableDiffusion3Pipeline (Stable Diffusion 3 or 3.5)", "says that it is a FluxPipeline"]
+    refused([*given, "--model", str(tmp_path / "flux")], told, capsys)
+    assert not (tmp_path / "out").exists()
 
 
 # A reward server, and lists
@@ -339,6 +418,7 @@ METHODS = {
     "breaking": ("env.rollouts = 3", "env.update()"),  # the harness fails over it, after step() has ended
     "exiting": ("raise SystemExit(0)", "env.update()"),
     "leaving": ("__import__('os')._exit(0)", "env.update()"),
+    "vanishing": ("__import__('ctypes').CDLL(None)._exit(0)", "env.update()"),
 }
 REWARD = '''
 import os, signal, time
@@ -375,7 +455,8 @@ CELLS = [
     ("alignment/faulty", ["method 'faulty' in step() raised ZeroDivisionError: division by zero", "faulty.py:13)"]),
     ("alignment/breaking", ["unexpected error: AttributeError: 'int' object has no attribute 'used'"]),
     ("alignment/exiting", ["method 'exiting' in step() raised SystemExit: 0", "exiting.py:13)"]),
-    ("alignment/leaving", ["ended with status 0 before its cell did", "look for a call of exit()"]),
+    ("alignment/leaving", ["method 'leaving' in step() raised ProcessExit: os._exit(0) would end", "leaving.py:13)"]),
+    ("alignment/vanishing", ["ended with status 0 before its cell did", "look for a call of exit()"]),
     ("raising/flowgrpo", ["reward 'raising' on 1 pictures raised KeyError: 'missing'", "raising.py:11"]),
     ("hanging/flowgrpo", ["reward 'hanging' hangs: one call has not ended after", "--reward-seconds"]),
     ("stuck/flowgrpo", ["reward 'stuck' hangs: load() has not ended after", "--reward-seconds"]),

@@ -382,9 +382,10 @@ def test_a_detector_of_other_classes_is_refused(weights: Path, tmp_path: Path, m
 
 def test_absent_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_WEIGHTS", str(tmp_path))
-    with pytest.raises(CheckpointMissing) as caught:
-        GenEval().load()
-    assert f"hf download {DETECTOR.home}" in str(caught.value) and "licence" in str(caught.value)
+    for ask in (GenEval.require_checkpoint, GenEval().load):
+        with pytest.raises(CheckpointMissing) as caught:
+            ask()
+        assert f"hf download {DETECTOR.home}" in str(caught.value) and "licence" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from bench.config.settings import Experiment
 from bench.datasets.base_model import base_model
 from bench.files import write_whole
 from bench.paths import cache_folder
+from bench.plugin_code import code_files
 from bench.results.records.provenance import DISTRIBUTIONS, PACKAGES, ROOT
 
 __all__ = ["Measured", "keep_measured", "kept_measured"]
@@ -60,13 +61,13 @@ def _place(experiment: Experiment) -> Path:
 def _made_with(experiment: Experiment) -> dict[str, Any]:
     """All that a measurement depends on."""
     stages = [stage for chain in experiment.methods for stage in chain.stages]
-    own = [registry.own_file(registry.load_method(stage.source)) for stage in stages]
+    own = [file for stage in stages for file in code_files(registry.load_method(stage.source))]
     sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     base = base_model(experiment.model)
     files = sorted(path for path in base.rglob("*") if path.is_file())
     return {
         "experiment": json.loads(canonical_json(experiment.resolved())),
-        "sources": sorted(hash_file(path) for path in [*sources, *filter(None, own)]),
+        "sources": sorted(hash_file(path) for path in {*sources, *own}),
         "base": [[path.relative_to(base).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
         "versions": [_version(name) for name in DISTRIBUTIONS],
         "machine": [platform.machine(), platform.processor(), os.cpu_count()],

@@ -15,6 +15,7 @@ record again, the reader names it. The events are typed in `schema` beside this 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -140,11 +141,13 @@ def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
 class CellRecord:
     """Writer of one cell's folder. Opening an interrupted record cuts the line that the crash tore.
 
-    Raises DataError where the record or the telemetry is a link.
+    Raises DataError where the record or the telemetry is a link, and for whatever a process that was forked from this
+    one would write.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._process = os.getpid()
         self._ended: bool | None = None
         self._cut_torn_line(inside(folder, RECORD))
         self._cut_torn_line(inside(folder, TELEMETRY))
@@ -165,6 +168,7 @@ class CellRecord:
         Raises DataError where any other record has another configuration, place or
         sources: its numbers would mix.
         """
+        self._refuse_fork()
         new = header if isinstance(header, Cell) else parse_event(canonical_json({"kind": "cell", **header}), "header")
         events = self.events()
         if not events:
@@ -214,6 +218,7 @@ class CellRecord:
         """
         import pandas as pd
 
+        self._refuse_fork()
         frame = pd.DataFrame(scores)
         missing = [column for column in SCORE_COLUMNS if column not in frame]
         if missing:
@@ -228,6 +233,7 @@ class CellRecord:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Store a file of the cell (`pictures.png`) so that it appears whole or not at all."""
+        self._refuse_fork()
         write_whole(self.folder / name, data)
 
     def truncate(self, count: int) -> None:
@@ -235,6 +241,7 @@ class CellRecord:
 
         Files that only later events name go too. Telemetry keeps the lost work. Raises DataError where there are fewer.
         """
+        self._refuse_fork()
         events = self.events()
         if len(events) < count:
             raise DataError(
@@ -251,9 +258,17 @@ class CellRecord:
                 path.unlink(missing_ok=True)
 
     def _append(self, name: str, event: BaseModel) -> None:
+        self._refuse_fork()
         append_whole(self.folder / name, _line(event))
         if name == RECORD:
             self._ended = isinstance(event, End)
+
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._process:
+            raise DataError(
+                f"{self.folder} is written by process {self._process} alone, and {os.getpid()} was forked from it: end "
+                "what a plugin forks by os._exit() where its own work is done"
+            )
 
     def _has_ended(self) -> bool:
         if self._ended is None:

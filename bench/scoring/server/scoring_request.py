@@ -1,8 +1,8 @@
 """What client and server agree on: a batch of pictures as bytes, and the limits of a request.
 
 A body is a safetensors file of two tensors, and nothing that could run. `images` is uint8 (B, H, W, 3), `fields` the
-UTF-8 of a JSON object {"prompts": [B], "metadata": [B], "scorer": {"version", "fingerprint"}}, where the scorer is the
-one that the client expects. Responses are the messages of `bench.scoring.workers.messages`.
+UTF-8 of a JSON object {"prompts": [B], "metadata": [B], "scorer": {"version", "fingerprint", "code"}}, where the
+scorer is the one that the client expects. Responses are the messages of `bench.scoring.workers.messages`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def decode_request(body: bytes) -> ScoringRequest:
         if not is_list or len(rows) != len(images):
             raise DataError(f"expected {name} as a list with one {kind.__name__} for each of {len(images)} pictures")
     if not isinstance(request.scorer, dict):
-        raise DataError("expected scorer as version and fingerprint")
+        raise DataError("expected scorer as version, fingerprint and code")
     return request
 
 

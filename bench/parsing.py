@@ -8,44 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from bench.api import ConfigError, Effect, PluginError
+from bench.reading import MOST_YAML_BYTES, parse_yaml, read_text
 from bench.suggest import hint
 
 T = TypeVar("T")
 
 _TYPE_TAGS = ("str", "int", "float", "bool", "none")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with 1e-5 as a number, without dates, and with duplicate keys refused."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own class attribute)
-        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith((":timestamp", ":float", ":merge"))]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """PyYAML's own, after a look at the keys."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        repeated = {repr(key) for key in keys if keys.count(key) > 1}
-        if repeated:
-            raise ConfigError(f"line {node.start_mark.line + 1}: {', '.join(sorted(repeated))} given twice")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:\d[\d_]*\.[\d_]*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|\d[\d_]*e[-+]?\d+|\.(?:inf|nan))$", re.I),
-    list("-+0123456789."),
-)
 
 
 class Text(str):
@@ -81,10 +56,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, holds a key twice, or is not a mapping with texts as keys.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = parse_yaml(read_text(path, MOST_YAML_BYTES))
     except OSError as error:
         raise ConfigError(f"cannot read the settings in {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ConfigError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not a valid YAML file: {error}") from error
     if content is None:
         return {}
@@ -116,8 +91,8 @@ def split_list(text: str) -> list[str]:
 def _scalar(text: str) -> Any:
     """What YAML makes of a text; the text itself where it is no YAML."""
     try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ConfigError):
+        return parse_yaml(text)
+    except ValueError:
         return text
 
 

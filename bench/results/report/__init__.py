@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from bench.canonical import canonical_json
 from bench.files import disk_errors
 from bench.paths import inside
+from bench.reading import read_json
 from bench.results.report.document import render_document
 from bench.results.report.figures import Figure
 from bench.results.report.terminal import terminal_table
@@ -86,8 +86,8 @@ def _drawn(png: bytes) -> dict[str, str]:
 def _stored(path: Path) -> dict[str, Any]:
     """A figure's facts, empty where there are none that can be read: then it is drawn again, or differs."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # neither JSON nor UTF-8
+        held = read_json(path)
+    except (OSError, ValueError):
         return {}
     return held if isinstance(held, dict) else {}
 

@@ -108,9 +108,9 @@ def _acquire(file: TextIOWrapper, path: Path, wait: float) -> None:
             return
         except OSError as error:
             if time.monotonic() >= end:
+                holder = _who_holds(file) or "another process"
                 raise DataError(
-                    f"{path.parent} is held by {_who_holds(file) or 'another process'}: wait for it, stop it, or give this "
-                    "run another --name"
+                    f"{path.parent} is held by {holder}: wait for it, stop it, or give this run another --name"
                 ) from error
         time.sleep(_RETRY_SECONDS)
 

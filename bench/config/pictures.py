@@ -37,6 +37,7 @@ class Found:
     fingerprint: 16 hex digits of all pictures and captions that are left, of the size they are brought to, and of the
     choice among them. selected_by: the scorer that chose among them in `bench curate`, `rule` how (`score >= 6.8`),
     `scored` among how many. left_out: rows left out, by kind of fault. buckets: pictures to train on, by size.
+    to_srgb: pictures whose colours are brought to sRGB from another profile.
     """
 
     fingerprint: str
@@ -51,6 +52,7 @@ class Found:
     rule: str | None = None
     scored: int = 0
     buckets: dict[str, int] | None = None
+    to_srgb: int = 0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -95,4 +97,5 @@ class Data:
     def identity(self) -> dict[str, Any]:
         """What numbers depend on and a report tells; where the pictures lie is no part of it."""
         told = dataclasses.asdict(self.found) if self.found is not None else {}
-        return {name: value for name, value in told.items() if name != "buckets" or value is not None}
+        left_out = {"buckets": None, "to_srgb": 0}  # the usual, which older records do not hold
+        return {name: value for name, value in told.items() if name not in left_out or value != left_out[name]}

@@ -72,14 +72,14 @@ def test_the_size_is_read_before_a_picture_is_decoded() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
 def test_ordinary_colour_modes_are_read(mode: str) -> None:
-    picture, on_white = open_picture(png(noise(0).convert("RGB").convert(mode)), LIMIT)
-    assert picture.mode == "RGB" and picture.size == (16, 16) and not on_white
+    picture, on_white, has_profile = open_picture(png(noise(0).convert("RGB").convert(mode)), LIMIT)
+    assert picture.mode == "RGB" and picture.size == (16, 16) and not on_white and not has_profile
 
 
 def test_a_transparent_picture_is_laid_on_white_and_told() -> None:
     layer = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
     layer.putpixel((1, 0), (0, 0, 255, 0))
-    picture, on_white = open_picture(png(layer), LIMIT)
+    picture, on_white, _ = open_picture(png(layer), LIMIT)
     assert on_white and [picture.getpixel((x, 0)) for x in range(2)] == [(255, 0, 0), (255, 255, 255)]
 
 
@@ -87,7 +87,7 @@ def test_a_picture_stands_as_its_camera_says() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: a quarter clockwise brings it upright
     flat = Image.new("RGB", (20, 10), "red")
-    picture, _ = open_picture(stored(flat, "JPEG", exif=exif), LIMIT)
+    picture = open_picture(stored(flat, "JPEG", exif=exif), LIMIT).picture
     assert picture.size == (10, 20)
 
 

@@ -14,6 +14,11 @@ _PIXEL_BYTES = 4  # no picture that is allowed has more, even stored raw
 _METADATA = 64 * MIB
 
 
+def picture_bytes(max_pixels: int) -> int:
+    """The most bytes that a file with a picture of so many pixels may have."""
+    return max_pixels * _PIXEL_BYTES + _METADATA
+
+
 def locate_picture(folder: Path, name: str) -> Path:
     """Where a picture lies that is named as seen from `folder`, whether it is there or not.
 
@@ -32,7 +37,7 @@ def read_picture_file(folder: Path, name: str, max_pixels: int) -> bytes:
     """The bytes of a picture in `folder`; raises PictureFault where there is none, or where it lies elsewhere."""
     path = locate_picture(folder, name)
     try:
-        return read_file(path, max_pixels * _PIXEL_BYTES + _METADATA)
+        return read_file(path, picture_bytes(max_pixels))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PictureFault("missing", f"there is no file {name!r} in {folder}") from error
     except OSError as error:

@@ -111,6 +111,7 @@ def prepare_pictures(settings: Data, model: Path) -> PreparedPictures:
         training=len(training), selected_by=selection.scorer if selection else None,
         rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
         buckets=None if settings.buckets is None else _by_size(training, to),
+        to_srgb=sum(picture.has_profile for picture in inspected.kept),
     )  # fmt: skip
     if settings.found is not None and settings.found.fingerprint != found.fingerprint:
         raise DataError(
@@ -198,6 +199,8 @@ def _brought_to_size(inspected: InspectedPictures, is_square: bool) -> str:
     ]
     on_white = sum(crop.on_white for crop in crops)
     parts += [f"{on_white:,} transparent ones laid on white"] if on_white else []
+    from_profile = sum(picture.has_profile for picture in inspected.kept)
+    parts += [f"{from_profile:,} brought from their colour profile to sRGB"] if from_profile else []
     parts += [f"{inspected.other_buckets:,} listed for another bucket"] if inspected.other_buckets else []
     return ", ".join(parts)
 

@@ -121,8 +121,8 @@ def _refuse_other_columns(files: Sequence[Path]) -> None:
             told = [f"lacks {', '.join(map(repr, lacking))}"] if lacking else []
             told += [f"has {', '.join(map(repr, more))}"] if more else []
             raise DataError(
-                f"{path.parent}: expected the same columns in every parquet file, but {path.name} {' and '.join(told)}, "
-                f"unlike {files[0].name}: rename them, or give the file that is meant by --data"
+                f"{path.parent}: expected the same columns in every parquet file, but {path.name} "
+                f"{' and '.join(told)}, unlike {files[0].name}: rename them, or give the file that is meant by --data"
             )
 
 

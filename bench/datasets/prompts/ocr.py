@@ -52,7 +52,7 @@ def quoted_text(prompt: str) -> str | None:
 
     None where nothing does. Single quotes are apostrophes too, and so none of these.
 
-    Source: Flow-GRPO, github.com/yifan123/flow_grpo, `flow_grpo/ocr.py`, which reads straight quotes, and fails without.
+    Source: Flow-GRPO, github.com/yifan123/flow_grpo, `flow_grpo/ocr.py`, which knows straight quotes and fails without.
     """
     parts = prompt.split('"')
     if len(parts) > 2 and parts[1].strip():

@@ -20,6 +20,7 @@ from bench.suggest import hint
 
 T = TypeVar("T")
 
+_LEAST, _MOST = 1e-30, 1e30  # of a number's size, for float32 to hold it and its neighbours
 _TYPE_TAGS = ("str", "int", "float", "bool", "none")
 
 
@@ -96,12 +97,31 @@ def _scalar(text: str) -> Any:
         return text
 
 
+def _why_unusable(value: Any) -> str:
+    """Why a value can be no setting, whatever its type: float32 has to hold its numbers, and a file its texts."""
+    if isinstance(value, Mapping):
+        parts = [*value, *value.values()]
+    elif isinstance(value, list | tuple):
+        parts = list(value)
+    elif value is None or isinstance(value, bool):
+        return ""
+    elif isinstance(value, int | float):
+        usable = value == 0 or _LEAST <= abs(value) <= _MOST
+        return "" if usable else f"expected 0 or a number between {_LEAST:g} and {_MOST:g} in size, got {shown(value)}"
+    elif isinstance(value, str):
+        usable = not any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in value)
+        return "" if usable else f"expected a text that can be stored, got {shown(value)}"
+    else:
+        return f"expected numbers, texts, lists or mappings, got a {type(value).__name__}"
+    return next(filter(None, map(_why_unusable, parts)), "")
+
+
 def _fits(annotation: Any, value: Any) -> bool:
     try:
         TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError):
         return False
-    return True
+    return not _why_unusable(value)
 
 
 def field_types(cls: type) -> dict[str, Any]:
@@ -150,16 +170,16 @@ def validate(
         for name, value in values.items()
         if name in types
     }
+    unusable = {name: reason for name, value in known.items() if (reason := _why_unusable(value))}
+    for name, reason in unusable.items():
+        problems.add(f"{prefix}{name}", reason)
+        del known[name]
     try:
-        instance = TypeAdapter(cls).validate_json(json.dumps(known, allow_nan=False), strict=True)
+        instance = TypeAdapter(cls).validate_json(json.dumps(known), strict=True)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            if detail["loc"] and detail["loc"][0] in elsewhere:
-                continue
-            problems.add(*_explain(detail, prefix, known))
-        return None
-    except (TypeError, ValueError) as error:
-        problems.add(path, f"values have to be finite numbers, texts, lists or mappings: {error}")
+            if not detail["loc"] or detail["loc"][0] not in (*elsewhere, *unusable):
+                problems.add(*_explain(detail, prefix, known))
         return None
     return instance if len(problems.messages) == before else None
 
@@ -185,13 +205,14 @@ def validate_rest(cls: type[T], values: Mapping[str, Any], ready: Mapping[str, A
             continue
         given = values[name]
         value = parse_text(annotation, given) if isinstance(given, Text) else given
+        if reason := _why_unusable(value):
+            problems.add(name, reason)
+            continue
         try:
-            checked[name] = TypeAdapter(annotation).validate_json(json.dumps(value, allow_nan=False), strict=True)
+            checked[name] = TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
             for detail in error.errors(include_url=False):
                 problems.add(*_explain({**detail, "loc": (name, *detail["loc"])}, "", values))
-        except (TypeError, ValueError) as error:
-            problems.add(name, f"values have to be finite numbers, texts, lists or mappings: {error}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name, field in fields.items():
         has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
@@ -208,7 +229,7 @@ def _explain(detail: Any, prefix: str, values: Mapping[str, Any]) -> tuple[str, 
         return f"{prefix}{'.'.join(names)}", "missing, and it has no default"
     message = message.removeprefix("Input ").removesuffix(".")
     if detail["type"] != "value_error":
-        message = f"{message}, got {_shown(detail['input'])}"
+        message = f"{message}, got {shown(detail['input'])}"
     if not names:
         return prefix.removesuffix("."), message
     return f"{prefix}{'.'.join(names)}", message
@@ -219,7 +240,8 @@ def _is_type_tag(part: object) -> bool:
     return isinstance(part, str) and ("[" in part or part in _TYPE_TAGS or part.startswith("constrained-"))
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -28,7 +28,7 @@ MOST_DIGITS = 20  # of a whole number: those of 64 bits have no more
 MOST_VALUES = 100_000  # of a YAML file, each counted as often as an alias repeats it
 
 # What a number of more digits, one that is infinite, or a deep document has; in a text without it there is none.
-_UNUSUAL = re.compile(r"\d{%d}|\d[eE]\+?\d{3}|NaN|Infinity" % (MOST_DIGITS + 1))
+_UNUSUAL = re.compile(rf"\d{{{MOST_DIGITS + 1}}}|\d[eE]\+?\d{{3}}|NaN|Infinity")
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),

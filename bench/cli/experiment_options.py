@@ -115,7 +115,7 @@ def read_experiment(args: argparse.Namespace) -> Any:
             problems.append(f"--{path}: given twice")
         else:
             overrides[path] = Text(value)
-    preset = args.preset or ("quick" if args.data is None else "images")
+    preset = ("quick" if args.data is None else "images") if args.preset is None else args.preset
     return load_settings(preset, overrides, args.config, problems)
 
 

@@ -74,8 +74,10 @@ class Data:
     tag_column: Annotated[str | None, Option("column of the categories; null: `tag` where there is one")] = None
     pictures: Annotated[str | None, Option("folder of the pictures that a file names; null: the file's own")] = None
     subset: Annotated[str, Option("split of a saved dataset or of the hub's")] = "train"
-    resolution: Annotated[int | None, Option("pixels of a side; null: the model's own", ge=8)] = None
-    text_length: Annotated[int | None, Option("tokens that T5 reads; null: 256; 0: there is no T5", ge=0)] = None
+    resolution: Annotated[int | None, Option("pixels of a side; null: the model's own", ge=8, le=16_384)] = None
+    text_length: Annotated[
+        int | None, Option("tokens that T5 reads; null: 256; 0: there is no T5", ge=0, le=16_384)
+    ] = None
     max_pixels: Annotated[int, Option("a picture of more is left out unread", ge=1, le=_LARGEST)] = 89_478_485
     allow_broken: Annotated[float, Option("share of the rows that may be broken; more stops the run", ge=0, le=1)] = (
         0.01
@@ -90,7 +92,7 @@ class Data:
         ),
     ] = None
     bucket_pictures: Annotated[
-        int, Option("a bucket of fewer pictures is given up; they go to the nearest one left", ge=1)
+        int, Option("a bucket of fewer pictures is given up; they go to the nearest one left", ge=1, le=10**9)
     ] = 32
     found: Annotated[Found | None, Option("what the inspection found; not to be set")] = None
 

@@ -220,16 +220,9 @@ def _read(folder: Path) -> InspectedPictures | None:
         rows = table.to_pylist()
         with (folder / LEFT_OUT).open(encoding="utf-8", newline="") as file:
             left_out = [LeftOut(**cells) for cells in csv.DictReader(file)]
+        texts = ("name", "digest", "caption", "tag", "has_profile")
         kept = tuple(
-            Picture(
-                row["name"],
-                row["digest"],
-                row["caption"],
-                row["tag"],
-                Crop(*(row[f] for f in Crop._fields)),
-                row["has_profile"],
-            )  # fmt: skip
-            for row in rows
+            Picture(crop=Crop(*(row[f] for f in Crop._fields)), **{name: row[name] for name in texts}) for row in rows
         )
         return InspectedPictures(kept, tuple(left_out), folder, int(table.schema.metadata[b"other_buckets"]))
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):

@@ -71,6 +71,11 @@ class FlowGRPO(Method):
                 f"flowgrpo.sampling_steps, because the last step is an ODE step and has no log-probability"
             )
 
+    @property
+    def prompts_at_once(self) -> int:
+        """`num_groups`."""
+        return self.config.num_groups
+
     @torch.no_grad()
     def collect(self, env: Env) -> Rollouts:
         """Sample `num_generations` pictures of each of `num_groups` prompts, score them, and form advantages.

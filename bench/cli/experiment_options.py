@@ -143,15 +143,21 @@ def with_prompt_sets(experiment: Any, *, is_first: bool = True) -> Any:
 
 
 def with_pictures(experiment: Any, *, is_first: bool = True) -> tuple[Any, Any]:
-    """The experiment with what was found in the user's pictures, which is printed, and the pictures; others as is."""
+    """The experiment with what was found in the user's pictures, which is printed, and the pictures; others as is.
+
+    Raises:
+        DataError: the pictures cannot be used, or their captions are too few.
+    """
     if experiment.world != "images":
         return experiment, None
     from bench.datasets.base_model import base_model
+    from bench.datasets.pictures.enough_captions import require_captions
     from bench.datasets.pictures.preparation import pictures_table, prepare_pictures, require_pictures
 
     prepared = prepare_pictures(require_pictures(experiment.data), base_model(experiment.model))
     if is_first:
         print(f"{pictures_table(prepared)}\n")
+    require_captions(prepared, experiment)
     return dataclasses.replace(experiment, data=prepared.settings), prepared
 
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from bench import __version__
 from bench.cli.commands import load_command, summaries
+from bench.interrupts import interrupts_after_imports
 from bench.suggest import nearest_name
 
 EPILOG = """Each command has a help of its own: python -m bench run --help
@@ -67,9 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # transformers warns at import of a package that is left out on purpose (see `bench doctor`)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        status = _dispatch(given)
-        sys.stdout.flush()
-        return status
+        with interrupts_after_imports(main.__code__):
+            status = _dispatch(given)
+            sys.stdout.flush()
+            return status
     except _HasTold:
         return 0
     except BrokenPipeError:

@@ -16,9 +16,15 @@ def check_together(experiment: Experiment, problems: Problems) -> None:
         if isinstance(shares, tuple) and len(chain.stages) not in (1, len(shares)):
             problems.add("split", f"{len(shares)} shares, but {chain.label!r} has {len(chain.stages)} stages")
         needs_reward = any(registry.load_method(stage.source).needs.reward for stage in chain.stages)
+        at_once = max(stage.build().prompts_at_once for stage in chain.stages)
         for task in experiment.tasks:
             if needs_reward and task.reward is None:
                 problems.add(f"task {task.name}", f"has no reward to train on, and {chain.label!r} needs one")
+            if at_once > task.train_prompts:
+                problems.add(
+                    f"task {task.name}", f"train_prompts {task.train_prompts}, but {chain.label!r} takes {at_once} "
+                    "different ones at once: give it fewer, or the task more",
+                )  # fmt: skip
 
 
 def _check_shard(experiment: Experiment, problems: Problems) -> None:

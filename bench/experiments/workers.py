@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from bench.config.job import CellJob
 from bench.config.settings import BASE, Experiment
 from bench.distributed.launch import RankInfo
 from bench.experiments.watchdog import Watchdog
+from bench.interrupts import children_hear_none
 from bench.results.records.writer import CellRecord
 
 TICK = 0.5  # seconds between two looks at the workers
@@ -53,6 +55,8 @@ def run_all(
     """
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    with children_hear_none():
+        forkserver.ensure_running()
     waiting, failed = list(reversed(todo)), 0
     running: dict[Connection, _Worker] = {}
     last = time.monotonic()
@@ -175,7 +179,6 @@ def _record_failure(job: CellJob, reason: str) -> None:
 
 def _work(job: CellJob, sender: Connection, place: RankInfo | None) -> None:
     """A worker process: one cell, or this process's part of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -32,6 +32,11 @@ from bench.datasets.splits import SPLITS, text_bucket
 # Tenths of all captions; the hash of a caption decides.
 _BUCKETS = {"train": range(0, 7), "tune": range(7, 8), "report": range(8, 9), "held_out": range(9, 10)}
 
+MORE_CAPTIONS = (
+    "a caption's hash says whether pictures of that caption train (7 tenths) or judge, so that nothing is judged by "
+    "what it was trained on: give many different captions, best one of its own to each picture; as a rule 50 are enough"
+)
+
 
 @dataclass(frozen=True)
 class PreparedPictures:
@@ -120,7 +125,7 @@ def prepare_pictures(settings: Data, model: Path) -> PreparedPictures:
         )
     if not training:
         raise DataError(
-            f"--data {settings.path}: none of the {found.kept} pictures falls into the train split: give more"
+            f"--data {settings.path}: the captions of its {found.kept} pictures leave none to train on: {MORE_CAPTIONS}"
         )
     done = dataclasses.replace(settings, found=found)
     return PreparedPictures(done, opened.settings, opened.source, inspected, selection, training, to)

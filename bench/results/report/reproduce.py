@@ -29,8 +29,6 @@ ENTRIES = (
     ("images", "Pictures generated"),
     ("reward_calls", "Reward calls"),
     ("curation_reward_calls", "Curation calls"),
-    ("seconds", "Seconds"),
-    ("max_rss_mib", "Peak MiB"),
 )
 _ROLES = {"training": "RL reward", "filter": "data filter"}
 

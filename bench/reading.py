@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ def _whole_number(text: str) -> int:
 
 
 def _refuse_digits(text: str) -> None:
-    if len(text) > MOST_DIGITS + 1:  # a sign
+    if len(text.lstrip("+-")) > MOST_DIGITS:
         raise ValueError(f"a whole number of more than {MOST_DIGITS} digits: {text[:MOST_DIGITS]}...")
 
 
@@ -191,7 +191,8 @@ def _too_deep() -> ValueError:
 def _refuse_depth(value: Any, most: int | None) -> None:
     """Raise ValueError where a value is too deep, endless, or of more than `most` parts."""
     level, depth, count = [value], 0, 0
-    while level := list(islice(_parts(level), most and most + 1)):
+    while containers := [item for item in level if isinstance(item, dict | list | tuple | set)]:
+        level = list(islice(_parts(containers), most and most + 1))
         depth, count = depth + 1, count + len(level)
         if depth > MOST_DEPTH:
             raise _too_deep()
@@ -199,9 +200,6 @@ def _refuse_depth(value: Any, most: int | None) -> None:
             raise ValueError(f"more than {most:,} values")
 
 
-def _parts(level: list[Any]) -> Iterator[Any]:
-    for value in level:
-        if isinstance(value, dict):
-            yield from value.values()
-        elif isinstance(value, list | tuple | set):
-            yield from value
+def _parts(containers: Iterable[Any]) -> Iterator[Any]:
+    for container in containers:
+        yield from container.values() if isinstance(container, dict) else container

@@ -366,3 +366,28 @@ def test_pictures_choose_their_world(toy: str) -> None:
     assert experiment.world == "images" and experiment.data is not None and experiment.data.path == "somewhere"
     with pytest.raises(ConfigError, match="data: given, but world 'scenes' has no use for it"):
         load_settings("smoke", {**given, "world": "scenes", "tasks": ["alignment"]})
+
+
+def test_the_reward_of_the_command_line_wins_over_a_file_s(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("extends: smoke\ntask: {reward: scenes-aesthetic, select: scenes-ocr, top_share: 0.5}\n")
+    own = load_settings(path).tasks[0]
+    assert (own.reward, own.select) == ("scenes-aesthetic", "scenes-ocr")
+    asked = load_settings(path, {"reward": Text("scenes-clip")}).tasks[0]
+    assert (asked.reward, asked.select, asked.primary) == ("scenes-clip", "scenes-clip", own.primary)
+    assert asked.scorers[0] == "scenes-clip" and asked.top_share == 0.5
+    more = {"reward": Text("scenes-clip"), "task.select": Text("scenes-ocr"), "task.scorers": Text("scenes-geneval")}
+    said = load_settings(path, more).tasks[0]
+    assert (said.reward, said.select, said.scorers) == ("scenes-clip", "scenes-ocr", ("scenes-geneval",))
+    path.write_text("extends: smoke\nalignment: {reward: scenes-aesthetic}\n")
+    assert load_settings(path, {"reward": "scenes-clip"}).tasks[0].reward == "scenes-clip"
+    path.write_text("extends: smoke\nreward: scenes-clip\ntask: {reward: scenes-aesthetic}\n")
+    assert load_settings(path).tasks[0].reward == "scenes-aesthetic", "of one file, the block that says more"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e31, 1e-31, [[float("-inf")]], {"a": 1e400}, "a\ud800"])
+def test_no_setting_of_any_type_may_be_unusable(value: Any) -> None:
+    found = Problems()
+    assert validate(Train, {"clip_norm": value, "batch_size": 8}, "train", found) is None
+    (message,) = found.messages
+    assert message.startswith("train.clip_norm: expected ")

@@ -71,7 +71,7 @@ def is_name(text: str) -> bool:
 def name_problem(group: str, name: object) -> str | None:
     """Why nothing of this group may be called so, as the end of a sentence; None where it may."""
     if not isinstance(name, str) or not is_name(name):
-        return "is not a word of at most 100 letters, digits, '-' and '_' with a letter first"
+        return "is not a word of letters, digits, '-' and '_' with a letter first, 100 of them at most"
     if name in _RESERVED_NAMES[group]:
         return "has a meaning of its own in results"
     return None

@@ -151,7 +151,7 @@ class Resolver:
             if len(value) <= MOST_SEEDS:  # the list's own bound tells of more
                 unique([str(seed) for seed in value], "seeds", self.problems)
             return value
-        wanted = f"expected a number of seeds (3, at most {MOST_SEEDS}) or a list of them (0,1,2 or [4])"
+        wanted = f"expected a number of seeds (3) or a list of them (0,1,2 or [4]), {MOST_SEEDS} at most"
         self.problems.add("seeds", f"{wanted}, got {shown(value)}")
         return [0]
 

@@ -36,14 +36,14 @@ class Train:
     """Settings of training that all methods share, so that a difference between methods is none between optimisers."""
 
     batch_size: Annotated[int, Option("samples of one optimiser update", ge=1, le=MOST)] = 32
-    micro_batch: Annotated[int, Option("at most this many samples in one pass (memory)", ge=1, le=MOST)] = 32
-    learning_rate: Annotated[float, Option("AdamW's, constant after the warm-up", ge=1e-12, le=100)] = 1e-4
+    micro_batch: Annotated[int, Option("at most this many samples in one pass (memory)", ge=1, le=2**31 - 1)] = 32
+    learning_rate: Annotated[float, Option("AdamW's, constant after the warm-up", gt=0, le=100)] = 1e-4
     weight_decay: Annotated[float, Option("AdamW's decoupled weight decay", ge=0, le=100)] = 1e-2
     betas: Annotated[
         tuple[Annotated[float, Option("", ge=0, lt=1)], Annotated[float, Option("", ge=0, lt=1)]],
         Option("AdamW's decay rates of both moments"),
     ] = (0.9, 0.999)
-    clip_norm: Annotated[float, Option("largest norm of the gradient", ge=1e-9, le=1e12)] = 1.0
+    clip_norm: Annotated[float, Option("largest norm of the gradient", ge=1e-6, le=1e12)] = 1.0
     warmup_updates: Annotated[int, Option("updates of linear warm-up of the learning rate", ge=0, le=10**9)] = 0
     caption_dropout: Annotated[float, Option("probability of the empty caption", ge=0, lt=1)] = 0.0
     ema_half_life: Annotated[

@@ -72,7 +72,16 @@ def test_methods_import_the_contract_the_maths_and_methods_they_extend(name: str
 def test_rewards_import_the_contract_the_maths_and_their_world(name: str) -> None:
     own = ("bench.datasets.scenes", "bench.datasets.prompts", "rewards")
     outside = {found for found in ours(name) if not found.startswith(own)}
-    assert outside <= {"bench", "bench.api", "bench.files", "bench.flow", "bench.datasets", *DEVICE, *APART}
+    assert outside <= {
+        "bench",
+        "bench.api",
+        "bench.files",
+        "bench.flow",
+        "bench.reading",
+        "bench.datasets",
+        *DEVICE,
+        *APART,
+    }
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def read_sets(raw: Any, problems: Problems) -> dict[str, dict[str, Any]]:
             continue
         place = f"evaluation.prompt_sets.{name}"
         if not _NAME.fullmatch(str(name)):
-            problems.add(place, "expected a name of at most 100 small letters, digits and '-', a letter first")
+            problems.add(place, "expected a name of small letters, digits and '-', a letter first, 100 of them at most")
         elif not isinstance(given, str | Mapping):
             problems.add(place, f"expected a path, or settings with one (path: FILE), got {given!r}")
         else:

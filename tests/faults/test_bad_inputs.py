@@ -95,7 +95,7 @@ ARGUMENTS = [
     (["--seeds", "[4294967296]"], ["seeds.0: should be less than or equal to 4294967295"]),
     (["--name", "n" * 300], ["name: String should have at most 100 characters"]),
     (["--tasks", "t" * 300], ["no task 'tttt"]),
-    (["--evaluation.prompt_sets." + "s" * 300, "x.txt"], ["expected a name of at most 100 small letters"]),
+    (["--evaluation.prompt_sets." + "s" * 300, "x.txt"], ["a letter first, 100 of them at most"]),
     (["--model", "m" * 300], ["mmm... cannot be used: File name too long"]),
     (["--config", "c" * 300 + ".yaml"], ["ccc.yaml: File name too long"]),
     (["--config", ""], ["argument --config: expected a path, got an empty text"]),

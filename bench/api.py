@@ -344,6 +344,11 @@ class Method(abc.ABC):
         """Gather rollouts for the next steps (methods that learn from their own samples)."""
         raise PluginError(f"method {self.name!r} has no collect(): it does not learn from its own samples")
 
+    @property
+    def prompts_at_once(self) -> int:
+        """How many different training prompts `collect` asks for at once; a task that has fewer is refused."""
+        return 0
+
     @classmethod
     def collects(cls) -> bool:
         """Whether the runner has to fill a rollout buffer before `step`."""

@@ -61,13 +61,13 @@ def is_foreign(spec: str) -> bool:
 
 def is_name(text: str) -> bool:
     """Whether a plugin, or a setting of one, may be called so: it becomes an option and a folder's name."""
-    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", text) is not None
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,99}", text) is not None
 
 
 def name_problem(group: str, name: object) -> str | None:
     """Why nothing of this group may be called so, as the end of a sentence; None where it may."""
     if not isinstance(name, str) or not is_name(name):
-        return "is not a word of letters, digits, '-' and '_' with a letter first"
+        return "is not a word of letters, digits, '-' and '_' with a letter first, 100 of them at most"
     if name in _RESERVED_NAMES[group]:
         return "has a meaning of its own in results"
     return None

@@ -46,13 +46,13 @@ class FlowGRPO(Method):
     class Config:
         """Names as in trl. Defaults suit latents of 1,024 dimensions; the paper's values (SD3.5-Medium) in brackets."""
 
-        num_groups: Annotated[int, Option("prompts per rollout phase [48]", ge=1)] = 4
-        num_generations: Annotated[int, Option("pictures per prompt [24; 12 and 6 collapsed]", ge=2)] = 24
-        updates: Annotated[int, Option("optimiser updates one pass over a rollout phase is cut into [2]", ge=1)] = 2
-        num_iterations: Annotated[int, Option("passes over each rollout phase [1]", ge=1)] = 1
-        sampling_steps: Annotated[int, Option("T: steps of training-time sampling [10]", ge=2)] = 10
+        num_groups: Annotated[int, Option("prompts per rollout phase [48]", ge=1, le=10**6)] = 4
+        num_generations: Annotated[int, Option("pictures per prompt [24; 12 and 6 collapsed]", ge=2, le=10**6)] = 24
+        updates: Annotated[int, Option("updates one pass over a rollout phase is cut into [2]", ge=1, le=10**6)] = 2
+        num_iterations: Annotated[int, Option("passes over each rollout phase [1]", ge=1, le=10**6)] = 1
+        sampling_steps: Annotated[int, Option("T: steps of training-time sampling [10]", ge=2, le=10**4)] = 10
         window: Annotated[int, Option("trained SDE steps per picture, at most T - 1 [T - 1; Fast: 1 to 3]", ge=1)] = 2
-        guidance: Annotated[float, Option("guidance scale in sampling and training [4.5]", ge=0)] = 3.0
+        guidance: Annotated[float, Option("guidance scale in sampling and training [4.5]", ge=0, le=1000)] = 3.0
         noise_level: Annotated[float, Option("a: noise level of the SDE [0.7]", gt=0)] = 0.7
         # The log-ratio is a mean over D dimensions and scales as D^-1/2: 1e-4 at D = 65,536 is 8e-4 at D = 1,024.
         epsilon: Annotated[float, Option("clip range of the ratio [1e-4 at D = 65,536; scale by D^-1/2]", gt=0)] = 8e-4
@@ -76,6 +76,11 @@ class FlowGRPO(Method):
                 f"flowgrpo.window {config.window}: expected at most {config.sampling_steps - 1}, one less than "
                 f"flowgrpo.sampling_steps, because the last step is an ODE step and has no log-probability"
             )
+
+    @property
+    def prompts_at_once(self) -> int:
+        """`num_groups`."""
+        return self.config.num_groups
 
     @torch.no_grad()
     def collect(self, env: Env) -> Rollouts:

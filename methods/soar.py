@@ -37,11 +37,13 @@ class SOAR(SFT):
     class Config:
         """The paper's settings."""
 
-        num_points: Annotated[int, Option("N: auxiliary points per rollout path; 0 is SFT (paper: 6)", ge=0)] = 6
+        num_points: Annotated[
+            int, Option("N: auxiliary points per rollout path; 0 is SFT (paper: 6)", ge=0, le=1000)
+        ] = 6
         weight: Annotated[float, Option("lambda: weight of the auxiliary loss; 0 is SFT (paper: 1)", ge=0)] = 1.0
-        guidance: Annotated[float, Option("w: guidance scale of the rollout step (paper: 4.5)", ge=0)] = 4.5
-        rollout_steps: Annotated[int, Option("K: the rollout step is 1/K of the time (paper: 40)", ge=2)] = 40
-        stochastic_paths: Annotated[int, Option("SDE paths beside the ODE one (paper: 0)", ge=0)] = 0
+        guidance: Annotated[float, Option("w: guidance scale of the rollout step (paper: 4.5)", ge=0, le=1000)] = 4.5
+        rollout_steps: Annotated[int, Option("K: the rollout step is 1/K of the time (paper: 40)", ge=2, le=10**6)] = 40
+        stochastic_paths: Annotated[int, Option("SDE paths beside the ODE one (paper: 0)", ge=0, le=1000)] = 0
         noise_level: Annotated[float, Option("noise level of stochastic paths (reference code: 0.5)", gt=0)] = 0.5
         fresh_noise: Annotated[bool, Option("re-noise with a new z1 per path instead of the sample's own")] = False
 

@@ -80,6 +80,7 @@ def test_rewards_import_the_contract_the_maths_and_their_world(name: str) -> Non
         "bench.features",
         "bench.files",
         "bench.flow",
+        "bench.reading",
         "bench.datasets",
         *DEVICE,
         *APART,

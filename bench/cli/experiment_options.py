@@ -116,8 +116,8 @@ def read_experiment(args: argparse.Namespace) -> Any:
             problems.append(f"--{path}: given twice")
         else:
             overrides[path] = Text(expanded(value))
-    preset = expanded(args.preset or ("quick" if args.data is None else "images"))
-    return load_settings(preset, overrides, [expanded(str(path)) for path in args.config], problems)
+    preset = ("quick" if args.data is None else "images") if args.preset is None else args.preset
+    return load_settings(expanded(preset), overrides, [expanded(str(path)) for path in args.config], problems)
 
 
 def read_pictures(args: argparse.Namespace) -> Any:
@@ -144,15 +144,21 @@ def with_prompt_sets(experiment: Any, *, is_first: bool = True) -> Any:
 
 
 def with_pictures(experiment: Any, *, is_first: bool = True) -> tuple[Any, Any]:
-    """The experiment with what was found in the user's pictures, which is printed, and the pictures; others as is."""
+    """The experiment with what was found in the user's pictures, which is printed, and the pictures; others as is.
+
+    Raises:
+        DataError: the pictures cannot be used, or their captions are too few.
+    """
     if experiment.world != "images":
         return experiment, None
     from bench.datasets.base_model import base_model
+    from bench.datasets.pictures.enough_captions import require_captions
     from bench.datasets.pictures.preparation import pictures_table, prepare_pictures, require_pictures
 
     prepared = prepare_pictures(require_pictures(experiment.data), base_model(experiment.model))
     if is_first:
         print(f"{pictures_table(prepared)}\n")
+    require_captions(prepared, experiment)
     return dataclasses.replace(experiment, data=prepared.settings), prepared
 
 

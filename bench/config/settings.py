@@ -26,24 +26,26 @@ from bench.registry import BASE
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-Positive = Annotated[int, Option("", ge=1)]
-Scale = Annotated[float, Option("", ge=0)]
+MOST = 1_000_000  # prompts, samples and the like: far above any use, and far below what hangs or overflows
+MOST_SEEDS = 1000
+Positive = Annotated[int, Option("", ge=1, le=10_000)]
+Scale = Annotated[float, Option("", ge=0, le=1000)]
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Train:
     """Settings of training that all methods share, so that a difference between methods is none between optimisers."""
 
-    batch_size: Annotated[int, Option("samples of one optimiser update", ge=1)] = 32
-    micro_batch: Annotated[int, Option("at most this many samples in one pass (memory)", ge=1)] = 32
-    learning_rate: Annotated[float, Option("AdamW's, constant after the warm-up", gt=0)] = 1e-4
-    weight_decay: Annotated[float, Option("AdamW's decoupled weight decay", ge=0)] = 1e-2
+    batch_size: Annotated[int, Option("samples of one optimiser update", ge=1, le=MOST)] = 32
+    micro_batch: Annotated[int, Option("at most this many samples in one pass (memory)", ge=1, le=2**31 - 1)] = 32
+    learning_rate: Annotated[float, Option("AdamW's, constant after the warm-up", gt=0, le=100)] = 1e-4
+    weight_decay: Annotated[float, Option("AdamW's decoupled weight decay", ge=0, le=100)] = 1e-2
     betas: Annotated[
         tuple[Annotated[float, Option("", ge=0, lt=1)], Annotated[float, Option("", ge=0, lt=1)]],
         Option("AdamW's decay rates of both moments"),
     ] = (0.9, 0.999)
-    clip_norm: Annotated[float, Option("largest norm of the gradient", gt=0)] = 1.0
-    warmup_updates: Annotated[int, Option("updates of linear warm-up of the learning rate", ge=0)] = 0
+    clip_norm: Annotated[float, Option("largest norm of the gradient", ge=1e-6, le=1e12)] = 1.0
+    warmup_updates: Annotated[int, Option("updates of linear warm-up of the learning rate", ge=0, le=10**9)] = 0
     caption_dropout: Annotated[float, Option("probability of the empty caption", ge=0, lt=1)] = 0.0
     ema_half_life: Annotated[
         float, Option("half-life of the averaged weights, as a share of the budget; 0: no averaging", ge=0, le=1)
@@ -55,8 +57,8 @@ class Train:
         bool, Option("compute activations again in the backward pass: less memory, the same gradient, not charged")
     ] = False
     adaptation: Annotated[Literal["full", "lora"], Option("train all weights, or low-rank updates")] = "full"
-    lora_rank: Annotated[int, Option("rank of the updates", ge=1)] = 32
-    lora_alpha: Annotated[int, Option("their scale is alpha / rank", ge=1)] = 64
+    lora_rank: Annotated[int, Option("rank of the updates", ge=1, le=65_536)] = 32
+    lora_alpha: Annotated[int, Option("their scale is alpha / rank", ge=1, le=MOST)] = 64
     lora_targets: Annotated[tuple[str, ...], Option("modules that get updates, by the end of their names")] = (
         "attn.to_q",
         "attn.to_k",
@@ -73,10 +75,12 @@ class Train:
 class Runtime:
     """How the model is loaded and run: the same for every method, in training and in evaluation."""
 
-    resolution: Annotated[int | None, Option("side of the pictures in pixels; null: the model's own", ge=8)] = None
+    resolution: Annotated[
+        int | None, Option("side of the pictures in pixels; null: the model's own", ge=8, le=16_384)
+    ] = None
     t5: Annotated[bool, Option("load the T5 text encoder where the model has one")] = True
     text_length: Annotated[
-        int | None, Option("tokens that T5 reads, of every text; null: 256, or 0 where there is no T5", ge=0)
+        int | None, Option("tokens that T5 reads, of every text; null: 256, or 0 where there is no T5", ge=0, le=16_384)
     ] = None
     denoiser_weights: Annotated[
         Literal["float32", "bfloat16"],
@@ -103,19 +107,19 @@ class Evaluation:
         tuple[Annotated[float, Option("", gt=0, le=1)], ...],
         Option("shares of the budget to evaluate at, rising, the last one 1", min_length=1),
     ] = (0.25, 0.5, 0.75, 1.0)
-    milestone_prompts: Annotated[int, Option("prompts at every milestone but the last", ge=1)] = 256
-    final_prompts: Annotated[int, Option("prompts at the end", ge=1)] = 1024
-    held_out_prompts: Annotated[int, Option("prompts of unseen combinations at the end", ge=0)] = 128
-    guidance: Annotated[float, Option("guidance scale of all but the grid", ge=0)] = 3.0
-    steps: Annotated[int, Option("sampling steps of all but the grid", ge=1)] = 20
+    milestone_prompts: Annotated[int, Option("prompts at every milestone but the last", ge=1, le=MOST)] = 256
+    final_prompts: Annotated[int, Option("prompts at the end", ge=1, le=MOST)] = 1024
+    held_out_prompts: Annotated[int, Option("prompts of unseen combinations at the end", ge=0, le=MOST)] = 128
+    guidance: Annotated[float, Option("guidance scale of all but the grid", ge=0, le=1000)] = 3.0
+    steps: Annotated[int, Option("sampling steps of all but the grid", ge=1, le=10_000)] = 20
     grid_guidance: Annotated[tuple[Scale, ...], Option("guidance scales of the grid; [] is no grid")] = (1.0, 3.0, 5.0)
     grid_steps: Annotated[tuple[Positive, ...], Option("sampling steps of the grid; [] is no grid")] = (5, 10, 20)
-    grid_prompts: Annotated[int, Option("prompts of the grid", ge=1)] = 128
-    diversity_prompts: Annotated[int, Option("prompts of the diversity measure; 0: none", ge=0)] = 32
-    diversity_samples: Annotated[int, Option("samples of each of these prompts", ge=2)] = 4
-    drift_states: Annotated[int, Option("fixed states of the drift from the base; 0: none", ge=0)] = 128
-    pictures: Annotated[int, Option("prompts in the sample grid", ge=1)] = 12
-    batch_size: Annotated[int, Option("samples at once (memory and speed)", ge=1)] = 32
+    grid_prompts: Annotated[int, Option("prompts of the grid", ge=1, le=MOST)] = 128
+    diversity_prompts: Annotated[int, Option("prompts of the diversity measure; 0: none", ge=0, le=MOST)] = 32
+    diversity_samples: Annotated[int, Option("samples of each of these prompts", ge=2, le=10_000)] = 4
+    drift_states: Annotated[int, Option("fixed states of the drift from the base; 0: none", ge=0, le=MOST)] = 128
+    pictures: Annotated[int, Option("prompts in the sample grid", ge=1, le=10_000)] = 12
+    batch_size: Annotated[int, Option("samples at once (memory and speed)", ge=1, le=MOST)] = 32
     precision: Annotated[
         Literal["float32", "bfloat16"] | None,
         Option("of the denoiser's passes in sampling; null: as in training (see bench doctor --tune)", before=None),
@@ -238,6 +242,7 @@ class Experiment:
         Option(
             "folder of the results; another comparison needs another name",
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+            max_length=100,
             effect="report",
             metavar="NAME",
         ),
@@ -263,15 +268,22 @@ class Experiment:
         PlainSerializer(lambda budget: budget.text),
     ]
     seeds: Annotated[
-        tuple[Annotated[int, Option("", ge=0)], ...],
+        tuple[Annotated[int, Option("", ge=0, le=2**32 - 1)], ...],
         Option(
-            "number of seeds, or a list of them ([4] is the one seed 4)", min_length=1, effect="cell", metavar="N|A,B"
+            "number of seeds, or a list of them ([4] is the one seed 4)",
+            min_length=1,
+            max_length=MOST_SEEDS,
+            effect="cell",
+            metavar="N|A,B",
         ),
     ] = (0,)
     label: Annotated[
-        str, Option("words for the title of every table, e.g. demonstration", effect="report", metavar="TEXT")
+        str,
+        Option(
+            "words for the title of every table, e.g. demonstration", max_length=200, effect="report", metavar="TEXT"
+        ),
     ] = ""
-    question: Annotated[str, Option("what the experiment asks, in one sentence", effect="report")] = ""
+    question: Annotated[str, Option("what the experiment asks, in one sentence", max_length=2000, effect="report")] = ""
     world: Annotated[str, Option("where tasks and data come from")] = "scenes"
     model: Annotated[
         str | None,
@@ -329,17 +341,19 @@ class Experiment:
         Option(
             "tuning trials that each method was given, for the report; where nothing is said, as recorded before",
             ge=0,
+            le=MOST,
             effect="report",
             metavar="N",
         ),
     ] = None
-    workers: Annotated[int, Option("cells that run at once", ge=1, effect="run", metavar="N")] = 2
-    threads: Annotated[int, Option("threads of each worker", ge=1, metavar="N")] = 1
+    workers: Annotated[int, Option("cells that run at once", ge=1, le=1024, effect="run", metavar="N")] = 2
+    threads: Annotated[int, Option("threads of each worker", ge=1, le=1024, metavar="N")] = 1
     cache_gib: Annotated[
         float,
         Option(
             "GiB of latents and text embeddings kept on disk, for all runs; the oldest go; 0: none is kept",
             ge=0,
+            le=MOST,
             effect="run",
             metavar="GIB",
         ),
@@ -370,6 +384,7 @@ class Experiment:
         Option(
             "a call or load() of a reward that takes longer hangs, and its worker is ended; null: no limit",
             gt=0,
+            le=MOST,
             effect="run",
             metavar="SECONDS",
         ),

@@ -6,7 +6,6 @@ What is slow to import is imported once there is something to draw, so that a wr
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from bench.config.settings import Runtime
 from bench.experiments.recorded import recorded_model
 from bench.parsing import Problems, validate
 from bench.paths import inside
+from bench.reading import read_json, read_text
 from bench.results.records.schema import Cell, parse_event
 from bench.results.records.writer import RECORD, read_lines
 
@@ -142,8 +142,8 @@ def _refuse_ways_out(folder: Path) -> None:
         inside(folder, path.name)
     for path in folder.glob("*.index.json"):
         try:
-            parts = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            parts = set(read_json(path)["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: expected an index of safetensors files: the file is damaged ({error})") from error
         for part in parts:
             inside(folder, str(part))
@@ -162,9 +162,11 @@ def tile(pictures: np.ndarray) -> np.ndarray:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_text(path).splitlines()]
     except OSError as error:
         raise DataError(f"cannot read the prompts in {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"cannot read the prompts in {path}: {error}") from error
     found = [line for line in lines if line]
     if not found:
         raise DataError(f"{path} holds no prompts: expected one in each line")

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from bench.config.job import CellJob
 from bench.config.settings import BASE, Experiment
 from bench.distributed.launch import RankInfo
 from bench.experiments.watchdog import Watchdog
+from bench.interrupts import children_hear_none
 from bench.process_end import end_process, end_soon, plugin_stays
 from bench.results.records.writer import CellRecord
 
@@ -106,6 +108,8 @@ def run_alone(work: Callable[[Any, Connection], None], argument: Any) -> Any:
 def _context() -> ForkServerContext:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    with children_hear_none():
+        forkserver.ensure_running()
     return context
 
 
@@ -205,13 +209,11 @@ def _record_failure(job: CellJob, reason: str) -> None:
 
 def _work_alone(work: Callable[[Any, Connection], None], argument: Any, sender: Connection) -> None:
     """A worker process without a cell."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     work(argument, sender)
 
 
 def _work(job: CellJob, sender: Connection, place: RankInfo | None) -> None:
     """A worker process: one cell, or this process's part of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.register_at_fork(after_in_child=sender.close)  # what a plugin forks neither speaks for this process nor is heard

@@ -16,6 +16,7 @@ from bench.api import DataError
 from bench.canonical import canonical_json, config_hash, hash_file
 from bench.files import remove_parts, write_whole
 from bench.paths import inside
+from bench.reading import read_json
 from bench.tensors import write_tensors
 
 KEEP = 2
@@ -72,7 +73,7 @@ class Checkpoints:
     def read(self, number: int) -> Saved:
         """Checkpoint `number`; raises one of several errors where it is damaged."""
         name = f"{number:08d}"
-        manifest = json.loads(inside(self.folder, f"{name}.json").read_bytes().decode("utf-8"))
+        manifest = read_json(inside(self.folder, f"{name}.json"))
         body = manifest["body"]
         if config_hash(body) != manifest["hash"] or body["number"] != number:
             raise DataError("its manifest does not match the manifest's own hash")

@@ -6,7 +6,6 @@ failure/batch.json          update, stage, reason, the prompts, the samples' glo
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from bench.canonical import canonical_json
 from bench.files import write_whole
 from bench.models.policy import TextCondition
 from bench.paths import inside, portable
+from bench.reading import read_json
 from bench.tensors import write_tensors
 from bench.training.stage import Stage
 
@@ -74,13 +74,13 @@ def read_failure_dump(folder: Path) -> dict[str, Any]:
     """
     path = inside(folder, f"{FOLDER}/{ABOUT}")
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except OSError as error:
         raise DataError(
             f"{folder} holds no {FOLDER}/{ABOUT}: expected a cell that met NaN or infinity in training, for there "
             "is nothing else to replay"
         ) from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}): run the cell again to make it anew") from error
 
 

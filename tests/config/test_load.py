@@ -174,7 +174,7 @@ def test_every_problem_is_told_at_once(toy: str) -> None:
     for part in (
         "11 problems",
         "train.batch_sise: no such setting; did you mean 'batch_size'?",
-        "train.clip_norm: should be greater than 0, got 0",
+        "train.clip_norm: should be greater than or equal to 0.000001, got 0",
         "evaluation.steps: should be a valid integer, got 'ten'",
         "toy.point: no such setting; did you mean 'points'?",
         "budget: '5 apples': expected a positive amount",
@@ -198,7 +198,7 @@ def test_every_problem_is_told_at_once(toy: str) -> None:
         ({"seeds": [-1]}, "seeds.0: should be greater than or equal to 0, got -1"),
         ({"train.batch_size": True}, "train.batch_size: should be a valid integer, got True"),
         ({"train.batch_size": 4.0}, "train.batch_size: should be a valid integer, got 4.0"),
-        ({"train.learning_rate": float("nan")}, "train: values have to be finite"),
+        ({"train.learning_rate": float("nan")}, "train.learning_rate: expected 0 or a number between"),
         ({"train": 3}, "train: expected settings"),
         ({"train.batch_size.x": 3}, "train.batch_size: should be a valid integer"),
         ({"train..x": 3}, "expected names with a dot between them"),
@@ -430,3 +430,28 @@ def test_a_recorded_command_reads_the_users_folder(tmp_path: Path, monkeypatch: 
     assert (
         with_files == "python -m bench run --preset '~/mine.yaml' --config '~/machine.yaml' --methods 'sft,~/mine.py'"
     )
+
+
+def test_the_reward_of_the_command_line_wins_over_a_file_s(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("extends: smoke\ntask: {reward: scenes-aesthetic, select: scenes-ocr, top_share: 0.5}\n")
+    own = load_settings(path).tasks[0]
+    assert (own.reward, own.select) == ("scenes-aesthetic", "scenes-ocr")
+    asked = load_settings(path, {"reward": Text("scenes-clip")}).tasks[0]
+    assert (asked.reward, asked.select, asked.primary) == ("scenes-clip", "scenes-clip", own.primary)
+    assert asked.scorers[0] == "scenes-clip" and asked.top_share == 0.5
+    more = {"reward": Text("scenes-clip"), "task.select": Text("scenes-ocr"), "task.scorers": Text("scenes-geneval")}
+    said = load_settings(path, more).tasks[0]
+    assert (said.reward, said.select, said.scorers) == ("scenes-clip", "scenes-ocr", ("scenes-geneval",))
+    path.write_text("extends: smoke\nalignment: {reward: scenes-aesthetic}\n")
+    assert load_settings(path, {"reward": "scenes-clip"}).tasks[0].reward == "scenes-clip"
+    path.write_text("extends: smoke\nreward: scenes-clip\ntask: {reward: scenes-aesthetic}\n")
+    assert load_settings(path).tasks[0].reward == "scenes-aesthetic", "of one file, the block that says more"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e31, 1e-31, [[float("-inf")]], {"a": 1e400}, "a\ud800"])
+def test_no_setting_of_any_type_may_be_unusable(value: Any) -> None:
+    found = Problems()
+    assert validate(Train, {"clip_norm": value, "batch_size": 8}, "train", found) is None
+    (message,) = found.messages
+    assert message.startswith("train.clip_norm: expected ")

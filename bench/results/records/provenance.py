@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from bench.api import DataError
 from bench.canonical import hash_file
+from bench.reading import read_json
 from bench.results.records.schema import Provenance
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -58,8 +58,8 @@ def base_files(model: Path) -> list[Path]:
     if not index.is_file():
         raise DataError(f"{model}: expected a diffusers pipeline folder, but it has no model_index.json: restore it")
     try:
-        parts = [name for name, value in json.loads(index.read_bytes()).items() if isinstance(value, list)]
-    except (ValueError, AttributeError):
+        parts = [name for name, value in read_json(index).items() if isinstance(value, list)]
+    except (OSError, ValueError, AttributeError):
         parts = []
     return [index, *sorted(path for name in parts for path in (model / name).glob("[!.]*") if path.is_file())]
 

@@ -6,7 +6,6 @@ has sorted keys and Python's shortest float repr, so that equal facts are equal 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bench.api import DataError
 from bench.config.reward_expression import parts_of
+from bench.reading import parse_json
 from bench.registry import BASE
 
 __all__ = [
@@ -362,8 +362,8 @@ def dump(event: BaseModel) -> dict[str, Any]:
 
 def _refuse_newer(text: str, where: str) -> None:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}): the file is damaged") from error
     schema = value.get("schema") if isinstance(value, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:

@@ -7,7 +7,6 @@ removed once they are not wanted, and only as they were made.
 from __future__ import annotations
 
 import difflib
-import json
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from bench.api import DataError
 from bench.canonical import canonical_json, hash_file
 from bench.files import disk_errors, write_whole
 from bench.paths import inside
+from bench.reading import read_json
 from bench.results.report.document import GENERATED, Document, render_document
 from bench.results.report.figures import Figure
 from bench.results.report.terminal import terminal_table
@@ -135,8 +135,8 @@ def _drawn(png: bytes) -> dict[str, str]:
 def _stored(path: Path) -> dict[str, Any]:
     """A figure's facts, empty where there are none that can be read: then it is drawn again, or differs."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # neither JSON nor UTF-8
+        held = read_json(path)
+    except (OSError, ValueError):
         return {}
     return held if isinstance(held, dict) else {}
 

@@ -37,7 +37,10 @@ LIMITS = (
 
 
 class _Choice(BaseModel):
-    """`results/report.json`, all of it optional. units: the axes of the curves, left to right."""
+    """`results/report.json`, all of it optional. units: the axes of the curves, left to right.
+
+    Curves over `seconds` are drawn from telemetry, and so differ from run to run.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -339,5 +342,6 @@ COST_NOTE = (
     "Means over finished seeds. One unit of cost is a forward pass of the denoiser for one sample; its parts are "
     "forward and backward passes, decoding and reward passes. Reward calls in training and in choosing the data stand "
     "apart. "
-    "Seconds and memory are telemetry of the machine, not part of the record."
+    "Seconds and memory are telemetry of the machine, which the last table of a run in the terminal shows: they are no "
+    "part of the record, and so not of this text, which is the same whether a run was interrupted or not."
 )

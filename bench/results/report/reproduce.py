@@ -30,8 +30,6 @@ ENTRIES = (
     ("images", "Pictures generated"),
     ("reward_calls", "Reward calls"),
     ("curation_reward_calls", "Curation calls"),
-    ("seconds", "Seconds"),
-    ("max_rss_mib", "Peak MiB"),
 )
 MOVED = " (`...` stands for a folder that is not recorded)"
 _ROLES = {"training": "RL reward", "filter": "data filter"}
@@ -148,6 +146,7 @@ def _pictures(data: Any) -> list[str]:
         f"- pictures: {escape(found.form)}, fingerprint {code(found.fingerprint)}: {found.rows} rows, {found.kept} "
         f"used, left out: {escape(left_out)}; {found.training} to train on{escape(chosen)}, {found.resolution} pixels"
         + (escape(buckets) if there else "")
+        + (f", {found.to_srgb} brought to sRGB from another colour profile" if found.to_srgb else "")
     ]
 
 

@@ -148,7 +148,8 @@ def _score_pictures(prepared: PreparedPictures, scorer: Scorer, path: Path) -> n
 
 def _input_hash(picture: Picture, resolution: int) -> str:
     """16 hex digits of what a score depends on besides the scorer."""
-    return config_hash({"input": [picture.digest, picture.caption, picture.tag, resolution]})
+    colours = ["sRGB"] if picture.has_profile else []
+    return config_hash({"input": [picture.digest, picture.caption, picture.tag, resolution, *colours]})
 
 
 def _stored_scores(path: Path, about: tuple[str, ...]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench.api import DataError
+from bench.reading import parse_json
 
 TOKEN_VARIABLE = "BENCH_REWARD_TOKEN"
 
@@ -61,9 +62,9 @@ def decode_request(body: bytes) -> ScoringRequest:
 
     try:
         tensors = load(body)
-        fields = json.loads(tensors["fields"].tobytes())
+        fields = parse_json(tensors["fields"].tobytes())
         request = ScoringRequest(tensors["images"], fields["prompts"], fields["metadata"], fields["scorer"])
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"expected a safetensors body with the tensors images and fields, got {len(body)} bytes of something else "
             f"({type(error).__name__}: {error})"

@@ -15,6 +15,7 @@ from bench import registry
 from bench.api import ConfigError
 from bench.config.scorer_process import ScorerProcess
 from bench.parsing import Problems, split_list, validate
+from bench.reading import read_text
 from bench.scoring.server.scoring_request import TOKEN_VARIABLE, RequestLimits
 from bench.scoring.workers.remote_reward import LimitOptions, ProcessReward
 
@@ -108,8 +109,8 @@ def read_token(file: Path | None) -> str | None:
         token, source = os.environ.get(TOKEN_VARIABLE), f"${TOKEN_VARIABLE}"
     else:
         try:
-            token, source = file.read_text(encoding="utf-8").strip(), str(file)
-        except (OSError, UnicodeDecodeError) as error:
+            token, source = read_text(file).strip(), str(file)
+        except (OSError, ValueError) as error:
             raise ConfigError(f"--token-file {file}: expected a file with the token in it ({error})") from error
     if token is not None and not (token and all("!" <= letter <= "~" for letter in token)):
         raise ConfigError(f"{source}: expected a token of visible ASCII characters without spaces, got another or none")

@@ -139,7 +139,8 @@ def _records(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]
     text = _read(path)
     plain = delimiter == "\t" and not _QUOTED_HEAD.match(text)
     quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    lines = io.StringIO(text, newline="")
+    reader = csv.DictReader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     try:
         for record in reader:
             if None in record or None in record.values():

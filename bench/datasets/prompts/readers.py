@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.api import DataError, Prompt
 from bench.datasets.prompts.ocr import quoted_text
@@ -138,8 +138,9 @@ def _tagged(about: dict[str, Any]) -> dict[str, Any]:
 def _records(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
     text = _read(path)
     plain = delimiter == "\t" and not _QUOTED_HEAD.match(text)
-    quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    lines = io.StringIO(text, newline="")
+    reader = csv.DictReader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     try:
         for record in reader:
             if None in record or None in record.values():

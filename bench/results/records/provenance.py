@@ -33,7 +33,9 @@ def imported_files(root: Path = ROOT) -> list[Path]:
             continue
         path = Path(file).resolve()
         if path.is_relative_to(root):
-            found |= {path, *(asset for asset in (path.parent / ASSETS).rglob("[!.]*") if asset.is_file())}
+            found.add(path)
+    for folder in {path.parent for path in found}:
+        found.update(asset for asset in (folder / ASSETS).rglob("[!.]*") if asset.is_file())
     return sorted(path.relative_to(root) for path in found)
 
 

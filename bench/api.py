@@ -80,15 +80,17 @@ class BudgetExhausted(BenchError):
 Effect = Literal["numbers", "cell", "report", "run"]
 
 
-def Option(help: str, *, effect: Effect = "numbers", metavar: str = "", **bounds: Any) -> Any:
+def Option(help: str, *, effect: Effect = "numbers", metavar: str = "", before: Any = ..., **bounds: Any) -> Any:
     """All there is to say of one setting: `Annotated[int, Option("points per sample", ge=0)] = 6`.
 
     `help` becomes the text of the command-line option, and `metavar` what its value is called there. `bounds` are
     pydantic's: `ge`, `gt`, `le`, `lt`. `effect` says what a change of the setting changes: the recorded `numbers` of
     every cell; those of the cells that it is set for, so that cells of one experiment may differ in it (`cell`); what a
-    `report` says of the numbers; or only where and how they are computed (`run`).
+    `report` says of the numbers; or only where and how they are computed (`run`). `before` is the value that everything
+    had before there was this option: with it, a cell is recorded as those were, and compares with them.
     """
-    return Field(description=help, json_schema_extra={"effect": effect, "metavar": metavar}, **bounds)
+    marks = {"effect": effect, "metavar": metavar} | ({} if before is ... else {"before": before})
+    return Field(description=help, json_schema_extra=marks, **bounds)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,10 @@ class Condition(Protocol):
 
     def __getitem__(self, index: Any) -> Condition:
         """Rows by slice or by integer index (Tensor or sequence), as a new batch."""
+
+    @staticmethod
+    def cat(parts: Sequence[Any]) -> Any:
+        """One batch of several."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +220,11 @@ class Model(Protocol):
     def velocity(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         """Predicted velocity (B, *S) float32 at x (B, *S) and sigma (B,)."""
 
+    def velocity_branches(self, x: Tensor, sigma: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        """The unconditional and the conditional velocity v_u, v_c, each (B, *S), by one pass of 2 B rows."""
+
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
-        """v_u + scale (v_c - v_u); one conditional pass only where scale is 1. Source: arXiv 2207.12598, eq. 6."""
+        """v_u + scale (v_c - v_u); v_c alone where scale is 1. Source: arXiv 2207.12598, eq. 6."""
 
     def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
         """`guided_velocity` of the frozen model at stage entry, without gradient."""
@@ -250,7 +259,10 @@ class Env(Protocol):
 
     @property
     def micro_batch(self) -> int:
-        """The most samples of one pass with gradient; `draw.batches` keeps to it, so must a method."""
+        """The most samples of one pass with gradient; `draw.batches` keeps to it, so must a method.
+
+        A pass of both branches of guidance has two rows for each sample.
+        """
 
     @property
     def rollouts(self) -> Rollouts | None:
@@ -279,16 +291,16 @@ class Env(Protocol):
         The gradient is that of `sum over terms of weight * loss.sum() / count`, so that micro-batches add up to the
         whole batch: `count` is the normaliser of the whole update over all processes (B for SFT, B + lambda N B for
         SOAR), the same in every call of one `step`. The plain mean of each term over all its entries is logged. A term
-        of weight 0 is logged only.
-
-        Raises:
-            NonFiniteError: a loss is NaN or infinite.
+        of weight 0 is logged only. A loss that is NaN or infinite is told by `update`.
         """
 
     def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
         """Clip the gradient, take the one optimiser step of this `step`, and return the logged means.
 
         Those are of the loss terms, and of `metrics`: values per sample (b,), averaged over all samples.
+
+        Raises:
+            NonFiniteError: a loss or the gradient is NaN or infinite; no weight has changed.
         """
 
     def skip_update(self, reason: str) -> dict[str, float]:
@@ -331,6 +343,11 @@ class Method(abc.ABC):
     def collect(self, env: Env) -> Rollouts:
         """Gather rollouts for the next steps (methods that learn from their own samples)."""
         raise PluginError(f"method {self.name!r} has no collect(): it does not learn from its own samples")
+
+    @property
+    def prompts_at_once(self) -> int:
+        """How many different training prompts `collect` asks for at once; a task that has fewer is refused."""
+        return 0
 
     @classmethod
     def collects(cls) -> bool:
@@ -376,6 +393,13 @@ class Reward(abc.ABC):
     environment: ClassVar[Path | None] = None
     worker_flops: float = 0.0
     random_weights: ClassVar[str] = ""
+
+    @classmethod  # noqa: B027 - most rewards have none
+    def require_checkpoint(cls) -> None:
+        """Raise CheckpointMissing where what `load` reads is not on this machine; reads no weights.
+
+        Asked before a run begins, so that it is told once, and not by every cell.
+        """
 
     def load(self) -> None:  # noqa: B027 - most rewards have nothing to load
         """Heavy imports and weights, onto `bench.device.present()`; called once before the first score."""

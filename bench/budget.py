@@ -17,6 +17,9 @@ _SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _SUFFIXES = {"": ("cost", 1.0), "flops": ("flops", 1.0), "updates": ("updates", 1.0), "images": ("images", 1.0),
              "s": ("seconds", 1.0), "min": ("seconds", 60.0), "h": ("seconds", 3600.0)}  # fmt: skip
 _PATTERN = re.compile(r"(?P<number>\d+(?:\.\d+)?(?:e\d+)?)(?P<scale>[kmg]??)(?P<suffix>flops|updates|images|s|min|h|)")
+_MOST = {"flops": 1e30}  # the largest models of today take 1e26
+_MOST_ELSE = 1e15
+_SHOWN = 60
 _TOLERANCE = 1e-9  # relative; budgets are split and summed in floating point
 
 
@@ -36,16 +39,19 @@ class Budget:
         """Read `200k` (cost), `1e15flops`, `10min`, `90s`, `2h`, `500updates`, `20kimages`.
 
         Raises:
-            ConfigError: the text is none of these, or the amount is not positive.
+            ConfigError: the text is none of these, or the amount is not positive, or above any use.
         """
         match = _PATTERN.fullmatch(str(text).strip().lower().replace("_", ""))
-        if match is None or float(match["number"]) == 0:
+        unit, factor = _SUFFIXES[match["suffix"]] if match else ("", 0.0)
+        amount = float(match["number"]) * _SCALES[match["scale"]] * factor if match else 0.0
+        most = _MOST.get(unit, _MOST_ELSE)
+        if not 0 < amount <= most:
+            shown = repr(text) if len(str(text)) <= _SHOWN else f"{str(text)[:_SHOWN]!r}..."
             raise ConfigError(
-                f"budget {text!r}: expected a positive amount like 200k (forward-equivalents), 1e15flops, 10min, "
-                "500updates or 20kimages"
+                f"budget {shown}: expected a positive amount like 200k (forward-equivalents), 1e15flops, 10min, "
+                f"500updates or 20kimages, of at most {most:g}"
             )
-        unit, factor = _SUFFIXES[match["suffix"]]
-        return cls(float(match["number"]) * _SCALES[match["scale"]] * factor, unit, str(text))
+        return cls(amount, unit, str(text))
 
     @classmethod
     def stored(cls, text: str) -> Budget:
@@ -59,7 +65,7 @@ class Budget:
             budget = cls(float(amount), unit)
         except ValueError:
             budget = cls(0.0, unit)
-        if budget.amount > 0 and unit in UNITS:
+        if unit in UNITS and 0 < budget.amount <= _MOST.get(unit, _MOST_ELSE):
             return budget
         raise ConfigError(
             f"stored budget {text!r}: expected an amount and one of {', '.join(UNITS)}, as in '16000 cost'"

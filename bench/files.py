@@ -31,7 +31,7 @@ def appears_whole(path: Path) -> Iterator[Path]:
             yield temporary
             for written in [*temporary.rglob("*"), temporary] if temporary.is_dir() else [temporary]:
                 _sync(written)
-            if path.is_dir():  # only empty folders can be renamed over
+            if path.is_dir() and temporary.is_dir():  # only empty folders can be renamed over
                 shutil.rmtree(path)
             temporary.replace(path)
         finally:
@@ -71,7 +71,7 @@ def append_whole(path: Path, data: bytes) -> None:
 
 def remove_parts(folder: Path) -> None:
     """Remove what a killed process left under temporary names; call it only while nobody else writes there."""
-    for path in folder.glob(f".*{_PART}"):
+    for path in folder.glob(f".*.[0-9]*{_PART}"):
         _remove(path)
 
 
@@ -110,7 +110,7 @@ def _sync(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -129,7 +129,7 @@ def sde_mean_std(
 
     Source: Flow-GRPO, arXiv 2505.05470, eq. 9 and the text below it (there t for sigma).
     """
-    s2 = noise_level**2 * sigma / (1 - sigma.clamp(max=float(sigma_max)))
+    s2 = noise_level**2 * sigma / (1 - sigma.clamp(max=sigma_max))
     d = sigma_next - sigma
     drift = v + align(s2 / (2 * sigma), x) * (x + align(1 - sigma, x) * v)
     return x + align(d, x) * drift, align((s2 * d.abs()).sqrt(), x)

@@ -5,6 +5,7 @@ Nothing is downloaded but by `fetch_model` and `fetch_data_set`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from bench.api import DataError
 
 # The parts of a pipeline; not the same weights once more in one file or in half precision, which lie beside them.
 _WANTED = ("model_index.json", "scheduler/*", "tokenizer*/*", "*/config.json", "*/*.safetensors*")
+_FAMILY = "StableDiffusion3"  # of the pipelines that can be trained, as their class names begin
 _UNWANTED = ("*.fp16*", "*.msgpack", "*.bin")
 
 
@@ -32,6 +34,7 @@ def locate_model(model: str | Path) -> Path:
     if folder.exists():
         if not (folder / "model_index.json").is_file():
             raise DataError(f"{folder}: expected a diffusers pipeline folder, but it has no model_index.json")
+        refuse_other_pipeline(folder)
         return folder
     if not is_hub_id(str(model)):
         raise DataError(f"{model}: expected a folder in the diffusers format, or a hub id like organisation/name")
@@ -41,7 +44,36 @@ def locate_model(model: str | Path) -> Path:
             f"{model}: there is no such folder, and no model of that name was fetched from the hub: run "
             f"`python -m bench fetch {model}` first, or give a folder by --model"
         )
+    refuse_other_pipeline(found)
     return found
+
+
+def is_model_here(model: str | None) -> bool:
+    """Whether the model's weights are on this machine, or it can be nowhere else."""
+    if model is None or Path(model).exists() or not is_hub_id(model):
+        return True
+    try:
+        locate_model(model)
+    except DataError:
+        return False
+    return True
+
+
+def refuse_other_pipeline(folder: Path) -> None:
+    """Refuse a pipeline of another family than SD3; one whose index is damaged is told when it is loaded.
+
+    Raises:
+        DataError: its index says that it is another pipeline.
+    """
+    try:
+        name = json.loads((folder / "model_index.json").read_bytes())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if not str(name).startswith(_FAMILY):
+        raise DataError(
+            f"{folder}: expected a {_FAMILY}Pipeline (Stable Diffusion 3 or 3.5), but its model_index.json says that "
+            f"it is a {str(name)[:60]}, whose denoiser and text encoders are others: give an SD3 model by --model"
+        )
 
 
 def locate_data_set(name: str, patterns: Sequence[str]) -> Path:

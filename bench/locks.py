@@ -18,9 +18,22 @@ from typing import Any
 from bench.api import DataError
 from bench.files import disk_errors
 from bench.paths import inside
+from bench.reading import MOST_BYTES, parse_json, read_text
 
 _RETRY_SECONDS = 0.1
 _CLOCK_SECONDS = 60.0  # by which the clock may have been set since
+
+_held: set[TextIOWrapper] = set()  # the lock files of this process
+
+
+def _let_go() -> None:
+    """In a process that was forked from this one: it holds none of the locks, and would keep them after us."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @dataclass(frozen=True)
@@ -74,14 +87,17 @@ def hold_lock(path: Path, wait: float = 0.0, about: Mapping[str, Any] | None = N
         file = inside(path.parent, path.name).open("a+", encoding="utf-8")
     with file:
         _acquire(file, path, wait)
-        stale = _who(file)
+        stale = _who_holds(file)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "about": dict(about or {})}
         _write(file, path, json.dumps(me))
+        _held.add(file)
         try:
             yield str(stale or "")
         finally:
-            _write(file, path, "")
+            if file in _held:
+                _held.remove(file)
+                _write(file, path, "")
 
 
 def lock_holder(path: Path) -> Holder | None:
@@ -92,9 +108,8 @@ def lock_holder(path: Path) -> Holder | None:
     """
     lock = inside(path.parent, path.name)
     try:
-        with lock.open(encoding="utf-8") as file:
-            return _who(file)
-    except FileNotFoundError:
+        return _who(read_text(lock))
+    except (FileNotFoundError, ValueError):
         return None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -108,18 +123,22 @@ def _acquire(file: TextIOWrapper, path: Path, wait: float) -> None:
             return
         except OSError as error:
             if time.monotonic() >= end:
+                holder = _who_holds(file) or "another process"
                 raise DataError(
-                    f"{path.parent} is held by {_who(file) or 'another process'}: wait for it, stop it, or give this "
-                    "run another --name"
+                    f"{path.parent} is held by {holder}: wait for it, stop it, or give this run another --name"
                 ) from error
         time.sleep(_RETRY_SECONDS)
 
 
-def _who(file: TextIOWrapper) -> Holder | None:
-    """What the holder wrote about itself; None where it let go in order, or is just about to write."""
+def _who_holds(file: TextIOWrapper) -> Holder | None:
     file.seek(0)
+    return _who(file.read(MOST_BYTES))
+
+
+def _who(text: str) -> Holder | None:
+    """What the holder wrote about itself; None where it let go in order, or is just about to write."""
     try:
-        who = json.load(file)
+        who = parse_json(text)
         _time(who["since"])
         return Holder(int(who["pid"]), str(who["host"]), who["since"], dict(who.get("about", {})))
     except (ValueError, KeyError, TypeError):

@@ -8,44 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from bench.api import ConfigError, Effect, PluginError
+from bench.reading import MOST_YAML_BYTES, parse_yaml, read_text
 from bench.suggest import hint
 
 T = TypeVar("T")
 
+_LEAST, _MOST = 1e-30, 1e30  # of a number's size, for float32 to hold it and its neighbours
 _TYPE_TAGS = ("str", "int", "float", "bool", "none")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with 1e-5 as a number, without dates, and with duplicate keys refused."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own class attribute)
-        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith((":timestamp", ":float", ":merge"))]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """PyYAML's own, after a look at the keys."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        repeated = {repr(key) for key in keys if keys.count(key) > 1}
-        if repeated:
-            raise ConfigError(f"line {node.start_mark.line + 1}: {', '.join(sorted(repeated))} given twice")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:\d[\d_]*\.[\d_]*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|\d[\d_]*e[-+]?\d+|\.(?:inf|nan))$", re.I),
-    list("-+0123456789."),
-)
 
 
 class Text(str):
@@ -81,10 +57,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, holds a key twice, or is not a mapping with texts as keys.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = parse_yaml(read_text(path, MOST_YAML_BYTES))
     except OSError as error:
         raise ConfigError(f"cannot read the settings in {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ConfigError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not a valid YAML file: {error}") from error
     if content is None:
         return {}
@@ -116,9 +92,28 @@ def split_list(text: str) -> list[str]:
 def _scalar(text: str) -> Any:
     """What YAML makes of a text; the text itself where it is no YAML."""
     try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ConfigError):
+        return parse_yaml(text)
+    except ValueError:
         return text
+
+
+def _why_unusable(value: Any) -> str:
+    """Why a value can be no setting, whatever its type: float32 has to hold its numbers, and a file its texts."""
+    if isinstance(value, Mapping):
+        parts = [*value, *value.values()]
+    elif isinstance(value, list | tuple):
+        parts = list(value)
+    elif value is None or isinstance(value, bool):
+        return ""
+    elif isinstance(value, int | float):
+        usable = value == 0 or _LEAST <= abs(value) <= _MOST
+        return "" if usable else f"expected 0 or a number between {_LEAST:g} and {_MOST:g} in size, got {shown(value)}"
+    elif isinstance(value, str):
+        usable = not any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in value)
+        return "" if usable else f"expected a text that can be stored, got {shown(value)}"
+    else:
+        return f"expected numbers, texts, lists or mappings, got a {type(value).__name__}"
+    return next(filter(None, map(_why_unusable, parts)), "")
 
 
 def _fits(annotation: Any, value: Any) -> bool:
@@ -126,7 +121,7 @@ def _fits(annotation: Any, value: Any) -> bool:
         TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError):
         return False
-    return True
+    return not _why_unusable(value)
 
 
 def field_types(cls: type) -> dict[str, Any]:
@@ -147,12 +142,31 @@ def field_types(cls: type) -> dict[str, Any]:
 def option_effects(cls: type) -> dict[str, Effect]:
     """What a change of each field of a settings dataclass changes, by the field's `Option`."""
     found: dict[str, Effect] = {}
+    for name, marks in _option_marks(cls).items():
+        if len(marks) != 1:
+            raise PluginError(f"{cls.__qualname__}.{name}: expected one Option(...) in its annotation")
+        found[name] = marks[0]["effect"]
+    return found
+
+
+def values_before(cls: type) -> dict[str, Any]:
+    """Of the options that have come later to a settings dataclass, the value that everything had before."""
+    marks = _option_marks(cls)
+    return {name: mark["before"] for name in marks for mark in marks[name] if "before" in mark}
+
+
+def without_later(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a settings dataclass, less those that everything had before there were their options."""
+    before = values_before(cls)
+    return {name: value for name, value in values.items() if name not in before or value != before[name]}
+
+
+def _option_marks(cls: type) -> dict[str, list[dict[str, Any]]]:
+    """What the `Option`s of each field say besides help and bounds."""
+    found = {}
     for name, annotation in field_types(cls).items():
         marks = [getattr(note, "json_schema_extra", None) for note in getattr(annotation, "__metadata__", ())]
-        effects = [mark["effect"] for mark in marks if mark]
-        if len(effects) != 1:
-            raise PluginError(f"{cls.__qualname__}.{name}: expected one Option(...) in its annotation")
-        found[name] = effects[0]
+        found[name] = [mark for mark in marks if mark]
     return found
 
 
@@ -175,16 +189,16 @@ def validate(
         for name, value in values.items()
         if name in types
     }
+    unusable = {name: reason for name, value in known.items() if (reason := _why_unusable(value))}
+    for name, reason in unusable.items():
+        problems.add(f"{prefix}{name}", reason)
+        del known[name]
     try:
-        instance = TypeAdapter(cls).validate_json(json.dumps(known, allow_nan=False), strict=True)
+        instance = TypeAdapter(cls).validate_json(json.dumps(known), strict=True)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            if detail["loc"] and detail["loc"][0] in elsewhere:
-                continue
-            problems.add(*_explain(detail, prefix, known))
-        return None
-    except (TypeError, ValueError) as error:
-        problems.add(path, f"values have to be finite numbers, texts, lists or mappings: {error}")
+            if not detail["loc"] or detail["loc"][0] not in (*elsewhere, *unusable):
+                problems.add(*_explain(detail, prefix, known))
         return None
     return instance if len(problems.messages) == before else None
 
@@ -210,13 +224,14 @@ def validate_rest(cls: type[T], values: Mapping[str, Any], ready: Mapping[str, A
             continue
         given = values[name]
         value = parse_text(annotation, given) if isinstance(given, Text) else given
+        if reason := _why_unusable(value):
+            problems.add(name, reason)
+            continue
         try:
-            checked[name] = TypeAdapter(annotation).validate_json(json.dumps(value, allow_nan=False), strict=True)
+            checked[name] = TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
             for detail in error.errors(include_url=False):
                 problems.add(*_explain({**detail, "loc": (name, *detail["loc"])}, "", values))
-        except (TypeError, ValueError) as error:
-            problems.add(name, f"values have to be finite numbers, texts, lists or mappings: {error}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name, field in fields.items():
         has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
@@ -233,7 +248,7 @@ def _explain(detail: Any, prefix: str, values: Mapping[str, Any]) -> tuple[str, 
         return f"{prefix}{'.'.join(names)}", "missing, and it has no default"
     message = message.removeprefix("Input ").removesuffix(".")
     if detail["type"] != "value_error":
-        message = f"{message}, got {_shown(detail['input'])}"
+        message = f"{message}, got {shown(detail['input'])}"
     if not names:
         return prefix.removesuffix("."), message
     return f"{prefix}{'.'.join(names)}", message
@@ -244,7 +259,8 @@ def _is_type_tag(part: object) -> bool:
     return isinstance(part, str) and ("[" in part or part in _TYPE_TAGS or part.startswith("constrained-"))
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

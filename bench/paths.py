@@ -1,11 +1,21 @@
-"""Paths that stored files name, which must not lead out of their folder, and where data is kept between runs."""
+"""Paths in stored files: none leads out of its folder, and none is absolute; where data is kept between runs."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from bench.api import DataError
+
+ELSEWHERE = ".../"  # stands for where a path lies that is in neither the working folder nor the user's
+_ENDS = r"\s'\"`,;:()\[\]{}<>|*+="  # of a path within a text
+# No path begins within a word, a relative path, an address or a pattern; the weight of a sum may stand before one.
+_BEGINS = r"(?:(?<![\w./~<>)\]}*\u2026])|(?<=\d\*))"
+_ABSOLUTE = re.compile(rf"{_BEGINS}/(?!/)[^{_ENDS}]+")
+_SERVER = re.compile(rf"\b(https?://)(?:[^{_ENDS}/]+:\d+|(?<=http://)[^{_ENDS}/]+)")
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -34,3 +44,52 @@ def inside(folder: Path, name: str) -> Path:
 def cache_folder() -> Path:
     """Where data that can be made again is kept between runs: `$BENCH_CACHE`, or `~/.cache/bench`."""
     return Path(os.environ.get("BENCH_CACHE") or Path.home() / ".cache" / "bench")
+
+
+def portable(text: str, *, known: bool = True) -> str:
+    """A text without absolute paths and names of servers, as it is stored; relative paths stay as they are.
+
+    Where these folders are `known`, a path in the working folder is relative to it, and one in the user's folder is
+    `~/...`. Of all others `.../` and the last name are left.
+    """
+    if "/" not in text:
+        return text
+    text = _SERVER.sub(r"\1...", text)
+    for folder, shown in _folders() if known else ():
+        place = _BEGINS + re.escape(str(folder))
+        text = re.sub(rf"{place}/+(?=[^{_ENDS}/])", "" if shown == "." else f"{shown}/", text)
+        text = re.sub(rf"{place}/?(?=[{_ENDS}]|$)", shown, text)
+    return _ABSOLUTE.sub(lambda found: ELSEWHERE + PurePosixPath(found[0]).name, text)
+
+
+def portable_values(value: Any) -> Any:
+    """JSON-able values whose texts, names of mappings included, are `portable`."""
+    if isinstance(value, str):
+        return portable(value)
+    if isinstance(value, Mapping):
+        return {portable_values(name): portable_values(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable_values(item) for item in value]
+    return value
+
+
+def expanded(text: str) -> str:
+    """The inverse of `portable` for the user's folder: each `~/` at the beginning of a path is that folder."""
+    home = _home()
+    return text if home is None else re.sub(rf"(?:^|(?<=[{_ENDS}]))~/", lambda _: f"{home}/", text)
+
+
+def _folders() -> list[tuple[Path, str]]:
+    """The working folder and the user's with what stands for them, each also as it is called through links."""
+    here, home = Path.cwd(), _home()
+    named = Path(os.environ.get("PWD", here))
+    found = [(here, ".")] + ([(named, ".")] if named.is_dir() and named.samefile(here) else [])
+    found += [] if home is None else [(home, "~"), (home.resolve(), "~")]
+    return [(folder, shown) for folder, shown in dict.fromkeys(found) if folder != Path(folder.anchor)]
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:  # a process without a user's entry
+        return None

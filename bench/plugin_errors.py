@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Collection, Iterator
@@ -9,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.api import BenchError, PluginError
+from bench.process_end import plugin_stays
 
 _HARNESS = Path(__file__).resolve().parent
+# What numpy, and what draws on its arrays, say of an array that may only be read
+_READ_ONLY = re.compile(r"read-?only|WRITEABLE")
 
 
 def plugin_error(error: BaseException, files: Collection[str] = ()) -> str:
@@ -31,14 +35,29 @@ def plugin_error(error: BaseException, files: Collection[str] = ()) -> str:
 def plugin_errors(what: str, plugin: type) -> Iterator[None]:
     """Turns what a plugin raises inside into a PluginError about `what`; errors of the harness go through."""
     try:
-        yield
+        with plugin_stays(what):
+            yield
     except BenchError:
         raise
     # A plugin may raise anything at all, and call sys.exit(): told as its own mistake, with the place
     except (Exception, SystemExit) as error:
-        raise PluginError(
-            f"{what} raised {plugin_error(error, _files(plugin))}: mend it, then give the same command again"
-        ) from error
+        raise PluginError(f"{what} raised {plugin_error(error, _files(plugin))}: {_mend(error)}") from error
+
+
+@contextmanager
+def import_errors(origin: str) -> Iterator[None]:
+    """Turns whatever goes wrong while a plugin's module is imported into a PluginError that names its `origin`."""
+    try:
+        with plugin_stays(origin):
+            yield
+    except (Exception, SystemExit) as error:  # a plugin's module may raise anything at all
+        raise PluginError(f"{origin} cannot be imported: {plugin_error(error)}") from error
+
+
+def _mend(error: BaseException) -> str:
+    if not isinstance(error, OSError) and _READ_ONLY.search(str(error)):
+        return "pictures are read-only, for others look at them too: let it draw on a copy, images.copy()"
+    return "mend it, then give the same command again"
 
 
 def _is_ours(file: str) -> bool:

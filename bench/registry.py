@@ -8,23 +8,20 @@ Listing reads the source of the plugins and imports none of them; a plugin is im
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import math
 import re
-import sys
 import tomllib
 from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bench.plugin_code import ROOT, code_hash, import_file, source_file
 from bench.suggest import hint
 
 if TYPE_CHECKING:
@@ -34,7 +31,6 @@ T = TypeVar("T")
 
 METHODS = "bench.methods"
 REWARDS = "bench.rewards"
-ROOT = Path(__file__).resolve().parent.parent
 BASE = "base"  # what the untouched model is called where a method's name stands
 _KIND = {METHODS: "method", REWARDS: "reward"}
 _RESERVED_FIELDS = ("method", "train")
@@ -65,13 +61,13 @@ def is_foreign(spec: str) -> bool:
 
 def is_name(text: str) -> bool:
     """Whether a plugin, or a setting of one, may be called so: it becomes an option and a folder's name."""
-    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", text) is not None
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,99}", text) is not None
 
 
 def name_problem(group: str, name: object) -> str | None:
     """Why nothing of this group may be called so, as the end of a sentence; None where it may."""
     if not isinstance(name, str) or not is_name(name):
-        return "is not a word of letters, digits, '-' and '_' with a letter first"
+        return "is not a word of letters, digits, '-' and '_' with a letter first, 100 of them at most"
     if name in _RESERVED_NAMES[group]:
         return "has a meaning of its own in results"
     return None
@@ -106,13 +102,6 @@ def load_method(spec: str) -> type[Method]:
         raise PluginError(f"{origin}: {cls.__name__}.needs has to be a bench.api.Needs, got {cls.needs!r}")
     _check_config(cls, origin)
     return cls
-
-
-def own_file(cls: type) -> Path | None:
-    """The source file of a plugin that does not come with this package; None for those that do."""
-    path = Path(inspect.getfile(cls)).resolve()
-    inside = any(path.is_relative_to(ROOT / package) for package in ("bench", "methods", "rewards"))
-    return None if inside else path
 
 
 def load_reward(spec: str) -> type[Reward]:
@@ -190,19 +179,6 @@ def origin_of(group: str, spec: str) -> str:
     return f"{_KIND[group]} {spec!r}" + (f" ({file})" if file else "")
 
 
-def source_file(module: str) -> Path | None:
-    """The file of a module, without importing it or its parents; None where there is none."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top) if top else None
-    for part in rest:
-        if spec is None or spec.submodule_search_locations is None:
-            return None
-        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))  # by part: no parent is imported
-    if spec is None or not spec.has_location or spec.origin is None:
-        return None
-    return Path(spec.origin)
-
-
 def _load(group: str, spec: str, base: type[T]) -> tuple[type[T], str]:
     """The class of a plugin, checked for what methods and rewards have in common, and its origin for messages."""
     from bench.api import PluginError
@@ -224,6 +200,7 @@ def _load(group: str, spec: str, base: type[T]) -> tuple[type[T], str]:
     if missing:
         raise PluginError(f"{origin}: {found.__name__} does not define {', '.join(missing)}()")
     _check_name(group, spec, found, origin)
+    code_hash(found)  # type: ignore[arg-type] # of what was imported, whatever its files become
     return found, origin
 
 
@@ -326,36 +303,22 @@ def declared(group: str) -> dict[str, str]:
     return dict(project.get("entry-points", {}).get(group, {}))
 
 
-def _import(name: str, origin: str) -> ModuleType:
-    from bench.api import PluginError
-    from bench.plugin_errors import plugin_error
-
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # a plugin's module may raise anything at all
-        raise PluginError(f"{origin} cannot be imported: {plugin_error(error)}") from error
-
-
 def _import_file(group: str, path: str) -> ModuleType:
-    from bench.api import ConfigError, PluginError
-    from bench.plugin_errors import plugin_error
+    from bench.api import ConfigError
+    from bench.plugin_errors import import_errors
 
     file = Path(path).resolve()
     if not file.is_file():
         raise ConfigError(f"{_KIND[group]} {path!r}: there is no such file")
-    name = f"bench_plugin_{file.stem}_{hashlib.blake2b(str(file).encode(), digest_size=4).hexdigest()}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a plugin's module may raise anything at all
-        del sys.modules[name]
-        raise PluginError(f"{_KIND[group]} {path!r} cannot be imported: {plugin_error(error)}") from error
-    return module
+    with import_errors(f"{_KIND[group]} {path!r}"):
+        return import_file(file)
+
+
+def _import(name: str, origin: str) -> ModuleType:
+    from bench.plugin_errors import import_errors
+
+    with import_errors(origin):
+        return importlib.import_module(name)
 
 
 def _only_class(module: ModuleType, spec: str, origin: str, base: type[T]) -> type[T]:

@@ -26,6 +26,9 @@ class FlowGRPO(Method):
 
     Source: Flow-GRPO, arXiv 2505.05470, algorithm 1; the window from its reference code. Deviations from that code: the
     KL keeps |d| (`flow.gaussian_kl`), the last step adds no noise, advantages use the group's deviation (the paper).
+    As there, no gradient goes through the unconditional branch, unless `detach_unconditional` is off. Steps of the
+    window go together as far as a micro-batch holds them; the reference's velocities are computed once per rollout
+    phase, and the unconditional ones not again for the first update, whose policy is the one that sampled.
 
     Precision: in bfloat16 rounding adds to the KL, about 6e-5 at guidance 3 on the embedded base, as much as a policy
     near its reference has; no ratio leaves the clip range, but one in twenty does at guidance 4.5.
@@ -43,13 +46,13 @@ class FlowGRPO(Method):
     class Config:
         """Names as in trl. Defaults suit latents of 1,024 dimensions; the paper's values (SD3.5-Medium) in brackets."""
 
-        num_groups: Annotated[int, Option("prompts per rollout phase [48]", ge=1)] = 4
-        num_generations: Annotated[int, Option("pictures per prompt [24; 12 and 6 collapsed]", ge=2)] = 24
-        updates: Annotated[int, Option("optimiser updates one pass over a rollout phase is cut into [2]", ge=1)] = 2
-        num_iterations: Annotated[int, Option("passes over each rollout phase [1]", ge=1)] = 1
-        sampling_steps: Annotated[int, Option("T: steps of training-time sampling [10]", ge=2)] = 10
+        num_groups: Annotated[int, Option("prompts per rollout phase [48]", ge=1, le=10**6)] = 4
+        num_generations: Annotated[int, Option("pictures per prompt [24; 12 and 6 collapsed]", ge=2, le=10**6)] = 24
+        updates: Annotated[int, Option("updates one pass over a rollout phase is cut into [2]", ge=1, le=10**6)] = 2
+        num_iterations: Annotated[int, Option("passes over each rollout phase [1]", ge=1, le=10**6)] = 1
+        sampling_steps: Annotated[int, Option("T: steps of training-time sampling [10]", ge=2, le=10**4)] = 10
         window: Annotated[int, Option("trained SDE steps per picture, at most T - 1 [T - 1; Fast: 1 to 3]", ge=1)] = 2
-        guidance: Annotated[float, Option("guidance scale in sampling and training [4.5]", ge=0)] = 3.0
+        guidance: Annotated[float, Option("guidance scale in sampling and training [4.5]", ge=0, le=1000)] = 3.0
         noise_level: Annotated[float, Option("a: noise level of the SDE [0.7]", gt=0)] = 0.7
         # The log-ratio is a mean over D dimensions and scales as D^-1/2: 1e-4 at D = 65,536 is 8e-4 at D = 1,024.
         epsilon: Annotated[float, Option("clip range of the ratio [1e-4 at D = 65,536; scale by D^-1/2]", gt=0)] = 8e-4
@@ -59,6 +62,9 @@ class FlowGRPO(Method):
         advantage_eps: Annotated[float, Option("added to that deviation [1e-4, also trl's]", gt=0)] = 1e-4
         advantage_clip: Annotated[float, Option("largest |advantage| [5]", gt=0)] = 5.0
         loss_type: Annotated[Literal["grpo", "reinforce"], Option("clipped or unclipped ratio [grpo]")] = "grpo"
+        detach_unconditional: Annotated[
+            bool, Option("no gradient through v_u, as in the reference code", before=False)
+        ] = True
         drop_zero_groups: Annotated[bool, Option("leave out groups whose rewards are all equal [yes]")] = True
 
     config: Config
@@ -71,6 +77,11 @@ class FlowGRPO(Method):
                 f"flowgrpo.sampling_steps, because the last step is an ODE step and has no log-probability"
             )
 
+    @property
+    def prompts_at_once(self) -> int:
+        """`num_groups`."""
+        return self.config.num_groups
+
     @torch.no_grad()
     def collect(self, env: Env) -> Rollouts:
         """Sample `num_generations` pictures of each of `num_groups` prompts, score them, and form advantages.
@@ -81,7 +92,7 @@ class FlowGRPO(Method):
         prompts, prompt_index = env.draw.prompts(c.num_groups)
         index, group = self.members(prompt_index)
         cond = model.encode([p.text for p in prompts])[torch.from_numpy(group)]
-        places = max(c.sampling_steps // 2 - c.window, 0) + 1
+        places = max(c.sampling_steps // 2 - c.window, 0) + 1  # of the window
         start = (env.draw.uniform(prompt_index, "window") * places).long()[group]
 
         pieces, scores = [], []
@@ -102,13 +113,16 @@ class FlowGRPO(Method):
         tensors["advantage"] = advantage.clamp(-c.advantage_clip, c.advantage_clip).flatten()[own]
         tensors["order"] = (kept.cumsum(0) - 1)[own]
         tensors = {key: value[kept[own]] for key, value in tensors.items()}
+        cond = cond[kept[own].nonzero().flatten()]
+        if c.beta > 0:
+            tensors["v_ref"] = self.reference(env, tensors["x"], tensors["step"], cond)
         metrics = {
             "reward_mean": float(r.mean()),
             "reward_std": float(r.std(correction=0)),
             "reward_group_std": float(r.std(1, correction=0).mean()),
             "frac_reward_zero_std": float(flat.float().mean()),
         }
-        return Rollouts(tensors, cond[kept[own].nonzero().flatten()], c.updates * c.num_iterations, metrics)
+        return Rollouts(tensors, cond, c.updates * c.num_iterations, metrics)
 
     def members(self, prompt_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Global rollout index and position of the prompt (groups * num_generations,), a prompt's group adjacent.
@@ -122,31 +136,59 @@ class FlowGRPO(Method):
     def sample(self, env: Env, cond: Condition, index: np.ndarray, start: Tensor) -> dict[str, Tensor]:
         """Clean latents z0 (B, *S) of new samples and their windows, which begin at step `start` (B,).
 
-        A window is x and x_next (B, window, *S), log_prob and step (B, window).
+        A window is x and x_next (B, window, *S), log_prob and step (B, window), and v_u (B, window, *S) where the
+        unconditional branch has no gradient.
         """
         c, sigmas = self.config, env.model.sigmas(self.config.sampling_steps).to(env.model.device)
-        path, log_probs = [env.draw.noise(index, "rollout")], []
+        path, log_probs, unconditional = [env.draw.noise(index, "rollout")], [], []
+        first, last = int(start.min()), int(start.max()) + c.window
         for i in range(c.sampling_steps):
             x, (s, s_next) = path[-1], sigmas[i : i + 2]
-            v = env.model.guided_velocity(x, s.expand(len(x)), cond, c.guidance)
+            v, v_u = self.velocities(env, x, s.expand(len(x)), cond)
             x_next, log_p = flow.euler_step(x, v, s, s_next), torch.zeros(len(x), device=x.device)
-            inside = (start <= i) & (i < start + c.window)
-            if inside.any():
+            if first <= i < last:
+                inside = (start <= i) & (i < start + c.window)
                 mean, std = flow.sde_mean_std(x, v, s, s_next, c.noise_level, sigmas[1])
                 noisy = mean + std * env.draw.noise(index, f"sde{i}")
                 x_next = torch.where(flow.align(inside, x), noisy, x_next)
                 log_p = flow.log_prob(x_next, mean, std)
             path.append(x_next)
             log_probs.append(log_p)
+            unconditional.append(v_u)
         states, rows = torch.stack(path, 1), torch.arange(len(start), device=start.device)[:, None]
         steps = start[:, None] + torch.arange(c.window, device=start.device)
-        return {
+        window = {
             "z0": path[-1],
             "x": states[rows, steps],
             "x_next": states[rows, steps + 1],
             "log_prob": torch.stack(log_probs, 1)[rows, steps],
             "step": steps,
         }
+        if c.detach_unconditional and c.guidance != 1:
+            window["v_u"] = torch.stack(unconditional, 1)[rows, steps]
+        return window
+
+    def velocities(self, env: Env, x: Tensor, sigma: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        """The guided velocity and the unconditional one (B, *S); the former twice where guidance is 1."""
+        if self.config.guidance == 1:
+            v = env.model.velocity(x, sigma, cond)
+            return v, v
+        v_u, v_c = env.model.velocity_branches(x, sigma, cond)
+        return flow.guide(v_u, v_c, self.config.guidance), v_u
+
+    def reference(self, env: Env, x: Tensor, step: Tensor, cond: Condition) -> Tensor:
+        """Guided velocities of the reference (B, window, *S) at states x (B, window, *S) of the sampling steps."""
+        sigmas, out = env.model.sigmas(self.config.sampling_steps).to(env.model.device), torch.empty_like(x)
+        for places in self.places(torch.arange(len(x), device=x.device), env.micro_batch):
+            s = sigmas[step[places]]
+            out[places] = env.model.reference_velocity(x[places], s, cond[places[0]], self.config.guidance)
+        return out
+
+    def places(self, rows: Tensor, most: int) -> list[tuple[Tensor, Tensor]]:
+        """Row and step of the window of all trained steps of these rollouts, `most` at a time."""
+        window = self.config.window
+        both = rows.repeat_interleave(window), torch.arange(window, device=rows.device).repeat(len(rows))
+        return list(zip(*(numbers.split(most) for numbers in both), strict=True)) if len(rows) else []
 
     def step(self, env: Env) -> dict[str, float]:
         """One optimiser update: mean over samples and window of the clipped surrogate + beta KL to the reference."""
@@ -160,21 +202,36 @@ class FlowGRPO(Method):
         sigmas = env.model.sigmas(c.sampling_steps).to(env.model.device)
         clip = c.epsilon if c.loss_type == "grpo" else math.inf
         log: dict[str, list[Tensor]] = defaultdict(list)
-        for rows in part.split(env.micro_batch) if len(part) else ():
-            batch, cond = {key: value[rows] for key, value in rollouts.tensors.items()}, rollouts.cond[rows]
-            for k in range(c.window):
-                x, i = batch["x"][:, k], batch["step"][:, k]
-                s, s_next = sigmas[i], sigmas[i + 1]
-                v = env.model.guided_velocity(x, s, cond, c.guidance)
-                mean, std = flow.sde_mean_std(x, v, s, s_next, c.noise_level, sigmas[1])
-                log_ratio = flow.log_prob(batch["x_next"][:, k], mean, std) - batch["log_prob"][:, k]
-                terms = {"policy": (1.0, flow.ppo_loss(log_ratio, batch["advantage"], clip))}
-                if c.beta > 0:
-                    v_ref = env.model.reference_velocity(x, s, cond, c.guidance)
-                    mean_ref, _ = flow.sde_mean_std(x, v_ref, s, s_next, c.noise_level, sigmas[1])
-                    terms["kl"] = (c.beta, flow.gaussian_kl(mean, mean_ref, std))
-                    log["norm_ratio"].append(v.detach().flatten(1).norm(dim=1) / v_ref.flatten(1).norm(dim=1))
-                log["ratio"].append(log_ratio.detach().exp())
-                log["clip_fraction"].append((log["ratio"][-1] - 1).abs().gt(c.epsilon).float())
-                env.backward(terms, count)
+        t = rollouts.tensors
+        for places in self.places(part, env.micro_batch):
+            x, i, cond, advantage = (
+                t["x"][places],
+                t["step"][places],
+                rollouts.cond[places[0]],
+                t["advantage"][places[0]],
+            )
+            s, s_next = sigmas[i], sigmas[i + 1]
+            v_u = t["v_u"][places] if "v_u" in t and rollouts.used == 0 else None
+            v = self.trained_velocity(env, x, s, cond, v_u)
+            mean, std = flow.sde_mean_std(x, v, s, s_next, c.noise_level, sigmas[1])
+            log_ratio = flow.log_prob(t["x_next"][places], mean, std) - t["log_prob"][places]
+            terms = {"policy": (1.0, flow.ppo_loss(log_ratio, advantage, clip))}
+            if c.beta > 0:
+                v_ref = t["v_ref"][places]
+                mean_ref, _ = flow.sde_mean_std(x, v_ref, s, s_next, c.noise_level, sigmas[1])
+                terms["kl"] = (c.beta, flow.gaussian_kl(mean, mean_ref, std))
+                log["norm_ratio"].append(v.detach().flatten(1).norm(dim=1) / v_ref.flatten(1).norm(dim=1))
+            log["ratio"].append(log_ratio.detach().exp())
+            log["clip_fraction"].append((log["ratio"][-1] - 1).abs().gt(c.epsilon).float())
+            env.backward(terms, count)
         return env.update({key: torch.cat(values) for key, values in log.items()})
+
+    def trained_velocity(self, env: Env, x: Tensor, sigma: Tensor, cond: Condition, v_u: Tensor | None) -> Tensor:
+        """The guided velocity (B, *S) with its gradient; `v_u` is the unconditional one where it is known."""
+        c = self.config
+        if c.guidance == 1 or not c.detach_unconditional:
+            return self.velocities(env, x, sigma, cond)[0]
+        if v_u is None:
+            with torch.no_grad():
+                v_u = env.model.velocity(x, sigma, env.model.null(cond))
+        return flow.guide(v_u, env.model.velocity(x, sigma, cond), c.guidance)

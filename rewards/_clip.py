@@ -31,14 +31,20 @@ class ClipReward(Reward):
         self._judge: Judge | None = None
         self.fingerprint = ""
 
-    def files(self) -> list[Path]:
+    @classmethod
+    def files(cls) -> list[Path]:
         """The files that scores depend on.
 
         Raises:
             CheckpointMissing: they are not on this machine.
         """
-        folder = located(self.checkpoint)
-        return [folder / name for name in self.checkpoint.files]
+        folder = located(cls.checkpoint)
+        return [folder / name for name in cls.checkpoint.files]
+
+    @classmethod
+    def require_checkpoint(cls) -> None:
+        """Look for its files."""
+        cls.files()
 
     @abc.abstractmethod
     def judge(self, clip: Clip) -> Judge:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from bench.api import DataError
 from bench.device import present_device
+from bench.features import features
+from bench.reading import read_json
 from rewards._weights import CLIP_FILES, read_tensors
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of OpenAI's pictures, in [0, 1]
@@ -94,7 +95,9 @@ class Clip:
     @torch.no_grad()
     def image(self, pixels: Tensor) -> Tensor:
         """Unit embeddings (B, D) of normalised pictures (B, 3, size, size)."""
-        return _unit(self.model.get_image_features(pixel_values=pixels.to(self.device)).pooler_output)
+        network = f"CLIP {id(self)}"  # which scorers of this process hold together
+        there = pixels.to(self.device)
+        return features(network, pixels, lambda: _unit(self.model.get_image_features(pixel_values=there).pooler_output))
 
 
 def centre_crop(images: np.ndarray, size: int, middle: Callable[[int], int] = lambda margin: margin // 2) -> Tensor:
@@ -130,8 +133,8 @@ _held: WeakValueDictionary[Hashable, Clip] = WeakValueDictionary()
 
 def _config(path: Path) -> CLIPConfig:
     try:
-        return CLIPConfig(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        return CLIPConfig(**read_json(path))
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: expected the configuration of a CLIPModel ({error}): get it again") from error
 
 

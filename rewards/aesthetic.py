@@ -58,7 +58,8 @@ class Aesthetic(ClipReward):
     checkpoint: ClassVar[PublishedCheckpoint] = OPENAI_CLIP
     held = OPENAI_CLIP.held
 
-    def files(self) -> list[Path]:
+    @classmethod
+    def files(cls) -> list[Path]:
         """Those of the CLIP and of the head.
 
         Raises:

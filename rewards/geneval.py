@@ -68,6 +68,12 @@ class GenEval(Reward):
             for part in parts
         )
 
+    @classmethod
+    def require_checkpoint(cls) -> None:
+        """Look for detector and CLIP."""
+        for checkpoint in (DETECTOR, OPENAI_CLIP):
+            located(checkpoint)
+
     def load(self) -> None:
         """Read detector and CLIP.
 

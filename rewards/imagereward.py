@@ -63,6 +63,13 @@ class ImageReward(Reward):
         self.fingerprint = ""
         self.worker_flops = 0.0
 
+    @classmethod
+    def require_checkpoint(cls) -> None:
+        """Look for the environment, the checkpoint and the vocabulary."""
+        PinnedEnvironment(cls.name, PINS).python()
+        for checkpoint in (CHECKPOINT, VOCABULARY):
+            located(checkpoint)
+
     def load(self) -> None:
         """Start the process and have it read the checkpoint.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -72,7 +74,17 @@ def test_methods_import_the_contract_the_maths_and_methods_they_extend(name: str
 def test_rewards_import_the_contract_the_maths_and_their_world(name: str) -> None:
     own = ("bench.datasets.scenes", "bench.datasets.prompts", "rewards")
     outside = {found for found in ours(name) if not found.startswith(own)}
-    assert outside <= {"bench", "bench.api", "bench.files", "bench.flow", "bench.datasets", *DEVICE, *APART}
+    assert outside <= {
+        "bench",
+        "bench.api",
+        "bench.features",
+        "bench.files",
+        "bench.flow",
+        "bench.reading",
+        "bench.datasets",
+        *DEVICE,
+        *APART,
+    }
 
 
 @pytest.mark.parametrize(
@@ -96,7 +108,9 @@ def test_rewards_import_the_contract_the_maths_and_their_world(name: str) -> Non
         "bench.experiments.detach",
         "bench.experiments.status.tracking",
     ]
-    + ["bench.preflight.conformance.check"],
+    + ["bench.preflight.conformance.check"]
+    + ["bench.hub", "bench.datasets.worlds", "bench.experiments.sample"]
+    + [f"bench.preflight.forecast.{name}" for name in ("cards", "measured", "plan", "render")],
 )
 def test_what_reads_results_or_options_loads_no_model_library(name: str) -> None:
     loaded = reaches(name)
@@ -112,3 +126,26 @@ def test_what_only_reads_results_never_imports_torch_at_all() -> None:
     assert readers
     for name in readers:
         assert not {found.split(".")[0] for found in imports(MODULES[name], at_load=False)} & HEAVY, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["plan", "--preset", "sd35-medium", "--gpu", "h1000"],
+        ["sample", "/no/such/cell"],
+        ["sample", "--prompts", "/no/such/file"],
+        ["sample", "--model", "/no/such/folder"],
+        ["sample", "--world", "no-such-world"],
+    ],
+)
+def test_a_mistake_is_told_before_a_model_library_is_imported(command: list[str]) -> None:
+    program = f"import sys; from bench.cli.main import main; print(main({command!r}), *{HEAVY!r} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"] and done.stderr.startswith("bench: ")
+
+
+def test_no_reader_of_results_imports_the_whole_of_scipys_statistics() -> None:
+    for name in MODULES:
+        if name.startswith("bench.results"):
+            assert "scipy.stats" not in imports(MODULES[name], at_load=False), name

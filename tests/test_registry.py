@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -14,6 +15,7 @@ from bench import package_conflicts as conflicts
 from bench import registry
 from bench.api import ConfigError, Method, PluginError, Reward
 from bench.cli import catalogue
+from bench.plugin_code import source_file
 
 HEAD = "from dataclasses import dataclass; from typing import Annotated\nfrom bench.api import Method, Option, Reward\n"
 GOOD = 'class Good(Method):\n    """Does good."""\n    name = "good"\n    def step(self, env): ...\n'
@@ -73,6 +75,14 @@ def test_files_and_modules(tmp_path: Path) -> None:
         ("1 / 0\n", "plugin.py:3)"),
         ("class Lazy(Method):\n    name = 'lazy'\n", "Lazy does not define step()"),
         ("raise SystemExit(3)\n", "cannot be imported: SystemExit: 3"),
+        (
+            "import os\nos._exit(0)\n",
+            "cannot be imported: ProcessExit: os._exit(0) would end this process without a word",
+        ),
+        (
+            "from os import _exit\ntry:\n    _exit(3)\nexcept Exception:\n    pass\n",
+            "ProcessExit: os._exit(3) would end",
+        ),
         (GOOD.replace('"good"', '"a+b"'), "Good.name 'a+b' is not a word of letters, digits"),
         (GOOD.replace('"good"', '"../good"'), "Good.name '../good' is not a word of letters, digits"),
         (GOOD.replace('name = "good"', "pass"), "Good.name None is not a word of letters, digits"),
@@ -100,6 +110,24 @@ def test_files_and_modules(tmp_path: Path) -> None:
 def test_broken_files_get_one_message(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
     assert message in refused(path) and path in refused(path)
+
+
+def test_os_exit_is_pythons_own_again_after_an_import(tmp_path: Path) -> None:
+    """Also what the module took for itself, and what it forks or calls later, end a process as ever."""
+    text = "import os\nfrom os import _exit\nif os.fork() == 0:\n    _exit(0)\nassert os.wait()[1] == 0\n"
+    method = registry.load_method(write(tmp_path, text + GOOD))
+    for end in (os._exit, sys.modules[method.__module__]._exit):  # type: ignore[attr-defined]
+        child = os.fork()
+        if child == 0:
+            end(5)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+
+
+def test_a_process_that_an_import_forks_does_not_come_back(tmp_path: Path) -> None:
+    path = write(tmp_path, f"import os\nos.fork()\n{GOOD}")
+    code = f"from bench.registry import load_method; load_method({path!r}); print('loaded')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "loaded\n" and "a process that it forked came back: end it by os._exit()" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -217,7 +245,7 @@ def test_a_module_inside_a_folder_without_init_is_named_with_its_file(
     (tmp_path / "apart_space" / "inner").mkdir(parents=True)
     path = write(tmp_path / "apart_space" / "inner", GOOD)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert registry.source_file("apart_space.inner.plugin") == Path(path)
-    assert registry.source_file("apart_space.inner.another") is None
+    assert source_file("apart_space.inner.plugin") == Path(path)
+    assert source_file("apart_space.inner.another") is None
     assert not any(name.startswith("apart_space") for name in sys.modules)
     assert registry.load_method("apart_space.inner.plugin:Good").name == "good"

@@ -19,17 +19,28 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from bench.api import BenchError, ConfigError, DataError
+from bench.canonical import hash_file
+from bench.cli.main import main
 from bench.config.job import CellJob
+from bench.datasets.pictures.inspection import InspectedPictures, copy_lists
+from bench.experiments.cell import run_cell
+from bench.experiments.detach import detach
+from bench.experiments.grid import run_experiment
 from bench.experiments.sample import load_checkpoint
+from bench.experiments.status.tracking import tracker_of
+from bench.files import remove_parts, write_whole
 from bench.models.policy import SD3Policy
 from bench.parsing import read_yaml
 from bench.paths import inside
 from bench.results import report
 from bench.results.figures import draw_differences, draw_sample_grid
+from bench.results.records.provenance import source_hashes
 from bench.results.records.reader import read_experiment
 from bench.results.records.writer import CellRecord, read_experiment_header
 from bench.results.report.markdown import code, escape, markdown_table
-from tests.support.cells import experiment, world
+from bench.training.checkpoint import Checkpoints
+from bench.training.failure_dump import remove_failure_dump
+from tests.support.cells import Events, experiment, world
 from tests.support.synthetic_results import World, as_schema_1, build_world, write_world
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,6 +218,145 @@ def test_the_report_follows_no_link_and_writes_through_none(theirs: Path, tmp_pa
     said = refusal(theirs)
     assert f"{path} is a link" in said or f"{path.name} is a link" in said
     assert {file: file.read_bytes() for file in [outside, *outside.rglob("*")] if file.is_file()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["REPORT.md", "results/report.json", f"results/{SMALL.name}"])
+@pytest.mark.parametrize("command", ["report", "check", "status"])
+def test_no_command_follows_a_link_out_of_the_results(
+    theirs: Path, tmp_path: Path, command: str, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (theirs / "results" / "report.json").write_text('{"units": ["cost"]}')
+    path, outside = theirs / place, tmp_path / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+    if outside.is_dir():
+        (outside / "figures" / "mine.png").write_bytes(b"my own")
+    before = tree(outside)
+    arguments = {"report": ["report"], "check": ["report", "--check"], "status": ["status"]}[command]
+    reads = command != "status" or place == f"results/{SMALL.name}"
+    assert main([*arguments, "--results", str(theirs / "results")]) == (2 if reads else 0)
+    assert (f"bench: {path} is a link" in capsys.readouterr().err) == reads
+    assert tree(outside) == before
+
+
+def tree(place: Path) -> dict[Path, bytes]:
+    """The files below, with what they hold."""
+    return {file: file.read_bytes() for file in [place, *place.rglob("*")] if file.is_file()}
+
+
+@pytest.mark.slow
+def test_a_report_removes_what_it_made_and_nothing_else(theirs: Path) -> None:
+    results, page = theirs / "results", theirs / "REPORT.md"
+    folder = results / SMALL.name / "figures"
+    made = {path.name for path in folder.iterdir()}
+    (folder / "mine.png").write_bytes(b"my own")
+    (folder / "notes.json").write_text("{}")
+    for name in ("old", "edited"):  # figures of an earlier report
+        (folder / f"{name}.png").write_bytes(b"made")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    old = hash_file(folder / "old.png")
+    listed = {**manifest["files"], "old.png": old, "edited.png": old, "gone.png": old}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": listed}))
+    (folder / "edited.png").write_bytes(b"edited by hand")
+    stale = [f"{folder / name} belongs to no figure" for name in ("edited.png", "gone.png", "old.png")]
+    assert [line.split(" of these")[0] for line in report.check_report(results, page)] == stale
+    report.write_report(results, page)
+    assert {path.name for path in folder.iterdir()} == made | {"mine.png", "notes.json", "edited.png"}
+    assert json.loads((folder / "manifest.json").read_text()) == manifest
+    assert report.check_report(results, page) == []
+    manifest["files"]["../experiment.json"] = hash_file(folder.parent / "experiment.json")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "'../experiment.json': expected one within that folder" in refusal(theirs)
+    assert (folder.parent / "experiment.json").is_file()
+
+
+def test_a_report_replaces_no_file_of_the_users_own(tmp_path: Path) -> None:
+    own = {"REPORT.md": b"# My own report\n", "data.bin": bytes(100)}
+    for name, data in own.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match=rf"{name} was not written by `bench report`.*--report"):
+            report.write_report(tmp_path / "results", tmp_path / name)
+        assert (tmp_path / name).read_bytes() == data
+    (tmp_path / "folder" / "kept").mkdir(parents=True)
+    with pytest.raises(DataError, match="folder: expected a file, but it is something else"):
+        report.write_report(tmp_path / "results", tmp_path / "folder")
+    assert (tmp_path / "folder" / "kept").is_dir()
+    (tmp_path / "empty.md").touch()
+    report.require_place(tmp_path / "empty.md")
+    report.require_place(tmp_path / "new.md")
+
+
+@pytest.mark.parametrize("place", [".", "checkpoint", "failure", "failure/batch.json", "alignment", "other"])
+def test_a_run_writes_and_removes_nothing_behind_a_link(tiny_pipeline: Path, tmp_path: Path, place: str) -> None:
+    """The experiment, a cell's checkpoints, what a failure left, a task; and a cell that this run does not have."""
+    e = experiment(tiny_pipeline, methods=["sft"])
+    outside, folder = tmp_path / "outside", tmp_path / "results" / e.name
+    cell = folder / "alignment" / "base" / "seed0"
+    path = folder / {"alignment": place, ".": "", "other": "other"}.get(place, f"alignment/base/seed0/{place}")
+    (outside / "soar" / "seed0").mkdir(parents=True)
+    for name in ("00000001.json", "00000001.safetensors", ".run.1.part", "soar/seed0/record.jsonl", "batch.json"):
+        (outside / name).write_text('{"torn')
+    target = outside / "batch.json" if place.endswith(".json") else outside
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+    before = tree(outside)
+    with pytest.raises(DataError, match=f"{re.escape(str(path))} is a link"):
+        if place in ("checkpoint", "failure", "failure/batch.json"):
+            run_cell(CellJob(e, tmp_path / "results", "alignment", "base", 0), lambda event: None)
+        else:
+            run_experiment(e, tmp_path / "results", 1, Events())
+    assert tree(outside) == before and cell.parent != outside
+
+
+def test_a_damaged_end_of_a_run_takes_no_file_of_the_users_own(tmp_path: Path) -> None:
+    for name in (".mine.part", "mine.part", ".record.jsonl.12.part"):
+        (tmp_path / name).touch()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / ".link.1.part").symlink_to(tmp_path / "kept")
+    remove_parts(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".mine.part", "mine.part", "kept"}
+    with pytest.raises(DataError, match=r"cannot write .*kept"):
+        write_whole(tmp_path / "kept", b"a file")  # a folder gives way to a folder alone
+    assert (tmp_path / "kept").is_dir()
+    checkpoints = Checkpoints(tmp_path / "kept")
+    for name in ("00000012.json", "00000012.safetensors", "stage1.safetensors", "mine.safetensors", "1 note.json"):
+        (checkpoints.folder / name).touch()
+    checkpoints.clear()
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"mine.safetensors", "1 note.json"}
+    remove_failure_dump(tmp_path)
+    for name in ("batch.json", "batch.safetensors", "notes.txt"):
+        write_whole(tmp_path / "failure" / name, b"")
+    remove_failure_dump(tmp_path)
+    assert {path.name for path in (tmp_path / "failure").iterdir()} == {"notes.txt"}
+
+
+def test_lists_curves_and_logs_are_written_through_no_link(tiny_pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    folder = tmp_path / "results" / "smoke"
+    folder.mkdir(parents=True)
+    for name in ("data", "tracking", "run.log"):
+        (folder / name).symlink_to(tmp_path / "outside")
+    (tmp_path / "results" / "linked").symlink_to(tmp_path / "outside")
+    (tmp_path / "cache").mkdir()
+    for name in ("pictures.parquet", "left-out.csv"):
+        (tmp_path / "cache" / name).touch()
+    with pytest.raises(DataError, match="data is a link"):
+        copy_lists(InspectedPictures((), (), tmp_path / "cache", 0), folder / "data")
+    with pytest.raises(DataError, match="tracking is a link"):
+        tracker_of(experiment(tiny_pipeline, track="tensorboard"), tmp_path / "results")
+    for place in (folder, tmp_path / "results" / "linked"):
+        with pytest.raises(DataError, match=r"(run\.log|linked) is a link"):
+            detach(["list"], place)
+    assert tree(tmp_path / "outside") == {}
+
+
+def test_sources_that_a_record_names_are_looked_for_among_ours_alone(tmp_path: Path) -> None:
+    (tmp_path / "root" / "bench").mkdir(parents=True)
+    for name in ("secret", "root/bench/api.py"):
+        (tmp_path / name).write_text("1")
+    named = ["bench/api.py", "../secret", str(tmp_path / "secret"), "bench/../../secret", "bench/none.py"]
+    assert list(source_hashes({}, named, tmp_path / "root", imported=False)) == ["bench/api.py"]
 
 
 def test_a_run_goes_on_through_no_link(theirs: Path, tmp_path: Path, tiny_pipeline: Path) -> None:

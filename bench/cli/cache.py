@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from bench.models.encoding_cache.folder import entry_counts, files_of, folder_of_all, remove_all, size_of_all
+from bench.results.records.listing import list_cells
 from bench.results.records.writer import TELEMETRY, read_telemetry
 
 EPILOG = "It lies in $BENCH_CACHE/encoded (~/.cache/bench/encoded); `run --cache-gib N` limits it."
@@ -53,9 +54,7 @@ def cache_savings(folder: Path, limit_gib: float) -> str | None:
     Raises:
         DataError: a cell's telemetry is damaged, or the cache's folder cannot be used.
     """
-    told = [
-        line.encodings for path in sorted(folder.glob(f"*/*/seed*/{TELEMETRY}")) for line in read_telemetry(path.parent)
-    ]
+    told = [line.encodings for cell in list_cells(folder, TELEMETRY) for line in read_telemetry(cell)]
     counts = [count for count in told if count is not None]
     found, whole = sum(c.found for c in counts), sum(c.found + c.made for c in counts)
     if not whole:

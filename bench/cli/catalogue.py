@@ -6,7 +6,8 @@ import ast
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 
-from bench.registry import registered, source_file
+from bench.plugin_code import source_file
+from bench.registry import registered
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bench.cli.experiment_options import add_data, add_reward_server, read_pictures
+from bench.cli.setting import number
 
 EPILOG = """Scores and selection are written beside the data; `run --data SELECTION.json` trains on it.
 
@@ -18,8 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser, required=True)
     parser.add_argument("--reward", required=True, metavar="NAME", help="scorer, by name, file or module:function")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--min", type=float, metavar="SCORE", help="keep the pictures of at least this score")
-    which.add_argument("--top", type=float, metavar="SHARE", help="keep this share with the highest scores, as in 0.1")
+    which.add_argument(
+        "--min", type=number(float, -1e30, 1e30), metavar="SCORE", help="keep the pictures of at least this score"
+    )
+    which.add_argument(
+        "--top",
+        type=number(float, -1e30, 1e30),
+        metavar="SHARE",
+        help="keep this share with the highest scores, as in 0.1",
+    )
     parser.add_argument("--model", metavar="PATH", help="its size and its captions' length count (default: embedded)")
     add_reward_server(parser)
 

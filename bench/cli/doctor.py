@@ -27,6 +27,8 @@ EPILOG = """Examples:
 
 NEEDED_GIB = 4.0
 THREADS = (1, 2)
+PASSES = (32, 64, 128, 256)  # rows of a forward pass
+WORTHWHILE = 1.2  # times as quick: what another precision has to gain
 DISTRIBUTION = "post-training-bench"
 _SHOWN = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pandas", "matplotlib", "pydantic")
 
@@ -197,13 +199,19 @@ def _throughput() -> Iterator[MachineFinding]:
 
 @dataclass(frozen=True)
 class Rates:
-    """Samples per second: forward and training (forward and backward) by batch size, on one thread; training of 32
-    samples in bfloat16, and in float32 on all cores as threads."""
+    """Samples per second: forward and training (forward and backward) by batch size, on one thread; both in bfloat16,
+    and training of 32 samples in float32 on all cores as threads."""
 
     forward: dict[int, float]
     training: dict[int, float]
+    forward_bfloat16: dict[int, float]
     bfloat16: float
     threaded: float
+
+    @property
+    def chunk(self) -> int:
+        """The samples of the quickest forward pass."""
+        return max(self.forward, key=self.forward.__getitem__)
 
 
 def tune(path: Path) -> int:
@@ -223,9 +231,11 @@ def tune(path: Path) -> int:
         print(f"forward, {size} samples a pass: {rate:,.0f}/s")
     for size, rate in rates.training.items():
         print(f"forward and backward, {size} samples a pass: {rate:,.0f}/s")
+    for size, rate in rates.forward_bfloat16.items():
+        print(f"forward in bfloat16, {size} samples a pass: {rate:,.0f}/s")
     print(f"forward and backward in bfloat16: {rates.bfloat16:,.0f}/s")
     print(f"forward and backward on {count} threads: {rates.threaded:,.0f}/s")
-    text = _configuration(rates, count)
+    text = _configuration(rates, count, sampling=_sampling_precision(rates))
     path.write_text(text, encoding="utf-8")
     print(f"\n{path}\n{text}\nuse it: python -m bench run --config {path}")
     return 0
@@ -238,27 +248,40 @@ def _measure(count: int) -> Rates:
 
     policy = SD3Policy.load(load_world("scenes").model)
     with threads(1):
-        forward = {size: forward_rate(policy, size) for size in (32, 64, 128, 256)}
+        forward = {size: forward_rate(policy, size) for size in PASSES}
         training = {size: training_rate(policy, size) for size in (8, 16, 32)}
-        policy.precision = "bfloat16"
-        half = training_rate(policy, 32)
-        policy.precision = "float32"
+        with policy.in_precision("bfloat16"):
+            forward_half = {size: forward_rate(policy, size) for size in PASSES}
+            half = training_rate(policy, 32)
     with threads(count):
-        return Rates(forward, training, half, threaded=training_rate(policy, 32))
+        return Rates(forward, training, forward_half, half, threaded=training_rate(policy, 32))
 
 
-def _configuration(rates: Rates, count: int) -> str:
+def _sampling_precision(rates: Rates) -> str | None:
+    """bfloat16 where sampling gains more than a fifth by it and no score moves beyond its margin; else None."""
+    gain = rates.forward_bfloat16[rates.chunk] / rates.forward[rates.chunk]
+    if gain <= WORTHWHILE:
+        print(f"sampling in bfloat16: {gain:.2f} times as quick, so it is not proposed")
+        return None
+    from bench.preflight.precision import changes_in
+
+    changes = changes_in("bfloat16")
+    for change in changes:
+        print(f"{change.scorer}: {change.difference:+.4f} by sampling in bfloat16, margin {change.margin:g}")
+    return "bfloat16" if all(change.agrees for change in changes) else None
+
+
+def _configuration(rates: Rates, count: int, sampling: str | None) -> str:
     """The YAML text: processes of one thread unless threads are quicker, bfloat16 where it gains more than a fifth."""
     separate = rates.threaded < count * rates.training[32]
-    precision = "bfloat16" if rates.bfloat16 > 1.2 * rates.training[32] else "float32"
+    precision = "bfloat16" if rates.bfloat16 > WORTHWHILE * rates.training[32] else "float32"
     micro_batch = max(rates.training, key=rates.training.__getitem__)
-    chunk = max(rates.forward, key=rates.forward.__getitem__)
     lines = [
         f"# Measured by `bench doctor --tune` on {count} cores. A run uses it only when told: run --config FILE.",
         "# Threads, precision and chunk sizes are in the numbers' last digits, so they are recorded with the results.",
         f"workers: {count if separate else 1}",
         f"threads: {1 if separate else count}",
         f"train: {{micro_batch: {micro_batch}, precision: {precision}}}",
-        f"evaluation: {{batch_size: {chunk}}}",
+        f"evaluation: {{batch_size: {rates.chunk // 2}, precision: {sampling or 'null'}}}  # two rows for each sample",
     ]
     return "\n".join(lines) + "\n"

@@ -92,7 +92,7 @@ def _add(parser: argparse._ActionsContainer, option: str, metavar: str, text: st
 
 
 def read_experiment(args: argparse.Namespace) -> Any:
-    """The experiment that the options describe.
+    """The experiment that the options describe; `~/` in them is the user's folder, as in recorded commands.
 
     Raises:
         ConfigError: everything that is wrong with them, in one message.
@@ -100,12 +100,13 @@ def read_experiment(args: argparse.Namespace) -> Any:
     """
     from bench.config.load import load_settings
     from bench.parsing import Text
+    from bench.paths import expanded
 
     overrides: dict[str, Any] = {}
     problems = list(args.unknown)
     for name, path in ({setting.name: setting.name for setting in _fields()} | _SHORTHANDS).items():
         if getattr(args, name) is not None:
-            overrides[path] = Text(getattr(args, name))
+            overrides[path] = Text(expanded(getattr(args, name)))
     for path, value in args.dotted:
         if value is None:
             problems.append(f"--{path}: a value is missing")
@@ -114,9 +115,9 @@ def read_experiment(args: argparse.Namespace) -> Any:
         elif path in overrides:
             problems.append(f"--{path}: given twice")
         else:
-            overrides[path] = Text(value)
-    preset = args.preset or ("quick" if args.data is None else "images")
-    return load_settings(preset, overrides, args.config, problems)
+            overrides[path] = Text(expanded(value))
+    preset = ("quick" if args.data is None else "images") if args.preset is None else args.preset
+    return load_settings(expanded(preset), overrides, [expanded(str(path)) for path in args.config], problems)
 
 
 def read_pictures(args: argparse.Namespace) -> Any:
@@ -143,15 +144,21 @@ def with_prompt_sets(experiment: Any, *, is_first: bool = True) -> Any:
 
 
 def with_pictures(experiment: Any, *, is_first: bool = True) -> tuple[Any, Any]:
-    """The experiment with what was found in the user's pictures, which is printed, and the pictures; others as is."""
+    """The experiment with what was found in the user's pictures, which is printed, and the pictures; others as is.
+
+    Raises:
+        DataError: the pictures cannot be used, or their captions are too few.
+    """
     if experiment.world != "images":
         return experiment, None
     from bench.datasets.base_model import base_model
+    from bench.datasets.pictures.enough_captions import require_captions
     from bench.datasets.pictures.preparation import pictures_table, prepare_pictures, require_pictures
 
     prepared = prepare_pictures(require_pictures(experiment.data), base_model(experiment.model))
     if is_first:
         print(f"{pictures_table(prepared)}\n")
+    require_captions(prepared, experiment)
     return dataclasses.replace(experiment, data=prepared.settings), prepared
 
 

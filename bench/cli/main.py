@@ -13,10 +13,12 @@ import re
 import select
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from bench import __version__
 from bench.cli.commands import load_command, summaries
+from bench.interrupts import interrupts_after_imports
 from bench.suggest import nearest_name
 
 EPILOG = """Each command has a help of its own: python -m bench run --help
@@ -28,6 +30,9 @@ Examples:
   python -m bench report --check                             do REPORT.md and the results agree?"""
 
 
+_SHOWN = 100  # letters of a path in a message
+
+
 class _HasTold(Exception):
     """`--help` or `--version` has printed all that was asked for."""
 
@@ -37,6 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        self.register("type", Path, _path)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """What argparse calls after `--help` and `--version`."""
@@ -49,15 +55,32 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (see {self.prog} --help)")
 
 
+def _path(text: str) -> Path:
+    """What an option of a path was given; nothing would mean the present folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return Path(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; a user's mistake is one message on standard error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     # transformers warns at import of a package that is left out on purpose (see `bench doctor`)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    status = _run(given)
+    if arguments is None:  # this process is the command: a plugin's thread must not keep it
+        from bench.process_end import end_soon
+
+        end_soon(status)
+    return status
+
+
+def _run(given: list[str]) -> int:
     try:
-        status = _dispatch(given)
-        sys.stdout.flush()
-        return status
+        with interrupts_after_imports(main.__code__):
+            status = _dispatch(given)
+            sys.stdout.flush()
+            return status
     except _HasTold:
         return 0
     except BrokenPipeError:
@@ -67,9 +90,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bench: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        if error.filename is None:
+            raise
+        print(f"bench: {_shortened(str(error.filename))} cannot be used: {error.strerror}", file=sys.stderr)
+        return 2
     except _expected_error() as error:  # evaluated only when something was raised
         print(f"bench: {error}", file=sys.stderr)
         return 2
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _reader_is_gone() -> bool:
@@ -127,6 +159,7 @@ def _read(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespa
     dotted: list[tuple[str, str | None]] = []
     if parser.get_default("dotted") is not None:
         given, dotted = _split_dotted(given)
+    _refuse_repeated(parser, given)
     args, rest = parser.parse_known_args(given)
     unknown = _unknown(parser, rest)
     if unknown and parser.get_default("unknown") is None:
@@ -135,6 +168,20 @@ def _read(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespa
         raise ConfigError("; ".join(unknown))
     args.dotted, args.unknown = dotted, unknown
     return args
+
+
+def _refuse_repeated(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Raise ConfigError for an option that is given twice, where the second would be taken without a word."""
+    seen: set[str] = set()
+    for argument in given:
+        action = parser._option_string_actions.get(argument.split("=", 1)[0])
+        if action is None or isinstance(action, argparse._AppendAction):
+            continue
+        if action.dest in seen:
+            from bench.api import ConfigError
+
+            raise ConfigError(f"{argument.split('=', 1)[0]}: given twice: leave one out")
+        seen.add(action.dest)
 
 
 def _split_dotted(given: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:

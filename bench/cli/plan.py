@@ -8,8 +8,9 @@ from typing import Any
 
 from bench.cli.experiment_options import OVERRIDES, add_experiment, read_experiment, with_pictures, with_prompt_sets
 
-EPILOG = f"""A model that is here is measured for a few updates. For one that is not, or with --gpu, the same is
-computed from its shapes, and memory by part and disk beside it: nothing is downloaded, and no GPU is needed.
+EPILOG = f"""A model that is here is measured for a few updates; what was measured is kept in $BENCH_CACHE/plans
+(~/.cache/bench/plans). For one that is not, or with --gpu, the same is computed from its shapes, and memory by part and
+disk beside it: nothing is downloaded, and no GPU is needed.
 
 {OVERRIDES}
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cards", type=_count, default=1, metavar="N", help="cards that train each cell together, with --gpu"
     )
+    parser.add_argument("--again", action="store_true", help="measure again what was measured for an earlier call")
     add_experiment(parser)
 
 
@@ -52,11 +54,12 @@ def _count(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is measured, where the model is here, or else what is computed; returns 0."""
+    cards = _cards(args.gpu)
     experiment = with_prompt_sets(read_experiment(args))
-    from bench.preflight.forecast.shapes import is_model_here
+    from bench.hub import is_model_here
 
     if args.gpu is not None or experiment.weights == "random" or not is_model_here(experiment.model):
-        return _forecast(experiment, args)
+        return _forecast(experiment, args, cards)
     if args.utilisation is not None or args.cards != 1 or experiment.shard:
         from bench.api import ConfigError
 
@@ -68,18 +71,23 @@ def run(args: argparse.Namespace) -> int:
     from bench.preflight.forecast.plan import measure_plan
     from bench.preflight.forecast.render import render_plan
 
-    print(render_plan(experiment, measure_plan(experiment, args.results)))
+    print(render_plan(experiment, measure_plan(experiment, args.results, again=args.again)))
     return 0
 
 
-def _forecast(experiment: Any, args: argparse.Namespace) -> int:
+def _cards(names: str | None) -> list[Any]:
+    """The cards of --gpu, or all; before the methods are imported, which takes seconds."""
     from bench.parsing import split_list
     from bench.preflight.forecast.cards import CARDS, card_named
+
+    return [card_named(name) for name in split_list(names)] if names is not None else list(CARDS.values())
+
+
+def _forecast(experiment: Any, args: argparse.Namespace, cards: list[Any]) -> int:
+    from bench.hub import is_model_here
     from bench.preflight.forecast.forecast import UTILISATION, forecast_experiment
     from bench.preflight.forecast.render import render_forecast
-    from bench.preflight.forecast.shapes import is_model_here
 
-    cards = [card_named(name) for name in split_list(args.gpu)] if args.gpu is not None else list(CARDS.values())
     if experiment.data is not None and is_model_here(experiment.model):
         experiment, _ = with_pictures(experiment)
     elif experiment.world == "images":

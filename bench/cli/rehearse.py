@@ -63,6 +63,7 @@ def _measure(experiment: Any, parts: Sequence[str], out: Path) -> None:
     """Write `<out>/<part>.json` for each part."""
     from bench.device import describe_device, resolve_device
     from bench.files import write_whole
+    from bench.paths import portable_values
     from bench.preflight.rehearsal.measure import matrix_peak
     from bench.preflight.rehearsal.parts import PARTS
     from bench.results.records.provenance import collect, source_hashes
@@ -79,7 +80,7 @@ def _measure(experiment: Any, parts: Sequence[str], out: Path) -> None:
         seconds = time.perf_counter() - start
         about = {
             "part": name, "seconds": round(seconds, 1), "peak_tflops": peak / 1e12, "found": found,
-            "provenance": made_by, "settings": experiment.resolved(),
+            "provenance": made_by, "settings": portable_values(experiment.resolved()),
         }  # fmt: skip
         path = out / f"{name}.json"
         write_whole(path, (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())

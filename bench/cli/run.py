@@ -50,28 +50,31 @@ def run(args: argparse.Namespace) -> int:
     read = read_experiment(args)
     place = RankInfo.here(shard=read.shard)
     requested = with_prompt_sets(read, is_first=place is None or place.rank == 0)
+    from bench.experiments.requirements import require_ready
     from bench.experiments.status.tracking import Tracked, tracker_of
 
     tracker = tracker_of(requested, args.results)  # first of all: pictures may take an hour to prepare
+    require_ready(requested, args.results)
     if args.detach:
         return _detach(args, requested.name, under_launcher=place is not None)
     team = Team(place) if place else None
     experiment, prepared = with_pictures(requested, is_first=team is None or team.leads)
     from bench.experiments import grid
     from bench.experiments.status.progress import ProgressDisplay
+    from bench.paths import inside
     from bench.results import report
 
     if team is not None and not team.leads:
         grid.follow_experiment(experiment, args.results, team)
         return 0  # the first process tells how the run ended
-    folder = args.results / experiment.name
+    path, folder = report_path(args), inside(args.results, experiment.name)
+    report.require_place(path)
     with ProgressDisplay() as display:
         failed = grid.run_experiment(
             experiment, args.results, 1 if team else experiment.workers,
             Tracked(display, tracker, folder) if tracker else display, command_line(args.given),
             allow_mixed=args.allow_mixed, team=team,
         )  # fmt: skip
-    path = report_path(args)
     if prepared is not None:
         from bench.datasets.pictures.inspection import copy_lists
 
@@ -97,9 +100,13 @@ def _print_places(folder: Path, report: Path, curves: str | None, cache_gib: flo
 
 
 def command_line(given: Sequence[str]) -> str:
-    """The command line as it can be given again, without where it wrote to, and where and how it was computed."""
+    """The command line as it can be given again, without where it wrote to, and where and how it was computed.
+
+    Paths are as `portable` has them.
+    """
     from bench.cli.setting import settings_in
     from bench.config.settings import Experiment
+    from bench.paths import portable
 
     effects = {setting.option: setting.effect for setting in settings_in(Experiment).values()}
     kept: list[str] = []
@@ -107,7 +114,7 @@ def command_line(given: Sequence[str]) -> str:
     for argument in rest:
         name = argument.split("=", 1)[0]
         if name not in ("--results", "--report") and effects.get(name.split(".", 1)[0]) != "run":
-            kept.append(argument)
+            kept.append(portable(argument))
         elif "=" not in argument:
             next(rest)
     return shlex.join(["python", "-m", "bench", *kept])

@@ -7,12 +7,16 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from bench.cli.setting import like, number
+
 EPILOG = """Example:
   bench sample results/demonstration/alignment/soar/seed0 --prompt "a red circle\""""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
+    from bench.config.settings import Evaluation
+
     parser.add_argument(
         "checkpoint", nargs="?", type=Path, metavar="FOLDER",
         help="a cell of the results (results/demonstration/alignment/soar/seed0) or a checkpoint; nothing: the base",
@@ -23,10 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, metavar="PATH", help="the base, where it is neither the cell's nor the world's own"
     )
-    parser.add_argument("--guidance", type=float, metavar="W", help="default: the cell's in evaluation, else 3")
-    parser.add_argument("--steps", type=int, metavar="N", help="default: the cell's in evaluation, else 20")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial noise (default 0)")
-    parser.add_argument("--samples", type=int, default=4, metavar="N", help="pictures of each prompt (default 4)")
+    parser.add_argument(
+        "--guidance", type=like(Evaluation, "guidance"), metavar="W", help="default: the cell's in evaluation, else 3"
+    )
+    parser.add_argument(
+        "--steps", type=like(Evaluation, "steps"), metavar="N", help="default: the cell's in evaluation, else 20"
+    )
+    parser.add_argument(
+        "--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help="of the initial noise (default 0)"
+    )
+    parser.add_argument(
+        "--samples", type=number(int, 1, 10_000), default=4, metavar="N", help="pictures of each prompt (default 4)"
+    )
     parser.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help="default: samples.png")
 
 

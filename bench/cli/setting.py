@@ -5,11 +5,15 @@ A field is `name: Annotated[type, Option(help, effect=..., metavar=..., bounds)]
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 _SIGNS = {"Ge": (">=", "ge"), "Gt": (">", "gt"), "Le": ("<=", "le"), "Lt": ("<", "lt")}
+_SHOWN = 40  # letters of what was given
 _EFFECTS = {
     "numbers": "",
     "cell": "changes only the cells it is set for",
@@ -60,6 +64,37 @@ def settings_in(config: type) -> dict[str, Setting]:
             default = field.default_factory()
         found[field.name] = Setting(field.name, default=_told(default), **_annotated(types[field.name]))
     return found
+
+
+def number(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:
+    """Reads an option that is a number from `least` to `most`; an argparse `type`."""
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {what} from {least:,} to {most:,}, got {text[:_SHOWN]!r}")
+        return value
+
+    return read
+
+
+def like(config: type, name: str) -> Callable[[str], Any]:
+    """Reads an option that stands for a field of a settings dataclass, within its bounds; an argparse `type`."""
+
+    def read(text: str) -> Any:
+        from bench.parsing import Problems, Text, validate
+
+        problems = Problems()
+        found = validate(config, {name: Text(text)}, "", problems)
+        if found is None:
+            raise argparse.ArgumentTypeError(problems.messages[0].removeprefix(f"{name}: "))
+        return getattr(found, name)
+
+    return read
 
 
 def _told(default: Any) -> str:

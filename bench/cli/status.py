@@ -20,7 +20,7 @@ from bench.experiments.status.progress import amount, cell_table, clock_text
 from bench.experiments.status.view import ExperimentView, look
 from bench.locks import lock_holder
 from bench.paths import inside
-from bench.results.records.writer import EXPERIMENT
+from bench.results.records.listing import list_experiments
 from bench.suggest import hint
 
 EPILOG = """Only reads, while a run goes on or after it.
@@ -114,14 +114,15 @@ def show(results: Path, name: str | None, *, watch: bool, console: Console | Non
 
 
 def _folders(results: Path, name: str | None) -> list[Path]:
-    names = sorted(path.parent.name for path in results.glob(f"*/{EXPERIMENT}"))
+    folders = list_experiments(results)
+    names = [folder.name for folder in folders]
     if not names:
         raise DataError(
             f"{results} holds no experiment: run one (`python -m bench run`), or name another folder by --results"
         )
     if name is not None and name not in names:
         raise DataError(f"no experiment {name!r} in {results}{hint(name, names)}")
-    return [inside(results, found) for found in names if name in (None, found)]
+    return [folder for folder in folders if name in (None, folder.name)]
 
 
 def _watch(folders: Sequence[Path], console: Console) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
+from bench.reading import parse_yaml, read_text
 
 # By world and name; each with those fields of `bench.config.task.Task` that it sets, all but its name.
-TASKS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(
-    Path(__file__).with_name("tasks.yaml").read_text(encoding="utf-8")
-)
+TASKS: dict[str, dict[str, dict[str, Any]]] = parse_yaml(read_text(Path(__file__).with_name("tasks.yaml")))
 WORLDS = tuple(TASKS)

@@ -27,4 +27,4 @@ class CellJob:
     @property
     def folder(self) -> Path:
         """Where the cell's record lies; raises DataError where a link stands on the way."""
-        return inside(self.results / self.experiment.name, self.name)
+        return inside(self.results, f"{self.experiment.name}/{self.name}")

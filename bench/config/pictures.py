@@ -37,6 +37,7 @@ class Found:
     fingerprint: 16 hex digits of all pictures and captions that are left, of the size they are brought to, and of the
     choice among them. selected_by: the scorer that chose among them in `bench curate`, `rule` how (`score >= 6.8`),
     `scored` among how many. left_out: rows left out, by kind of fault. buckets: pictures to train on, by size.
+    to_srgb: pictures whose colours are brought to sRGB from another profile.
     """
 
     fingerprint: str
@@ -51,6 +52,7 @@ class Found:
     rule: str | None = None
     scored: int = 0
     buckets: dict[str, int] | None = None
+    to_srgb: int = 0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -72,8 +74,10 @@ class Data:
     tag_column: Annotated[str | None, Option("column of the categories; null: `tag` where there is one")] = None
     pictures: Annotated[str | None, Option("folder of the pictures that a file names; null: the file's own")] = None
     subset: Annotated[str, Option("split of a saved dataset or of the hub's")] = "train"
-    resolution: Annotated[int | None, Option("pixels of a side; null: the model's own", ge=8)] = None
-    text_length: Annotated[int | None, Option("tokens that T5 reads; null: 256; 0: there is no T5", ge=0)] = None
+    resolution: Annotated[int | None, Option("pixels of a side; null: the model's own", ge=8, le=16_384)] = None
+    text_length: Annotated[
+        int | None, Option("tokens that T5 reads; null: 256; 0: there is no T5", ge=0, le=16_384)
+    ] = None
     max_pixels: Annotated[int, Option("a picture of more is left out unread", ge=1, le=_LARGEST)] = 89_478_485
     allow_broken: Annotated[float, Option("share of the rows that may be broken; more stops the run", ge=0, le=1)] = (
         0.01
@@ -88,11 +92,12 @@ class Data:
         ),
     ] = None
     bucket_pictures: Annotated[
-        int, Option("a bucket of fewer pictures is given up; they go to the nearest one left", ge=1)
+        int, Option("a bucket of fewer pictures is given up; they go to the nearest one left", ge=1, le=10**9)
     ] = 32
     found: Annotated[Found | None, Option("what the inspection found; not to be set")] = None
 
     def identity(self) -> dict[str, Any]:
         """What numbers depend on and a report tells; where the pictures lie is no part of it."""
         told = dataclasses.asdict(self.found) if self.found is not None else {}
-        return {name: value for name, value in told.items() if name != "buckets" or value is not None}
+        left_out = {"buckets": None, "to_srgb": 0}  # the usual, which older records do not hold
+        return {name: value for name, value in told.items() if name not in left_out or value != left_out[name]}

@@ -16,7 +16,7 @@ from bench.api import Option
 from bench.parsing import Problems, read_yaml, validate
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-_NAME = re.compile(r"[a-z][a-z0-9-]*")
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,99}")
 
 _FILE = Path(__file__).with_name("prompt_sets.yaml")
 
@@ -70,9 +70,11 @@ class PromptSet:
         Option(f"scorers that judge it; may be left out for {', '.join(PUBLISHED)}", min_length=1),
     ]
     prompts: Annotated[
-        int | None, Option("prompts of the file, one of each category in turn; null: all of them", ge=1)
+        int | None, Option("prompts of the file, one of each category in turn; null: all of them", ge=1, le=1_000_000)
     ] = None
-    samples: Annotated[int, Option(f"pictures of each prompt, whose mean is its score ({_SEVERAL})", ge=1)] = 1
+    samples: Annotated[
+        int, Option(f"pictures of each prompt, whose mean is its score ({_SEVERAL})", ge=1, le=10_000)
+    ] = 1
     column: Annotated[str | None, Option("column of the prompts; null: prompt, prompts or text")] = None
     file: Annotated[str | None, Option("file within a data set of the hub; null: the only one with prompts")] = None
     found: Annotated[FoundPrompts | None, Option("what was found there; not to be set")] = None
@@ -102,7 +104,7 @@ def read_sets(raw: Any, problems: Problems) -> dict[str, dict[str, Any]]:
             continue
         place = f"evaluation.prompt_sets.{name}"
         if not _NAME.fullmatch(str(name)):
-            problems.add(place, "expected a name of small letters, digits and '-', a letter first")
+            problems.add(place, "expected a name of small letters, digits and '-', a letter first, 100 of them at most")
         elif not isinstance(given, str | Mapping):
             problems.add(place, f"expected a path, or settings with one (path: FILE), got {given!r}")
         else:

@@ -8,20 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.api import ConfigError, PluginError
+from bench.api import ConfigError, DataError, PluginError
 from bench.config.architectures import BY_NAME
 from bench.config.built_in_tasks import TASKS, WORLDS
+from bench.config.consistency import check_together
 from bench.config.pictures import Data
 from bench.config.prompt_set import read_sets
 from bench.config.reward_expression import is_sum, parts_of
 from bench.config.scorer_process import read_scorer_processes
-from bench.config.settings import BASE, Chain, Evaluation, Experiment, Runtime, StageSettings, Train, configured
+from bench.config.settings import (
+    BASE,
+    MOST_SEEDS,
+    Chain,
+    Evaluation,
+    Experiment,
+    Runtime,
+    StageSettings,
+    Train,
+    configured,
+)
 from bench.config.task import Task
-from bench.hub import is_hub_id
-from bench.parsing import Problems, Text, parse_text, unique, validate, validate_rest
+from bench.hub import is_hub_id, refuse_other_pipeline
+from bench.parsing import Problems, Text, parse_text, shown, unique, validate, validate_rest
 from bench.suggest import hint
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
+_LONGEST_LABEL = 200
 _RESERVED = ("extends", "task", "reward")
 _BLOCKS = ("tasks", "methods", "runtime", "train", "evaluation", "data", "scorers")
 
@@ -71,7 +83,7 @@ class Resolver:
         ready |= {"runtime": runtime, "train": train, "evaluation": evaluation}
         experiment = validate_rest(Experiment, values, ready, self.problems)
         if experiment is not None:
-            self._check(experiment)
+            check_together(experiment, self.problems)
         return None if self.problems.messages else experiment
 
     def _check_model(self, model: Any, weights: str) -> None:
@@ -81,9 +93,14 @@ class Resolver:
                 known = hint(str(model), BY_NAME)
                 self.problems.add("model", f"{model!r} is no architecture that random weights are known for{known}")
             return
-        if not isinstance(model, str) or model == "null" or (Path(model) / "model_index.json").is_file():
+        if not isinstance(model, str) or model == "null":
             return
-        if Path(model).exists() or not is_hub_id(model):
+        if (Path(model) / "model_index.json").is_file():
+            try:
+                refuse_other_pipeline(Path(model))
+            except DataError as error:
+                self.problems.add("model", str(error))
+        elif Path(model).exists() or not is_hub_id(model):
             self.problems.add("model", f"{model} is no checkpoint folder in the diffusers format (no model_index.json)")
 
     def _block(self, name: str) -> Block:
@@ -133,12 +150,14 @@ class Resolver:
         value = self.raw.get("seeds", 1)
         if isinstance(value, Text):
             value = parse_text(int | tuple[int, ...], value)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_SEEDS:
             return list(range(value))
         if isinstance(value, list):
-            unique([str(seed) for seed in value], "seeds", self.problems)
+            if len(value) <= MOST_SEEDS:  # the list's own bound tells of more
+                unique([str(seed) for seed in value], "seeds", self.problems)
             return value
-        self.problems.add("seeds", f"expected a number of seeds (3) or a list of them (0,1,2 or [4]), got {value!r}")
+        wanted = f"expected a number of seeds (3) or a list of them (0,1,2 or [4]), {MOST_SEEDS} at most"
+        self.problems.add("seeds", f"{wanted}, got {shown(value)}")
         return [0]
 
     def _baseline(self, labels: Sequence[str]) -> str:
@@ -168,12 +187,26 @@ class Resolver:
                 self.problems.add("tasks", f"no task {entry!r} in world {world!r}{hint(str(entry), built_in)}")
                 continue
             self.used.add(name)
-            values = merge(self._rewarded(values, world), merge(self._block("task"), self._block(name)))
+            values = self._changed(values, name, world)
             self._check_scorers(f"task {name}", values)
             task = validate(Task, values, name if self._block(name) else "task", self.problems)
             tasks += [task] if task is not None else []
         unique([task.name for task in tasks], "tasks", self.problems)
         return tasks
+
+    def _changed(self, task: Block, name: str, world: str) -> Block:
+        """A task under `reward` and the blocks `task` and its own, which say more; but the command line goes first."""
+        blocks = merge(self._block("task"), self._block(name))
+        if self.overrides.get("reward") is None:
+            return merge(self._rewarded(task, world), blocks)
+        asked = [
+            block for block in (self.overrides.get("task"), self.overrides.get(name)) if isinstance(block, Mapping)
+        ]
+        changed = self._rewarded(merge(task, blocks), world)
+        changed |= {"primary": blocks["primary"]} if "primary" in blocks else {}
+        for block in asked:
+            changed = merge(changed, block)
+        return changed
 
     def _rewarded(self, task: Block, world: str) -> Block:
         """A task under the setting `reward`: what trains, what selects where something does, and judges (its parts).
@@ -187,7 +220,9 @@ class Resolver:
             parts = parts_of(str(reward))
         except ConfigError:  # told by the check of the scorers
             return task | {"reward": reward}
-        others = [name for name in task.get("scorers", ()) if name not in parts]
+        judges = task.get("scorers", ())
+        judges = parse_text(tuple[str, ...], judges) if isinstance(judges, Text) else judges
+        others = [name for name in (judges if isinstance(judges, list | tuple) else ()) if name not in parts]
         changed = {"reward": reward, "scorers": [*parts, *others]}
         changed |= {"select": reward} if task.get("select") else {}
         changed |= {"primary": parts[0]} if world == "images" else {}
@@ -223,10 +258,17 @@ class Resolver:
     def _chains(self, train: Train) -> list[Chain]:
         chains = []
         for entry in self._list("methods"):
-            stages = [self._stage(part.strip(), train) for part in str(entry).split("+")]
+            parts = [part.strip() for part in str(entry).split("+")]
+            if not all(parts) and len(parts) > 1:
+                self.problems.add("methods", f"{shown(entry)}: expected a name on both sides of every +, as in a+b")
+                continue
+            stages = [self._stage(part, train) for part in parts]
             built = tuple(stage for stage in stages if stage is not None)
-            if len(built) == len(stages):
-                chains.append(Chain(label="+".join(stage.name for stage in built), stages=built))
+            label = "+".join(stage.name for stage in built)
+            if len(label) > _LONGEST_LABEL:
+                self.problems.add("methods", f"{shown(label)}: {len(label)} letters become a folder's name: give fewer")
+            elif len(built) == len(stages):
+                chains.append(Chain(label=label, stages=built))
         unique([chain.label for chain in chains], "methods", self.problems)
         return chains
 
@@ -291,41 +333,3 @@ class Resolver:
                 )
             elif name in self.used and name in (*FIELDS, *_RESERVED):
                 self.problems.add(name, "a method or task may not have the name of a setting")
-
-    def _check(self, experiment: Experiment) -> None:
-        """What no single field can tell."""
-        self._check_bfloat16(experiment)
-        self._check_shard(experiment)
-        for chain in experiment.methods:
-            shares = experiment.split
-            if isinstance(shares, tuple) and len(chain.stages) not in (1, len(shares)):
-                self.problems.add("split", f"{len(shares)} shares, but {chain.label!r} has {len(chain.stages)} stages")
-            needs_reward = any(registry.load_method(stage.source).needs.reward for stage in chain.stages)
-            for task in experiment.tasks:
-                if needs_reward and task.reward is None:
-                    self.problems.add(f"task {task.name}", f"has no reward to train on, and {chain.label!r} needs one")
-
-    def _check_shard(self, experiment: Experiment) -> None:
-        """What cannot be shared out."""
-        stages = [stage for chain in experiment.methods for stage in chain.stages]
-        lora = sorted({stage.name for stage in stages if stage.train.adaptation == "lora"})
-        if experiment.shard and lora:
-            self.problems.add(
-                "shard", f"true is for weights that are trained wholly, and {', '.join(lora)} trains LoRA adapters: "
-                "leave that out of --methods here, and run it alone with the same --name and without --shard",
-            )  # fmt: skip
-        if experiment.shard and experiment.runtime.compile:
-            self.problems.add("shard", "true does not go with compiled blocks: set runtime.compile to false")
-
-    def _check_bfloat16(self, experiment: Experiment) -> None:
-        """Weights held in bfloat16 cannot take small updates, and float32 passes cannot use them."""
-        trains = [experiment.train, *(stage.train for chain in experiment.methods for stage in chain.stages)]
-        if experiment.runtime.denoiser_weights == "float32":
-            return
-        if any(train.adaptation == "full" for train in trains[1:]):
-            self.problems.add(
-                "runtime.denoiser_weights", "bfloat16 is for LoRA alone: weights that are trained wholly stay float32; "
-                "set train.adaptation to lora, or this to float32",
-            )  # fmt: skip
-        if any(train.precision == "float32" for train in trains):
-            self.problems.add("runtime.denoiser_weights", "bfloat16 needs train.precision bfloat16 for every method")

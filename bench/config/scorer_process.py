@@ -22,7 +22,7 @@ _MIB = {"MiB": 1, "GiB": 1024}
 
 
 def _memory_size(text: str | None) -> str | None:
-    if text is not None and not re.fullmatch(r"[1-9]\d*[MG]iB", text):
+    if text is not None and not re.fullmatch(r"[1-9]\d{0,6}[MG]iB", text):
         raise ValueError(f"expected a size like 8GiB or 500MiB, got {text!r}")
     return text
 
@@ -35,7 +35,7 @@ class ScorerProcess:
     device: Annotated[
         str, Option("auto (the scorer's choice), cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     ] = "auto"
-    threads: Annotated[int, Option("threads of the worker process", ge=1)] = 1
+    threads: Annotated[int, Option("threads of the worker process", ge=1, le=1024)] = 1
     memory: Annotated[
         str | None,
         Option("most that it may allocate in main memory: 8GiB, 500MiB; null: no limit"),
@@ -50,6 +50,18 @@ class ScorerProcess:
     def __str__(self) -> str:
         limit = f", at most {self.memory}" if self.memory else ""
         return f"process, device {self.device}, threads {self.threads}{limit}"
+
+    def require_device(self, name: str) -> None:
+        """Refuse a device that this process does not see, for the scorer `name`.
+
+        Raises:
+            ConfigError: that.
+        """
+        if self.device.startswith("cuda") and int(self.device.partition(":")[2] or 0) >= (count := _gpu_count()):
+            raise ConfigError(
+                f"scorers.{name}.device {self.device}: expected one of the {count} CUDA devices that torch sees here: "
+                "choose another, or cpu"
+            )
 
     def variables(self, reward: type[Reward]) -> dict[str, str]:
         """The environment variables that give the worker this device and the module path of this process.

@@ -19,30 +19,33 @@ from bench.config.pictures import Data
 from bench.config.prompt_set import PromptSet
 from bench.config.scorer_process import ScorerProcess
 from bench.config.task import Task
-from bench.parsing import Problems, option_effects, validate
+from bench.parsing import Problems, option_effects, validate, without_later
+from bench.paths import portable_values
 from bench.plugin_errors import plugin_errors
 from bench.registry import BASE
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-Positive = Annotated[int, Option("", ge=1)]
-Scale = Annotated[float, Option("", ge=0)]
+MOST = 1_000_000  # prompts, samples and the like: far above any use, and far below what hangs or overflows
+MOST_SEEDS = 1000
+Positive = Annotated[int, Option("", ge=1, le=10_000)]
+Scale = Annotated[float, Option("", ge=0, le=1000)]
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Train:
     """Settings of training that all methods share, so that a difference between methods is none between optimisers."""
 
-    batch_size: Annotated[int, Option("samples of one optimiser update", ge=1)] = 32
-    micro_batch: Annotated[int, Option("at most this many samples in one pass (memory)", ge=1)] = 32
-    learning_rate: Annotated[float, Option("AdamW's, constant after the warm-up", gt=0)] = 1e-4
-    weight_decay: Annotated[float, Option("AdamW's decoupled weight decay", ge=0)] = 1e-2
+    batch_size: Annotated[int, Option("samples of one optimiser update", ge=1, le=MOST)] = 32
+    micro_batch: Annotated[int, Option("at most this many samples in one pass (memory)", ge=1, le=2**31 - 1)] = 32
+    learning_rate: Annotated[float, Option("AdamW's, constant after the warm-up", gt=0, le=100)] = 1e-4
+    weight_decay: Annotated[float, Option("AdamW's decoupled weight decay", ge=0, le=100)] = 1e-2
     betas: Annotated[
         tuple[Annotated[float, Option("", ge=0, lt=1)], Annotated[float, Option("", ge=0, lt=1)]],
         Option("AdamW's decay rates of both moments"),
     ] = (0.9, 0.999)
-    clip_norm: Annotated[float, Option("largest norm of the gradient", gt=0)] = 1.0
-    warmup_updates: Annotated[int, Option("updates of linear warm-up of the learning rate", ge=0)] = 0
+    clip_norm: Annotated[float, Option("largest norm of the gradient", ge=1e-6, le=1e12)] = 1.0
+    warmup_updates: Annotated[int, Option("updates of linear warm-up of the learning rate", ge=0, le=10**9)] = 0
     caption_dropout: Annotated[float, Option("probability of the empty caption", ge=0, lt=1)] = 0.0
     ema_half_life: Annotated[
         float, Option("half-life of the averaged weights, as a share of the budget; 0: no averaging", ge=0, le=1)
@@ -54,8 +57,8 @@ class Train:
         bool, Option("compute activations again in the backward pass: less memory, the same gradient, not charged")
     ] = False
     adaptation: Annotated[Literal["full", "lora"], Option("train all weights, or low-rank updates")] = "full"
-    lora_rank: Annotated[int, Option("rank of the updates", ge=1)] = 32
-    lora_alpha: Annotated[int, Option("their scale is alpha / rank", ge=1)] = 64
+    lora_rank: Annotated[int, Option("rank of the updates", ge=1, le=65_536)] = 32
+    lora_alpha: Annotated[int, Option("their scale is alpha / rank", ge=1, le=MOST)] = 64
     lora_targets: Annotated[tuple[str, ...], Option("modules that get updates, by the end of their names")] = (
         "attn.to_q",
         "attn.to_k",
@@ -72,10 +75,12 @@ class Train:
 class Runtime:
     """How the model is loaded and run: the same for every method, in training and in evaluation."""
 
-    resolution: Annotated[int | None, Option("side of the pictures in pixels; null: the model's own", ge=8)] = None
+    resolution: Annotated[
+        int | None, Option("side of the pictures in pixels; null: the model's own", ge=8, le=16_384)
+    ] = None
     t5: Annotated[bool, Option("load the T5 text encoder where the model has one")] = True
     text_length: Annotated[
-        int | None, Option("tokens that T5 reads, of every text; null: 256, or 0 where there is no T5", ge=0)
+        int | None, Option("tokens that T5 reads, of every text; null: 256, or 0 where there is no T5", ge=0, le=16_384)
     ] = None
     denoiser_weights: Annotated[
         Literal["float32", "bfloat16"],
@@ -102,19 +107,23 @@ class Evaluation:
         tuple[Annotated[float, Option("", gt=0, le=1)], ...],
         Option("shares of the budget to evaluate at, rising, the last one 1", min_length=1),
     ] = (0.25, 0.5, 0.75, 1.0)
-    milestone_prompts: Annotated[int, Option("prompts at every milestone but the last", ge=1)] = 256
-    final_prompts: Annotated[int, Option("prompts at the end", ge=1)] = 1024
-    held_out_prompts: Annotated[int, Option("prompts of unseen combinations at the end", ge=0)] = 128
-    guidance: Annotated[float, Option("guidance scale of all but the grid", ge=0)] = 3.0
-    steps: Annotated[int, Option("sampling steps of all but the grid", ge=1)] = 20
+    milestone_prompts: Annotated[int, Option("prompts at every milestone but the last", ge=1, le=MOST)] = 256
+    final_prompts: Annotated[int, Option("prompts at the end", ge=1, le=MOST)] = 1024
+    held_out_prompts: Annotated[int, Option("prompts of unseen combinations at the end", ge=0, le=MOST)] = 128
+    guidance: Annotated[float, Option("guidance scale of all but the grid", ge=0, le=1000)] = 3.0
+    steps: Annotated[int, Option("sampling steps of all but the grid", ge=1, le=10_000)] = 20
     grid_guidance: Annotated[tuple[Scale, ...], Option("guidance scales of the grid; [] is no grid")] = (1.0, 3.0, 5.0)
     grid_steps: Annotated[tuple[Positive, ...], Option("sampling steps of the grid; [] is no grid")] = (5, 10, 20)
-    grid_prompts: Annotated[int, Option("prompts of the grid", ge=1)] = 128
-    diversity_prompts: Annotated[int, Option("prompts of the diversity measure; 0: none", ge=0)] = 32
-    diversity_samples: Annotated[int, Option("samples of each of these prompts", ge=2)] = 4
-    drift_states: Annotated[int, Option("fixed states of the drift from the base; 0: none", ge=0)] = 128
-    pictures: Annotated[int, Option("prompts in the sample grid", ge=1)] = 12
-    batch_size: Annotated[int, Option("samples of one pass (memory and speed)", ge=1)] = 128
+    grid_prompts: Annotated[int, Option("prompts of the grid", ge=1, le=MOST)] = 128
+    diversity_prompts: Annotated[int, Option("prompts of the diversity measure; 0: none", ge=0, le=MOST)] = 32
+    diversity_samples: Annotated[int, Option("samples of each of these prompts", ge=2, le=10_000)] = 4
+    drift_states: Annotated[int, Option("fixed states of the drift from the base; 0: none", ge=0, le=MOST)] = 128
+    pictures: Annotated[int, Option("prompts in the sample grid", ge=1, le=10_000)] = 12
+    batch_size: Annotated[int, Option("samples at once (memory and speed)", ge=1, le=MOST)] = 32
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        Option("of the denoiser's passes in sampling; null: as in training (see bench doctor --tune)", before=None),
+    ] = None
     prompt_sets: Annotated[
         dict[str, PromptSet],
         Option("NAME: PATH of prompts that judge at the end, beside the world's own (bench list prompt_set)"),
@@ -138,7 +147,7 @@ class Evaluation:
 
     def identity(self) -> dict[str, Any]:
         """What numbers depend on, JSON-able: prompt sets by what they hold, not by where they lie."""
-        values = _plain(self)
+        values = without_later(Evaluation, _plain(self))
         del values["prompt_sets"]
         sets = {name: one.identity() for name, one in self.prompt_sets.items()}
         return values | ({"prompt_sets": sets} if sets else {})
@@ -164,6 +173,11 @@ class StageSettings:
     def __reduce__(self) -> tuple[Any, ...]:
         """As plain values: another process may not have imported the plugin yet."""
         return StageSettings, (self.name, self.source, _plain(self)["config"], self.train)
+
+    def recorded(self) -> dict[str, Any]:
+        """As a cell records it, JSON-able; raises as `build` does."""
+        plain = _plain(self)
+        return plain | {"config": without_later(type(self.typed().config), plain["config"])}
 
     def build(self) -> Method:
         """The configured method; imports its plugin.
@@ -228,6 +242,7 @@ class Experiment:
         Option(
             "folder of the results; another comparison needs another name",
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+            max_length=100,
             effect="report",
             metavar="NAME",
         ),
@@ -253,15 +268,22 @@ class Experiment:
         PlainSerializer(lambda budget: budget.text),
     ]
     seeds: Annotated[
-        tuple[Annotated[int, Option("", ge=0)], ...],
+        tuple[Annotated[int, Option("", ge=0, le=2**32 - 1)], ...],
         Option(
-            "number of seeds, or a list of them ([4] is the one seed 4)", min_length=1, effect="cell", metavar="N|A,B"
+            "number of seeds, or a list of them ([4] is the one seed 4)",
+            min_length=1,
+            max_length=MOST_SEEDS,
+            effect="cell",
+            metavar="N|A,B",
         ),
     ] = (0,)
     label: Annotated[
-        str, Option("words for the title of every table, e.g. demonstration", effect="report", metavar="TEXT")
+        str,
+        Option(
+            "words for the title of every table, e.g. demonstration", max_length=200, effect="report", metavar="TEXT"
+        ),
     ] = ""
-    question: Annotated[str, Option("what the experiment asks, in one sentence", effect="report")] = ""
+    question: Annotated[str, Option("what the experiment asks, in one sentence", max_length=2000, effect="report")] = ""
     world: Annotated[str, Option("where tasks and data come from")] = "scenes"
     model: Annotated[
         str | None,
@@ -319,17 +341,19 @@ class Experiment:
         Option(
             "tuning trials that each method was given, for the report; where nothing is said, as recorded before",
             ge=0,
+            le=MOST,
             effect="report",
             metavar="N",
         ),
     ] = None
-    workers: Annotated[int, Option("cells that run at once", ge=1, effect="run", metavar="N")] = 2
-    threads: Annotated[int, Option("threads of each worker", ge=1, metavar="N")] = 1
+    workers: Annotated[int, Option("cells that run at once", ge=1, le=1024, effect="run", metavar="N")] = 2
+    threads: Annotated[int, Option("threads of each worker", ge=1, le=1024, metavar="N")] = 1
     cache_gib: Annotated[
         float,
         Option(
             "GiB of latents and text embeddings kept on disk, for all runs; the oldest go; 0: none is kept",
             ge=0,
+            le=MOST,
             effect="run",
             metavar="GIB",
         ),
@@ -360,6 +384,7 @@ class Experiment:
         Option(
             "a call or load() of a reward that takes longer hangs, and its worker is ended; null: no limit",
             gt=0,
+            le=MOST,
             effect="run",
             metavar="SECONDS",
         ),
@@ -412,15 +437,17 @@ class Experiment:
         return self._values("numbers")
 
     def _values(self, *effects: Effect) -> dict[str, Any]:
-        """The settings of these effects."""
+        """The settings of these effects, without absolute paths."""
         values = self.resolved() | {"evaluation": self.evaluation.identity()}
         marks = option_effects(Experiment)
-        return {name: values[name] for name in marks if marks[name] in effects and name != "data"} | self._pictures()
+        kept = {name: values[name] for name in marks if marks[name] in effects and name != "data"} | self._pictures()
+        return portable_values(kept)
 
     def cell_config(self, task: str, label: str) -> dict[str, Any]:
         """What the numbers of one cell depend on, its seed apart; `base` is the model before training.
 
-        Adding a task, a method or a seed to an experiment leaves it as it is.
+        Adding a task, a method or a seed to an experiment leaves it as it is. Paths are as `bench.paths.portable` has
+        them: what lies there is known by the hashes of the sources.
         """
         values: dict[str, Any] = {
             "world": self.world,
@@ -435,9 +462,9 @@ class Experiment:
         if label == BASE:
             values["precision"] = self.train.precision
         else:
-            values["stages"] = [_plain(stage) for stage in self.stages(label)]
+            values["stages"] = [stage.recorded() for stage in self.stages(label)]
             values["budgets"] = [str(budget) for budget in self.budgets(label)]
-        return values
+        return portable_values(values)
 
     def _pictures(self) -> dict[str, Any]:
         """What the user's pictures are, but not where they lie."""

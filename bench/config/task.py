@@ -19,18 +19,20 @@ class Task:
     category; RL methods train on `reward` with `train_prompts` prompts of the same caption pool.
     """
 
-    name: Annotated[str, Option("name of the task", pattern=r"^[a-z][a-z0-9-]*$")]
+    name: Annotated[str, Option("name of the task", pattern=r"^[a-z][a-z0-9-]*$", max_length=100)]
     primary: Annotated[str, Option("scorer of the headline; one of `scorers`")]
     scorers: Annotated[tuple[str, ...], Option("all scorers that judge, gold and proxy", min_length=1)]
-    title: Annotated[str, Option("a few words for tables")] = ""
+    title: Annotated[str, Option("a few words for tables", max_length=200)] = ""
     categories: Annotated[tuple[str, ...] | None, Option("prompt categories; null: all of the world's")] = None
     reward: Annotated[str | None, Option("scorer that RL methods train on, or a sum like 0.7*a+0.3*b; null: none")] = (
         None
     )
     select: Annotated[str | None, Option("scorer or sum that ranks the candidates; null: all of them are kept")] = None
     top_share: Annotated[float, Option("share of the candidates kept, within each category", gt=0, le=1)] = 0.25
-    candidates: Annotated[int, Option("fresh candidates that the supervised data is chosen from", ge=1)] = 16384
-    train_prompts: Annotated[int, Option("training prompts of RL methods", ge=1)] = 4096
+    candidates: Annotated[
+        int, Option("fresh candidates that the supervised data is chosen from", ge=1, le=10_000_000)
+    ] = 16384
+    train_prompts: Annotated[int, Option("training prompts of RL methods", ge=1, le=1_000_000)] = 4096
     margins: Annotated[
         dict[str, Annotated[float, Option("", gt=0)]], Option("scorer: differences within +-margin are a tie")
     ] = field(default_factory=dict)

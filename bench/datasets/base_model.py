@@ -16,11 +16,11 @@ def base_model(model: str | None) -> Path:
     The name of an architecture that is known, which has random weights and no folder, is given back as it is.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or it is of another family.
     """
-    if model is not None and ((Path(model) / "model_index.json").is_file() or model in BY_NAME):
-        return Path(model)
-    if model is not None and is_hub_id(model):
+    if model in BY_NAME:
+        return Path(str(model))
+    if model is not None and ((Path(model) / "model_index.json").is_file() or is_hub_id(model)):
         return locate_model(model)
     folder = Path(model) if model else ASSETS / "pipeline"
     if not (folder / "model_index.json").is_file():

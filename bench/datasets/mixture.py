@@ -44,6 +44,11 @@ class Labels:
     def __getitem__(self, index: Any) -> Labels:
         return Labels(self.label[index])
 
+    @staticmethod
+    def cat(parts: Sequence[Labels]) -> Labels:
+        """One batch of several."""
+        return Labels(torch.cat([p.label for p in parts]))
+
 
 class MixtureField(torch.nn.Module):
     """E[z1 - z0 | z_sigma = x] where z0 is drawn from the mixture of one label.

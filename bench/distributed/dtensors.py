@@ -36,11 +36,15 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def clip_grad_norm(parameters: Sequence[torch.nn.Parameter], largest: float) -> float:
-    """Scale the gradients so that their norm, over all parts, is `largest` at most; returns what it was before."""
-    norm = full_tensor(torch.nn.utils.get_total_norm(_gradients(parameters)))
+def gradient_norm(parameters: Sequence[torch.nn.Parameter]) -> Tensor:
+    """The norm of all gradients, over all parts, as a scalar."""
+    return full_tensor(torch.nn.utils.get_total_norm(_gradients(parameters)))
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Sequence[torch.nn.Parameter], largest: float, norm: Tensor) -> None:
+    """Scale the gradients so that their norm, over all parts, is `largest` at most; `norm` is what it is now."""
     torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-    return float(norm)
 
 
 def _gradients(parameters: Iterable[torch.nn.Parameter]) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -21,11 +20,13 @@ from bench.device import describe_device, resolve_device
 from bench.distributed.fsdp_passes import ShardedPasses
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.experiments.cell_log import CellLog, Post
+from bench.experiments.recorded import replay_command
 from bench.experiments.resume import cell_header, recorded_sources
 from bench.experiments.scorer_roles import record_scorers
 from bench.files import remove_parts
 from bench.locks import hold_lock
 from bench.models.policy import SD3Policy
+from bench.paths import inside
 from bench.results.records.hashes import file_sha256
 from bench.results.records.provenance import changed_sources, source_hashes
 from bench.results.records.schema import Event, Milestone, PromptSetScores, Scorers
@@ -36,8 +37,7 @@ from bench.training.checkpoint import Checkpoints, Saved
 from bench.training.context import TaskContext
 from bench.training.curation import curated_data
 from bench.training.evaluate import Evaluator
-from bench.training.failure_dump import FOLDER as FAILURE
-from bench.training.failure_dump import write_failure_dump
+from bench.training.failure_dump import remove_failure_dump, write_failure_dump
 from bench.training.loop import Training
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints, at least; 0: one after every update
@@ -52,8 +52,8 @@ def run_cell(job: CellJob, post: Post, ranks: Ranks = SINGLE_PROCESS) -> None:
     Of several ranks the first writes record, checkpoints and scores; the others need to read its results folder.
     """
     torch.set_num_threads(job.experiment.threads)
-    lock = hold_lock(job.folder / "checkpoint" / "cell.lock", wait=LOCK_SECONDS) if ranks.is_first else nullcontext()
-    with lock:
+    lock = inside(job.folder, "checkpoint/cell.lock")
+    with hold_lock(lock, wait=LOCK_SECONDS) if ranks.is_first else nullcontext():
         cell = _Cell(job, post, ranks)
         try:
             cell.run()
@@ -144,7 +144,7 @@ class _Cell:
         goes_on = record.start(header)
         remove_parts(job.folder)
         remove_parts(self.checkpoints.folder)
-        shutil.rmtree(job.folder / FAILURE, ignore_errors=True)
+        remove_failure_dump(job.folder)
         if not goes_on:
             self.checkpoints.clear()
         sound, wrong = record.sound()
@@ -223,7 +223,7 @@ class _Cell:
             dump = write_failure_dump(self.job.folder, training.stage, training.number, training.update, str(error))
             raise NonFiniteError(
                 f"update {training.update + 1}: {error}; what it was working on is kept in {dump}, and "
-                f"`python -m bench replay {self.job.folder}` runs it again"
+                f"`{replay_command(self.job)}` runs it again"
             ) from error
 
     def _judge_or_save(self, training: Training, policy: SD3Policy, evaluator: Evaluator) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from bench.budget import Ledger
 from bench.config.job import CellJob
 from bench.distributed.ranks import Ranks
 from bench.models.encoding_cache.store import Counts
+from bench.paths import portable
 from bench.results.records.provenance import source_hashes
 from bench.results.records.schema import Cell
 from bench.results.records.writer import CellRecord
@@ -136,7 +136,7 @@ class CellLog:
 
     def post_scores(self, means: Mapping[str, float]) -> None:
         """Tell the score of the headline among the means of an evaluation."""
-        score = means.get(self._job.experiment.task(self._job.task).primary)
+        score = means.get(portable(self._job.experiment.task(self._job.task).primary))
         self.post("milestone", update=self.update, fraction=self.fraction, cost=self.ledger.cost, score=score)
 
     def prompt_set(self, judged: SetJudgement, in_training: int | None) -> None:
@@ -198,6 +198,6 @@ class CellLog:
         counts = self.encodings if kind == "end" else None
         self.record.telemetry(
             kind, update=self.update, seconds=self.ledger.seconds, cpu_seconds=usage.ru_utime + usage.ru_stime,
-            max_rss_mib=usage.ru_maxrss / 1024, host=socket.gethostname(),
-            time=datetime.now(UTC).isoformat(timespec="seconds"), encodings=asdict(counts) if counts else None,
+            max_rss_mib=usage.ru_maxrss / 1024, time=datetime.now(UTC).isoformat(timespec="seconds"),
+            encodings=asdict(counts) if counts else None,
         )  # fmt: skip

@@ -24,8 +24,9 @@ def detach(arguments: Sequence[str], folder: Path) -> tuple[int, Path]:
     The log lies in `folder`, results/<experiment>; a run that goes on adds to it.
 
     Raises:
-        DataError: another run holds the folder, or the log cannot be written.
+        DataError: another run holds the folder, it is a link, or the log cannot be written.
     """
+    inside(folder.parent, folder.name)
     run = lock_holder(folder / "run.lock")
     if run is not None and run.lives:
         raise DataError(f"{folder} is held by {run}: wait for it, stop it, or give this run another --name")

@@ -15,13 +15,15 @@ from bench import registry
 from bench.canonical import config_hash
 from bench.config.job import CellJob
 from bench.config.settings import BASE, Experiment
+from bench.config.task import Task
 from bench.distributed.launch import RankInfo, Team
 from bench.experiments.resume import remaining_jobs
 from bench.experiments.workers import EventHandler, alone, run_all
 from bench.files import remove_parts
 from bench.locks import hold_lock
+from bench.paths import inside, portable, portable_values
 from bench.results.records.schema import ExperimentHeader, ScorerInfo, TaskInfo
-from bench.results.records.writer import read_experiment_header, write_experiment_header
+from bench.results.records.writer import EXPERIMENT, read_experiment_header, write_experiment_header
 
 
 def experiment_jobs(experiment: Experiment, results: Path) -> list[CellJob]:
@@ -50,7 +52,7 @@ def run_experiment(
         KeyboardInterrupt: passed on after the workers have ended, for SIGTERM too; the same command goes on from their
             checkpoints.
     """
-    folder = results / experiment.name
+    folder = inside(results, experiment.name)
     every = experiment_jobs(experiment, results)
     about = {"cells": [job.name for job in every], "workers": workers}
     with hold_lock(folder / "run.lock", about=about) as stale, _sigterm_interrupts():
@@ -106,17 +108,11 @@ def experiment_header(experiment: Experiment, folder: Path, command: str = "") -
     """What the folder compares: what it held before, and what this run adds to it."""
     shared, data = experiment.shared_config, experiment.data
     chosen_before = data.found.selected_by if data and data.found else None
-    tasks = {
-        t.name: TaskInfo(
-            primary=t.primary, reward=t.reward, filter=t.select or chosen_before, scorers=t.scorers, title=t.title,
-            margins={name: margin for name, margin in t.margins.items() if name in t.scorers},
-        )
-        for t in experiment.tasks
-    }  # fmt: skip
-    scorers = {name: _scorer_info(experiment, name) for name in _judges(experiment)}
+    tasks = {t.name: _task_info(t, chosen_before) for t in experiment.tasks}
+    scorers = {portable(name): _scorer_info(experiment, name) for name in _judges(experiment)}
     methods = tuple(chain.label for chain in experiment.methods if chain.label != BASE)
     trials = experiment.tuning_trials
-    if (folder / "experiment.json").exists():
+    if (folder / EXPERIMENT).exists():
         old = read_experiment_header(folder)
         if all(old.config.get(name) == value for name, value in shared.items()):
             shared = old.config  # older versions recorded settings too that decide no number
@@ -127,8 +123,16 @@ def experiment_header(experiment: Experiment, folder: Path, command: str = "") -
     return ExperimentHeader(
         name=experiment.name, label=experiment.label, question=experiment.question, config=shared,
         config_hash=config_hash(shared), tasks=tasks, methods=methods, scorers=scorers, budget=experiment.budget.text,
-        baseline=experiment.baseline, trials=trials, command=command,
+        baseline=experiment.baseline, trials=trials, command=portable(command),
     )  # fmt: skip
+
+
+def _task_info(task: Task, chosen_before: str | None) -> TaskInfo:
+    about = {
+        "primary": task.primary, "reward": task.reward, "filter": task.select or chosen_before, "title": task.title,
+        "margins": {name: margin for name, margin in task.margins.items() if name in task.scorers},
+    }  # fmt: skip
+    return TaskInfo(**portable_values(about), scorers=tuple(map(portable, task.scorers)))
 
 
 def _judges(experiment: Experiment) -> list[str]:

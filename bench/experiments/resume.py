@@ -14,6 +14,8 @@ from bench.config.job import CellJob
 from bench.config.reward_expression import scorers_of_task
 from bench.config.settings import BASE
 from bench.hub import locate_model
+from bench.plugin_code import code_files, own_file
+from bench.results.records.listing import list_cells
 from bench.results.records.provenance import base_files, changed_sources, collect, shown_sources, source_hashes
 from bench.results.records.schema import Cell, End, dump
 from bench.results.records.writer import RECORD, CellRecord, Status, read_experiment_header
@@ -57,15 +59,15 @@ def remaining_jobs(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) 
 
     Raises:
         DataError: a record is damaged or of a newer schema; a cell was recorded with other settings, by other code,
-            or from another base; or it is finished, and not what was recorded.
+            or from another base; a link stands in the place of one; or it is finished, and not what was recorded.
     """
     by_folder = {job.folder: job for job in jobs}
     looked = _Sources(_base_sources(jobs[0]))
     others: dict[Path, list[str]] = {}
     uncomparable: list[Path] = []
     todo, done = list(jobs), list[Path]()
-    for path in sorted(folder.glob(f"*/*/seed*/{RECORD}")):
-        place, record = path.parent, CellRecord(path.parent)
+    for place in list_cells(folder):
+        record = CellRecord(place)
         status, job = record.status(), by_folder.get(place)
         if status in ("new", "failed"):  # begins afresh where it has to
             continue
@@ -184,9 +186,12 @@ def _plugin_sources(job: CellJob) -> dict[str, Path | str]:
     names = sorted(scorers_of_task(task, job.experiment.evaluation.set_scorers))
     rewards = [registry.load_reward(name) for name in names]
     classes: list[type] = [*(registry.load_method(stage.source) for stage in stages), *rewards]
-    files = {file for cls in classes if (file := registry.own_file(cls)) is not None}
+    files = {
+        f"{_PLUGIN}{path.relative_to(own.parent) if path.is_relative_to(own.parent) else path.name}": path
+        for cls in classes if (own := own_file(cls)) is not None for path in code_files(cls)
+    }  # fmt: skip
     pins = [path for cls in rewards if cls.environment for path in sorted(cls.environment.iterdir()) if path.is_file()]
-    return {**{f"{_PLUGIN}{file.name}": file for file in sorted(files)}, **{f"environment/{p.name}": p for p in pins}}
+    return {**dict(sorted(files.items())), **{f"environment/{p.name}": p for p in pins}}
 
 
 def _base_sources(job: CellJob) -> dict[str, Path | str]:

@@ -1,28 +1,32 @@
-"""A grid of pictures from a checkpoint: one row for each prompt, one column for each initial noise."""
+"""A grid of pictures from a checkpoint: one row for each prompt, one column for each initial noise.
+
+What is slow to import is imported once there is something to draw, so that a wrong path is told at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from bench import rng
 from bench.api import ConfigError, DataError
 from bench.config.settings import Runtime
-from bench.datasets.world import World
-from bench.datasets.worlds import load_world
-from bench.models.policy import SD3Policy
+from bench.experiments.recorded import recorded_model
 from bench.parsing import Problems, validate
 from bench.paths import inside
+from bench.reading import read_json, read_text
 from bench.results.records.hashes import changed_file
 from bench.results.records.schema import Cell, End, parse_event
 from bench.results.records.writer import RECORD, read_events, read_lines
+
+if TYPE_CHECKING:
+    from bench.datasets.world import World
+    from bench.models.policy import SD3Policy
 
 GUIDANCE, STEPS = 3.0, 20  # where no cell says others
 _GAP = 4  # pixels between tiles
@@ -43,7 +47,7 @@ def sample_grid(
 
     Raises:
         ConfigError: steps or samples below 1, a negative guidance scale, or an output that is no PNG.
-        DataError: the checkpoint or the file of prompts is missing, or holds none.
+        DataError: the checkpoint or the file of prompts is missing, or holds none; or a cell's base is not found.
     """
     cell = _cell_config(checkpoint) if checkpoint is not None else {}
     evaluated = cell.get("evaluation", {})
@@ -58,8 +62,15 @@ def sample_grid(
         raise ConfigError(f"--out {out}: expected a name that ends with .png")
     if checkpoint is not None and (checkpoint / "model_index.json").is_file():
         checkpoint, model = None, checkpoint
-    place = load_world(world, str(model) if model else cell.get("model"))
-    texts = [*prompts, *(_lines(prompt_file) if prompt_file else ())] or _examples(place)
+    if checkpoint is not None:
+        _weights_folder(checkpoint)
+    recorded = recorded_model(cell.get("model"), checkpoint) if checkpoint is not None and model is None else None
+    base = str(model) if model is not None else recorded
+    texts = [*prompts, *(_lines(prompt_file) if prompt_file else ())]
+    from bench.datasets.worlds import load_world
+
+    place = load_world(world, base)
+    texts = texts or _examples(place)
     policy = load_checkpoint(place, checkpoint, note)
     rows = [_row(policy, text, guidance=guidance, steps=steps, seed=seed, samples=samples) for text in texts]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,16 +89,11 @@ def load_checkpoint(
         DataError: there are no weights in that folder, they are no safetensors, lie behind a link or elsewhere, are not
             those that the cell left, or of another shape than the base's.
     """
-    if checkpoint is None:
+    folder = None if checkpoint is None else _weights_folder(checkpoint)
+    from bench.models.policy import SD3Policy
+
+    if checkpoint is None or folder is None:
         return SD3Policy.load(world.model)
-    places = [inside(checkpoint, "checkpoint/model"), inside(checkpoint, "model"), checkpoint]
-    folder = next((place for place in places if (place / "config.json").is_file()), None)
-    if folder is None:
-        raise DataError(
-            f"{checkpoint} holds no weights: expected a cell of the results with its checkpoint/model, or a checkpoint "
-            "folder (checkpoints are not committed: run the experiment to make them)"
-        )
-    _refuse_ways_out(folder)
     _refuse_other_model(folder, note)
     runtime, kind = _as_trained(checkpoint)
     policy = SD3Policy.load(world.model, runtime=runtime, weights=kind)
@@ -100,6 +106,19 @@ def load_checkpoint(
     except RuntimeError as error:
         raise DataError(f"{folder}: these weights do not fit the base in {world.model}: {error}") from error
     return policy
+
+
+def _weights_folder(checkpoint: Path) -> Path:
+    """Where the weights of a checkpoint lie, all of them within that folder; raises DataError where they do not."""
+    places = [inside(checkpoint, "checkpoint/model"), inside(checkpoint, "model"), checkpoint]
+    folder = next((place for place in places if (place / "config.json").is_file()), None)
+    if folder is None:
+        raise DataError(
+            f"{checkpoint} holds no weights: expected a cell of the results with its checkpoint/model, or a checkpoint "
+            "folder (checkpoints are not committed: run the experiment to make them)"
+        )
+    _refuse_ways_out(folder)
+    return folder
 
 
 def _as_trained(checkpoint: Path) -> tuple[Runtime, str]:
@@ -147,8 +166,8 @@ def _refuse_ways_out(folder: Path) -> None:
         inside(folder, path.name)
     for path in folder.glob("*.index.json"):
         try:
-            parts = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            parts = set(read_json(path)["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: expected an index of safetensors files: the file is damaged ({error})") from error
         for part in parts:
             inside(folder, str(part))
@@ -167,9 +186,11 @@ def tile(pictures: np.ndarray) -> np.ndarray:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_text(path).splitlines()]
     except OSError as error:
         raise DataError(f"cannot read the prompts in {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"cannot read the prompts in {path}: {error}") from error
     found = [line for line in lines if line]
     if not found:
         raise DataError(f"{path} holds no prompts: expected one in each line")
@@ -180,13 +201,15 @@ def _examples(world: World) -> list[str]:
     return [world.prompts("report", [category], 1)[0].text for category in world.categories]
 
 
-@torch.no_grad()
 def _row(policy: SD3Policy, text: str, *, guidance: float, steps: int, seed: int, samples: int) -> np.ndarray:
     """`samples` pictures of one prompt, uint8 (samples, H, W, 3)."""
+    import torch
+
     pictures = []
     for start in range(0, samples, _CHUNK):
         index = range(start, min(start + _CHUNK, samples))
-        z1 = torch.from_numpy(rng.normal(seed, f"sample/{text}", index, policy.latent_shape)).to(policy.device)
-        z0 = policy.sample(z1, policy.encode([text] * len(index)), steps=steps, guidance=guidance)
-        pictures.append(policy.decode(z0))
+        with torch.no_grad():
+            z1 = torch.from_numpy(rng.normal(seed, f"sample/{text}", index, policy.latent_shape)).to(policy.device)
+            z0 = policy.sample(z1, policy.encode([text] * len(index)), steps=steps, guidance=guidance)
+            pictures.append(policy.decode(z0))
     return np.concatenate(pictures)

@@ -8,6 +8,7 @@ from typing import Any
 from bench.api import DataError
 from bench.config.reward_expression import is_sum, parts_of
 from bench.config.task import Task
+from bench.paths import portable
 from bench.results.records.schema import Scorers, ScorerUse, dump
 from bench.results.records.writer import CellRecord
 from bench.scoring.loading import placement_of
@@ -53,7 +54,7 @@ def uses(task: Task, scorers: Mapping[str, Scorer], of_sets: Sequence[str] = ())
             standards |= reward.standards
     return Scorers(
         scorers={
-            name: ScorerUse(
+            portable(name): ScorerUse(
                 version=scorers[name].reward.version, checkpoint=scorers[name].fingerprint, roles=tuple(own),
                 standard=standards.get(name), where=placement_of(scorers[name].reward),
             )

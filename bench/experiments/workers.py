@@ -9,15 +9,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from typing import Any, Protocol
 
-from bench.api import BenchError
+from bench.api import BenchError, PluginError
 from bench.config.job import CellJob
 from bench.config.settings import BASE, Experiment
 from bench.distributed.launch import RankInfo
 from bench.experiments.watchdog import Watchdog
+from bench.interrupts import children_hear_none
+from bench.process_end import end_process, end_soon, plugin_stays
 from bench.results.records.writer import CellRecord
 
 TICK = 0.5  # seconds between two looks at the workers
@@ -51,8 +54,7 @@ def run_all(
 
     `place` says, when a cell begins, where its worker stands among those of other processes that train it too.
     """
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = _context()
     waiting, failed = list(reversed(todo)), 0
     running: dict[Connection, _Worker] = {}
     last = time.monotonic()
@@ -77,6 +79,38 @@ def run_all(
         for worker in running.values():
             worker.process.join()
     return failed
+
+
+def run_alone(work: Callable[[Any, Connection], None], argument: Any) -> Any:
+    """What `work(argument, sender)` sends from a worker process, so that this process need not import what it does.
+
+    Raises:
+        PluginError: the process ends without a word.
+    """
+    context = _context()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work_alone, args=(work, argument, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        raise PluginError(
+            f"a worker ended with status {process.exitcode} before any cell began: expected methods and rewards that "
+            "can be imported, so look for what ends the process in theirs"
+        ) from None
+    finally:
+        receiver.close()
+        process.kill()
+
+
+def _context() -> ForkServerContext:
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with children_hear_none():
+        forkserver.ensure_running()
+    return context
 
 
 class _Worker:
@@ -173,16 +207,21 @@ def _record_failure(job: CellJob, reason: str) -> None:
 # In the worker
 
 
+def _work_alone(work: Callable[[Any, Connection], None], argument: Any, sender: Connection) -> None:
+    """A worker process without a cell."""
+    work(argument, sender)
+
+
 def _work(job: CellJob, sender: Connection, place: RankInfo | None) -> None:
     """A worker process: one cell, or this process's part of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.register_at_fork(after_in_child=sender.close)  # what a plugin forks neither speaks for this process nor is heard
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from bench.distributed.ranks import SINGLE_PROCESS, ProcessGroup
     from bench.experiments.cell import run_cell
 
-    has_told = False
+    has_told, status = False, 1
 
     def post(event: dict[str, Any]) -> None:
         nonlocal has_told
@@ -190,12 +229,14 @@ def _work(job: CellJob, sender: Connection, place: RankInfo | None) -> None:
         try:
             sender.send(event)
         except BrokenPipeError:  # nobody listens any more
-            os._exit(1)
+            end_process(1)
 
     try:
         ranks = SINGLE_PROCESS if place is None else ProcessGroup(place)
-        run_cell(job, post, ranks)
+        with plugin_stays(job.name):  # what a plugin forks opens no record of its own either
+            run_cell(job, post, ranks)
         ranks.leave()
+        status = 0
     except BenchError as error:
         if not has_told:  # the cell could not even be opened, so its record is left alone
             post({"cell": job.name, "event": "end", "status": "failed", "message": str(error)})
@@ -212,6 +253,7 @@ def _work(job: CellJob, sender: Connection, place: RankInfo | None) -> None:
         raise SystemExit(1) from None
     finally:
         sender.close()
+        end_soon(status)  # a plugin's thread, or its child, may live on
 
 
 def _end_with_parent() -> None:
@@ -219,4 +261,4 @@ def _end_with_parent() -> None:
     parent = mp.parent_process()
     assert parent is not None
     parent.join()
-    os._exit(1)
+    end_process(1)

@@ -38,7 +38,17 @@ from bench.models.encoding_cache.store import Store
 from bench.models.flops import PassFlops
 from bench.models.loading import ENCODERS, load_encoders, load_pipeline
 
-__all__ = ["Frozen", "PassFlops", "Policy", "Reference", "SD3Policy", "TextCondition", "VelocityField", "guided"]
+__all__ = [
+    "Frozen",
+    "PassFlops",
+    "Policy",
+    "Reference",
+    "SD3Policy",
+    "TextCondition",
+    "VelocityField",
+    "branches",
+    "guided",
+]
 
 _LESS = "say --train.gradient_checkpointing true, or lower --train.micro_batch or --evaluation.batch_size"
 
@@ -188,7 +198,7 @@ class SD3Policy:
         return self._run(self.transformer, x, sigma, cond)
 
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: TextCondition, scale: float) -> Tensor:
-        """v_u + scale (v_c - v_u); one pass where scale is 1. Source: arXiv 2207.12598, eq. 6."""
+        """v_u + scale (v_c - v_u) by one pass; v_c alone where scale is 1. Source: arXiv 2207.12598, eq. 6."""
         return guided(self.velocity, self.null, x, sigma, cond, scale)
 
     def _run(self, transformer: SD3Transformer2DModel, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
@@ -208,6 +218,16 @@ class SD3Policy:
                 pooled_projections=cond.pooled, return_dict=False,
             )[0]  # fmt: skip
         return out.float()
+
+    @contextmanager
+    def in_precision(self, precision: str | None) -> Iterator[None]:
+        """The denoiser's passes inside are of this precision; None: of the policy's own."""
+        before = self.precision
+        self.precision = precision or before
+        try:
+            yield
+        finally:
+            self.precision = before
 
     def sigmas(self, steps: int) -> Tensor:
         """The sampling schedule (steps + 1,) float32 from 1 to exactly 0, shifted as the scheduler says."""
@@ -372,10 +392,17 @@ class Frozen:
             return self._policy.velocity(x, sigma, cond)
 
 
+def branches(velocity: Any, null: Any, x: Tensor, sigma: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
+    """The unconditional and the conditional velocity by any velocity function, in one pass."""
+    both = velocity(torch.cat([x, x]), torch.cat([sigma, sigma]), cond.cat([null(cond), cond]))
+    v_u, v_c = both.chunk(2)
+    return v_u, v_c
+
+
 def guided(velocity: Any, null: Any, x: Tensor, sigma: Tensor, cond: Any, scale: float) -> Tensor:
-    """Classifier-free guidance over any velocity function; one conditional pass where scale is 1."""
+    """Classifier-free guidance over any velocity function, in one pass; conditional only where scale is 1."""
     if scale == 1.0:
         return velocity(x, sigma, cond)
     if scale < 0:
         raise ConfigError(f"guidance scale {scale}: expected 0 or more")
-    return flow.guide(velocity(x, sigma, null(cond)), velocity(x, sigma, cond), scale)
+    return flow.guide(*branches(velocity, null, x, sigma, cond), scale)

@@ -49,11 +49,33 @@ class Placement:
             return reward_class()
         if settings is not None:
             return ProcessReward(spec, reward_class, settings, call_seconds=self.seconds, load_seconds=self.seconds)
-        if self.server_url is not None:
-            server = RewardServer(self.server_url, self.seconds)
-            if reward_class.name in server.rewards:
-                return ServedReward(reward_class, server, self.seconds)
-        return reward_class()
+        return self._served(reward_class) or reward_class()
+
+    def _served(self, reward_class: type[Reward]) -> ServedReward | None:
+        """The reward at the server, where that has it."""
+        if self.server_url is None or reward_class.name in self.settings:
+            return None
+        server = RewardServer(self.server_url, self.seconds)
+        return ServedReward(reward_class, server, self.seconds) if reward_class.name in server.rewards else None
+
+    def require_checkpoints(self, names: Iterable[str]) -> None:
+        """Look for what the named rewards need before any of them is loaded, where each of them will be computed.
+
+        Raises:
+            CheckpointMissing: a checkpoint or an environment is not on this machine.
+            ConfigError: there is no such device, or the server has another version or other code of a reward.
+            BenchError: the server cannot be reached.
+        """
+        for name in names:
+            cls = registry.load_reward(name)
+            if served := self._served(cls):
+                served.load()
+                continue
+            settings = self.settings.get(cls.name)
+            if settings is not None and settings.process:
+                settings.require_device(cls.name)
+            with plugin_errors(f"reward {cls.name!r} in require_checkpoint()", cls):
+                cls.require_checkpoint()
 
     def require_server_used(self, rewards: Iterable[Reward]) -> None:
         """Refuse a server that has none of the rewards: most likely it is the wrong one, or a name is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,7 +12,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.api import NonFiniteError, PluginError, Reward
+from bench.plugin_code import code_hash
 from bench.plugin_errors import plugin_errors
+from bench.scoring.workers.remote_reward import RemoteReward
+
+# Of torch.from_numpy: the pictures that it would change are a copy, which nobody else looks at
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
 Guard = Callable[[str, str], AbstractContextManager[None]]
 Pending = Callable[[], np.ndarray]  # waits for scores
@@ -41,6 +47,11 @@ class Scorer:
         return str(getattr(self.reward, "fingerprint", ""))
 
     @property
+    def code(self) -> str:
+        """The hash of the reward's source, which is the same wherever it is computed."""
+        return self.reward.code if isinstance(self.reward, RemoteReward) else code_hash(type(self.reward))
+
+    @property
     def parts(self) -> dict[str, np.ndarray]:
         """The scores (B,) of each part in the last call, where the reward is a sum of several."""
         return dict(getattr(self.reward, "latest", {}))
@@ -57,11 +68,13 @@ class Scorer:
     def submit(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Pending:
         """Begin to score; what this returns waits, and returns or raises what a call does.
 
-        A reward in another process scores meanwhile, so the pictures must not change; one in this process is done.
+        A reward in another process scores meanwhile, one in this process is done. It is handed a copy that can only be
+        read: whatever it does to its pictures, its neighbours see them as they were.
         """
         part = f"on {len(images)} pictures"
+        handed = np.frombuffer(images.tobytes(), images.dtype).reshape(images.shape)
         with self._guard(self.name, "one call"), self._plugin_errors(part):
-            pending = self.reward.submit(images, list(prompts), list(metadata))
+            pending = self.reward.submit(handed, list(prompts), list(metadata))
 
         def result() -> np.ndarray:
             with self._plugin_errors(part):

@@ -38,8 +38,10 @@ class WeightedSum(Reward):
 
     @property
     def fingerprint(self) -> str:
-        """All that the sum depends on besides weights: its parts' versions and checkpoints, means and deviations."""
-        parts = (f"{n} {s.reward.version} {s.fingerprint} {self.standards[n]}" for n, s in self.scorers.items())
+        """All that the sum depends on besides weights: code, version, checkpoint and standard of its parts."""
+        parts = (
+            f"{n} {s.reward.version} {s.fingerprint} {s.code} {self.standards[n]}" for n, s in self.scorers.items()
+        )
         return "; ".join(parts)
 
     def standardise(self, candidates: Candidates) -> None:

@@ -16,9 +16,11 @@ from bench.api import DataError
 from bench.canonical import canonical_json, config_hash, hash_file
 from bench.files import remove_parts, write_whole
 from bench.paths import inside
+from bench.reading import read_json
 from bench.tensors import write_tensors
 
 KEEP = 2
+_NUMBER = "[0-9]" * 8  # how the files of a checkpoint are called
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Checkpoints:
     def read(self, number: int) -> Saved:
         """Checkpoint `number`; raises one of several errors where it is damaged."""
         name = f"{number:08d}"
-        manifest = json.loads(inside(self.folder, f"{name}.json").read_bytes().decode("utf-8"))
+        manifest = read_json(inside(self.folder, f"{name}.json"))
         body = manifest["body"]
         if config_hash(body) != manifest["hash"] or body["number"] != number:
             raise DataError("its manifest does not match the manifest's own hash")
@@ -95,8 +97,9 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all: the cell has ended, or begins afresh."""
         remove_parts(self.folder)
-        for path in (*self.folder.glob("[0-9]*.json"), *self.folder.glob("*.safetensors")):
-            path.unlink()
+        for name in (f"{_NUMBER}.json", f"{_NUMBER}.safetensors", "stage[0-9]*.safetensors"):
+            for path in self.folder.glob(name):
+                path.unlink()
 
     def _digest(self, name: str) -> str:
         if name not in self._digests:
@@ -104,4 +107,4 @@ class Checkpoints:
         return self._digests[name]
 
     def _numbers(self) -> list[int]:
-        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
+        return sorted(int(path.stem) for path in self.folder.glob(f"{_NUMBER}.json"))

@@ -116,6 +116,6 @@ def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> 
         "categories": list(task.categories or world.categories),
         "candidates": task.candidates,
         "top_share": task.top_share,
-        "select": [select.name, select.reward.version, select.fingerprint] if select else None,
+        "select": [select.name, select.reward.version, select.fingerprint, select.code] if select else None,
     }
     return config_hash(parts)

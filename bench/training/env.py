@@ -5,6 +5,7 @@ The environment meters everything by what really runs; a plugin never declares i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,10 +19,12 @@ from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, 
 from bench.config.settings import Train
 from bench.datasets.dataset import BucketedDataset, Dataset, SampleOrder
 from bench.device import memory_told
-from bench.models.policy import PassFlops, Policy, Reference, guided
+from bench.models.policy import PassFlops, Policy, Reference, branches, guided
+from bench.paths import portable
 from bench.scoring.scorer import Pending, Scorer
 from bench.training.context import Metering
 from bench.training.optimizer import Optimizer
+from bench.training.update_log import UpdateLog, means
 
 LOSS = "loss"  # among the metrics of an update: the weighted sum of its terms
 
@@ -154,6 +157,10 @@ class MeteredModel:
             v.register_hook(lambda _: self._charge_backward(backward))
         return v
 
+    def velocity_branches(self, x: Tensor, sigma: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        """The unconditional and the conditional velocity."""
+        return branches(self.velocity, self.null, x, sigma, cond)
+
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
         """v_u + scale (v_c - v_u)."""
         return guided(self.velocity, self.null, x, sigma, cond, scale)
@@ -239,9 +246,7 @@ class TrainingEnv:
         self._ledger = metering.ledger
         self._limit = metering.limit
         self._ranks = metering.ranks
-        self._sums: dict[str, tuple[float, int]] = {}
-        self._loss = 0.0  # of this update so far: what its gradient is of
-        self.non_finite: dict[str, Tensor] = {}
+        self.log = UpdateLog()
         self.updates_in_step = 0
         self.skipped_in_a_row = 0
 
@@ -269,7 +274,7 @@ class TrainingEnv:
         """The scores that were waited for, their parts logged."""
         scores = waiting()
         for part, values in reward.parts.items():
-            self._log(f"reward.{part}", torch.from_numpy(values))
+            self.log.add(f"reward.{portable(part)}", torch.from_numpy(values).to(self.model.device))
         return scores
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -287,42 +292,45 @@ class TrainingEnv:
             self._refuse_reserved(name)
             if loss.ndim != 1:
                 raise PluginError(f"loss {name!r}: expected one value per sample (b,), got shape {tuple(loss.shape)}")
-            values = loss.detach()
-            if not torch.isfinite(values).all():
-                self.non_finite = {f"loss.{name}": values}
-                bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
-                raise NonFiniteError(
-                    f"loss {name!r}: expected finite values, but {len(bad)} of {len(values)} samples are NaN or "
-                    f"infinite (positions {', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''})"
-                )
-            self._log(name, values)
+            self.log.add_loss(name, loss, self.draw.latest)
             if weight:
                 term = weight * loss.sum() / count
                 total = term if total is None else total + term
         if total is not None:
-            self._loss += float(total.detach())
+            self.log.add_total(total)
             with memory_told(
                 "the backward pass", "lower --train.micro_batch, or say --train.gradient_checkpointing true"
             ):
                 self._ranks.backward(total)
 
     def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
-        """Clip, step, and return the total loss and the means of everything logged."""
+        """Clip, step, and return the total loss and the means of everything logged.
+
+        Raises:
+            NonFiniteError: a loss or the gradient is NaN or infinite; the weights are untouched.
+        """
         self.updates_in_step += 1
-        self.settle()
-        self._limit.reserve(updates=1)
-        self._ranks.sum_gradients(self.optimizer.parameters)
-        with memory_told("the optimiser's state", "say --train.adaptation lora"):
-            norm = self.optimizer.step(self._limit.fraction)
-        self._ledger.updates += 1
-        self.skipped_in_a_row = 0
         for name, values in (metrics or {}).items():
             self._refuse_reserved(name)
             if not isinstance(values, Tensor) or values.ndim != 1:
                 raise PluginError(f"metric {name!r}: expected a tensor with one value per sample (b,), got {values!r}")
-            self._log(name, values.detach())
-        loss = sum(self._ranks.all_gather_object("loss", self._loss))
-        return {**self._flush(), LOSS: loss, "gradient_norm": norm}
+            self.log.add(name, values)
+        self.settle()
+        self._limit.reserve(updates=1)
+        self._ranks.sum_gradients(self.optimizer.parameters)
+        norm = self.optimizer.gradient_norm()
+        told = self._ranks.all_gather_object("log", self.log.fetch(norm))
+        complaint = next((rank.complaint for rank in told if rank.complaint is not None), None)
+        if complaint is not None:
+            raise NonFiniteError(complaint)
+        if not math.isfinite(told[0].norm):
+            raise NonFiniteError(f"gradient norm {told[0].norm}: the loss is finite but its gradient is not")
+        with memory_told("the optimiser's state", "say --train.adaptation lora"):
+            self.optimizer.step(norm, self._limit.fraction)
+        self._ledger.updates += 1
+        self.skipped_in_a_row = 0
+        self._begin_update()
+        return {**means(told), LOSS: sum(rank.total for rank in told), "gradient_norm": told[0].norm}
 
     def skip_update(self, reason: str) -> dict[str, float]:
         """No gradient this time; counted."""
@@ -330,13 +338,18 @@ class TrainingEnv:
         self.optimizer.zero_grad()
         self._ledger.skipped_updates += 1
         self.skipped_in_a_row += 1
-        return self._flush()
+        told = self._ranks.all_gather_object("log", self.log.fetch())
+        self._begin_update()
+        return means(told)
 
     def abandon(self) -> None:
         """Drop the gradient of a step that the budget cut short."""
         self.optimizer.zero_grad()
+        self._begin_update()
+
+    def _begin_update(self) -> None:
+        self.log.clear()
         self.model.forget_graphs()
-        self._sums, self._loss = {}, 0.0
 
     @staticmethod
     def _refuse_reserved(name: str) -> None:
@@ -344,19 +357,3 @@ class TrainingEnv:
             raise PluginError(
                 f"{LOSS!r} is the sum of all terms, which is logged by itself: give this one another name"
             )
-
-    def _log(self, name: str, values: Tensor) -> None:
-        """Add to the mean that the next update reports."""
-        total, count = self._sums.get(name, (0.0, 0))
-        self._sums[name] = (total + float(values.double().sum()), count + len(values))
-
-    def _flush(self) -> dict[str, float]:
-        """The means over the samples of all ranks, of which one may have logged nothing."""
-        told = self._ranks.all_gather_object("log", self._sums)
-        means = {}
-        for name in dict.fromkeys(name for sums in told for name in sums):
-            total, count = map(sum, zip(*(sums[name] for sums in told if name in sums), strict=True))
-            means[name] = total / count
-        self._sums, self._loss = {}, 0.0
-        self.model.forget_graphs()
-        return means

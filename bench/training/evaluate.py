@@ -6,6 +6,7 @@ The initial noise of a sample is keyed by its prompt alone, so all methods, seed
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,8 +21,10 @@ from bench import flow, rng
 from bench.api import Prompt
 from bench.config.settings import Evaluation
 from bench.datasets.prompts.sets import LoadedSet, among, load_sets
+from bench.features import shared_features
 from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
 from bench.models.policy import Frozen, SD3Policy, VelocityField
+from bench.paths import portable
 from bench.scoring.scorer import Scorer
 from bench.training.context import TaskContext
 
@@ -67,8 +70,8 @@ class Evaluator:
         self._world = world
         self._task = task
         self._settings = settings
-        self._scorers = {name: scorers[name] for name in task.scorers}
-        self._sets = [(one, {name: scorers[name] for name in one.settings.scorers}) for one in sets]
+        self._scorers = {portable(name): scorers[name] for name in task.scorers}
+        self._sets = [(one, {portable(name): scorers[name] for name in one.settings.scorers}) for one in sets]
         self._tick = tick
         self._ranks = ranks
         self._categories = categories = task.categories or world.categories
@@ -76,6 +79,7 @@ class Evaluator:
         self._held_out = (
             world.prompts("held_out", categories, settings.held_out_prompts) if settings.held_out_prompts else []
         )
+        self._final: tuple[int, Frame] | None = None  # an update, and its final evaluation
         of_sets = [p.text for one in sets for p in one.prompts]
         if of_sets:  # one that is too long has to be told before hours of training
             base.texts.refuse_truncation(of_sets)
@@ -90,9 +94,10 @@ class Evaluator:
     def judge(self, policy: SD3Policy, update: int, *, final: bool) -> Judgement:
         """Sample and score the prompts of a milestone, or all of them and the held-out ones at the end."""
         settings = self._settings
-        prompts = self._prompts if final else self._prompts[: settings.milestone_prompts]
-        jobs = [(settings.split, p) for p in prompts] + ([("held_out", p) for p in self._held_out] if final else [])
+        jobs = self._final_jobs() if final else self._reported(settings.milestone_prompts)
         frame = self._score(policy, jobs, settings.guidance, settings.steps, update, self._scorers)
+        if final:
+            self._final = update, frame
         reported = np.array(frame["split"]) == settings.split
         return Judgement(
             frame=frame,
@@ -102,17 +107,41 @@ class Evaluator:
         )
 
     def grid(self, policy: SD3Policy, update: int) -> Frame | None:
-        """The guidance x steps grid on the first prompts; None where the settings ask for none."""
+        """The guidance x steps grid on the first prompts; None where the settings ask for none.
+
+        Where guidance and steps are those of the final evaluation, so are the rows.
+        """
         settings = self._settings
-        jobs = [(settings.split, p) for p in self._prompts[: settings.grid_prompts]]
+        jobs = self._reported(settings.grid_prompts)
         frames = [
-            self._score(policy, jobs, guidance, steps, update, self._scorers)
+            self._as_in_final(policy, update)
+            if (guidance, steps) == (settings.guidance, settings.steps)
+            else self._score(policy, jobs, guidance, steps, update, self._scorers)
             for guidance in settings.grid_guidance
             for steps in settings.grid_steps
         ]
         if not frames:
             return None
         return _joined(frames)
+
+    def _as_in_final(self, policy: SD3Policy, update: int) -> Frame:
+        """The grid's prompts as the final evaluation has them, sampled again in its batches where it is not at hand."""
+        settings = self._settings
+        if self._final is not None and self._final[0] == update:
+            frame = self._final[1]
+        else:
+            whole = -(-settings.grid_prompts // settings.batch_size) * settings.batch_size
+            frame = self._score(
+                policy, self._final_jobs()[:whole], settings.guidance, settings.steps, update, self._scorers
+            )
+        count = len(self._reported(settings.grid_prompts))
+        return {name: values[:count] for name, values in frame.items()}
+
+    def _reported(self, count: int | None = None) -> list[Job]:
+        return [(self._settings.split, p) for p in self._prompts[:count]]
+
+    def _final_jobs(self) -> list[Job]:
+        return self._reported() + [("held_out", p) for p in self._held_out]
 
     def prompt_sets(self, policy: SD3Policy, update: int, without: Collection[str] = ()) -> Iterator[SetJudgement]:
         """The prompt sets in turn, but those `without`; a prompt's score is the mean of its samples' scores.
@@ -149,7 +178,7 @@ class Evaluator:
         """A PNG with one row of tiles, its prompts, and a tile's (width, height)."""
         settings = self._settings
         prompts = self._prompts[: settings.pictures]
-        jobs = [(settings.split, p) for p in prompts]
+        jobs = self._reported(settings.pictures)
         sampled = self._share(
             jobs, lambda part: _done(self._sample(policy, part, settings.guidance, settings.steps, "z1"))
         )
@@ -200,22 +229,30 @@ class Evaluator:
             "steps": np.full(len(jobs), steps, np.int32),
             "update": np.full(len(jobs), update, np.int32),
         }
-        waiting = {name: scorer.submit_where_it_applies(images, texts, metadata) for name, scorer in scorers.items()}
+        with shared_features():
+            waiting = {
+                name: scorer.submit_where_it_applies(images, texts, metadata) for name, scorer in scorers.items()
+            }
         return lambda: frame | {name: scores() for name, scores in waiting.items()}
 
     def _sample(self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, noise: str) -> np.ndarray:
         """Pictures of one batch."""
         z1 = np.concatenate(
-            [rng.normal(NOISE_SEED, f"evaluate/{split}/{noise}", [p.index], policy.latent_shape) for split, p in jobs]
+            [
+                rng.normal(NOISE_SEED, f"evaluate/{split}/{noise}", [p.index for _, p in part], policy.latent_shape)
+                for split, part in itertools.groupby(jobs, key=lambda job: job[0])
+            ]
         )
         cond = policy.encode([p.text for _, p in jobs])
         x = torch.from_numpy(z1).to(policy.device)
-        return policy.decode(policy.sample(x, cond, steps=steps, guidance=guidance))
+        with policy.in_precision(self._settings.precision):
+            z0 = policy.sample(x, cond, steps=steps, guidance=guidance)
+        return policy.decode(z0)
 
     def _diversity(self, policy: SD3Policy) -> float:
         """Mean pairwise cosine distance of image embeddings among samples of one prompt, over prompts."""
         settings = self._settings
-        jobs = [(settings.split, p) for p in self._prompts[: settings.diversity_prompts]]
+        jobs = self._reported(settings.diversity_prompts)
 
         def embedded(k: int, part: Sequence[Job]) -> Callable[[], np.ndarray]:
             images = self._sample(policy, part, settings.guidance, settings.steps, f"diversity/{k}")

@@ -6,21 +6,23 @@ failure/batch.json          update, stage, reason, the prompts, the samples' glo
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from bench.api import DataError
+from bench.api import Batch, DataError
 from bench.canonical import canonical_json
 from bench.files import write_whole
 from bench.models.policy import TextCondition
-from bench.paths import inside
+from bench.paths import inside, portable
+from bench.reading import read_json
 from bench.tensors import write_tensors
 from bench.training.stage import Stage
 
 FOLDER = "failure"
+TENSORS, ABOUT = "batch.safetensors", "batch.json"
 
 
 def write_failure_dump(folder: Path, stage: Stage, number: int, update: int, reason: str) -> Path:
@@ -28,16 +30,29 @@ def write_failure_dump(folder: Path, stage: Stage, number: int, update: int, rea
 
     `number` is the stage's, `update` the last update that succeeded.
     """
-    about = _about(stage) | {"stage": number, "method": stage.method.name, "update": update + 1, "reason": reason}
-    write_tensors(folder / FOLDER / "batch.safetensors", dumped_tensors(stage))
-    write_whole(folder / FOLDER / "batch.json", (canonical_json(about, indent=2) + "\n").encode())
+    about = _about(stage) | {"stage": number, "method": stage.method.name, "update": update + 1}
+    about["reason"] = portable(reason)
+    write_tensors(inside(folder, f"{FOLDER}/{TENSORS}"), dumped_tensors(stage))
+    write_whole(inside(folder, f"{FOLDER}/{ABOUT}"), (canonical_json(about, indent=2) + "\n").encode())
     return folder / FOLDER
 
 
+def remove_failure_dump(folder: Path) -> None:
+    """Remove what `write_failure_dump` stored for a cell, where it has; another file beside it stays.
+
+    Raises:
+        DataError: a link stands in its place.
+    """
+    for name in (TENSORS, ABOUT):
+        inside(folder, f"{FOLDER}/{name}").unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or something else is left in it
+        inside(folder, FOLDER).rmdir()
+
+
 def dumped_tensors(stage: Stage) -> dict[str, Tensor]:
-    """What a stage is working on: the latest micro-batch, the rollouts, and losses that are not finite."""
-    found = dict(stage.env.non_finite)
-    latest, rollouts = stage.env.draw.latest, stage.env.rollouts
+    """What a stage is working on: the micro-batch, the rollouts, and losses that are not finite."""
+    found = dict(stage.env.log.non_finite)
+    latest, rollouts = failed_batch(stage), stage.env.rollouts
     if latest is not None:
         assert isinstance(latest.cond, TextCondition)
         found |= {"z0": latest.z0, "embeds": latest.cond.embeds, "pooled": latest.cond.pooled}
@@ -46,26 +61,31 @@ def dumped_tensors(stage: Stage) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in found.items()}
 
 
+def failed_batch(stage: Stage) -> Batch | None:
+    """The samples whose loss is not finite; the latest micro-batch where all losses are; None without data."""
+    return stage.env.log.failed_on or stage.env.draw.latest
+
+
 def read_failure_dump(folder: Path) -> dict[str, Any]:
     """`batch.json` of a cell.
 
     Raises:
         DataError: the cell has none, or it is damaged.
     """
-    path = inside(folder, f"{FOLDER}/batch.json")
+    path = inside(folder, f"{FOLDER}/{ABOUT}")
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except OSError as error:
         raise DataError(
-            f"{folder} holds no {FOLDER}/batch.json: expected a cell that met NaN or infinity in training, for there "
+            f"{folder} holds no {FOLDER}/{ABOUT}: expected a cell that met NaN or infinity in training, for there "
             "is nothing else to replay"
         ) from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}): run the cell again to make it anew") from error
 
 
 def _about(stage: Stage) -> dict[str, Any]:
-    latest, rollouts = stage.env.draw.latest, stage.env.rollouts
+    latest, rollouts = failed_batch(stage), stage.env.rollouts
     about: dict[str, Any] = {"rollouts_used": rollouts.used if rollouts is not None else None}
     if latest is not None:
         about |= {"index": latest.index.tolist(), "prompts": list(latest.prompts), "metadata": list(latest.metadata)}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.api import NonFiniteError
 from bench.config.settings import Train
-from bench.distributed.dtensors import clip_grad_norm, full_tensor, is_sharded, shard_like
+from bench.distributed.dtensors import clip_gradients, full_tensor, gradient_norm, is_sharded, shard_like
 
 
 class Optimizer:
@@ -23,9 +21,10 @@ class Optimizer:
     def __init__(self, parameters: list[torch.nn.Parameter], train: Train) -> None:
         self.parameters = parameters
         self._train = train
-        self._adamw = torch.optim.AdamW(
+        self._is_sharded = any(map(is_sharded, parameters))
+        self._adamw: Any = torch.optim.AdamW(
             parameters, lr=train.learning_rate, betas=(train.betas[0], train.betas[1]), weight_decay=train.weight_decay,
-            foreach=any(map(is_sharded, parameters)) or None,  # what torch would choose, were they no parts
+            fused=not self._is_sharded, foreach=self._is_sharded,
         )  # fmt: skip
         self._updates = 0
         self._average: list[Tensor] | None = None
@@ -37,15 +36,16 @@ class Optimizer:
         """Forget the accumulated gradient."""
         self._adamw.zero_grad(set_to_none=True)
 
-    def step(self, fraction: float) -> float:
-        """One update; returns the gradient's norm before clipping. `fraction` is the share of the budget spent.
+    def gradient_norm(self) -> Tensor:
+        """The norm of the accumulated gradient before clipping, over all parts of it: a scalar on the device."""
+        return gradient_norm(self.parameters)
 
-        Raises:
-            NonFiniteError: the gradient is NaN or infinite; the weights are untouched.
-        """
-        norm = clip_grad_norm(self.parameters, self._train.clip_norm)
-        if not math.isfinite(norm):
-            raise NonFiniteError(f"gradient norm {norm}: the loss is finite but its gradient is not")
+    def step(self, norm: Tensor, fraction: float) -> None:
+        """One update with the gradient clipped; `norm` is `gradient_norm`, `fraction` the share of the budget spent."""
+        if self._is_sharded:
+            clip_gradients(self.parameters, self._train.clip_norm, norm)
+        else:  # the fused kernel divides each gradient as it reads it
+            self._adamw.grad_scale = (norm / self._train.clip_norm).clamp(min=1).float()
         warmup = min(1.0, (self._updates + 1) / self._train.warmup_updates) if self._train.warmup_updates else 1.0
         for group in self._adamw.param_groups:
             group["lr"] = self._train.learning_rate * warmup
@@ -53,7 +53,6 @@ class Optimizer:
         self.zero_grad()
         self._updates += 1
         self._follow(fraction)
-        return norm
 
     @torch.no_grad()
     def _follow(self, fraction: float) -> None:
@@ -103,6 +102,7 @@ class Optimizer:
             if f"exp_avg.{i}" in tensors:
                 names = ("exp_avg", "exp_avg_sq")
                 self._adamw.state[p] = {name: shard_like(tensors[f"{name}.{i}"], p).clone() for name in names}
-                self._adamw.state[p]["step"] = tensors[f"step.{i}"].cpu().clone()  # where AdamW counts
+                counts = "cpu" if self._is_sharded else p.device  # where AdamW does
+                self._adamw.state[p]["step"] = tensors[f"step.{i}"].to(counts, copy=True)
             if self._average is not None:
                 self._average[i].copy_(shard_like(tensors[f"average.{i}"], p))

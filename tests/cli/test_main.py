@@ -87,8 +87,8 @@ def toy(tmp_path: Path) -> str:
         (["list", "--train.batch_size", "3"], ["no option --train.batch_size (see bench list --help)"]),
         (["--bugdet", "list"], ["no option --bugdet"]),
         (["--versoin"], ["unrecognized arguments: --versoin (see bench --help)"]),
-        (["sample", "--steps", "0"], ["expected at least 1 step"]),
-        (["sample", "--steps", "many"], ["invalid int value: 'many'"]),
+        (["sample", "--steps", "0"], ["argument --steps: should be greater than or equal to 1, got 0"]),
+        (["sample", "--steps", "many"], ["argument --steps: should be a valid integer, got 'many'"]),
         (["sample", "--out", "picture.jpg"], ["expected a name that ends with .png"]),
         (["doctor", "--tune", "machine.txt"], ["expected a name that ends with .yaml"]),
     ],
@@ -290,7 +290,12 @@ def test_without_a_command_it_says_how(capsys: pytest.CaptureFixture[str]) -> No
         ("evaluation", ["--evaluation.milestones", "default 0.25,0.5,0.75,1.0"]),
         (
             "experiment",
-            ["--budget", "20kimages (required)", "--cache-gib", "at once (default 2, >= 1; changes no number)"],
+            [
+                "--budget",
+                "20kimages (required)",
+                "--cache-gib",
+                "at once (default 2, >= 1, <= 1024; changes no number)",
+            ],
         ),
         (
             "experiment",
@@ -394,7 +399,8 @@ def test_doctor_tunes_into_a_file_that_a_run_reads(
     path = tmp_path / "machine.yaml"
     assert main(["doctor", "--tune", str(path)]) == 0
     experiment = load_settings("smoke", {"methods": [toy]}, [path])
-    assert experiment.workers * experiment.threads >= 1 and experiment.evaluation.batch_size in (32, 64, 128, 256)
+    assert experiment.workers * experiment.threads >= 1 and experiment.evaluation.batch_size in (16, 32, 64, 128)
+    assert experiment.evaluation.precision in (None, "bfloat16")
     assert f"use it: python -m bench run --config {path}" in capsys.readouterr().out
     assert main(["doctor", "--tune", str(path)]) == 2
     assert "the file exists" in capsys.readouterr().err

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 from bench import registry
 from bench.api import ConfigError
 from bench.budget import Budget
+from bench.cli.experiment_options import add_experiment, read_experiment
+from bench.cli.run import command_line
 from bench.config import built_in_tasks
 from bench.config.built_in_tasks import TASKS
 from bench.config.load import load_settings, presets
@@ -170,7 +174,7 @@ def test_every_problem_is_told_at_once(toy: str) -> None:
     for part in (
         "11 problems",
         "train.batch_sise: no such setting; did you mean 'batch_size'?",
-        "train.clip_norm: should be greater than 0, got 0",
+        "train.clip_norm: should be greater than or equal to 0.000001, got 0",
         "evaluation.steps: should be a valid integer, got 'ten'",
         "toy.point: no such setting; did you mean 'points'?",
         "budget: '5 apples': expected a positive amount",
@@ -194,7 +198,7 @@ def test_every_problem_is_told_at_once(toy: str) -> None:
         ({"seeds": [-1]}, "seeds.0: should be greater than or equal to 0, got -1"),
         ({"train.batch_size": True}, "train.batch_size: should be a valid integer, got True"),
         ({"train.batch_size": 4.0}, "train.batch_size: should be a valid integer, got 4.0"),
-        ({"train.learning_rate": float("nan")}, "train: values have to be finite"),
+        ({"train.learning_rate": float("nan")}, "train.learning_rate: expected 0 or a number between"),
         ({"train": 3}, "train: expected settings"),
         ({"train.batch_size.x": 3}, "train.batch_size: should be a valid integer"),
         ({"train..x": 3}, "expected names with a dot between them"),
@@ -366,3 +370,88 @@ def test_pictures_choose_their_world(toy: str) -> None:
     assert experiment.world == "images" and experiment.data is not None and experiment.data.path == "somewhere"
     with pytest.raises(ConfigError, match="data: given, but world 'scenes' has no use for it"):
         load_settings("smoke", {**given, "world": "scenes", "tasks": ["alignment"]})
+
+
+def test_an_option_that_came_later_leaves_older_cells_comparable(toy: str) -> None:
+    """A cell is recorded without it where it has the value that everything had before; and else with it."""
+    old, new = (
+        load_settings("smoke", {"methods": ["flowgrpo"], "flowgrpo.detach_unconditional": value}).cell_config(
+            "alignment", "flowgrpo"
+        )
+        for value in (False, True)
+    )
+    assert "detach_unconditional" not in old["stages"][0]["config"]
+    assert new["stages"][0]["config"]["detach_unconditional"] is True
+    assert {**new["stages"][0]["config"]} == {**old["stages"][0]["config"], "detach_unconditional": True}
+    assert "precision" not in old["evaluation"]
+    half = load_settings("smoke", {"methods": [toy], "evaluation.precision": "bfloat16"})
+    assert half.cell_config("alignment", "toy")["evaluation"]["precision"] == "bfloat16"
+
+
+PLUGIN = '''
+from bench.api import Method, Needs
+
+class Named(Method):
+    """A method of a user's."""
+    name = "{name}"
+    needs = Needs(data=True)
+
+    def step(self, env):
+        return env.update()
+'''
+
+
+def test_plugins_of_one_file_name_are_refused(tmp_path: Path) -> None:
+    """Records hold no folders, so one could stand for the other there."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(PLUGIN.format(name=folder))
+    paths = [str(tmp_path / "a" / "mine.py"), str(tmp_path / "b" / "mine.py")]
+    with pytest.raises(ConfigError, match=rf"{paths[0]} and {paths[1]} have one name, by which records know them"):
+        load_settings("smoke", {"methods": paths})
+    shutil.move(paths[1], tmp_path / "b" / "other.py")
+    assert len(load_settings("smoke", {"methods": [paths[0], str(tmp_path / "b" / "other.py")]}).methods) == 2
+
+
+def test_a_recorded_command_reads_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves `~` alone within a word, and within the quotes that a recorded command has."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text(PLUGIN.format(name="mine"))
+    (tmp_path / "mine.yaml").write_text("extends: smoke\nname: extended\n")
+    (tmp_path / "machine.yaml").write_text("workers: 5\n")
+    parser = argparse.ArgumentParser()
+    add_experiment(parser)
+    given = ["--preset", "~/mine.yaml", "--config", "~/machine.yaml", "--methods", "sft,~/mine.py"]
+    experiment = read_experiment(parser.parse_args(given))
+    assert (experiment.name, experiment.workers) == ("extended", 5)
+    assert [chain.stages[0].source for chain in experiment.methods] == ["sft", f"{tmp_path}/mine.py"]
+    assert experiment.cell_config("alignment", "mine")["stages"][0]["source"] == "~/mine.py"
+    with_files = command_line(["run", *given[:3], str(tmp_path / "machine.yaml"), *given[4:]])
+    assert (
+        with_files == "python -m bench run --preset '~/mine.yaml' --config '~/machine.yaml' --methods 'sft,~/mine.py'"
+    )
+
+
+def test_the_reward_of_the_command_line_wins_over_a_file_s(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("extends: smoke\ntask: {reward: scenes-aesthetic, select: scenes-ocr, top_share: 0.5}\n")
+    own = load_settings(path).tasks[0]
+    assert (own.reward, own.select) == ("scenes-aesthetic", "scenes-ocr")
+    asked = load_settings(path, {"reward": Text("scenes-clip")}).tasks[0]
+    assert (asked.reward, asked.select, asked.primary) == ("scenes-clip", "scenes-clip", own.primary)
+    assert asked.scorers[0] == "scenes-clip" and asked.top_share == 0.5
+    more = {"reward": Text("scenes-clip"), "task.select": Text("scenes-ocr"), "task.scorers": Text("scenes-geneval")}
+    said = load_settings(path, more).tasks[0]
+    assert (said.reward, said.select, said.scorers) == ("scenes-clip", "scenes-ocr", ("scenes-geneval",))
+    path.write_text("extends: smoke\nalignment: {reward: scenes-aesthetic}\n")
+    assert load_settings(path, {"reward": "scenes-clip"}).tasks[0].reward == "scenes-clip"
+    path.write_text("extends: smoke\nreward: scenes-clip\ntask: {reward: scenes-aesthetic}\n")
+    assert load_settings(path).tasks[0].reward == "scenes-aesthetic", "of one file, the block that says more"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e31, 1e-31, [[float("-inf")]], {"a": 1e400}, "a\ud800"])
+def test_no_setting_of_any_type_may_be_unusable(value: Any) -> None:
+    found = Problems()
+    assert validate(Train, {"clip_norm": value, "batch_size": 8}, "train", found) is None
+    (message,) = found.messages
+    assert message.startswith("train.clip_norm: expected ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -86,6 +87,92 @@ def test_parquet_and_saved_datasets(tmp_path: Path) -> None:
         opened(tmp_path / "several")
 
 
+def in_split(name: str, count: int) -> datasets.Dataset:
+    cells = [{"bytes": png(noise(10 * len(name) + number)), "path": None} for number in range(count)]
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    return datasets.Dataset.from_dict({"image": cells, "text": [f"a {name}"] * count}, features=features)
+
+
+def test_parquet_files_of_other_splits_are_not_trained_on(tmp_path: Path) -> None:
+    in_split("train", 3).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    in_split("test", 2).to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    in_split("night", 1).to_parquet(tmp_path / "night-00000-of-00001.parquet")
+    for subset, rows, others in (("train", 3, 2), ("test", 2, 2), ("night", 1, 2)):
+        source = opened(tmp_path, subset=subset)
+        assert {row.caption for row in source.rows} == {f"a {subset}"} and len(source.rows) == rows
+        assert source.form == (
+            f"parquet ({subset}-00000-of-00001.parquet, split {subset}; {others} of other splits unused)"
+        )
+    with pytest.raises(DataError, match=r"no parquet file of 'validation' but night, test, train: name one by --data"):
+        opened(tmp_path, subset="validation")
+    in_split("extra", 1).to_parquet(tmp_path / "extra.parquet")
+    with pytest.raises(DataError, match=r"and extra\.parquet whose split is not known: name it for its split"):
+        opened(tmp_path)
+
+
+def test_parquet_files_without_a_split_in_their_names_are_read_together(tmp_path: Path) -> None:
+    in_split("one", 2).to_parquet(tmp_path / "a.parquet")
+    in_split("two", 1).to_parquet(tmp_path / "pretraining.parquet")
+    source = opened(tmp_path)
+    assert len(source.rows) == 3 and source.form == "parquet (2 files)"
+
+
+def test_parquet_files_with_other_columns_are_named(tmp_path: Path) -> None:
+    table().to_parquet(tmp_path / "a.parquet")
+    table(("image", "caption")).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"but b\.parquet lacks 'text' and has 'caption', unlike a\.parquet: rename"):
+        opened(tmp_path)
+
+
+def test_the_reason_why_a_table_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(DataError, match=r"a\.parquet: .*reading it failed: ArrowInvalid: Parquet"):
+        opened(tmp_path)
+
+
+ROWS = [{"file_name": "0.png", "text": "a cat"}, {"file_name": "1.png", "text": "a dog"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("metadata.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS).encode("utf-16"), "looks like UTF-16"),
+        ("metadata.jsonl", json.dumps(ROWS).encode(), "(metadata.jsonl:1): expected an object, got list; expected a"),
+        ("metadata.jsonl", json.dumps(ROWS[0], indent=1).encode(), "(metadata.jsonl:1): not JSON: Expecting property"),
+        ("metadata.jsonl", b"\n\n", 'lists no pictures: expected a line for each picture, like {"file_name"'),
+        (
+            "metadata.csv",
+            b"file_name,text\n0.png,a cat, asleep\n",
+            "expected 2 cells, got 3; a text with commas stands",
+        ),
+        ("metadata.csv", "file_name,text\n0.png,a cat\n".encode("utf-16"), "looks like UTF-16"),
+        ("metadata.csv", b"file_name,text\n", "lists no pictures: expected a line for each picture, like a.png,"),
+    ],
+)
+def test_a_listing_none_of_whose_lines_can_be_read_says_why(name: str, data: bytes, reason: str, folder: Path) -> None:
+    (folder / name).write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        opened(folder)
+    assert reason in str(caught.value) and "expected a column" not in str(caught.value)
+
+
+def test_pipes_and_folders_where_files_belong_are_told_at_once(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    (folder / "folder.png").mkdir()
+    os.truncate(folder / "1.png", 2**33)  # takes no room on the disk, and would not fit into memory
+    names = {"pipe.png": "is a pipe", "folder.png": "is a folder", "1.png": "8,589,934,592 bytes, of which at most"}
+    write_listing(folder, [{"file_name": name, "text": "a cat"} for name in names])
+    source = opened(folder)
+    for name, reason in names.items():
+        with pytest.raises(PictureFault) as caught:
+            source.read(name)
+        assert reason in caught.value.detail and caught.value.kind == ("enormous" if name == "1.png" else "missing")
+    (folder / "metadata.jsonl").unlink()
+    os.mkfifo(folder / "metadata.jsonl")
+    with pytest.raises(DataError, match=r"metadata\.jsonl: expected a listing of pictures, .* but it is a pipe"):
+        opened(folder)
+
+
 def test_a_dataset_of_the_hub_is_asked_for_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub itself is what `datasets` brings; here it has one dataset."""
 
@@ -148,6 +235,9 @@ def test_a_broken_line_of_a_csv_file(line: bytes, detail: str, folder: Path) -> 
     assert broken.kind == "broken line" and detail in broken.detail
 
 
+REASONS = {"absolute path": ", '0.png'", "backslashes": "expected slashes between folders, 'images/0.png'"}
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -156,6 +246,8 @@ def test_a_broken_line_of_a_csv_file(line: bytes, detail: str, folder: Path) -> 
         ("x" * 300, "missing"),
         ("../secret.png", "outside"),
         ("/etc/passwd", "outside"),
+        ("FOLDER/0.png", "absolute path"),
+        ("images\\0.png", "backslashes"),
         ("link.png", "outside"),
     ],
 )
@@ -165,5 +257,5 @@ def test_only_files_of_the_folder_are_read(name: str, kind: str, tmp_path: Path)
     (tmp_path / "secret.png").write_bytes(b"secret")
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(PictureFault) as caught:
-        opened(folder).read(name)
-    assert caught.value.kind == kind
+        opened(folder).read(name.replace("FOLDER", str(folder)))
+    assert caught.value.kind == kind and caught.value.detail.endswith(REASONS.get(kind, ""))

@@ -69,15 +69,44 @@ def test_lines_of_text_with_what_they_quote(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "text"),
-    [('a "b" c "d"', "b"), ('"b"', "b"), ("no quotes", None), ('one " quote', None), ('an "" empty one', None)],
-)
+    [
+        ('a "b" c "d"', "b"), ('"b"', "b"), ("no quotes", None), ('one " quote', None), ('an "" empty one', None),
+        ("a “b” c", "b"), ("„Bäckerei“ am Markt", "Bäckerei"), ("en skylt: ”öppet”", "öppet"), ("„nyitva”", "nyitva"),
+        ("une enseigne « ouvert »", " ouvert "), ("ein »offen« hier", "offen"), ("看板「営業中」と", "営業中"),
+        ("『題名』", "題名"), ("〝字〟", "字"), ("＂宽＂", "宽"),
+        ('first “b”, then "d"', "d"),  # straight ones as before
+        ('5" wide, “OPEN”', "OPEN"), ("the dog’s ‘b’ isn’t", None), ("“ ” «x»", "x"), ("“b", None),
+    ],
+)  # fmt: skip
 def test_quoted_text(prompt: str, text: str | None) -> None:
     assert quoted_text(prompt) == text
+
+
+def test_quotes_of_a_tab_separated_cell_belong_to_the_prompt(tmp_path: Path) -> None:
+    """As PartiPrompts has them; what Excel and pandas quote is told by its doubled quotes, or a quoted header."""
+    plain = 'Prompt\tCategory\n"O P E N" in chalk\tArtifacts\na door with "OPEN" on it\tArtifacts\n"OPEN"\tX\n'
+    assert [(p.text, p.metadata["text"]) for p in read_prompts(written(tmp_path, "p.tsv", plain))] == [
+        ('"O P E N" in chalk', "O P E N"),
+        ('a door with "OPEN" on it', "OPEN"),
+        ('"OPEN"', "OPEN"),
+    ]
+    excel = 'Prompt\tCategory\n"a ""b"" c"\tX\n'
+    everywhere = '"Prompt"\t"Category"\r\n"a ""b"" c"\t"X"\r\n'
+    for text in (excel, everywhere):
+        (found,) = read_prompts(written(tmp_path, "p.tsv", text))
+        assert (found.text, found.metadata) == ('a "b" c', {"tag": "X", "text": "b"})
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        (
+            "p.jsonl",
+            '{"prompt": "a \\ud800"}\n',
+            "line 1: expected a JSON object (",
+        ),
+        ("p.jsonl", '{"prompt": ' + "[" * 9000, "more than 50 deep"),
+        ("p.jsonl", '{"prompt": "a", "n": 1e999}', "1e999 is no finite number"),
         ("p.txt", "a\n\nb\n", "line 2: expected a prompt, got ''"),
         ("p.txt", "", "holds no prompts"),
         ("p.json", "[]", "expected prompts in a .txt, .csv, .tsv, .jsonl or .parquet file"),

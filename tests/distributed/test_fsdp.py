@@ -51,8 +51,9 @@ def updated(policy: SD3Policy, optimizer: Optimizer, ranks: Ranks, rows: slice) 
             policy.velocity(torch.zeros(1, *policy.latent_shape), torch.ones(1), policy.encode([""]))  # for nothing
             ranks.backward(loss(policy, rows))
         ranks.sum_gradients(optimizer.parameters)
-        norm = optimizer.step(fraction)
-    return norm
+        norm = optimizer.gradient_norm()
+        optimizer.step(norm, fraction)
+    return float(norm)
 
 
 def _updates(ranks: Ranks, pipeline: Path, folder: Path) -> object:

@@ -58,9 +58,7 @@ def step(record: CellRecord, update: int, when: datetime, seconds: float = 0.0, 
 
 
 def telemetry(record: CellRecord, kind: str, update: int, when: datetime, seconds: float = 0.0) -> None:
-    record.telemetry(
-        kind, update=update, seconds=seconds, cpu_seconds=1.0, max_rss_mib=1.0, host="vm", time=when.isoformat()
-    )
+    record.telemetry(kind, update=update, seconds=seconds, cpu_seconds=1.0, max_rss_mib=1.0, time=when.isoformat())
 
 
 def milestone(record: CellRecord, update: int, fraction: float, cost: float = 0.0) -> None:

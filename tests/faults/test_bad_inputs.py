@@ -7,11 +7,13 @@ others go on: their records hold the message, and the status is 1.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from bench.cli.main import main
@@ -20,6 +22,7 @@ from bench.results.records.schema import End
 from bench.results.records.writer import CellRecord
 from bench.training.loop import MAX_SKIPPED_IN_A_ROW
 from tests.support.synthetic_results import as_schema_1
+from tests.support.user_pictures import image_folder
 
 TINY = """
 extends: smoke
@@ -53,8 +56,9 @@ flowgrpo: {num_groups: 1, num_generations: 2, sampling_steps: 2, window: 1}
 def command(folder: Path, pipeline: Path, *more: str) -> list[str]:
     """A run of the tiny settings, written into `folder`."""
     (folder / "tiny.yaml").write_text(TINY)
-    given = ["run", "--preset", str(folder / "tiny.yaml"), "--results", str(folder / "results")]
-    return [*given, *(() if "--model" in more else ("--model", str(pipeline))), *more]
+    usual = {"--results": str(folder / "results"), "--model": str(pipeline)}
+    words = [word for name, value in usual.items() if name not in more for word in (name, value)]
+    return ["run", "--preset", str(folder / "tiny.yaml"), *words, *more]
 
 
 def refused(arguments: list[str], messages: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +74,46 @@ def refused(arguments: list[str], messages: list[str], capsys: pytest.CaptureFix
 ARGUMENTS = [
     (["--train.lerning_rate", "1"], ["train.lerning_rate: no such setting; did you mean 'learning_rate'?"]),
     (["--train.learning_rate", "0"], ["train.learning_rate: should be greater than 0, got 0"]),
-    (["--train.learning_rate", ".nan"], ["train: values have to be finite numbers"]),
+    (["--train.learning_rate", ".nan"], ["train.learning_rate: expected 0 or a number between", "got nan"]),
+    (["--train.clip_norm", "1e-300"], ["train.clip_norm: expected 0 or a number between", "got 1e-300"]),
+    (["--train.clip_norm", "1e-20"], ["train.clip_norm: should be greater than or equal to 0.000001, got 1e-20"]),
+    (["--train.weight_decay", "1e400"], ["train.weight_decay: expected 0 or a number between", "got inf"]),
+    (["--train.warmup_updates", "9" * 5000], ["train.warmup_updates: ", "got '9999"]),
+    (["--train.betas", "[" * 5000], ["train.betas: ", "got '[[["]),
+    (["--train.batch_size", "1000001"], ["train.batch_size: should be less than or equal to 1000000"]),
+    (["--evaluation.guidance", "nan"], ["evaluation.guidance: should be a valid number, got 'nan'"]),
+    (["--evaluation.guidance", ".inf"], ["evaluation.guidance: expected 0 or a number between", "got inf"]),
+    (["--evaluation.guidance", "1e9"], ["evaluation.guidance: should be less than or equal to 1000"]),
+    (["--evaluation.grid_steps", "5,99999999"], ["evaluation.grid_steps.1: should be less than or equal to 10000"]),
+    (["--task.train_prompts", "99999999"], ["task.train_prompts: should be less than or equal to 1000000"]),
+    (
+        ["--methods", "flowgrpo", "--flowgrpo.num_groups", "9"],
+        ["train_prompts 8, but 'flowgrpo' takes 9 different ones at once: give it fewer, or the task more"],
+    ),
+    (["--budget", "1e400"], ["budget: expected 0 or a number between", "got inf"]),
+    (["--budget", "9" * 400], ["budget: '999", "expected a positive amount like 200k", "of at most 1e+15"]),
+    (["--budget", "1e31flops"], ["budget: '1e31flops': expected a positive amount like 200k", "of at most 1e+30"]),
+    (["--seeds", "99999999"], ["or [4]), 1000 at most", "got 99999999"]),
+    (["--seeds", ",".join(map(str, range(1001)))], ["seeds: Tuple should have at most 1000 items"]),
+    (["--seeds", "[4294967296]"], ["seeds.0: should be less than or equal to 4294967295"]),
+    (["--name", "n" * 300], ["name: String should have at most 100 characters"]),
+    (["--tasks", "t" * 300], ["no task 'tttt"]),
+    (["--evaluation.prompt_sets." + "s" * 300, "x.txt"], ["a letter first, 100 of them at most"]),
+    (["--model", "m" * 300], ["mmm... cannot be used: File name too long"]),
+    (["--config", "c" * 300 + ".yaml"], ["ccc.yaml: File name too long"]),
+    (["--config", ""], ["argument --config: expected a path, got an empty text"]),
+    (["--config", "FOLDER.yaml"], ["cannot read the settings in", "expected a file, but it is a folder"]),
+    (["--config", "PIPE.yaml"], ["cannot read the settings in", "expected a file, but it is a pipe"]),
+    (["--config", "DEEP"], ["is not a valid YAML file: lists and mappings stand more than 50 deep"]),
+    (["--config", "LONG"], ["is not a valid YAML file: a whole number of more than 20 digits"]),
+    (["--config", "ALIASES"], ["is not a valid YAML file: more than 100,000 values"]),
+    (["--config", "LARGE"], ["cannot read the settings in", "of which at most 262,144 are read here"]),
+    (["--config", "HALF"], ["label: expected a text that can be stored, got 'a\\ud800'"]),
+    (["--budget", "1", "--budget", "2"], ["--budget: given twice: leave one out"]),
+    (["--budget=1", "--budget", "1"], ["--budget: given twice: leave one out"]),
+    (["--preset", "quick"], ["--preset: given twice: leave one out"]),
+    (["--shard=true", "--shard", "false"], ["--shard: given twice"]),
+    (["--results", "a", "--results", "b"], ["--results: given twice"]),
     (["--train.batch_size", "0"], ["train.batch_size: should be greater than or equal to 1, got 0"]),
     (["--train.batch_size", "8.5"], ["train.batch_size: should be a valid integer, got 8.5"]),
     (["--train.precision", "float16"], ["train.precision: should be 'float32' or 'bfloat16', got 'float16'"]),
@@ -84,7 +127,9 @@ ARGUMENTS = [
     (["--seeds", "1,1"], ["seeds: '1' is listed 2 times"]),
     (["--seeds", "[-1]"], ["seeds", "greater than or equal to 0, got -1"]),
     (["--methods", "sft,sft"], ["methods: 'sft' is listed 2 times"]),
-    (["--methods", "sft+"], ["no method '' is registered"]),
+    (["--methods", "sft+"], ["methods: 'sft+': expected a name on both sides of every +, as in a+b"]),
+    (["--methods", "+sft"], ["methods: '+sft': expected a name on both sides of every +"]),
+    (["--methods", "sft++sft"], ["methods: 'sft++sft': expected a name on both sides of every +"]),
     (["--tasks", "alignment,alignment"], ["tasks: 'alignment' is listed 2 times"]),
     (["--task.reward", "scenes-genevla"], ["no reward 'scenes-genevla' is registered; did you mean 'scenes-geneval'?"]),
     (["--task.reward", "null", "--methods", "flowgrpo"], ["has no reward to train on, and 'flowgrpo' needs one"]),
@@ -125,6 +170,11 @@ FILES = {
     "SYNTAX": ("syntax.py", "class Broken(\n"),
     "RAISES": ("raises.py", "1 / 0\n"),
     "NOTHING": ("nothing.py", "x = 1\n"),
+    "DEEP": ("deep.yaml", "label: " + "[" * 60 + "]" * 60),
+    "LONG": ("long.yaml", "budget: " + "9" * 5000),
+    "ALIASES": ("aliases.yaml", "a: &a [" + "x, " * 1000 + "]\nb: [" + "*a, " * 200 + "]\n"),
+    "LARGE": ("large.yaml", "# " + "x" * 2**18),
+    "HALF": ("half.yaml", 'label: "a\\ud800"\n'),
 }
 
 
@@ -134,8 +184,119 @@ def test_settings(
 ) -> None:
     for name, content in FILES.values():
         (tmp_path / name).write_text(content)
+    (tmp_path / "FOLDER.yaml").mkdir()
+    os.mkfifo(tmp_path / "PIPE.yaml")
     given = [str(tmp_path / FILES[a][0]) if a in FILES else a for a in arguments]
+    given = [str(tmp_path / a) if a in ("FOLDER.yaml", "PIPE.yaml") else a for a in given]
     refused(command(tmp_path, tiny_pipeline, *given), messages, capsys)
+
+
+# What a run needs and is not there: told once, before anything is written
+
+LACKING = """
+from bench.api import CheckpointMissing, Reward
+
+class Lacking(Reward):
+    name = "lacking"
+
+    @classmethod
+    def require_checkpoint(cls):
+        raise CheckpointMissing("nobody/nothing: expected weights; to get it: make it")
+
+    def __call__(self, images, prompts, metadata):
+        return images.mean((1, 2, 3)) / 255
+"""
+NEEDED = [
+    (["--device", "cuda"], ["device 'cuda': expected a CUDA device", "say --device cpu"]),
+    (["--model", "nobody/nothing"], ["nobody/nothing: there is no such folder", "bench fetch nobody/nothing"]),
+    (["--model", "FLUX"], ["expected a StableDiffusion3Pipeline", "says that it is a FluxPipeline", "by --model"]),
+    (["--task.reward", "LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
+    (["--task.select", "0.5*scenes-aesthetic+0.5*LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
+    (["--task.scorers", "scenes-geneval,LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
+    (
+        ["--scorers.scenes-geneval.device", "cuda:1"],
+        ["scorers.scenes-geneval.device cuda:1: expected one of the 0 CUDA"],
+    ),
+    (["--reward-server", "http://127.0.0.1:9"], ["reward server http://127.0.0.1:9 cannot be reached"]),
+    (["--device", "cuda", "--detach"], ["device 'cuda': expected a CUDA device"]),
+    (["--device", "cuda", "--data", "PICTURES"], ["device 'cuda': expected a CUDA device"]),
+]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+@pytest.mark.parametrize(("arguments", "messages"), NEEDED)
+def test_what_a_run_needs_is_looked_for_before_anything_is_written(
+    arguments: list[str], messages: list[str], tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "lacking.py").write_text(LACKING)
+    shutil.copytree(tiny_pipeline, tmp_path / "flux")
+    edit(tmp_path / "flux" / "model_index.json", "StableDiffusion3Pipeline", "FluxPipeline")
+    files = {"LACKING": tmp_path / "lacking.py", "FLUX": tmp_path / "flux", "PICTURES": tmp_path / "pictures"}
+    given = [*arguments]
+    for name, path in files.items():
+        given = [argument.replace(name, str(path)) for argument in given]
+    if "PICTURES" in arguments:
+        image_folder(files["PICTURES"], 30)
+        own = "world: images\ntasks: [pictures]\ntask: {scorers: [scenes-aesthetic], primary: scenes-aesthetic}\n"
+        (tmp_path / "own.yaml").write_text(own)
+        given += ["--config", str(tmp_path / "own.yaml")]
+    given = [*command(tmp_path, tiny_pipeline, *given)]
+    before = sorted(tmp_path.rglob("*"))
+    refused(given, messages, capsys)
+    assert sorted(tmp_path.rglob("*")) == before  # no results, no lock, nothing in the cache
+
+
+def test_what_is_recorded_needs_nothing(
+    finished: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    assert main(command(tmp_path, tiny_pipeline, "--device", "cuda")) == 0
+    assert "nothing to run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["sample", "--out", "OUT/a.png"], ["run", "--results", "OUT"], ["plan"]])
+def test_another_pipeline_is_called_by_its_name(
+    arguments: list[str], tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_pipeline, tmp_path / "flux")
+    edit(tmp_path / "flux" / "model_index.json", "StableDiffusion3Pipeline", "FluxPipeline")
+    given = [argument.replace("OUT", str(tmp_path / "out")) for argument in arguments]
+    told = ["expected a StableDiffusion3Pipeline (Stable Diffusion 3 or 3.5)", "says that it is a FluxPipeline"]
+    refused([*given, "--model", str(tmp_path / "flux")], told, capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_preset_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["run", "--preset", ""], ["no preset ''; choose from"], capsys)
+
+
+OTHER_COMMANDS = [
+    (["sample", "--guidance", "nan"], ["argument --guidance: should be a valid number, got 'nan'"]),
+    (["sample", "--guidance", "1e400"], ["argument --guidance: expected 0 or a number between"]),
+    (["sample", "--steps", "99999999"], ["argument --steps: should be less than or equal to 10000"]),
+    (["sample", "--samples", "0"], ["argument --samples: expected a whole number from 1 to 10,000, got '0'"]),
+    (["sample", "--seed", "9" * 5000], ["argument --seed: expected a whole number from 0 to 4,294,967,295, got '999"]),
+    (["sample", "--prompts", "PIPE"], ["cannot read the prompts in", "expected a file, but it is a pipe"]),
+    (["sample", "--seed", "1", "--seed", "2"], ["--seed: given twice"]),
+    (["sample", "n" * 300], ["nnn... cannot be used: File name too long"]),
+    (["curate", "--data", "x", "--reward", "jpeg", "--min", "nan"], ["argument --min: expected a number from"]),
+    (["score", "--reward", "jpeg", "--images", "PIPE"], ["expected a folder with pictures"]),
+    (["score", "--reward", "jpeg", "--images", "HERE", "--prompts", "PIPE"], ["expected a file of prompts"]),
+    (["report", "--results", "r" * 300], ["rrr... cannot be used: File name too long"]),
+    (["status", "--results", ""], ["argument --results: expected a path, got an empty text"]),
+    (["serve-rewards", "--reward", "jpeg", "--token-file", "PIPE"], ["expected a file with the token in it", "a pipe"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "messages"), OTHER_COMMANDS)
+def test_options_of_other_commands(
+    arguments: list[str], messages: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    places = {"PIPE": str(tmp_path / "pipe"), "HERE": str(tmp_path)}
+    refused([places.get(argument, argument) for argument in arguments], messages, capsys)
 
 
 # A reward server, and lists
@@ -161,7 +322,8 @@ def test_options_of_a_server(
     files = {"ONE": str(tmp_path / "one.py"), "OTHER": str(tmp_path / "other.py")}
     given = [argument.replace("ONE", files["ONE"]).replace("OTHER", files["OTHER"]) for argument in arguments]
     without_token = ["--token-file", str(tmp_path / "nowhere")]  # no server starts, whatever is let through
-    refused(["serve-rewards", "--reward", "jpeg", *without_token, *given], messages, capsys)
+    reward = [] if "--reward" in given else ["--reward", "jpeg"]
+    refused(["serve-rewards", *reward, *without_token, *given], messages, capsys)
 
 
 def test_lists_may_have_blanks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -341,6 +503,7 @@ METHODS = {
     "breaking": ("env.rollouts = 3", "env.update()"),  # the harness fails over it, after step() has ended
     "exiting": ("raise SystemExit(0)", "env.update()"),
     "leaving": ("__import__('os')._exit(0)", "env.update()"),
+    "vanishing": ("__import__('ctypes').CDLL(None)._exit(0)", "env.update()"),
 }
 REWARD = '''
 import os, signal, time
@@ -377,7 +540,8 @@ CELLS = [
     ("alignment/faulty", ["method 'faulty' in step() raised ZeroDivisionError: division by zero", "faulty.py:13)"]),
     ("alignment/breaking", ["unexpected error: AttributeError: 'int' object has no attribute 'used'"]),
     ("alignment/exiting", ["method 'exiting' in step() raised SystemExit: 0", "exiting.py:13)"]),
-    ("alignment/leaving", ["ended with status 0 before its cell did", "look for a call of exit()"]),
+    ("alignment/leaving", ["method 'leaving' in step() raised ProcessExit: os._exit(0) would end", "leaving.py:13)"]),
+    ("alignment/vanishing", ["ended with status 0 before its cell did", "look for a call of exit()"]),
     ("raising/flowgrpo", ["reward 'raising' on 1 pictures raised KeyError: 'missing'", "raising.py:11"]),
     ("hanging/flowgrpo", ["reward 'hanging' hangs: one call has not ended after", "--reward-seconds"]),
     ("stuck/flowgrpo", ["reward 'stuck' hangs: load() has not ended after", "--reward-seconds"]),

@@ -14,7 +14,7 @@ from PIL import Image
 from bench.api import DataError
 from bench.cli.main import main
 from bench.config.pictures import Data
-from bench.datasets.pictures.preparation import pictures_table, prepare_pictures
+from bench.datasets.pictures.preparation import pictures_table, prepare_pictures, split_of
 from tests.support.user_pictures import captions, image_folder, noise, png, stored, write_listing
 
 GOOD = 30
@@ -26,6 +26,7 @@ ROWS: list[tuple[str, bytes | None, object, str]] = [
     ("truncated", png(noise(100))[:-200], "a cat", "begins as a PNG picture but cannot be decoded"),
     ("enormous", png(Image.new("1", (101, 100))), "a cat", "101 x 100 pixels, over 10,000 allowed"),
     ("animated", stored(noise(0), "GIF", save_all=True, append_images=[noise(1)]), "a cat", "2 frames"),
+    ("colour profile", png(noise(107), icc_profile=b"no profile"), "a cat", "its profile of 10 bytes cannot be read"),
     ("CMYK", stored(noise(0).convert("CMYK"), "JPEG"), "a cat", "inks instead of red, green and blue"),
     ("16-bit", png(Image.fromarray(np.full((4, 4), 40000, np.uint16))), "a cat", "more than 8 bits a channel"),
     ("no caption", png(noise(101)), " \n", "it is empty"),
@@ -72,8 +73,8 @@ def test_every_fault_is_counted_listed_and_kept_out(folder: Path, tiny_pipeline:
     expected = {kind: sum(row[0] == kind for row in ROWS) for kind in {row[0] for row in ROWS}}
     assert found.kinds() == {**expected, "broken line": 1, "outside": 1} == prepared.found.left_out
     shown = pictures_table(prepared)
-    assert "rows        47: 30 can be used, 17 left out (36.2%; 50.0% allowed)" in shown
-    assert "no caption                 3   metadata.jsonl:39 bad8 it is empty" in shown
+    assert "rows        48: 30 can be used, 18 left out (37.5%; 50.0% allowed)" in shown
+    assert "no caption                 3   metadata.jsonl:40 bad9 it is empty" in shown
     assert str(found.folder / "left-out.csv") in shown and max(map(len, shown.splitlines()[3:-4])) <= 100
 
 
@@ -137,8 +138,24 @@ def cut_parquet(folder: Path) -> None:
     (folder / "train.parquet").write_bytes(b"PAR1 and then nothing")
 
 
-def too_few(folder: Path) -> None:
-    write_listing(folder, [{"file_name": "0.png", "text": captions(1)[0]}])
+def captioned(folder: Path, texts: list[str]) -> None:
+    """All pictures with these captions in turn."""
+    write_listing(folder, [{"file_name": f"{n}.png", "text": texts[n % len(texts)]} for n in range(GOOD)])
+
+
+def one_caption_to_train_on(folder: Path) -> None:
+    captioned(folder, [text for text in captions(90) if split_of(text) == "train"][:1])
+
+
+def one_caption_to_judge_by(folder: Path) -> None:
+    captioned(folder, [text for text in captions(90) if split_of(text) == "report"][:1])
+
+
+def few_captions(folder: Path) -> None:
+    captioned(folder, [text for text in captions(90) if split_of(text) == "train"][:4])
+
+
+ADVICE = "give many different captions, best one of its own to each picture; as a rule 50 are enough"
 
 
 CASES = [
@@ -146,7 +163,7 @@ CASES = [
     (nothing, ["--data", "FOLDER/0.png"], ["0.png: expected a folder with metadata.jsonl", "this is none"]),
     (empty, [], ["expected a folder with metadata.jsonl or metadata.csv", "this folder holds none of them"]),
     (without_listing, [], ["this folder holds none of them"]),
-    (without_rows, [], ["expected a column 'file_name' for each picture, but there are none"]),
+    (without_rows, [], ["metadata.jsonl lists no pictures: expected a line for each picture, like {"]),
     (in_a_folder_below, [], ["this folder holds none of them; ", "train holds one"]),
     (with_two_listings, [], ["metadata.jsonl and metadata.csv: give the one that is meant by --data"]),
     (all_broken, [], ["none of its 30 rows can be used (30 zero bytes)", "left-out.csv"]),
@@ -161,6 +178,18 @@ CASES = [
     (nothing, ["--world", "scenes"], ["no option --world"]),
     (nothing, ["--preset", "quick"], ["no task 'alignment' in world 'images'"]),
     (nothing, ["--reward", "beauty"], ["no reward 'beauty' is registered"]),
+    (one_caption_to_train_on, [], ["1 different captions for task pictures", "1 in report (there are none)", ADVICE]),
+    (one_caption_to_judge_by, [], ["the captions of its 30 pictures leave none to train on", ADVICE]),
+    (
+        few_captions,
+        [],
+        ["4 different captions", "1 in report (there are none), 1 in held_out (there are none)", ADVICE],
+    ),
+    (
+        nothing,
+        ["--evaluation.held_out_prompts", "0", "--methods", "flowgrpo", "--flowgrpo.num_groups", "25"],
+        ["task pictures, which needs at least 25 in train (there are 24)", ADVICE],
+    ),
 ]
 
 
@@ -173,7 +202,8 @@ def test_a_run_does_not_begin(
     prepare_(folder)
     given = [argument.replace("FOLDER", str(folder)) for argument in arguments]
     data = [] if "--data" in given else ["--data", str(folder)]
-    command = ["run", *data, "--model", str(tiny_pipeline), "--results", str(tmp_path / "results"), "--methods", "sft"]
+    methods = [] if "--methods" in given else ["--methods", "sft"]
+    command = ["run", *data, "--model", str(tiny_pipeline), "--results", str(tmp_path / "results"), *methods]
     assert main([*command, *given]) == 2
     error = capsys.readouterr().err
     assert error.startswith("bench: ") and "Traceback" not in error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.api import BenchError
+from bench.canonical import hash_file
 from bench.cli.main import main
 from bench.experiments import cell as runner
 from bench.results.records.reader import read_experiment
@@ -177,9 +180,12 @@ def test_replay_finds_the_batch_again_and_changes_nothing(
         run(e, tmp_path, "nan")
     cell = tmp_path / e.name / "alignment" / "nan" / "seed0"
     before = {path: path.read_bytes() for path in cell.rglob("*") if path.is_file()}
-    assert main(["replay", str(cell)]) == 1
+    again = ["replay", str(cell), "--plugin", str(plugin), "--model", str(tiny_pipeline)]
+    assert main(again) == 1
     out = capsys.readouterr().out
-    assert f"from {'the checkpoint of update 2' if checkpoints else 'the beginning'}" in out
+    assert (
+        "has changed" not in out and f"from {'the checkpoint of update 2' if checkpoints else 'the beginning'}" in out
+    )
     assert "the same batch as was kept, bit for bit" in out and "loss.base[3] is nan, sample 19, '" in out
     assert "trained weights before the update: 0 of " in out
     assert {path: path.read_bytes() for path in cell.rglob("*") if path.is_file()} == before
@@ -187,9 +193,10 @@ def test_replay_finds_the_batch_again_and_changes_nothing(
     plugin.write_text(NAN.format(condition="False"))
     for name in [name for name in sys.modules if name.startswith("bench_plugin_nan")]:
         del sys.modules[name]
-    assert main(["replay", str(cell)]) == 0
+    assert main(again) == 0
     out = capsys.readouterr().out
-    assert "the code has changed since" in out and "it passes now" in out
+    assert f"--plugin {plugin} is another file than was recorded: its hash is {hash_file(plugin)}, not " in out
+    assert "the code has changed since (plugin/nan.py), so" in out and "it passes now" in out
 
 
 def test_replay_of_a_cell_on_pictures_of_the_users_own_asks_where_they_lie(
@@ -209,11 +216,14 @@ def test_replay_of_a_cell_on_pictures_of_the_users_own_asks_where_they_lie(
     assert e.data is not None
     e = replace(e, data=prepare_pictures(e.data, tiny_pipeline).settings)
     write_experiment_header(tmp_path / e.name, experiment_header(e, tmp_path / e.name))
-    with pytest.raises(BenchError, match="update 3: loss 'base'"):
+    with pytest.raises(BenchError, match="update 3: loss 'base'") as caught:
         run(e, tmp_path, "nan")
     cell = str(tmp_path / e.name / "pictures" / "nan" / "seed0")
-    refused(["replay", cell], ["trained on pictures of your own", "--data FOLDER"], capsys)
+    again = ["replay", cell, "--plugin", str(plugin), "--model", str(tiny_pipeline)]
+    refused(again, ["trained on pictures of your own", "--data FOLDER"], capsys)
     others = image_folder(tmp_path / "others", 31)
-    refused(["replay", cell, "--data", str(others)], ["expected the pictures and settings that"], capsys)
-    assert main(["replay", cell, "--data", str(folder)]) == 1
+    refused([*again, "--data", str(others)], ["expected the pictures and settings that"], capsys)
+    (told,) = re.findall(r"`python -m bench (replay .*?)`", str(caught.value))
+    assert shlex.split(told) == [*again, "--data", str(folder)]
+    assert main(shlex.split(told)) == 1
     assert "the same batch as was kept, bit for bit" in capsys.readouterr().out

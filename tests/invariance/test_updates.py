@@ -58,9 +58,10 @@ def collected(stage: Stage) -> Rollouts | None:
 
 @dataclass
 class Update:
-    """What one step found: losses (calls, b) by name, in the order of its calls; the gradient; what it logged."""
+    """What one step found: losses by name, in the order of its calls; their number; the gradient; what it logged."""
 
     losses: dict[str, Tensor]
+    calls: dict[str, int]
     gradient: Tensor
     metrics: dict[str, float]
 
@@ -80,7 +81,8 @@ def update(stage: Stage, rollouts: Rollouts | None) -> Update:
     with record_gradients() as applied:
         metrics = stage.method.step(stage.env)
     (gradient,) = applied
-    return Update({name: torch.stack(calls) for name, calls in seen.items()}, gradient, metrics)
+    losses = {name: torch.cat(calls) for name, calls in seen.items()}
+    return Update(losses, {name: len(calls) for name, calls in seen.items()}, gradient, metrics)
 
 
 def distance(actual: Tensor, expected: Tensor) -> float:
@@ -103,8 +105,7 @@ def test_four_micro_batches_of_eight_are_one_of_thirty_two(
     rollouts = collected(whole)
     expected = update(whole, rollouts)
     actual = update(enter(fixtures, method, options, micro_batch=BATCH // 4), rollouts)
-    calls = {name: len(losses) for name, losses in expected.losses.items()}
-    assert {name: len(losses) for name, losses in actual.losses.items()} == {n: 4 * c for n, c in calls.items()}
+    assert actual.calls == {name: 4 * count for name, count in expected.calls.items()}
     assert distance(actual.gradient, expected.gradient) < 1e-5
     assert actual.metrics == pytest.approx(expected.metrics, rel=1e-5, abs=1e-6)  # the mean of advantages is 0
 
@@ -180,25 +181,36 @@ class PromptLength(Reward):
 
 
 def kl_gradient(stage: Stage, rollouts: Rollouts) -> Tensor:
-    """The gradient (parameters,) of beta times the KL to the reference alone, mean over samples and window."""
+    """The gradient (parameters,) of beta times the KL to the reference alone, mean over samples and window.
+
+    Through both branches of the guided velocity, or through the conditional one alone.
+    """
     c, model = stage.method.config, stage.env.model
+
+    def guided(x: Tensor, s: Tensor) -> Tensor:
+        v_u, v_c = (model.velocity(x, s, cond) for cond in (model.null(rollouts.cond), rollouts.cond))
+        return flow.guide(v_u.detach() if c.detach_unconditional else v_u, v_c, c.guidance)
+
     sigmas, total = model.sigmas(c.sampling_steps), torch.zeros(())
     for k in range(c.window):
         x, step = rollouts.tensors["x"][:, k], rollouts.tensors["step"][:, k]
         s, s_next = sigmas[step], sigmas[step + 1]
         (mean, std), (mean_ref, _) = (
-            flow.sde_mean_std(x, velocity(x, s, rollouts.cond, c.guidance), s, s_next, c.noise_level, sigmas[1])
-            for velocity in (model.guided_velocity, model.reference_velocity)
+            flow.sde_mean_std(x, v, s, s_next, c.noise_level, sigmas[1])
+            for v in (guided(x, s), model.reference_velocity(x, s, rollouts.cond, c.guidance))
         )
         total = total + c.beta * flow.gaussian_kl(mean, mean_ref, std).mean() / c.window
     parts = torch.autograd.grad(total, stage.env.optimizer.parameters, materialize_grads=True)
     return torch.cat([part.flatten() for part in parts])
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.5])
-def test_equal_rewards_leave_only_the_gradient_of_the_kl(fixtures: Fixtures, beta: float) -> None:
-    """To 1e-6 of its largest entry, and exactly nothing at beta 0."""
-    options = {**GROUPS, "num_groups": 4, "num_generations": 7, "beta": beta, "drop_zero_groups": False}
+@pytest.mark.parametrize(("beta", "detached"), [(0.0, True), (0.5, True), (0.5, False)])
+def test_equal_rewards_leave_only_the_gradient_of_the_kl(fixtures: Fixtures, beta: float, detached: bool) -> None:
+    """To 1e-6 of its largest entry, and exactly nothing at beta 0; with and without the unconditional branch."""
+    options = {
+        **GROUPS, "num_groups": 4, "num_generations": 7, "beta": beta, "drop_zero_groups": False,
+        "detach_unconditional": detached,
+    }  # fmt: skip
     stage = enter(fixtures, FlowGRPO, options)
     stage.env.submit = Scorer(PromptLength()).submit_training_scores  # type: ignore[method-assign]
     rollouts = stage.method.collect(stage.env)
@@ -237,6 +249,11 @@ def test_a_permuted_batch_has_permuted_losses(
         tensors = {name: t[order] for name, t in rollouts.tensors.items()}
         rollouts = Rollouts(tensors, rollouts.cond[order], rollouts.updates)
     actual = update(second, rollouts)
-    for name, losses in expected.losses.items():
-        assert not torch.allclose(losses[:, order], losses, rtol=0.01)
-        torch.testing.assert_close(actual.losses[name], losses[:, order], rtol=1e-4, atol=0)
+    for name in expected.losses:
+        # A pass of Flow-GRPO has all steps of a sample's window beside each other
+        before, after = (
+            found.losses[name].view(-1, BATCH) if rollouts is None else found.losses[name].view(BATCH, -1).T
+            for found in (expected, actual)
+        )
+        assert not torch.allclose(before[:, order], before, rtol=0.01)
+        torch.testing.assert_close(after, before[:, order], rtol=1e-4, atol=0)

@@ -208,20 +208,20 @@ def test_groups_without_advantage_are_dropped_and_the_rest_is_kept_in_order() ->
 def test_updates_share_the_rollouts_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
     env = ClosedFormEnv(reward=brightness)
     seen: list[torch.Tensor] = []
-    original = env.model.guided_velocity
+    original = env.model.velocity
 
     def recorded(x: torch.Tensor, *rest: object) -> torch.Tensor:
         if torch.is_grad_enabled():
             seen.append(x)
         return original(x, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(env.model, "guided_velocity", recorded)
+    monkeypatch.setattr(env.model, "velocity", recorded)
     train(flowgrpo(updates=3, num_iterations=2), env, 6)
     assert env.backward_samples == 2 * 12 * SMALL.window  # two passes over 12 samples
     assert env.draw.prompts_drawn == 2  # of one phase
     assert env.rollouts is not None
     every_state = sorted(env.rollouts.tensors["x"].reshape(-1, 2).tolist())
-    for half in (torch.cat(seen[:6]), torch.cat(seen[6:])):  # each pass: three updates of two window steps
+    for half in (torch.cat(seen[:3]), torch.cat(seen[3:])):  # each pass: three updates, both window steps at once
         assert sorted(half.tolist()) == every_state
 
 

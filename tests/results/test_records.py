@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,6 +86,32 @@ def test_round_trip(tmp_path: Path) -> None:
     assert isinstance(events[1], Step) and events[1].metrics == {"loss": 1.0} and events[1].ledger.cost == 3.0
     finish(record)
     assert CellRecord(tmp_path).status() == "done"
+
+
+def test_a_process_that_was_forked_writes_nothing(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    advance(record, 1, 2)
+    before = contents(tmp_path)
+    attempts: list[Callable[[], object]] = [
+        lambda: record.append("step", update=3, ledger=ledger(9.0, 3), metrics={}),
+        lambda: record.end_failed("in the fork"),
+        lambda: record.write_scores("grid.parquet", scores(2)),
+        lambda: record.write_bytes("pictures.png", b"png"),
+        lambda: record.truncate(1),
+        lambda: start(record, SMALL, "alignment", "sft", 0),
+    ]
+    for attempt in attempts:
+        child = os.fork()
+        if child == 0:
+            told = ""
+            try:
+                attempt()
+            except DataError as error:
+                told = str(error)
+            finally:
+                os._exit(0 if f"is written by process {os.getppid()} alone" in told else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert contents(tmp_path) == before
 
 
 def test_status_of_new_and_failed(tmp_path: Path) -> None:

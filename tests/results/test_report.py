@@ -385,3 +385,19 @@ def test_a_base_outside_its_band_is_told(tmp_path: Path, best: float, said: bool
     text = world.base_section(tmp_path)
     assert ("outside the band" in text) == said
     assert (f"{best:.1%}" in text) == said
+
+
+def test_clocks_and_lost_work_are_told_by_the_terminal_and_leave_the_report_alone(built: Path, tmp_path: Path) -> None:
+    """What an interrupted run has more of is telemetry: lines of lost work, other seconds, another machine."""
+    shutil.copytree(built, tmp_path / "copy")
+    results = tmp_path / "copy" / "results"
+    before = (tmp_path / "copy" / "REPORT.md").read_bytes()
+    for path in results.rglob("telemetry.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        slower = [line | {"seconds": 9 * line["seconds"] + 1, "max_rss_mib": 77.0, "host": "b"} for line in lines]
+        path.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in [*slower[:1], *slower]))
+    report.write_report(results, tmp_path / "copy" / "REPORT.md")
+    assert (tmp_path / "copy" / "REPORT.md").read_bytes() == before
+    assert "Peak MiB" not in before.decode()
+    shown = report.terminal_table(results / SMALL.name).split("telemetry")[1]
+    assert "seconds  peak MiB" in shown and "alignment/sft" in shown and " 77" in shown

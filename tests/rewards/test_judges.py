@@ -45,6 +45,11 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
         ("", "hello", 0.0), ("entirely different", "hello", 0.0),  # 5 at most
         ("say helo now", "hello", 0.0),  # 7 letters around, 1 missing: 8, of which 5 count
         ("ab", "abcd", 0.5), ("dcba", "abcd", 0.0), ("Open 24", "OPEN24", 1.0),
+        # The same letters, stored in another way: an accent of its own, wide letters, one letter for two
+        ("CAFE\u0301", "caf\u00e9", 1.0), ("\uff2f\uff30\uff25\uff2e", "open", 1.0), ("\ufb01n", "fin", 1.0),
+        # Spaces that do not break, are as wide as a letter, thin, or have no width
+        ("a\u00a0b", "ab", 1.0), ("a\u3000b", "a b", 1.0), ("ab", "a\u2009b", 1.0), ("a\u200bb", "ab", 1.0),
+        ("cafe", "caf\u00e9", 1 - 1 / 4),  # no accent at all is another letter
     ],
 )  # fmt: skip
 def test_spelling_by_hand(read: str, wanted: str, score: float) -> None:
@@ -91,9 +96,13 @@ def test_ocr_finds_nothing_in_noise(reader: OCR) -> None:
     np.testing.assert_array_equal(reader(pictures, ['"Harbour"'] * 3, [{}] * 3), np.zeros(3, np.float32))
 
 
+def test_ocr_s_version_says_that_texts_are_normalised() -> None:
+    assert OCR.version == "2-ppocrv6-small" and "NFKC" in OCR.source
+
+
 def test_ocr_wants_a_quoted_text() -> None:
     assert OCR.applies({"text": "OPEN"}) and not OCR.applies({}) and not OCR.applies({"text": " "})
-    with pytest.raises(DataError, match="a text in double quotes"):
+    with pytest.raises(DataError, match="a text in quotes"):
         OCR()(noise(1, 8, 8, 3), ["a red car"], [{}])
 
 
@@ -382,9 +391,10 @@ def test_a_detector_of_other_classes_is_refused(weights: Path, tmp_path: Path, m
 
 def test_absent_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_WEIGHTS", str(tmp_path))
-    with pytest.raises(CheckpointMissing) as caught:
-        GenEval().load()
-    assert f"hf download {DETECTOR.home}" in str(caught.value) and "licence" in str(caught.value)
+    for ask in (GenEval.require_checkpoint, GenEval().load):
+        with pytest.raises(CheckpointMissing) as caught:
+            ask()
+        assert f"hf download {DETECTOR.home}" in str(caught.value) and "licence" in str(caught.value)
 
 
 @pytest.mark.parametrize(

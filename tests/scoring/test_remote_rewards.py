@@ -125,7 +125,20 @@ def test_a_crash_is_one_message_and_the_next_call_starts_again(start: Start) -> 
     with pytest.raises(PluginError, match=r"^reward 'fickle': its worker process was ended by SIGKILL in score\(\)$"):
         scorer(*batch("kill"))
     with pytest.raises(PluginError, match=r"^reward 'fickle': its worker process ended with status 3 in score\(\)"):
+        scorer(*batch("vanish"))
+    begin = time.monotonic()
+    with pytest.raises(PluginError, match=r"^reward 'fickle': its worker process ended with status 3 in score\(\)"):
+        scorer(*batch("orphan 20"))  # whose copy lives on
+    assert time.monotonic() - begin < 10
+    with pytest.raises(
+        PluginError, match=r"reward 'fickle' on \d pictures raised ProcessExit: os._exit\(3\) would end"
+    ):
         scorer(*batch("exit"))
+    with pytest.raises(
+        PluginError, match=r"reward 'fickle' .* read-only \(\S+\): pictures .* a copy, images.copy\(\)$"
+    ):
+        scorer(*batch("draw"))
+    assert np.array_equal(scorer(*batch("return")), Scorer(Fickle())(*batch("")))  # answered once, by one process
     assert np.array_equal(scorer(*batch("")), Scorer(Fickle())(*batch("")))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -14,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,20 @@ import pytest
 from bench import registry
 from bench.api import ConfigError, DataError, NonFiniteError, PluginError, Reward
 from bench.config.scorer_process import ScorerProcess
+from bench.plugin_code import code_hash
 from bench.scoring.loading import Placement, load_scorers, placement_of
 from bench.scoring.scorer import Scorer
 from bench.scoring.server.reward_client import RewardServer, RewardServerError, ServedReward
+from bench.scoring.server.reward_service import MAX_CONCURRENT
 from bench.scoring.server.scoring_request import RequestLimits, decode_request, encode_request
-from bench.scoring.server.serve_rewards import MAX_CONCURRENT, read_token, serve_rewards
+from bench.scoring.server.serve_rewards import MAX_WAITING, read_token, serve_rewards
 from tests.support.worker_rewards import Counting, Fickle, Network
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.support.worker_rewards"
 TOKEN = "a-word-that-nobody-guesses"
 PICTURES = np.random.Generator(np.random.Philox(2)).integers(0, 256, (6, 8, 8, 3), np.uint8)
-IDENTITY = {"version": "1", "fingerprint": ""}
+IDENTITY = {"version": "1", "fingerprint": "", "code": code_hash(Fickle)}
 CLIENTS, BATCHES, SIZE = 8, 6, 4
 
 
@@ -125,6 +128,7 @@ def test_what_a_reward_may_not_do_is_told_through_the_server(served: RewardServe
         ("nan", NonFiniteError, "expected finite scores, but 2 of 2 are NaN"),
         ("refuse", DataError, f"^reward server {running.url}: fickle: expected another prompt$"),
         ("raise", PluginError, r"reward 'fickle' on 2 pictures raised KeyError: 'no such luck' \(.*worker_rewards.py"),
+        ("draw", PluginError, r"reward 'fickle' .* read-only .* let it draw on a copy, images.copy\(\)"),
         ("kill", PluginError, r"reward 'fickle': its worker process was ended by SIGKILL in score\(\)"),
         ("sleep 60", PluginError, r"reward 'fickle': hangs: score\(\) has not ended after 2 s"),
     ):
@@ -140,6 +144,14 @@ def test_what_a_reward_may_not_do_is_told_through_the_server(served: RewardServe
         ("/health", b"", {"authorization": ""}, 200, None),
         ("/rewards", b"", {"authorization": ""}, 401, "expected the token that the server was started with"),
         ("/rewards", b"", {"authorization": "Bearer another"}, 401, "expected the token"),
+        ("/rewards", b"", {"authorization": TOKEN}, 401, "(Authorization: Bearer TOKEN)"),
+        ("/rewards", b"", {"authorization": f"Basic {TOKEN}"}, 401, "(Authorization: Bearer TOKEN)"),
+        ("/rewards/fickle/score", b"", {"authorization": TOKEN}, 401, "(Authorization: Bearer TOKEN)"),
+        ("/rewards/fickle/score", b"", {"origin": "https://evil.example"}, 403, "another site, https://evil.example"),
+        ("/rewards/fickle/score", b"", {"origin": "null"}, 403, "got a page of another site, null"),
+        ("/rewards/fickle/score", b"", {"sec_fetch_site": "cross-site"}, 403, "got a page of another site, cross-site"),
+        ("/rewards/fickle/score", b"", {"sec_fetch_site": "same-site"}, 403, "got a page of another site, same-site"),
+        ("/rewards/fickle/score", b"", {"sec_fetch_site": "same-origin"}, 422, "expected a safetensors body"),
         ("/rewards", b"", {"host": "evil.example:80"}, 421, "got 'evil.example'"),
         ("/nothing", b"", {}, 404, "Not Found; expected one of GET /health"),
         ("/rewards/other/score", b"", {}, 404, "no scorer 'other' is served here, only fickle, counting"),
@@ -157,10 +169,17 @@ def test_what_a_reward_may_not_do_is_told_through_the_server(served: RewardServe
         ("/rewards/fickle/score", b"half", {"content_length": "100"}, 408, "expected the whole body within 2 s, got 4"),
         (
             "/rewards/fickle/score",
-            encode_request(PICTURES[:1], [""], [{}], {"version": "0", "fingerprint": ""}),
+            encode_request(PICTURES[:1], [""], [{}], IDENTITY | {"version": "0"}),
             {},
             409,
-            "fickle: expected {'version': '0', 'fingerprint': ''}, but the server has",
+            "fickle: expected {'version': '0', 'fingerprint': '', 'code': ",
+        ),
+        (
+            "/rewards/fickle/score",
+            encode_request(PICTURES[:1], [""], [{}], IDENTITY | {"code": "0" * 16}),
+            {},
+            409,
+            "'code': '0000000000000000'}, but the server has {'version': '1'",
         ),
     ],
 )
@@ -232,16 +251,84 @@ def test_eight_clients_and_a_kill_in_the_middle(running: RunningServer, served: 
 @pytest.mark.slow
 def test_a_busy_server_is_there_and_waited_for(running: RunningServer, served: RewardServer) -> None:
     """It puts off what comes beyond its limit: that is no outage, and is told neither as one nor by line after line."""
+    head = f"POST /rewards/fickle/score HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
     with ExitStack() as connections:
-        for _ in range(MAX_CONCURRENT):
-            connections.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+        for _ in range(MAX_CONCURRENT):  # their bodies do not come, and have two seconds
+            connection = connections.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+            connection.sendall(f"{head}Content-Length: 100\r\n\r\n".encode())
         with pytest.raises(
             RewardServerError, match=r"is busy: .* GET /rewards within 1 s; send requests from fewer workers, or"
         ):
             served.request("GET", "/rewards", seconds=1.0, outage=0.1)
-        threading.Timer(0.5, connections.pop_all().close).start()
+        assert running.post("/health")[0] == 200
         assert "fickle" in served.request("GET", "/rewards", seconds=30.0, outage=0.1)["rewards"]
-    assert "concurrency" not in running.errors.read_text()
+
+
+@pytest.mark.slow
+def test_connections_that_say_nothing_shut_nobody_out(running: RunningServer, served: RewardServer) -> None:
+    """Not even as many as may wait: the oldest gives way."""
+    head = "POST /rewards/fickle/score HTTP/1.1\r\nHost: localhost\r\nX-Endless: "
+    with ExitStack() as connections:
+        opened = [
+            connections.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+            for _ in range(MAX_WAITING + MAX_CONCURRENT)
+        ]
+        for connection in opened[::2]:
+            with suppress(OSError):  # the oldest may be closed already
+                connection.sendall(head.encode())
+        begin = time.monotonic()
+        assert "fickle" in served.request("GET", "/rewards", seconds=5.0, outage=0.1)["rewards"]
+        assert loaded(Fickle, served)(PICTURES[:2], [""] * 2, [{}] * 2).shape == (2,)
+        assert time.monotonic() - begin < 5
+        opened[0].settimeout(5)
+        with suppress(ConnectionError):
+            assert opened[0].recv(1) == b""  # closed, for the sake of the newest
+
+
+@pytest.mark.slow
+def test_a_head_that_does_not_come_in_time_ends_its_connection() -> None:
+    import uvicorn
+
+    from bench.scoring.server.connections import bounded_protocol
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(1.0)  # longer than a head may take
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        place = listening.getsockname()
+        protocol = bounded_protocol(0.4, 10)
+        server = uvicorn.Server(uvicorn.Config(app, http=protocol, lifespan="off", ws="none", log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            with socket.create_connection(place, 5) as silent, socket.create_connection(place, 5) as slow:
+                begin = time.monotonic()
+                with suppress(ConnectionError):
+                    for _ in range(50):  # a letter now and then does not keep it
+                        slow.sendall(b"G")
+                        time.sleep(0.02)
+                for connection in (silent, slow):
+                    with suppress(ConnectionError):
+                        assert connection.recv(1) == b""
+                assert 0.3 < time.monotonic() - begin < 3
+            with socket.create_connection(place, 5) as prompt:
+                prompt.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+                response = b""
+                while b"done" not in response:
+                    response += prompt.recv(1000)
+                begin = time.monotonic()
+                prompt.sendall(b"G")  # nor may a second head take longer
+                with suppress(ConnectionError):
+                    while prompt.recv(1000):
+                        pass
+                assert time.monotonic() - begin < 3
+        finally:
+            server.should_exit = True
+            thread.join(10)
 
 
 def test_a_picture_that_no_request_may_hold(served: RewardServer) -> None:
@@ -288,6 +375,14 @@ def test_a_scorer_that_differs_from_the_one_here_is_refused(served: RewardServer
 
     with pytest.raises(ConfigError, match=r"expected fickle with version 2, as it is here, but it has 1"):
         ServedReward(Newer, served, 10.0).load()
+
+
+def test_a_scorer_whose_source_is_another_there_is_refused(served: RewardServer) -> None:
+    class Edited(Fickle):  # of the same name and version, and from another file
+        pass
+
+    with pytest.raises(ConfigError, match=r"expected fickle with the source that it has here .*start the server again"):
+        ServedReward(Edited, served, 10.0).load()
 
 
 def test_scorers_that_the_server_has_are_taken_from_it(served: RewardServer, running: RunningServer) -> None:

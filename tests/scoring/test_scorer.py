@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench.api import NonFiniteError, PluginError, Reward
 from bench.experiments.watchdog import Watchdog
 from bench.scoring.scorer import Scorer
+from bench.scoring.weighted_sum import WeightedSum
 
 
 class Fixed(Reward):
@@ -77,3 +80,53 @@ def test_without_a_limit_nothing_is_overdue() -> None:
     for _ in range(10_000):
         dog.tick(2.0)
     assert dog.overdue() is None
+
+
+class Drawing(Reward):
+    """The brightness of pictures that it draws on first, in the way that it was made with."""
+
+    name = "drawing"
+
+    def __init__(self, draw: Callable[[np.ndarray], object]) -> None:
+        self.draw = draw
+
+    def __call__(self, images: Any, prompts: Any, metadata: Any) -> Any:
+        self.draw(images)
+        return images.mean((1, 2, 3)) / 255
+
+
+PICTURES = np.random.Generator(np.random.Philox(5)).integers(1, 256, (2, 4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda images: images.__setitem__(0, 0),
+        lambda images: np.add(images, 1, out=images),
+        lambda images: images[1].fill(0),
+        lambda images: images.sort(),
+        lambda images: images.setflags(write=True),
+    ],
+)
+def test_a_reward_that_draws_on_its_pictures_is_told_to_copy_them(draw: Callable[[np.ndarray], object]) -> None:
+    before = PICTURES.copy()
+    with pytest.raises(
+        PluginError, match=r"^reward 'drawing' on 2 pictures raised .*let it draw on a copy, images.copy"
+    ):
+        Scorer(Drawing(draw))(PICTURES, ["", ""], [{}, {}])
+    assert np.array_equal(PICTURES, before) and PICTURES.flags.writeable
+
+
+def test_what_goes_past_numpy_reaches_no_neighbour() -> None:
+    """A tensor over the same memory can be written; each reward has its own."""
+    drawn, plain = Scorer(Drawing(lambda images: torch.from_numpy(images).zero_())), Scorer(Drawing(np.asarray))
+    expected = plain(PICTURES, ["", ""], [{}, {}])
+    both = WeightedSum("0.5*a+0.5*b", {"a": drawn, "b": plain})
+    assert expected.min() > 0
+    for scorer in (Scorer(both), both.scorers["b"]):
+        assert scorer(PICTURES, ["", ""], [{}, {}]) == pytest.approx(expected / (2 if scorer.reward is both else 1))
+
+
+def test_an_error_of_the_disk_is_no_advice_to_copy() -> None:
+    with pytest.raises(PluginError, match=r"Read-only file system.*: mend it, then"):
+        Scorer(Fixed(OSError("Read-only file system")))(PICTURES, ["", ""], [{}, {}])

@@ -237,11 +237,15 @@ def test_every_package_of_imagereward_is_pinned() -> None:
 def test_imagereward_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     monkeypatch.setenv("BENCH_WEIGHTS", str(tmp_path / "weights"))
-    with pytest.raises(CheckpointMissing, match="`python -m bench reward-env imagereward` builds it"):
-        ImageReward().load()
+    for ask in (ImageReward.require_checkpoint, ImageReward().load):
+        with pytest.raises(CheckpointMissing, match="`python -m bench reward-env imagereward` builds it"):
+            ask()
     home = PinnedEnvironment("imagereward", PINS).home
     home.mkdir(parents=True)
     (home / "built.json").write_text(json.dumps({}))
-    with pytest.raises(CheckpointMissing, match=r"zai-org/ImageReward: expected ImageReward.safetensors, med_config"):
-        ImageReward().load()
+    for ask in (ImageReward.require_checkpoint, ImageReward().load):
+        with pytest.raises(
+            CheckpointMissing, match=r"zai-org/ImageReward: expected ImageReward.safetensors, med_config"
+        ):
+            ask()
     assert os.environ["BENCH_CACHE"] == str(tmp_path)

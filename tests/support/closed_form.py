@@ -16,7 +16,7 @@ from torch import Tensor
 from bench import flow, rng
 from bench.api import Batch, Condition, Method, Prompt, Rollouts
 from bench.datasets.mixture import DEVIATION, MEANS, SHIFT, TEXTS, ClosedFormPolicy, Labels, MixtureField
-from bench.models.policy import guided
+from bench.models.policy import branches, guided
 
 
 class ClosedFormModel:
@@ -37,6 +37,9 @@ class ClosedFormModel:
     def velocity(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
         self.passes["grad" if torch.is_grad_enabled() else "no_grad"] += len(x)
         return self.policy.velocity(x, sigma, cond)
+
+    def velocity_branches(self, x: Tensor, sigma: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        return branches(self.velocity, self.null, x, sigma, cond)
 
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
         return guided(self.velocity, self.null, x, sigma, cond, scale)

@@ -289,8 +289,7 @@ def _spent(method: str, update: int) -> dict[str, Any]:
 
 def _telemetry(update: int, seconds: float) -> dict[str, Any]:
     time = "2026-01-01T00:00:00+00:00"
-    host = {"max_rss_mib": 900.0, "host": "somewhere", "time": time}
-    return {"update": update, "seconds": seconds, "cpu_seconds": seconds, **host}
+    return {"update": update, "seconds": seconds, "cpu_seconds": seconds, "max_rss_mib": 900.0, "time": time}
 
 
 def _pictures(count: int, colour: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -52,6 +53,17 @@ class Fickle(Reward):
             raise DataError("fickle: expected another prompt")
         if word == "exit":
             os._exit(3)
+        if word == "vanish":
+            ctypes.CDLL(None)._exit(3)
+        if word == "orphan":
+            if os.fork() == 0:
+                time.sleep(float(number))
+                os._exit(0)
+            ctypes.CDLL(None)._exit(3)
+        if word == "return" and os.fork() == 0:
+            return scores
+        if word == "draw":
+            images[0] = 0
         if word == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "sleep":

@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.models.policy import SD3Policy
+from bench.scoring.loading import load_scorers
 from bench.scoring.ranking import top_share
+from bench.scoring.scorer import Scorer
+from bench.scoring.weighted_sum import WeightedSum
 from bench.training.curation import cache_folder, curated_data
 from tests.support.cells import experiment, run, scorers, world
 
@@ -57,6 +60,30 @@ def test_the_cache_gives_back_what_was_made(made):
     assert (list(first.prompts), list(first.metadata)) == (list(second.prompts), list(second.metadata))
     assert (first.selected_by, first.scored) == (second.selected_by, second.scored) == ("scenes-geneval", 64)
     assert len(list((cache_folder() / "curated").iterdir())) == 1
+
+
+REWARD = """
+from bench.api import Reward
+
+class Mine(Reward):
+    name, range, reads_prompts = "mine", (-255.0, 255.0), False
+
+    def __call__(self, images, prompts, metadata):
+        return SIGN * images.mean((1, 2, 3))
+"""
+
+
+def test_another_source_of_the_same_name_and_version_chooses_afresh(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    (task,), policy = experiment(tiny_pipeline).tasks, SD3Policy.load(tiny_pipeline)
+    chosen = []
+    for name, sign in (("one", 1), ("other", -1), ("again", 1)):
+        (tmp_path / f"{name}.py").write_text(REWARD.replace("SIGN", str(sign)))
+        select = load_scorers({str(tmp_path / f"{name}.py")})[str(tmp_path / f"{name}.py")]
+        for spec in (select, Scorer(WeightedSum("2*mine", {"mine": select}))):
+            chosen.append(list(curated_data(world(tiny_pipeline), task, policy, spec).prompts))
+    assert chosen[0] == chosen[1] == chosen[4] == chosen[5] != chosen[2] == chosen[3]
+    assert len(list((cache_folder() / "curated").iterdir())) == 4  # the third source is the first one's
 
 
 def flip(path):

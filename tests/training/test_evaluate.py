@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPModel
 
 from bench.models.policy import SD3Policy
+from bench.scoring.loading import load_scorers
 from bench.training.context import TaskContext
 from bench.training.evaluate import Evaluator, mean_pairwise_distance
 from tests.support.cells import experiment, scorers, world
@@ -78,6 +80,46 @@ def test_the_grid_has_every_pair_of_settings(judge):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_the_grid_has_the_rows_of_the_final_evaluation(judge, batch_size):
+    """Where its settings are the grid's; the same bits from an evaluator that has not made it, as after a resume."""
+    settings = {"grid_guidance": (2.0,), "grid_steps": (2,), "guidance": 2.0, "steps": 2, "batch_size": batch_size}
+    evaluator, policy = judge(**settings)
+    final = evaluator.judge(policy, 7, final=True).frame
+    again, _ = judge(**settings)
+    for grid in (evaluator.grid(policy, 7), again.grid(policy, 7)):
+        assert grid.keys() == final.keys()
+        for name, values in grid.items():
+            np.testing.assert_array_equal(values, final[name][: len(values)], err_msg=name)
+        assert grid["prompt_index"].tolist() == final["prompt_index"].tolist()[:2]
+
+
+@pytest.mark.slow
+def test_a_network_that_two_scorers_share_sees_a_picture_once(tiny_pipeline, monkeypatch):
+    e = experiment(tiny_pipeline)
+    pair = load_scorers({"scenes-clip", "scenes-aesthetic-head"})
+    seen = []
+    run = CLIPModel.get_image_features
+
+    def counted(self, pixel_values, **options):
+        seen.append(len(pixel_values))
+        return run(self, pixel_values=pixel_values, **options)
+
+    monkeypatch.setattr(CLIPModel, "get_image_features", counted)
+    task = dataclasses.replace(e.tasks[0], scorers=tuple(pair), primary="scenes-clip")
+    policy = SD3Policy.load(tiny_pipeline)
+    evaluator = Evaluator(TaskContext(world(tiny_pipeline), task, policy, pair), e.evaluation)
+    frame = evaluator.judge(policy, 0, final=False).frame
+    assert sum(seen) == len(frame["split"])
+    seen.clear()
+    alone = pair["scenes-clip"]
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    for _ in range(2):  # outside of an evaluation nothing is kept: what a reward costs is measured there
+        alone(images, ["a red circle"] * 2, [{}] * 2)
+    assert sum(seen) == 4
+
+
+@pytest.mark.slow
 def test_drift_takes_no_larger_passes_than_evaluation_may(judge):
     whole, policy = judge(drift_states=40, batch_size=128)
     parts, _ = judge(drift_states=40, batch_size=4)
@@ -89,6 +131,6 @@ def test_drift_takes_no_larger_passes_than_evaluation_may(judge):
     )
     found = parts.judge(policy, 0, final=False).drift
     hook.remove()
-    assert max(sizes) == 4
+    assert max(sizes) == 2 * 4  # both branches of guidance in one
     assert found == pytest.approx(whole.judge(policy, 0, final=False).drift, rel=1e-3)
     assert found["velocity"] > 1e-3 and found["path_kl"] > 1e-3

@@ -7,10 +7,12 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from bench.datasets.buckets import Size
+from bench.datasets.pictures.colour_profiles import in_srgb
 from bench.datasets.pictures.rows import PictureFault
+from bench.reading import MIB
 
 # Raster formats only: others (EPS, PDF) are handed to programs of their own.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -21,6 +23,11 @@ _MODES = ("1", "L", "P", "RGB", "YCbCr", "RGBA", "LA", "PA", "RGBX", "RGBa", "La
 
 # The size is looked at here, before anything is decoded.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+# Pillow's own limit of one MiB is below what image generators write beside a picture.
+_MOST_METADATA = 64 * MIB
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MOST_METADATA
 
 
 class Crop(NamedTuple):
@@ -48,8 +55,17 @@ class Crop(NamedTuple):
         return self.taken_width * self.taken_height / (self.width * self.height)
 
 
-def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
-    """A picture in RGB, upright as its camera says, and whether it was transparent, and so laid on white.
+class OpenedPicture(NamedTuple):
+    """A picture in sRGB, upright as its camera says; whether it was transparent, and so laid on white; and whether its
+    colours were those of another profile."""
+
+    picture: Image.Image
+    on_white: bool
+    has_profile: bool
+
+
+def open_picture(data: bytes, max_pixels: int) -> OpenedPicture:
+    """A picture as it is looked at and trained on.
 
     Raises:
         PictureFault: it cannot be used; see `rows.FAULT_KINDS`.
@@ -63,6 +79,7 @@ def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
     except MemoryError:  # says nothing about the picture
         raise
     except Exception as error:  # a decoder may raise anything on damaged bytes; the row is listed with its fault
+        _refuse_metadata(error)
         if data.startswith(_BEGINNINGS):
             raise PictureFault("truncated", "begins as a picture, but ends before its first row") from error
         raise PictureFault("not a picture", f"{len(data)} bytes in none of the formats {', '.join(FORMATS)}") from error
@@ -73,10 +90,12 @@ def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
     except (PictureFault, MemoryError):
         raise
     except Exception as error:  # as above: frames, pixels and the camera's tags are all read by decoders
+        _refuse_metadata(error)
         raise PictureFault(
             "truncated", f"begins as a {picture.format} picture but cannot be decoded: {error}"
         ) from error
-    return _on_white(upright)
+    coloured, has_profile = in_srgb(upright)
+    return OpenedPicture(*_on_white(coloured), has_profile)
 
 
 def middle_crop(width: int, height: int, to: Size, on_white: bool = False) -> Crop:
@@ -93,7 +112,7 @@ def prepare_picture(data: bytes, to: Size, max_pixels: int) -> np.ndarray:
     Raises:
         PictureFault: the picture cannot be used.
     """
-    picture, _ = open_picture(data, max_pixels)
+    picture = open_picture(data, max_pixels).picture
     cut = middle_crop(*picture.size, to)
     # Cut first: resize(box=...) would let the filter see what lies beside the part
     part = picture.crop((cut.left, cut.top, cut.left + cut.taken_width, cut.top + cut.taken_height))
@@ -110,6 +129,13 @@ def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
     return picture.convert("RGB"), False
 
 
+def _refuse_metadata(error: Exception) -> None:
+    """Tell of too much beside the picture, which Pillow calls by the name of its setting."""
+    if "MAX_TEXT" in str(error):
+        told = f"more than {_MOST_METADATA:,} bytes of text or colour profile beside the picture"
+        raise PictureFault("enormous", told) from error
+
+
 def _refuse(picture: ImageFile.ImageFile, max_pixels: int) -> None:
     """Look at the header, before anything is decoded."""
     width, height = picture.size
@@ -118,11 +144,11 @@ def _refuse(picture: ImageFile.ImageFile, max_pixels: int) -> None:
     # Phones store a second view behind a JPEG picture; the first is the picture.
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
         raise PictureFault("animated", f"{getattr(picture, 'n_frames', 'several')} frames")
-    if picture.mode == "CMYK":
+    if picture.mode == "CMYK" and not picture.info.get("icc_profile"):
         raise PictureFault("CMYK", "inks instead of red, green and blue; without its profile its colours are a guess")
     if picture.mode in _DEEP_MODES or _is_deep(picture):
         raise PictureFault("16-bit", f"more than 8 bits a channel ({picture.mode})")
-    if picture.mode not in _MODES:
+    if picture.mode not in (*_MODES, "CMYK"):
         raise PictureFault("other colours", f"colour mode {picture.mode}")
 
 

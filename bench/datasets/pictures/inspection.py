@@ -30,27 +30,31 @@ from bench.datasets.pictures.decoding import Crop, middle_crop, open_picture
 from bench.datasets.pictures.model_limits import CaptionLimits
 from bench.datasets.pictures.rows import FAULT_KINDS, LeftOut, PictureFault, PictureRow, PictureSource
 from bench.files import appears_whole, write_whole
-from bench.paths import cache_folder
+from bench.paths import cache_folder, inside, portable
 
-VERSION = "1"  # raise it with every change that can change what is left out, or how a picture is cropped
+VERSION = "1"  # of what training sees of a picture; raise it with every change of how one is cropped or brought to size
+_LOOKED = "2"  # raise it with every change that can change what is left out, or what is kept of a picture
 PICTURES, LEFT_OUT = "pictures.parquet", "left-out.csv"
 _SHOWN_FROM = 2000  # rows from which a progress bar is worth its line
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A row that can be used: the hash of its bytes, its caption and tag, and how it is cropped."""
+    """A row that can be used: the hash of its bytes, its caption and tag, how it is cropped, and whether its colours
+    are brought to sRGB from another profile."""
 
     name: str
     digest: str
     caption: str
     tag: str | None
     crop: Crop
+    has_profile: bool = False
 
     def prepared_digest(self, size: Size) -> str:
         """What names its pixels, cropped and brought to a size: the file, how it is prepared, and by which Pillow."""
         cut = middle_crop(self.crop.width, self.crop.height, size, self.crop.on_white)
-        return f"{VERSION} {PIL.__version__} {self.digest} {tuple(cut)}"
+        colours = " to sRGB" if self.has_profile else ""
+        return f"{VERSION} {PIL.__version__} {self.digest} {tuple(cut)}{colours}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def inspect_pictures(
         DataError: more rows are broken than `settings.allow_broken`, or none is left.
     """
     key = {
-        "version": VERSION, "source": source.stamp, "form": source.form, "path": str(Path(settings.path).resolve()),
+        "version": _LOOKED, "source": source.stamp, "form": source.form, "path": str(Path(settings.path).resolve()),
         "columns": [settings.picture_column, settings.caption_column, settings.tag_column, settings.pictures],
         "subset": settings.subset, "max_pixels": settings.max_pixels, "captions": captions.fingerprint,
         "resolution": resolution,
@@ -111,10 +115,10 @@ def _inspect(
     def look(row: PictureRow) -> _Seen | PictureFault:
         try:
             data = source.read(row.name)
-            picture, on_white = open_picture(data, settings.max_pixels)
+            picture, on_white, has_profile = open_picture(data, settings.max_pixels)
         except PictureFault as fault:
             return fault
-        return _Seen(row, digest_of(data), picture.size, on_white)
+        return _Seen(row, digest_of(data), picture.size, on_white, has_profile)
 
     texts = captions.faults([row.caption for row in source.rows])
     kept: dict[str, _Seen] = {}
@@ -139,18 +143,20 @@ def _inspect(
 
 @dataclass(frozen=True)
 class _Seen:
-    """A row whose picture can be used: the hash of its bytes, its size upright, and whether it was laid on white."""
+    """A row whose picture can be used: the hash of its bytes, its size upright, and what `OpenedPicture` tells."""
 
     row: PictureRow
     digest: str
     shape: Size
     on_white: bool
+    has_profile: bool
 
     def picture(self, to: Size) -> Picture:
         """What is kept of it, brought to a size."""
         return Picture(
-            self.row.name, self.digest, str(self.row.caption), self.row.tag, middle_crop(*self.shape, to, self.on_white)
-        )
+            self.row.name, self.digest, str(self.row.caption), self.row.tag,
+            middle_crop(*self.shape, to, self.on_white), self.has_profile,
+        )  # fmt: skip
 
 
 def digest_of(data: bytes) -> str:
@@ -197,6 +203,7 @@ def _write(found: InspectedPictures) -> None:
         "name": [p.name for p in found.kept], "digest": [p.digest for p in found.kept],
         "caption": [p.caption for p in found.kept], "tag": [p.tag for p in found.kept],
     }  # fmt: skip
+    columns["has_profile"] = [p.has_profile for p in found.kept]
     columns |= {field: [getattr(p.crop, field) for p in found.kept] for field in Crop._fields}
     about = {"other_buckets": str(found.other_buckets)}
     table = pa.table(columns).replace_schema_metadata(about)
@@ -213,9 +220,9 @@ def _read(folder: Path) -> InspectedPictures | None:
         rows = table.to_pylist()
         with (folder / LEFT_OUT).open(encoding="utf-8", newline="") as file:
             left_out = [LeftOut(**cells) for cells in csv.DictReader(file)]
+        texts = ("name", "digest", "caption", "tag", "has_profile")
         kept = tuple(
-            Picture(row["name"], row["digest"], row["caption"], row["tag"], Crop(*(row[f] for f in Crop._fields)))
-            for row in rows
+            Picture(crop=Crop(*(row[f] for f in Crop._fields)), **{name: row[name] for name in texts}) for row in rows
         )
         return InspectedPictures(kept, tuple(left_out), folder, int(table.schema.metadata[b"other_buckets"]))
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
@@ -236,14 +243,23 @@ def csv_bytes(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def copy_lists(found: InspectedPictures, folder: Path) -> None:
-    """Keep both lists beside the results that were made of these pictures."""
+    """Keep both lists beside the results that were made of these pictures; the one of faults without absolute paths.
+
+    Raises:
+        DataError: a link stands in the place of one.
+    """
     for name in (PICTURES, LEFT_OUT):
-        write_whole(folder / name, (found.folder / name).read_bytes())
+        data = (found.folder / name).read_bytes()
+        data = portable(data.decode()).encode() if name == LEFT_OUT else data
+        write_whole(inside(folder.parent, f"{folder.name}/{name}"), data)
 
 
 def pictures_fingerprint(found: InspectedPictures, resolution: int, chosen: Sequence[str] | None) -> str:
-    """16 hex digits of what training sees: pictures, captions, tags, their sizes, and the choice among them."""
+    """16 hex digits of what training sees: pictures, captions, tags, sizes, colours, and the choice among them."""
     square = (resolution, resolution)
-    rows = [[p.name, p.digest, p.caption, p.tag, *(() if p.crop.to == square else p.crop.to)] for p in found.kept]
+    rows = [
+        [p.name, p.digest, p.caption, p.tag, *(() if p.crop.to == square else p.crop.to), *p.has_profile * ["sRGB"]]
+        for p in found.kept
+    ]
     text = json.dumps([VERSION, resolution, rows, None if chosen is None else sorted(chosen)])
     return blake2b(text.encode(), digest_size=8).hexdigest()

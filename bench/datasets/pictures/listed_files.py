@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.api import DataError
 from bench.canonical import config_hash, hash_file
 from bench.config.pictures import Data
+from bench.datasets.pictures.named_files import locate_picture, read_picture_file
 from bench.datasets.pictures.rows import LeftOut, PictureFault, PictureRow, require_column, tag_text
-from bench.paths import inside
+from bench.reading import looks_like_utf16, parse_json, read_file
 
 SOAR_COLUMNS = ("md5", "caption_en")
 _REPLACED = "\ufffd"
+_MOST_BYTES = 2**32  # of a listing: tens of millions of lines
+_EXAMPLES = {
+    ".jsonl": '{"file_name": "a.png", "text": "a cat"}',
+    ".csv": 'a.png,"a cat, asleep" below the columns file_name,text',
+}
 
 # (where it stands, the fields, or why it has none)
 Line = tuple[str, dict[str, Any] | None, str]
@@ -32,6 +37,7 @@ class ListedPictures:
 
     def __init__(self, listing: Path, settings: Data) -> None:
         lines = list(_json_lines(listing) if listing.suffix == ".jsonl" else _csv_lines(listing))
+        _refuse_unreadable(listing, lines)
         found: dict[str, None] = {}
         for _, fields, _ in lines:
             found |= dict.fromkeys(fields or ())
@@ -45,6 +51,7 @@ class ListedPictures:
         caption = require_column(listing, "caption", settings.caption_column or defaults[1], found)
         tag = require_column(listing, "tag", settings.tag_column, found) if settings.tag_column else "tag"
         self._suffix = ".jpg" if is_soar else ""
+        self._max_pixels = settings.max_pixels
         self.rows: list[PictureRow] = []
         self.left_out: list[LeftOut] = []
         for place, fields, problem in lines:
@@ -62,38 +69,43 @@ class ListedPictures:
 
     def read(self, name: str) -> bytes:
         """The bytes of a file of the folder; raises PictureFault where there is none, or where it lies elsewhere."""
-        try:
-            return self._path(name).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise PictureFault("missing", f"there is no file {name!r} in {self._folder}") from error
-        except OSError as error:
-            raise PictureFault("missing", f"{name!r} cannot be read: {error.strerror}") from error
-
-    def _path(self, name: str) -> Path:
-        try:
-            return inside(self._folder, name)
-        except DataError as error:
-            raise PictureFault("outside", f"{name!r} is a link, or leads out of {self._folder}") from error
-        except OSError as error:
-            raise PictureFault("missing", f"{name!r} in {self._folder}: {error.strerror}") from error
+        return read_picture_file(self._folder, name, self._max_pixels)
 
     def _stat(self, name: str) -> list[Any]:
         """What changes when a file does, without reading it."""
         try:
-            about = self._path(name).stat()
+            about = locate_picture(self._folder, name).stat()
         except (PictureFault, OSError):
             return [name]
         return [name, about.st_size, about.st_mtime_ns]
 
 
+def _content(path: Path) -> bytes:
+    try:
+        return read_file(path, _MOST_BYTES)
+    except OSError as error:
+        raise DataError(f"{path}: expected a listing of pictures, but it cannot be read: {error.strerror}") from error
+
+
+def _refuse_unreadable(listing: Path, lines: Sequence[Line]) -> None:
+    """Say why, where not a single line can be read: of columns nothing is known then."""
+    if any(fields is not None for _, fields, _ in lines):
+        return
+    wanted = f"expected a line for each picture, like {_EXAMPLES[listing.suffix]}"
+    if not lines:
+        raise DataError(f"{listing} lists no pictures: {wanted}")
+    place, _, problem = lines[0]
+    raise DataError(f"{listing}: none of its lines can be read, the first of them ({place}): {problem}; {wanted}")
+
+
 def _json_lines(path: Path) -> Iterator[Line]:
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, line in enumerate(_content(path).split(b"\n"), 1):
         if not line.strip():
             continue
         place = f"{path.name}:{number}"
         try:
-            fields = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except (ValueError, RecursionError) as error:
+            fields = parse_json(line)
+        except ValueError as error:
             yield place, None, f"not JSON: {error}"
             continue
         if isinstance(fields, dict):
@@ -103,7 +115,11 @@ def _json_lines(path: Path) -> Iterator[Line]:
 
 
 def _csv_lines(path: Path) -> Iterator[Line]:
-    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    data = _content(path)
+    if looks_like_utf16(data):
+        yield f"{path.name}:1", None, "not UTF-8 text: it looks like UTF-16, so save it as UTF-8"
+        return
+    text = data.decode("utf-8-sig", errors="replace")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     head: list[str] | None = None
     while True:
@@ -119,7 +135,8 @@ def _csv_lines(path: Path) -> Iterator[Line]:
             head = cells
         elif len(cells) != len(head):
             if cells:
-                yield place, None, f"expected {len(head)} cells, got {len(cells)}"
+                more = "; a text with commas stands in double quotes" if len(cells) > len(head) else ""
+                yield place, None, f"expected {len(head)} cells, got {len(cells)}{more}"
         elif any(_REPLACED in cell for cell in cells):
             yield place, None, "not UTF-8 text"
         else:

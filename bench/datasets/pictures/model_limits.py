@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from bench.api import DataError
 from bench.canonical import config_hash, hash_file
 from bench.datasets.buckets import BucketGrid
 from bench.datasets.pictures.rows import PictureFault
+from bench.reading import read_json
 
 T5_TOKENS = 256  # as the policy encodes, where nothing else is asked for
 _CHUNK = 512
@@ -35,8 +35,8 @@ def bucket_grid(model: Path) -> BucketGrid:
 def _numbers(model: Path, *names: str) -> tuple[list[int], int]:
     """Numbers that the transformer's configuration names, and the pixels across one latent."""
     try:
-        numbers = json.loads((model / "transformer" / "config.json").read_text(encoding="utf-8"))
-        levels = json.loads((model / "vae" / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
+        numbers = read_json(model / "transformer" / "config.json")
+        levels = read_json(model / "vae" / "config.json")["block_out_channels"]
         return [int(numbers[name]) for name in names], 2 ** (len(levels) - 1)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(

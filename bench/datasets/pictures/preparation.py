@@ -32,6 +32,11 @@ from bench.datasets.splits import SPLITS, text_bucket
 # Tenths of all captions; the hash of a caption decides.
 _BUCKETS = {"train": range(0, 7), "tune": range(7, 8), "report": range(8, 9), "held_out": range(9, 10)}
 
+MORE_CAPTIONS = (
+    "a caption's hash says whether pictures of that caption train (7 tenths) or judge, so that nothing is judged by "
+    "what it was trained on: give many different captions, best one of its own to each picture; as a rule 50 are enough"
+)
+
 
 @dataclass(frozen=True)
 class PreparedPictures:
@@ -111,6 +116,7 @@ def prepare_pictures(settings: Data, model: Path) -> PreparedPictures:
         training=len(training), selected_by=selection.scorer if selection else None,
         rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
         buckets=None if settings.buckets is None else _by_size(training, to),
+        to_srgb=sum(picture.has_profile for picture in inspected.kept),
     )  # fmt: skip
     if settings.found is not None and settings.found.fingerprint != found.fingerprint:
         raise DataError(
@@ -119,7 +125,7 @@ def prepare_pictures(settings: Data, model: Path) -> PreparedPictures:
         )
     if not training:
         raise DataError(
-            f"--data {settings.path}: none of the {found.kept} pictures falls into the train split: give more"
+            f"--data {settings.path}: the captions of its {found.kept} pictures leave none to train on: {MORE_CAPTIONS}"
         )
     done = dataclasses.replace(settings, found=found)
     return PreparedPictures(done, opened.settings, opened.source, inspected, selection, training, to)
@@ -198,6 +204,8 @@ def _brought_to_size(inspected: InspectedPictures, is_square: bool) -> str:
     ]
     on_white = sum(crop.on_white for crop in crops)
     parts += [f"{on_white:,} transparent ones laid on white"] if on_white else []
+    from_profile = sum(picture.has_profile for picture in inspected.kept)
+    parts += [f"{from_profile:,} brought from their colour profile to sRGB"] if from_profile else []
     parts += [f"{inspected.other_buckets:,} listed for another bucket"] if inspected.other_buckets else []
     return ", ".join(parts)
 

@@ -7,6 +7,7 @@ lies in the file's own folder, or is a dataset of the hub.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from bench.canonical import canonical_json
 from bench.config.pictures import Data
 from bench.files import write_whole
 from bench.paths import inside
+from bench.reading import read_json
 
 
 class SelectionColumns(BaseModel):
@@ -64,13 +66,13 @@ def read_selection(path: Path) -> Selection:
         DataError: the file is damaged, or no selection.
     """
     try:
-        return Selection.model_validate_json(path.read_bytes())
+        return Selection.model_validate_json(json.dumps(read_json(path)))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DataError(
-            f"{path}: expected what `bench curate` writes: {place}: {first['msg']}: select again"
-        ) from error
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise DataError(f"{path}: expected what `bench curate` writes: {reason}: select again") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected what `bench curate` writes: {error}: select again") from error
 
 
 def write_selection(path: Path, selection: Selection) -> None:

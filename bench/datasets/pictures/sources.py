@@ -64,16 +64,16 @@ def _open_folder(folder: Path, settings: Data) -> PictureSource:
     from bench.datasets.pictures import tables
     from bench.datasets.pictures.listed_files import ListedPictures
 
-    listings = [path for path in (folder / "metadata.jsonl", folder / "metadata.csv") if path.is_file()]
+    listings = [path for path in (folder / "metadata.jsonl", folder / "metadata.csv") if path.exists()]
     if len(listings) > 1:
         raise DataError(f"{folder} holds metadata.jsonl and metadata.csv: give the one that is meant by --data")
     if listings:
         return ListedPictures(listings[0], settings)
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return tables.open_saved_dataset(folder, settings)
-    files = sorted(folder.glob("*.parquet"))
+    files = sorted(path for path in folder.glob("*.parquet") if path.is_file())
     if files:
-        return tables.open_parquet(files, settings)
+        return tables.open_parquet_folder(files, settings)
     below = sorted(path.parent for path in folder.glob("*/metadata.*"))
     hint = f"; {below[0]} holds one" if below else ""
     raise DataError(f"--data {folder}: {_FORMS}; this folder holds none of them{hint}")

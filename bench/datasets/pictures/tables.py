@@ -5,6 +5,7 @@ A picture is what `datasets` calls an Image (bytes, or the path of a file), plai
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 from bench.api import DataError
 from bench.canonical import config_hash
 from bench.config.pictures import Data
+from bench.datasets.pictures.named_files import read_picture_file
 from bench.datasets.pictures.rows import LeftOut, PictureFault, PictureRow, require_column, tag_text
-from bench.paths import cache_folder, inside
+from bench.paths import cache_folder
 
 
 class TablePictures:
@@ -33,6 +35,7 @@ class TablePictures:
         if isinstance(table.features[self._column], datasets.Image):
             table = table.cast_column(self._column, datasets.Image(decode=False))
         self._table = table
+        self._max_pixels = settings.max_pixels
         captions = table[caption][:]
         tags = table[tags_column][:] if tags_column in names else [None] * len(captions)
         self.rows = [
@@ -51,27 +54,76 @@ class TablePictures:
             return cell
         if not isinstance(cell, str) or self._folder is None:
             raise PictureFault("missing", f"row {name} holds no picture but {type(cell).__name__}")
-        try:
-            return inside(self._folder, cell).read_bytes()
-        except DataError as error:
-            raise PictureFault("outside", f"{cell!r} is a link, or leads out of {self._folder}") from error
-        except OSError as error:
-            raise PictureFault("missing", f"{cell!r} in {self._folder}: {error.strerror}") from error
+        return read_picture_file(self._folder, cell, self._max_pixels)
 
 
-def open_parquet(files: Sequence[Path], settings: Data) -> TablePictures:
-    """The rows of parquet files, one after another.
+def open_parquet_folder(there: Sequence[Path], settings: Data) -> TablePictures:
+    """The rows of those parquet files of a folder that belong to `settings.subset`, as their names tell.
+
+    Raises:
+        DataError: there are none, or some name a split and others do not; and as `open_parquet` does.
+    """
+    splits = {path: _split_in_name(path.stem) for path in there}
+    named = sorted({split for split in splits.values() if split})
+    subset = _split_in_name(settings.subset) or settings.subset
+    if not named:
+        named, splits = [Data.subset], dict.fromkeys(there, Data.subset)
+    unnamed = [path.name for path, split in splits.items() if split is None]
+    folder = there[0].parent
+    if unnamed:
+        raise DataError(
+            f"{folder} has parquet files of {', '.join(named)}, as their names tell, and {unnamed[0]} whose split is "
+            "not known: name it for its split, or give the file that is meant by --data"
+        )
+    files = [path for path, split in splits.items() if split == subset]
+    if not files:
+        raise DataError(f"{folder} has no parquet file of {subset!r} but {', '.join(named)}: name one by --data.subset")
+    others = len(there) - len(files)
+    return open_parquet(files, settings, f", split {subset}; {others} of other splits unused" if others else "")
+
+
+def _split_in_name(name: str) -> str | None:
+    """The split that a file is named for, as `datasets` reads names: `train-00000-of-00001`, `my_test`."""
+    from datasets.data_files import SPLIT_KEYWORDS
+
+    sharded = re.fullmatch(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}", name)
+    words = set(re.split(r"[-._ 0-9]+", name.lower()))
+    known = next((str(split) for split, keywords in SPLIT_KEYWORDS.items() if words & set(keywords)), None)
+    return known or (sharded[1] if sharded else None)
+
+
+def open_parquet(files: Sequence[Path], settings: Data, note: str = "") -> TablePictures:
+    """The rows of parquet files, one after another; `note` says which they are.
 
     Raises:
         DataError: a file is damaged, or the files have other columns than one another.
     """
     datasets = _library()
     where = str(files[0] if len(files) == 1 else files[0].parent)
+    _refuse_other_columns(files)
     with _one_message(where):
         table = datasets.Dataset.from_parquet([str(path) for path in files], cache_dir=str(cache_folder() / "tables"))
     stamp = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    form = f"parquet ({files[0].name if len(files) == 1 else f'{len(files)} files'})"
+    form = f"parquet ({files[0].name if len(files) == 1 else f'{len(files)} files'}{note})"
     return TablePictures(table, form, where, files[0].parent, settings, stamp)
+
+
+def _refuse_other_columns(files: Sequence[Path]) -> None:
+    """Make sure that all files have the columns of the first."""
+    import pyarrow.parquet as pq
+
+    columns: list[set[str]] = []
+    for path in files:
+        with _one_message(str(path)):
+            columns.append(set(pq.read_schema(path).names))
+        lacking, more = (sorted(a - b) for a, b in ((columns[0], columns[-1]), (columns[-1], columns[0])))
+        if lacking or more:
+            told = [f"lacks {', '.join(map(repr, lacking))}"] if lacking else []
+            told += [f"has {', '.join(map(repr, more))}"] if more else []
+            raise DataError(
+                f"{path.parent}: expected the same columns in every parquet file, but {path.name} "
+                f"{' and '.join(told)}, unlike {files[0].name}: rename them, or give the file that is meant by --data"
+            )
 
 
 def open_saved_dataset(folder: Path, settings: Data) -> TablePictures:
@@ -125,7 +177,10 @@ def _one_message(where: str) -> Iterator[None]:
     except MemoryError:  # says nothing about the table
         raise
     except Exception as error:  # what pyarrow, fsspec, the hub and its own readers raise has no common base
+        reason: BaseException = error
+        while reason.__cause__ is not None:  # what it raises last says only that it failed
+            reason = reason.__cause__
         raise DataError(
             f"{where}: expected a table of pictures and captions that `datasets` can read; reading it failed: "
-            f"{type(error).__name__}: {error}. Restore it, or mend the path"
+            f"{type(reason).__name__}: {reason}. Restore it, or mend the path"
         ) from error

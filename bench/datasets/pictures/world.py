@@ -15,6 +15,7 @@ from bench.datasets.base_model import base_model
 from bench.datasets.buckets import Size
 from bench.datasets.pictures.inspection import Picture
 from bench.datasets.pictures.preparation import (
+    MORE_CAPTIONS,
     PreparedPictures,
     as_prompt,
     prepare_pictures,
@@ -59,7 +60,7 @@ class ImagesWorld:
         chosen = [p for p in prompts if p.category in categories][:count]
         if not chosen:
             raise DataError(
-                f"no caption of the categories {', '.join(categories)} falls into the split {split!r}: give more"
+                f"no caption of the categories {', '.join(categories)} falls into the split {split!r}: {MORE_CAPTIONS}"
                 + ("; or set --evaluation.held_out_prompts 0" if split == "held_out" else "")
             )
         return chosen
@@ -69,7 +70,7 @@ class ImagesWorld:
         wanted = [p for p in self._prepared.training if as_prompt(0, p).category in categories]
         if not wanted:
             raise DataError(
-                f"no picture of the categories {', '.join(categories)} is there to train on: give more pictures"
+                f"no picture of the categories {', '.join(categories)} is there to train on: {MORE_CAPTIONS}"
             )
         chosen = set(_shuffled(wanted)[:count])
         rows = [p for p in wanted if p in chosen]

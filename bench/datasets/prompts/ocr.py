@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator
 
 from bench import rng
@@ -40,15 +41,24 @@ _VERBS = (
     "Watch", "Cherish", "Explore",
 )  # fmt: skip
 _NUMBERS = range(2, 100)
+# Opening quotes and what may close each: English, German, Nordic and French, Chinese and Japanese, wide straight ones.
+_QUOTES = {"“": "”“", "„": "“”", "”": "”", "«": "»", "»": "«»", "‹": "›", "›": "‹›", "「": "」", "『": "』",
+           "〝": "〞〟", "＂": "＂"}  # fmt: skip
+_QUOTED = re.compile("|".join(f"{begin}(?=[^{end}]*[^{end}\\s])[^{end}]+[{end}]" for begin, end in _QUOTES.items()))
 
 
 def quoted_text(prompt: str) -> str | None:
-    """What stands between the first two straight double quotes, or None where nothing does.
+    """What stands between the first two straight double quotes, or else in the first quotes of another script.
 
-    Source: Flow-GRPO, github.com/yifan123/flow_grpo, `flow_grpo/ocr.py`, which fails without quotes.
+    None where nothing does. Single quotes are apostrophes too, and so none of these.
+
+    Source: Flow-GRPO, github.com/yifan123/flow_grpo, `flow_grpo/ocr.py`, which knows straight quotes and fails without.
     """
     parts = prompt.split('"')
-    return parts[1] if len(parts) > 2 and parts[1].strip() else None
+    if len(parts) > 2 and parts[1].strip():
+        return parts[1]
+    found = _QUOTED.search(prompt)
+    return found[0][1:-1] if found else None
 
 
 def ocr_prompts(split: str, seed: int, without: Collection[str] = ()) -> Iterator[Prompt]:

@@ -1,7 +1,8 @@
 """Reads prompt sets from files and fetched data sets, in the formats of the published ones.
 
     .txt          a prompt in each line: Flow-GRPO's OCR and PickScore prompts, DrawBench
-    .csv, .tsv    a column `Prompts`, `prompt` or `text`, and others: DrawBench (`Category`), PartiPrompts
+    .csv, .tsv    a column `Prompts`, `prompt` or `text`, and others: DrawBench (`Category`), PartiPrompts, whose cells
+                  may begin with a quote that belongs to the prompt
     .jsonl        objects with `prompt` or `text`, and more: GenEval's evaluation_metadata.jsonl (tag, include, exclude)
     .parquet      the same in columns, as data sets of the hub have it
 
@@ -14,13 +15,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.api import DataError, Prompt
 from bench.datasets.prompts.ocr import quoted_text
 from bench.hub import is_hub_id, locate_data_set
+from bench.reading import parse_json, read_text
 
 _PROMPT_COLUMNS = ("prompt", "prompts", "text")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -28,6 +31,10 @@ SUFFIXES = (".txt", *_DELIMITERS, ".jsonl", ".parquet")
 # What `bench fetch --prompts` brings, wherever it lies within the data set.
 PROMPT_FILES = tuple(f"*{suffix}" for suffix in SUFFIXES)
 _SHOWN = 60  # characters of a broken line
+
+# Tab-separated cells that were quoted after all: all of the header; and one that holds quotes, each of them doubled.
+_QUOTED_HEAD = re.compile(r'"[^"\t\n]*"(\t"[^"\t\n]*")*\r?(\n|$)')
+_EXCEL = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
 
 Row = tuple[str, dict[str, Any]]
 
@@ -62,6 +69,8 @@ def read_prompts(path: Path, column: str | None = None) -> list[Prompt]:
     Raises:
         DataError: the file is missing, of another format, empty, or a line of it is broken; the message names the line.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: expected a file of prompts, but it is none")
     suffix = path.suffix.lower()
     names = _PROMPT_COLUMNS if column is None else (column,)
     if suffix == ".txt":
@@ -127,23 +136,33 @@ def _tagged(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _records(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(_read(path), newline=""), delimiter=delimiter, strict=True)
+    text = _read(path)
+    plain = delimiter == "\t" and not _QUOTED_HEAD.match(text)
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    lines = io.StringIO(text, newline="")
+    reader = csv.DictReader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     try:
         for record in reader:
             if None in record or None in record.values():
                 expected = f"{len(reader.fieldnames or ())} columns as in the header"
                 raise _broken(path, reader.line_num, expected, str(list(record.values())))
-            yield reader.line_num, record
+            yield reader.line_num, {name: _unquoted(cell) for name, cell in record.items()} if plain else record
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: expected a table: {error}") from error
+
+
+def _unquoted(cell: str) -> str:
+    """A cell of a table that has no quoting by its definition, without that which Excel gives to a cell with quotes."""
+    return cell[1:-1].replace('""', '"') if _EXCEL.fullmatch(cell) else cell
 
 
 def _objects(path: Path, names: Sequence[str]) -> Iterator[Row]:
     for number, line in enumerate(_read_lines(path), 1):
         try:
-            about = json.loads(line)
+            about = parse_json(line)
+            json.dumps(about, ensure_ascii=False).encode()  # half of a letter could not be stored
         except ValueError as error:
-            raise _broken(path, number, "a JSON object", line) from error
+            raise _broken(path, number, f"a JSON object ({error})", line) from error
         if not isinstance(about, dict):
             raise _broken(path, number, "a JSON object", line)
         yield _claimed(path, number, about, names)
@@ -192,10 +211,11 @@ def _completed(text: str, about: dict[str, Any]) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise DataError(f"cannot read the prompts in {path}: {reason}") from error
+        return read_text(path)
+    except OSError as error:
+        raise DataError(f"cannot read the prompts in {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"cannot read the prompts in {path}: {error}") from error
 
 
 def _read_lines(path: Path) -> list[str]:

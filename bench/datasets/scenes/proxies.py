@@ -30,6 +30,7 @@ from bench.api import DataError
 from bench.datasets.scenes.manifest import ASSETS as ASSETS
 from bench.datasets.scenes.manifest import check_manifest
 from bench.datasets.scenes.vocabulary import GLYPHS
+from bench.features import features
 
 CLIP_FOLDER, AESTHETIC_FOLDER, OCR_FOLDER = "clip", "aesthetic", "ocr"
 OCR_SLOTS = 3
@@ -92,6 +93,7 @@ class ProxyClip:
             model = CLIPModel.from_pretrained(
                 _there(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True
             )
+        self.fingerprint = proxy_fingerprint(folder)
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         self.size = int(self.model.config.vision_config.image_size)
@@ -126,8 +128,12 @@ class ProxyClip:
     @torch.no_grad()
     def image(self, images: np.ndarray) -> Tensor:
         """Unit embeddings (B, D) of pictures uint8 (B, H, W, 3)."""
-        parts = pixels(images, self.size).split(CHUNK)
-        return _unit(torch.cat([self.model.get_image_features(pixel_values=part).pooler_output for part in parts]))
+
+        def embedded() -> Tensor:
+            parts = pixels(images, self.size).split(CHUNK)
+            return _unit(torch.cat([self.model.get_image_features(pixel_values=part).pooler_output for part in parts]))
+
+        return features(self.fingerprint, images, embedded)
 
 
 def _unit(x: Tensor) -> Tensor:

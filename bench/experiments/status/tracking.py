@@ -64,7 +64,7 @@ def tracker_of(experiment: Experiment, results: Path) -> Tracker | None:
         return None
     kinds: dict[str, Callable[[Path, str], Tracker]] = {"tensorboard": TensorBoard, "trackio": Trackio}
     try:
-        return kinds[experiment.track](results / experiment.name / FOLDER, experiment.name)
+        return kinds[experiment.track](inside(results, f"{experiment.name}/{FOLDER}"), experiment.name)
     except ImportError as error:
         raise ConfigError(
             f"--track {experiment.track} needs the package {experiment.track}, which cannot be imported ({error}): "

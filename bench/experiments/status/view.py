@@ -15,8 +15,9 @@ from bench.budget import Budget, Ledger
 from bench.experiments.status.progress import CellState
 from bench.locks import Holder, lock_holder
 from bench.paths import inside
+from bench.results.records.listing import list_cells
 from bench.results.records.schema import BASE, Cell, End, Event, ExperimentHeader, LedgerEntry, Milestone, Step, dump
-from bench.results.records.writer import RECORD, read_events, read_experiment_header, read_telemetry, status_of
+from bench.results.records.writer import read_events, read_experiment_header, read_telemetry, status_of
 
 _AT_WORK = ("training", "judging", "starting")
 _SHORTEST = 0.02  # share of a budget that tells a pace
@@ -81,7 +82,7 @@ def look(folder: Path) -> ExperimentView:
     """
     header = read_experiment_header(folder)
     run = lock_holder(folder / "run.lock")
-    names = {path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/*/seed*/{RECORD}")}
+    names = {cell.relative_to(folder).as_posix() for cell in list_cells(folder)}
     if run is not None and run.lives:
         names |= {str(name) for name in run.about.get("cells", ())}
     cells = [_cell(header, folder, name) for name in sorted(names, key=_place)]
@@ -127,7 +128,7 @@ def _phase(folder: Path, events: Sequence[Event]) -> str:
     status = status_of(list(events))
     if status in ("done", "failed"):
         return status
-    worker = lock_holder(folder / "checkpoint" / "cell.lock")
+    worker = lock_holder(inside(folder, "checkpoint/cell.lock"))
     if worker is None or not worker.lives:
         return "waiting" if status == "new" else "interrupted"
     if not any(isinstance(event, Step | Milestone) for event in events):
@@ -151,7 +152,7 @@ def _share(cell: Event, ledger: LedgerEntry, seconds: float) -> float:
 
 def _whole(folder: Path, shares: Mapping[tuple[Kind, int], float], state: CellState) -> float | None:
     """Seconds that the whole budget takes by the clock, evaluations included, at the pace of the last session."""
-    worker = lock_holder(folder / "checkpoint" / "cell.lock")
+    worker = lock_holder(inside(folder, "checkpoint/cell.lock"))
     known = [
         (datetime.fromisoformat(line.time), shares[line.kind, line.update])
         for line in read_telemetry(folder)

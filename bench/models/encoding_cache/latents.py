@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.datasets.buckets import Size
 from bench.datasets.world import Candidates
-from bench.models.autoencoder import encoded_at_once
+from bench.models.autoencoder import pictures_at_once
 from bench.models.encoding_cache.cached_encoder import CachedEncoder
 from bench.models.encoding_cache.keys import entry_key
 from bench.models.encoding_cache.store import Entry
@@ -32,7 +32,7 @@ def moments_of(
     `size` (W, H) is theirs; None is the model's own. `share` is that of the memory which holds what lies on disk too.
     """
     latent = policy.latent_of(size)
-    chunk = encoded_at_once(policy.pipeline.vae, latent)
+    chunk = pictures_at_once(policy.pipeline.vae, latent)
     encoder = f"{policy.vae_identity} {latent} {chunk}"
 
     def encode(numbers: Sequence[int]) -> Iterator[Entry]:

@@ -11,6 +11,7 @@ from bench import registry
 from bench.api import ConfigError
 from bench.config.settings import BASE, Experiment, StageSettings
 from bench.config.task import Task
+from bench.hub import is_model_here
 from bench.models.encoding_cache.cached_encoder import HELD_BYTES
 from bench.models.flops import PassFlops
 from bench.models.loading import ENCODERS
@@ -23,7 +24,7 @@ from bench.preflight.forecast.memory import (
     sharded_memory,
 )
 from bench.preflight.forecast.plan import ExperimentPlan, StagePlan, count_cells
-from bench.preflight.forecast.shapes import ModelShapes, is_model_here
+from bench.preflight.forecast.shapes import ModelShapes
 from bench.preflight.forecast.spending import UpdateSpending, forecast_spending
 from bench.training.checkpoint import KEEP
 
@@ -108,7 +109,9 @@ def forecast_experiment(experiment: Experiment, results: Path, cards: int = 1) -
             trained, passes = known[key]
             spent = forecast_spending(settings, shapes, passes)
             reference = registry.load_method(settings.source).needs.reference
-            memory = memories.of_stage(train, trained, reference=reference, rollouts=spent.rollouts / cards)
+            memory = memories.of_stage(
+                train, trained, reference=reference, rollouts=spent.rollouts / cards, largest=spent.largest
+            )
             memory = sharded_memory(memory, shapes, cards) if experiment.shard else memory
             found.append(StageForecast(settings, passes, spent, memory, trained))
         stages[chain.label] = tuple(found)

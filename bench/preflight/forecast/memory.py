@@ -14,6 +14,7 @@ from bench.config.task import Task
 from bench.models.loading import ENCODERS
 from bench.preflight.forecast.activations import decoding_bytes, pass_bytes
 from bench.preflight.forecast.shapes import ModelShapes
+from bench.preflight.forecast.spending import LargestPass
 
 BytesByPart = dict[str, float]
 
@@ -85,7 +86,9 @@ class StageMemoryForecaster:
         self._shapes = shapes
         self._known: dict[str, float] = {}
 
-    def of_stage(self, train: Train, trained: int, *, reference: bool, rollouts: float) -> StageMemory:
+    def of_stage(
+        self, train: Train, trained: int, *, reference: bool, rollouts: float, largest: LargestPass
+    ) -> StageMemory:
         """Memory of a stage that trains `trained` weights; `rollouts` are the bytes it keeps of them."""
         shapes, runtime = self._shapes, self._experiment.runtime
         denoiser, encoders = shapes.bytes_of("transformer"), shapes.bytes_of(*ENCODERS)
@@ -102,10 +105,11 @@ class StageMemoryForecaster:
         }
         moments = {"AdamW's moments": 8.0 * trained, "rollouts": rollouts}
         updating = {**moments, "gradients": 4.0 * trained}
-        sampling = self._pass(train, gradient=False)
+        judged = 2 * self._experiment.evaluation.batch_size  # both branches of guidance
+        sampling = self._pass(train, max(largest.without_gradient, judged), gradient=False)
         phases: dict[str, BytesByPart] = {
-            "training passes": {**updating, "activations": self._pass(train, gradient=True)},
-            "optimiser's step": {**updating, "a step of AdamW": 4.0 * trained},
+            "training passes": {**updating, "activations": self._pass(train, largest.with_gradient, gradient=True)},
+            "optimiser's step": {**updating},
             "evaluation": {**moments, "a sampling pass": sampling},
             "decoding": {**moments, "decoding": self._decoding()},
         }
@@ -119,10 +123,8 @@ class StageMemoryForecaster:
             phases["encoding texts"] = {"text encoders": encoders}
         return StageMemory(resident, phases)
 
-    def _pass(self, train: Train, *, gradient: bool) -> float:
-        """Bytes of a pass of a micro-batch with gradient, or of the largest one without."""
-        batch = train.micro_batch if gradient else max(train.micro_batch, self._experiment.evaluation.batch_size)
-        batch = min(batch, train.batch_size) if gradient else batch
+    def _pass(self, train: Train, batch: int, *, gradient: bool) -> float:
+        """Bytes of a pass of so many rows, with gradient or without."""
         alike = dataclasses.replace(
             train, learning_rate=1.0, weight_decay=0.0, ema_half_life=0.0, warmup_updates=0, batch_size=1,
             micro_batch=1, gradient_checkpointing=train.gradient_checkpointing and gradient,
@@ -163,6 +165,7 @@ def sharded_memory(memory: StageMemory, shapes: ModelShapes, cards: int) -> Stag
         if "activations" in parts or "a sampling pass" in parts:
             times = _BLOCKS_BACKWARD if "activations" in parts else _BLOCKS_FORWARD
             parts["blocks, put together"] = times * largest
+    phases["optimiser's step"]["a step of AdamW"] = phases["optimiser's step"]["gradients"]  # its kernel is not fused
     phases["sharing out"] = {"the rest of the denoiser": memory.resident["denoiser"] * (1 - 1 / cards)}
     return StageMemory(_divided(memory.resident, cards), phases)
 

@@ -1,7 +1,8 @@
 """What an experiment would run, and what it would take: each method does a few updates that are thrown away.
 
 What a method spends by update in every unit is read from the ledger of these updates; the time of evaluation follows
-from the measured rate of forward passes.
+from the measured rate of forward passes. What was measured is kept for the next call (`measured` beside this module);
+torch and the model libraries are imported only to measure.
 """
 
 from __future__ import annotations
@@ -15,14 +16,21 @@ from typing import TYPE_CHECKING
 from bench.api import BudgetExhausted, DataError
 from bench.budget import UNITS, Budget, Ledger
 from bench.config.settings import BASE, Evaluation, Experiment
-from bench.preflight.forecast.throughput import DOCUMENTED_RATE
+from bench.config.task import Task
+from bench.preflight.forecast.measured import keep_measured, kept_measured
 
 if TYPE_CHECKING:
+    from bench.datasets.world import World
+    from bench.scoring.scorer import Scorer
     from bench.training.stage import Stage as TrialStage
 
 _TRIAL = Budget(1e18, "cost")
 _CANDIDATES = 256  # enough for every category, few enough to be quick
 _LONGEST = 5.0  # seconds that the trial of one method goes on, once every phase was seen
+_UNDISTURBED = 0.7  # of the time of a measurement that this process has a processor, at least, to be kept
+# Forward-equivalents per second of one thread on the machine the embedded world was made on; of use where nothing can
+# be measured, because the base is not there.
+DOCUMENTED_RATE = 1000.0
 START_SECONDS = 8.0  # imports, the model, the scorers
 
 
@@ -48,7 +56,8 @@ class StagePlan:
 class ExperimentPlan:
     """The estimate: cells in all and done already, stages by method, evaluation, and seconds with all workers.
 
-    rate: forward passes a second of one worker; `measured` says whether it was measured here.
+    rate: forward passes a second of one worker; `measured` says whether it was measured here, and `when` where that was
+    for another call.
     """
 
     cells: int
@@ -58,6 +67,7 @@ class ExperimentPlan:
     base_passes: int
     rate: float
     measured: bool
+    when: str | None = None
 
     def cell_seconds(self, label: str) -> float:
         """Seconds of one cell of a method, or of a base cell, start and evaluation included."""
@@ -99,58 +109,86 @@ def count_cells(experiment: Experiment, results: Path) -> ExperimentPlan:
     )
 
 
-def measure_plan(experiment: Experiment, results: Path) -> ExperimentPlan:
+def measure_plan(experiment: Experiment, results: Path, *, again: bool = False) -> ExperimentPlan:
     """Measure each method for a few updates, and put the whole together.
+
+    What was measured before for such an experiment is taken from there, unless it is to be measured `again`.
 
     Raises:
         ConfigError, PluginError: a method or reward cannot be set up.
     """
     plan = count_cells(experiment, results)
     try:
-        rate, stages = _measure_methods(experiment)
+        kept = None if again else kept_measured(experiment)
+        rate, spent = (kept.rate, kept.spent) if kept else _measured_now(experiment)
     except DataError as error:
         print(f"nothing can be measured here, so only cells are counted: {error}")
         return plan
-    return dataclasses.replace(plan, rate=rate, stages=stages, measured=True)
+    stages = {
+        label: tuple(
+            StagePlan(settings.name, budget, amounts)
+            for settings, budget, amounts in zip(
+                experiment.stages(label), experiment.budgets(label), of_stages, strict=True
+            )
+        )
+        for label, of_stages in spent.items()
+    }
+    return dataclasses.replace(plan, rate=rate, stages=stages, measured=True, when=kept.when if kept else None)
 
 
-def _measure_methods(experiment: Experiment) -> tuple[float, dict[str, tuple[StagePlan, ...]]]:
+def _measured_now(experiment: Experiment) -> tuple[float, dict[str, list[dict[str, float]]]]:
+    """As `_measure_methods` has it, and kept for the next call where the machine was not busy with something else."""
+    found, share = _measure_methods(experiment)
+    try:
+        if share < _UNDISTURBED:
+            print(f"not kept for the next call: other processes took part of the time ({1 - share:.0%})")
+        else:
+            keep_measured(experiment, *found)
+    except DataError as error:
+        print(f"not kept for the next call: {error}")
+    return found
+
+
+def _measure_methods(experiment: Experiment) -> tuple[tuple[float, dict[str, list[dict[str, float]]]], float]:
+    """Forward passes a second, and what an update of each stage spends by unit, by method.
+
+    Beside them the share of the time in which this process had a processor.
+    """
     from bench.datasets.worlds import experiment_world
     from bench.models.policy import SD3Policy
     from bench.preflight.forecast.throughput import forward_rate, threads
-
-    world = experiment_world(experiment)
-    with threads(experiment.threads):
-        rate = forward_rate(SD3Policy.of(experiment, world), experiment.evaluation.batch_size)
-        stages = {
-            chain.label: _try_method(experiment, chain.label) for chain in experiment.methods if chain.label != BASE
-        }
-    return rate, stages
-
-
-def _try_method(experiment: Experiment, label: str) -> tuple[StagePlan, ...]:
-    """A few updates of every stage of a method on the first task, on a model that is thrown away."""
-    from bench.datasets.worlds import experiment_world
-    from bench.models.policy import SD3Policy
     from bench.scoring.loading import Placement, load_scorers
     from bench.scoring.weighted_sum import standard_candidates
+
+    world, task = experiment_world(experiment), dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
+    start, at_work = time.perf_counter(), time.process_time()
+    with threads(experiment.threads):
+        policy = SD3Policy.of(experiment, world)
+        rate, unit = forward_rate(policy, experiment.evaluation.batch_size), policy.measure_flops().forward
+        scorers = load_scorers(
+            {task.reward, task.select},
+            candidates=lambda: standard_candidates(world, task),
+            placement=Placement.of(experiment),
+        )
+        labels = [chain.label for chain in experiment.methods if chain.label != BASE]
+        spent = {label: _try_method(experiment, label, world, task, scorers, unit) for label in labels}
+    return (rate, spent), (time.process_time() - at_work) / (time.perf_counter() - start)
+
+
+def _try_method(
+    experiment: Experiment, label: str, world: World, task: Task, scorers: dict[str, Scorer], unit: float
+) -> list[dict[str, float]]:
+    """A few updates of every stage of a method on a task, on a model that is thrown away."""
+    from bench.models.policy import SD3Policy
     from bench.training.context import TaskContext
     from bench.training.stage import Stage, StageStart
 
-    task = dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
-    world = experiment_world(experiment)
-    scorers = load_scorers(
-        {task.reward, task.select},
-        candidates=lambda: standard_candidates(world, task),
-        placement=Placement.of(experiment),
-    )
-    plans = []
-    for settings, budget in zip(experiment.stages(label), experiment.budgets(label), strict=True):
-        policy, ledger = SD3Policy.of(experiment, world), Ledger()
-        unit = policy.measure_flops().forward
-        stage = Stage.enter(StageStart(settings, _TRIAL), TaskContext(world, task, policy, scorers), ledger, unit)
-        plans.append(StagePlan(settings.name, budget, spent_by_update(stage, ledger)))
-    return tuple(plans)
+    found = []
+    for settings in experiment.stages(label):
+        context, ledger = TaskContext(world, task, SD3Policy.of(experiment, world), scorers), Ledger()
+        stage = Stage.enter(StageStart(settings, _TRIAL), context, ledger, unit)
+        found.append(spent_by_update(stage, ledger))
+    return found
 
 
 def spent_by_update(stage: TrialStage, ledger: Ledger) -> dict[str, float]:

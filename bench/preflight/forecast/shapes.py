@@ -11,28 +11,16 @@ from typing import Any
 
 import torch
 
-from bench.api import DataError
 from bench.config.architectures import BY_NAME
 from bench.config.settings import Experiment, Runtime, Train
 from bench.datasets.base_model import base_model
-from bench.hub import is_hub_id, locate_model
+from bench.hub import is_model_here, locate_model
 from bench.models import flops
 from bench.models.conditioning import TextCondition
 from bench.models.flops import PassFlops
 from bench.models.loading import ENCODERS
 from bench.models.policy import SD3Policy
 from bench.models.random_pipeline import build_random_pipeline
-
-
-def is_model_here(model: str | None) -> bool:
-    """Whether the model's weights are on this machine, or it can be nowhere else."""
-    if model is None or Path(model).exists() or not is_hub_id(model):
-        return True
-    try:
-        locate_model(model)
-    except DataError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,20 +30,34 @@ from bench.training.stage import Stage
 
 _LATENT = (1, 1, 3)  # picks out tensors of latents among a method's rollouts by their shape
 _ENDLESS = Budget(1e18, "cost")
-_ALL_AT_ONCE = 2**30  # what a method spends does not depend on micro-batches: `bench check` sees to it
+
+
+@dataclass(frozen=True)
+class LargestPass:
+    """Rows of a method's largest pass with gradient, and of its largest one without."""
+
+    with_gradient: int
+    without_gradient: int
 
 
 class OneWeightPolicy:
-    """Implements `bench.models.policy.Policy`: the velocity is a weight times the state."""
+    """Implements `bench.models.policy.Policy`: the velocity is a weight times the state.
+
+    `largest` are its passes so far.
+    """
 
     def __init__(self, shift: float) -> None:
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.latent_shape: tuple[int, ...] = _LATENT
         self.device = torch.device("cpu")
         self.shift = shift
+        self.largest = LargestPass(0, 0)
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """weight * x (B, *S)."""
+        trained, other = self.largest.with_gradient, self.largest.without_gradient
+        is_trained = torch.is_grad_enabled()
+        self.largest = LargestPass(max(trained, is_trained * len(x)), max(other, (not is_trained) * len(x)))
         return self.weight * x
 
     def encode(self, prompts: Sequence[str]) -> TextCondition:
@@ -77,6 +91,7 @@ class UpdateSpending:
     by_update: dict[str, float]
     computed: float
     rollouts: float
+    largest: LargestPass
 
 
 def forecast_spending(settings: StageSettings, shapes: ModelShapes, passes: PassFlops) -> UpdateSpending:
@@ -92,12 +107,12 @@ def forecast_spending(settings: StageSettings, shapes: ModelShapes, passes: Pass
     if settings.train.gradient_checkpointing:
         backward = ledger.backward * passes.reference / passes.backward  # passes with gradient, of one sample
         again = backward * passes.forward * spent["updates"] / max(ledger.updates, 1)
-    return UpdateSpending(spent, spent["flops"] + again, _rollout_bytes(stage, shapes))
+    policy: Any = stage.policy
+    return UpdateSpending(spent, spent["flops"] + again, _rollout_bytes(stage, shapes), policy.largest)
 
 
 def _stage(settings: StageSettings, shapes: ModelShapes, passes: PassFlops, ledger: Ledger) -> Stage:
     method, train, policy = settings.build(), settings.train, OneWeightPolicy(shapes.shift)
-    train = dataclasses.replace(train, micro_batch=_ALL_AT_ONCE)
     metering = Metering(ledger, Limit(_ENDLESS, ledger), unit=passes.reference)
     reward = Scorer(Brightness()) if method.needs.reward else None
     pictures = _pictures(train) if method.needs.data else None

@@ -11,9 +11,6 @@ import torch
 from bench.config.settings import Train
 from bench.models.policy import SD3Policy, TextCondition
 
-# Forward-equivalents per second of one thread on the machine the embedded world was made on; of use where nothing can
-# be measured, because the base is not there.
-DOCUMENTED_RATE = 1000.0
 SECONDS = 1.0  # of one measurement
 
 

@@ -22,6 +22,7 @@ from bench.config.settings import StageSettings as StageSettings
 from bench.datasets.worlds import experiment_world
 from bench.device import MemoryShortError
 from bench.experiments.cell import run_cell
+from bench.interrupts import children_hear_none
 from bench.models.policy import SD3Policy
 from bench.preflight.rehearsal.measure import measure_passes, read_device
 from bench.preflight.rehearsal.rewards import rehearse_rewards
@@ -180,8 +181,9 @@ def rehearse_resume(experiment: Experiment, _: float) -> Findings:
 
 
 def _start_cell(job: CellJob) -> mp.process.BaseProcess:
-    process = mp.get_context("spawn").Process(target=run_cell, args=(job, _ignore_event))
-    process.start()
+    process = mp.get_context("spawn").Process(target=run_cell, args=(job, _ignore_event), daemon=True)
+    with children_hear_none():
+        process.start()
     return process
 
 

@@ -22,6 +22,7 @@ from bench import registry
 from bench.api import BenchError, Reward
 from bench.config.settings import Experiment
 from bench.device import resolve_device
+from bench.interrupts import children_hear_none
 from bench.scoring.scorer import Scorer
 
 Findings = dict[str, Any]
@@ -71,8 +72,9 @@ def _measure_in_fresh_process(name: str, device: str) -> Findings:
     """What `measure` finds in a fresh process."""
     context = mp.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_into, args=(theirs, name, device))
-    process.start()
+    process = context.Process(target=_measure_into, args=(theirs, name, device), daemon=True)
+    with children_hear_none():
+        process.start()
     theirs.close()
     try:
         found: Findings = ours.recv()

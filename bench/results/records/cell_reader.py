@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from pyarrow import ArrowException
+import pyarrow as pa
 
 from bench.api import DataError
 from bench.paths import inside
 from bench.results.records.hashes import refuse_other_data
 from bench.results.records.schema import (
-    SCORE_COLUMNS,
     Cell,
     End,
     Event,
@@ -30,14 +27,13 @@ from bench.results.records.schema import (
     Telemetry,
     parse_event,
 )
+from bench.results.records.score_files import damaged, read_scores
 from bench.results.records.verification import cell_problems, picture_problems, record_problems, score_problems
 from bench.results.records.writer import RECORD, read_lines, read_telemetry
 
-__all__ = ["CellResult", "Frames", "damaged", "look_at_cell", "named_file", "read_cell"]
+__all__ = ["CellResult", "Tables", "look_at_cell", "named_file", "read_cell"]
 
-# What pandas and pyarrow raise on bytes that are no parquet, on pages that fail their checksum, on names that are none.
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArrowException)
-Frames = Mapping[str, pd.DataFrame]  # of a cell's score files by name
+Tables = Mapping[str, pa.Table]  # of a cell's score files by name
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def read_cell(folder: Path, header: ExperimentHeader) -> CellResult | None:
     return cell
 
 
-def look_at_cell(folder: Path, place: str, header: ExperimentHeader) -> tuple[CellResult | None, Frames, list[str]]:
+def look_at_cell(folder: Path, place: str, header: ExperimentHeader) -> tuple[CellResult | None, Tables, list[str]]:
     """The cell in the folder `place` of an experiment, its scores, and what is wrong with it.
 
     No cell for a record without a whole line (killed while it wrote the first one).
@@ -98,11 +94,11 @@ def look_at_cell(folder: Path, place: str, header: ExperimentHeader) -> tuple[Ce
             return None, {}, []
         cell, lines, events = found
         problems += [*_place_problems(folder, cell), *record_problems(lines, events), *cell_problems(header, events)]
-        frames, wrong = _read_files(cell, header)
+        tables, wrong = _read_files(cell, header)
     except DataError as error:  # without where the results lie, which is no part of the report
         told = str(error).replace(f"{folder}/{place}/", "").replace(f"{folder}/", "").replace(str(folder), folder.name)
         return None, {}, [*problems, told]
-    return cell, frames, list(dict.fromkeys(problems + wrong))
+    return cell, tables, list(dict.fromkeys(problems + wrong))
 
 
 def _read_cell(folder: Path) -> tuple[CellResult, list[str], list[Event]] | None:
@@ -135,15 +131,15 @@ def _read_cell(folder: Path) -> tuple[CellResult, list[str], list[Event]] | None
     return cell, lines, events
 
 
-def _read_files(cell: CellResult, header: ExperimentHeader) -> tuple[Frames, list[str]]:
+def _read_files(cell: CellResult, header: ExperimentHeader) -> tuple[Tables, list[str]]:
     """The score files of a cell, and what is wrong with them and its pictures."""
-    frames: dict[str, pd.DataFrame] = {}
+    tables: dict[str, pa.Table] = {}
     problems: list[str] = []
     named: list[Milestone | PromptSetScores | GridScores] = [*cell.milestones, *cell.sets]
     named += [cell.grid] if cell.grid else []
     for event in {event.file: event for event in named}.values():
-        frames[event.file] = _read_scores(named_file(cell, event.file), event.sha256)
-        problems += score_problems(header, event, frames[event.file])
+        tables[event.file] = read_scores(named_file(cell, event.file), event.sha256)
+        problems += score_problems(header, event, tables[event.file])
     if cell.pictures:
         path = named_file(cell, cell.pictures.file)
         refuse_other_data(path, path.read_bytes(), cell.pictures.sha256)
@@ -151,7 +147,7 @@ def _read_files(cell: CellResult, header: ExperimentHeader) -> tuple[Frames, lis
             problems += picture_problems(cell.pictures, path)
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on bytes that are no whole picture
             raise damaged(path, "a PNG", error) from error
-    return frames, problems
+    return tables, problems
 
 
 def _last(events: list[Event], kind: type[Any]) -> Any:
@@ -161,11 +157,8 @@ def _last(events: list[Event], kind: type[Any]) -> Any:
 def _place_problems(folder: Path, cell: CellResult) -> list[str]:
     head = cell.header
     place = folder / head.task / head.method / f"seed{head.seed}"
-    return (
-        []
-        if place == cell.folder
-        else [f"it holds the record of {place.relative_to(folder).as_posix()}: move it there"]
-    )
+    there = place.relative_to(folder).as_posix()
+    return [] if place == cell.folder else [f"it holds the record of {there}: move it there"]
 
 
 def named_file(cell: CellResult, name: str) -> Path:
@@ -174,31 +167,3 @@ def named_file(cell: CellResult, name: str) -> Path:
     if not path.is_file():
         raise DataError(f"{path} is missing, but the record names it: restore it or run the cell again")
     return path
-
-
-def damaged(path: Path, kind: str, error: Exception) -> DataError:
-    """What to tell of a file of a cell that cannot be read as what it should be."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return DataError(
-        f"{path} is damaged: expected {kind}, but reading it failed ({reason}). Restore it, or remove {path.parent} "
-        "and run the cell again"
-    )
-
-
-def _read_scores(path: Path, digest: str | None) -> pd.DataFrame:
-    data = path.read_bytes()
-    refuse_other_data(path, data, digest)
-    try:
-        frame = pd.read_parquet(io.BytesIO(data), page_checksum_verification=True)
-    except _UNREADABLE as error:
-        raise damaged(path, "a score file", error) from error
-    missing = [column for column in SCORE_COLUMNS if column not in frame]
-    if missing:
-        raise DataError(f"{path} lacks {', '.join(missing)}: it is not a score file")
-    kinds = {str(name): getattr(dtype, "kind", "") for name, dtype in zip(frame, frame.dtypes, strict=True)}
-    odd = [name for name, kind in kinds.items() if SCORE_COLUMNS.get(name) != "str" and kind not in "fiu"]
-    if odd or len(kinds) < frame.shape[1]:
-        raise DataError(
-            f"{path}: expected a column of numbers for each scorer, got others: {', '.join(odd) or 'twice'}"
-        )
-    return frame

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
@@ -10,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from hashlib import blake2b
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bench.api import DataError
 from bench.canonical import hash_file
+from bench.reading import read_json
 from bench.results.records.schema import Provenance
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -33,7 +33,9 @@ def imported_files(root: Path = ROOT) -> list[Path]:
             continue
         path = Path(file).resolve()
         if path.is_relative_to(root):
-            found |= {path, *(asset for asset in (path.parent / ASSETS).rglob("[!.]*") if asset.is_file())}
+            found.add(path)
+    for folder in {path.parent for path in found}:
+        found.update(asset for asset in (folder / ASSETS).rglob("[!.]*") if asset.is_file())
     return sorted(path.relative_to(root) for path in found)
 
 
@@ -58,8 +60,8 @@ def base_files(model: Path) -> list[Path]:
     if not index.is_file():
         raise DataError(f"{model}: expected a diffusers pipeline folder, but it has no model_index.json: restore it")
     try:
-        parts = [name for name, value in json.loads(index.read_bytes()).items() if isinstance(value, list)]
-    except (ValueError, AttributeError):
+        parts = [name for name, value in read_json(index).items() if isinstance(value, list)]
+    except (OSError, ValueError, AttributeError):
         parts = []
     return [index, *sorted(path for name in parts for path in (model / name).glob("[!.]*") if path.is_file())]
 
@@ -89,11 +91,12 @@ def source_hashes(
 ) -> dict[str, str]:
     """The hash of each source that numbers depend on, by name.
 
-    Those are what this process has `imported`, the files `also` named (relative to `root`; what is missing is left
-    out), and what is the user's own: `own` has a file for each name, or a text that stands for it, as the revision of a
-    fetched model does.
+    Those are what this process has `imported`, the files `also` named (relative to `root`; what is missing, or leads
+    out of it, is left out), and what is the user's own: `own` has a file for each name, or a text that stands for it,
+    as the revision of a fetched model does.
     """
-    hashes = {name: hash_file(root / name) for name in also if (root / name).is_file()}
+    below = (name for name in also if not (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts))
+    hashes = {name: hash_file(root / name) for name in below if (root / name).is_file()}
     if imported:
         hashes |= {path.as_posix(): _hash_once(root / path) for path in imported_files(root)}
     return hashes | {name: hash_file(it) if isinstance(it, Path) else it for name, it in own.items()}

@@ -12,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from bench.results.records.cell_reader import CellResult, Frames, look_at_cell
+from bench.results.records.cell_reader import CellResult, look_at_cell
 from bench.results.records.schema import SCORE_COLUMNS, ExperimentHeader, LedgerEntry
-from bench.results.records.writer import EXPERIMENT, RECORD, read_experiment_header
+from bench.results.records.score_files import KEYS, ScoreRows
+from bench.results.records.writer import read_experiment_header
 
-__all__ = ["KEYS", "ExperimentResults", "RefusedCell", "list_experiments", "read_experiment"]
+__all__ = ["KEYS", "ExperimentResults", "RefusedCell", "read_experiment"]
 
-KEYS = ["task", "method", "seed"]
 LEDGER = tuple(LedgerEntry.model_fields)
 
 
@@ -70,12 +70,6 @@ class ExperimentResults:
         return [(f"{of[0]} and {len(of) - 1} more" if of[1:] else of[0], reason) for reason, of in cells.items()]
 
 
-def list_experiments(results: Path) -> list[Path]:
-    """Folders under `results` that hold an experiment, or cells of one whose header is gone, sorted by name."""
-    headers = {path.parent for path in results.glob(f"*/{EXPERIMENT}")}
-    return sorted(headers | {path.parents[3] for path in results.glob(f"*/*/*/seed*/{RECORD}")})
-
-
 def read_experiment(folder: Path) -> ExperimentResults:
     """Read everything in results/<experiment>.
 
@@ -84,22 +78,25 @@ def read_experiment(folder: Path) -> ExperimentResults:
     where a link stands in the place of a file or a folder. Raises DataError where experiment.json is none, or damaged.
     """
     header = read_experiment_header(folder)
-    found: list[tuple[CellResult, Frames]] = []
+    cells: list[CellResult] = []
     refused: list[RefusedCell] = []
+    samples, grid, sets = ScoreRows(), ScoreRows(), ScoreRows()
     for place in sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*/seed*")):
-        cell, frames, problems = look_at_cell(folder, place, header)
+        cell, tables, problems = look_at_cell(folder, place, header)
         if problems:
             task, method, seed = place.split("/")
             refused.append(RefusedCell(task, method, seed, tuple(problems)))
         elif cell is not None:
-            found.append((cell, frames))
-    cells = [cell for cell, _ in found]
-    # of two evaluations after one update the later one has all prompts
-    samples = _frame(
-        (c, frames[file]) for c, frames in found for file in {i.update: i.file for i in c.milestones}.values()
-    )
-    grid = _frame((c, frames[c.grid.file]) for c, frames in found if c.grid)
-    scorers = sorted({name for frame in (samples, grid) for name in frame if name not in (*KEYS, *SCORE_COLUMNS)})
+            cells.append(cell)
+            # of two evaluations after one update the later one has all prompts
+            for event in {event.update: event for event in cell.milestones}.values():
+                samples.add(**_keys(cell), table=tables[event.file])
+            for judged in cell.sets:
+                sets.add(**_keys(cell), table=tables[judged.file])
+            if cell.grid:
+                grid.add(**_keys(cell), table=tables[cell.grid.file])
+    framed = samples.frame(), grid.frame()
+    scorers = sorted({name for frame in framed for name in frame if name not in (*KEYS, *SCORE_COLUMNS)})
     return ExperimentResults(
         folder=folder,
         header=header,
@@ -107,10 +104,10 @@ def read_experiment(folder: Path) -> ExperimentResults:
         cells=pd.DataFrame([_cell_row(cell) for cell in cells]),
         steps=pd.DataFrame([row for cell in cells for row in _step_rows(cell)]),
         milestones=pd.DataFrame([row for cell in cells for row in _milestone_rows(cell)]),
-        samples=samples,
-        grid=grid,
+        samples=framed[0],
+        grid=framed[1],
         scorers=tuple(scorers),
-        sets=_frame((c, frames[item.file]) for c, frames in found for item in c.sets),
+        sets=sets.frame(),
         refused=tuple(refused),
     )
 
@@ -171,12 +168,3 @@ def _milestone_rows(cell: CellResult) -> Iterator[dict[str, Any]]:
             **{f"drift.{name}": value for name, value in event.drift.items()},
             "seconds": seconds.get(event.update, 0.0 if event.update == 0 else float("nan")),
         }
-
-
-def _frame(parts: Iterator[tuple[CellResult, pd.DataFrame]]) -> pd.DataFrame:
-    whole = []
-    for cell, frame in parts:
-        for position, (key, value) in enumerate(_keys(cell).items()):
-            frame.insert(position, key, value)
-        whole.append(frame)
-    return pd.concat(whole, ignore_index=True) if whole else pd.DataFrame(columns=[*KEYS, *SCORE_COLUMNS])

@@ -9,7 +9,6 @@ recorded under schema 1 stays readable, and has none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bench.api import DataError
 from bench.config.reward_expression import parts_of
+from bench.reading import parse_json
 from bench.registry import BASE
 
 __all__ = [
@@ -254,10 +254,11 @@ class EncodingCounts(_Strict):
 
 
 class Telemetry(_Strict):
-    """Clock and machine at one point of a cell. `seconds`: training time so far; `time`: ISO 8601, UTC.
+    """Clock and memory at one point of a cell. `seconds`: training time so far; `time`: ISO 8601, UTC.
 
     encodings: at the end of a cell with a cache, the texts and pictures found there, and those made.
-    Work lost to an interruption stays listed: the last line for an update counts.
+    Work lost to an interruption stays listed: the last line for an update counts. `host` stands in older lines alone:
+    it is read and never written.
     """
 
     kind: Literal["step", "milestone", "end"]
@@ -265,7 +266,7 @@ class Telemetry(_Strict):
     seconds: Finite
     cpu_seconds: Finite
     max_rss_mib: Finite
-    host: str
+    host: Annotated[str | None, Field(exclude=True)] = None
     time: str
     encodings: EncodingCounts | None = None
 
@@ -313,7 +314,8 @@ class ExperimentHeader(_Strict):
 
     methods: in the order of the tables. budget: as the user gave it, e.g. `200k`. baseline: the method that
     differences are taken to (null: base). trials: tuning trials that each method was given.
-    command: what runs the experiment again, without machine paths. hash: of all else, null in schema 1.
+    command: what runs the experiment again, with paths as `bench.paths.portable` has them. hash: of all else, null in
+    schema 1.
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema")
@@ -378,8 +380,8 @@ def dump(event: BaseModel) -> dict[str, Any]:
 
 def _refuse_newer(text: str, where: str) -> None:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}): the file is damaged") from error
     schema = value.get("schema") if isinstance(value, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:

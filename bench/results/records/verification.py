@@ -34,7 +34,7 @@ from bench.results.records.schema import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
 __all__ = ["cell_problems", "picture_problems", "record_problems", "score_problems"]
 
@@ -176,10 +176,10 @@ def _close(a: float, b: float, share: float) -> bool:
 
 
 def score_problems(
-    header: ExperimentHeader, event: Milestone | PromptSetScores | GridScores, frame: pd.DataFrame
+    header: ExperimentHeader, event: Milestone | PromptSetScores | GridScores, table: pa.Table
 ) -> list[str]:
     """What the scores of a file contradict: the event that names it, and the ranges of their scorers."""
-    columns = {str(name): frame[name].to_numpy() for name in frame}
+    columns = {name: table[name].to_numpy() for name in table.column_names}
     scorers = [name for name in columns if name not in SCORE_COLUMNS]
     strange = [name for name in scorers if name not in header.scorers]
     if strange:

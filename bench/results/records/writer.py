@@ -3,7 +3,7 @@
     results/<experiment>/experiment.json           what was compared                       `ExperimentHeader`
     results/<experiment>/<task>/<method>/seed<k>/  one cell; the untouched model is `<task>/base/seed0`
         record.jsonl               deterministic facts, one event a line                   `Event`
-        telemetry.jsonl            clock, host, memory: no part of the record              `Telemetry`
+        telemetry.jsonl            clock and memory: no part of the record                 `Telemetry`
         scores-<update:06d>.parquet, grid.parquet   per-sample scores                      `SCORE_COLUMNS`
         scores-<update:06d>-final.parquet           where that update was judged twice     the same
         prompts-<set>.parquet      scores on a prompt set, one row a prompt                the same
@@ -17,6 +17,7 @@ names it. The events are typed in `schema` beside this module; `reader` reads ex
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +27,7 @@ from pydantic import BaseModel
 from bench.api import DataError, NonFiniteError
 from bench.canonical import canonical_json, config_hash
 from bench.files import append_whole, write_whole
-from bench.paths import inside
+from bench.paths import inside, portable
 from bench.results.records.hashes import file_sha256, line_hash, sound_lines
 from bench.results.records.provenance import changed_sources, shown_sources
 from bench.results.records.schema import (
@@ -169,11 +170,13 @@ def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
 class CellRecord:
     """Writer of one cell's folder. Opening an interrupted record cuts the line that the crash tore.
 
-    Raises DataError where the record or the telemetry is a link.
+    Raises DataError where the record or the telemetry is a link, and for whatever a process that was forked from this
+    one would write.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._process = os.getpid()
         self._ended: bool | None = None
         self._head: str | None = None
         self._cut_torn_line(inside(folder, RECORD))
@@ -211,6 +214,7 @@ class CellRecord:
         Raises DataError where any other record has another configuration, place or
         sources: its numbers would mix.
         """
+        self._refuse_fork()
         new = _cell(header)
         events = self.events()
         if not events:
@@ -237,9 +241,12 @@ class CellRecord:
     def append(self, kind: str, **fields: Any) -> None:
         """Add one event, e.g. `append("grid", file="grid.parquet")`, with the hash of the file that it names.
 
-        Raises DataError for unknown kinds and fields, for a file that is not stored yet, and after the end;
+        A reason is stored without absolute paths. Raises DataError for unknown kinds and fields, for a file that is not
+        stored yet, and after the end;
         NonFiniteError for NaN and infinities.
         """
+        if isinstance(fields.get("reason"), str):
+            fields["reason"] = portable(fields["reason"])
         event = parse_event(canonical_json({**fields, "kind": kind}), f"event {kind!r}")
         if self._has_ended():
             raise DataError(f"{self.folder / RECORD} has ended: call truncate before adding {kind!r}")
@@ -254,9 +261,9 @@ class CellRecord:
         self.append("end", status="failed", reason=reason, ledger=ledger)
 
     def telemetry(self, kind: str, **fields: Any) -> None:
-        """Add one line of clock, host and memory; see `Telemetry` for the fields."""
+        """Add one line of clock and memory; see `Telemetry` for the fields."""
         line = parse_telemetry(canonical_json({**fields, "kind": kind}), f"telemetry {kind!r}")
-        append_whole(self.folder / TELEMETRY, _line(line))
+        self._append(TELEMETRY, _line(line))
 
     def write_scores(self, name: str, scores: pd.DataFrame | Mapping[str, Any]) -> None:
         """Per-sample scores as parquet: `SCORE_COLUMNS`, then a float32 column per scorer, NaN where it does not apply.
@@ -265,6 +272,7 @@ class CellRecord:
         """
         import pandas as pd
 
+        self._refuse_fork()
         frame = pd.DataFrame(scores)
         missing = [column for column in SCORE_COLUMNS if column not in frame]
         if missing:
@@ -279,6 +287,7 @@ class CellRecord:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Store a file of the cell (`pictures.png`) so that it appears whole or not at all."""
+        self._refuse_fork()
         write_whole(self.folder / name, data)
 
     def truncate(self, count: int) -> None:
@@ -286,6 +295,7 @@ class CellRecord:
 
         Files that only later events name go too. Telemetry keeps the lost work. Raises DataError where there are fewer.
         """
+        self._refuse_fork()
         lines = read_lines(inside(self.folder, RECORD))[0]
         if len(lines) < count:
             raise DataError(
@@ -303,8 +313,12 @@ class CellRecord:
 
     def _append_event(self, event: Event) -> None:
         sealed = self._sealed(event, self.head)
-        append_whole(self.folder / RECORD, _line(sealed))
+        self._append(RECORD, _line(sealed))
         self._ended, self._head = isinstance(event, End), sealed.hash or ""
+
+    def _append(self, name: str, line: bytes) -> None:
+        self._refuse_fork()
+        append_whole(self.folder / name, line)
 
     @staticmethod
     def _sealed(event: Event, before: str) -> Event:
@@ -317,6 +331,13 @@ class CellRecord:
         if not path.is_file():
             raise DataError(f"{path} has to be stored before an event names it")
         return file_sha256(path)
+
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._process:
+            raise DataError(
+                f"{self.folder} is written by process {self._process} alone, and {os.getpid()} was forked from it: end "
+                "what a plugin forks by os._exit() where its own work is done"
+            )
 
     def _has_ended(self) -> bool:
         if self._ended is None:

@@ -1,74 +1,122 @@
-"""REPORT.md and its figures from results/ alone, without torch: `build` writes them, `check` compares them."""
+"""REPORT.md and its figures from results/ alone, without torch: `write_report` and `check_report`.
+
+`figures/manifest.json` of an experiment lists the files that a report made there, with their hashes: those alone are
+removed once they are not wanted, and only as they were made.
+"""
 
 from __future__ import annotations
 
 import difflib
-import json
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.canonical import canonical_json
-from bench.files import disk_errors
+from bench.api import DataError
+from bench.canonical import canonical_json, hash_file
+from bench.files import disk_errors, write_whole
 from bench.paths import inside
-from bench.results.report.document import render_document
+from bench.reading import read_json
+from bench.results.report.document import GENERATED, Document, render_document
 from bench.results.report.figures import Figure
 from bench.results.report.terminal import terminal_table
 
-__all__ = ["check_report", "terminal_table", "write_report"]
+__all__ = ["check_report", "require_place", "terminal_table", "write_report"]
 
 SHOWN = 8  # lines of the text that `check` tells apart one by one
+MANIFEST = "manifest.json"
 
 
 def write_report(results: Path, report: Path) -> tuple[str, ...]:
     """Write `report` and results/<experiment>/figures: the same bytes for the same results and library versions.
 
     A figure whose data, picture and drawing code are unchanged is not drawn again. Returns what was left out because it
-    is not what was recorded, one message each. Raises DataError where there are no results, where what the whole
-    report needs is damaged, and where report or figures cannot be written.
+    is not what was recorded, one message each. Raises DataError where there are no results, where what the whole report
+    needs is damaged, where report or figures cannot be written, and where a link, or a text that is no report, stands
+    in the place of one.
     """
+    require_place(report)
     document = render_document(results, report)
-    wanted: dict[Path, set[str]] = {}
-    for folder, figure in document.figures:
-        wanted.setdefault(folder, set()).update({f"{figure.name}.png", f"{figure.name}.json"})
+    for folder, figures in _by_folder(document).items():
         with disk_errors(folder):
-            _write_figure(folder, figure)
-    for folder, names in wanted.items():
-        for path in folder.iterdir():
-            if path.suffix in (".png", ".json") and path.name not in names:
-                path.unlink()
-    with disk_errors(report):
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(document.text, encoding="utf-8")
+            _write_figures(folder, figures)
+    write_whole(report, document.text.encode())
     return document.refused
+
+
+def require_place(report: Path) -> None:
+    """Raise DataError where something stands at `report` that is not a report, or a link: it would be lost."""
+    place = inside(report.parent, report.name)
+    if not place.exists():
+        return
+    if not place.is_file():
+        raise DataError(f"{report}: expected a file, but it is something else: give another one by --report")
+    with place.open("rb") as file:
+        begin = file.read(len(GENERATED))
+    if begin and not begin.startswith(GENERATED.split("`", 1)[0].encode()):
+        raise DataError(
+            f"{report} was not written by `bench report`, which would replace it: move it away, or give another file "
+            "by --report"
+        )
 
 
 def check_report(results: Path, report: Path) -> list[str]:
     """What differs between the stored report and the results, one message each; empty where they agree.
 
-    Results that are not what was recorded count as differences.
-    The text and the plotted data are compared; pixels are not, for they depend on library versions.
+    Results that are not what was recorded count as differences. The text and the plotted data are compared; pixels are
+    not, for they depend on library versions. Raises DataError as `write_report` does.
     """
+    require_place(report)
     document = render_document(results, report)
     found = list(document.refused)
-    for folder, figure in document.figures:
-        found += _figure_differences(folder, figure)
+    for folder, figures in _by_folder(document).items():
+        for figure in figures:
+            found += _figure_differences(folder, figure)
+        stale = sorted(_listed(folder).keys() - {path.name for figure in figures for path in _places(folder, figure)})
+        found += [
+            f"{folder / name} belongs to no figure of these results: run `python -m bench report`" for name in stale
+        ]
     if not report.is_file():
         return [f"{report} is missing: run `python -m bench report`", *found]
     return _text_differences(report, document.text) + found
 
 
-def _write_figure(folder: Path, figure: Figure) -> None:
+def _by_folder(document: Document) -> dict[Path, list[Figure]]:
+    """The figures of each folder."""
+    found: dict[Path, list[Figure]] = {}
+    for folder, figure in document.figures:
+        found.setdefault(folder, []).append(figure)
+    return found
+
+
+def _write_figures(folder: Path, figures: list[Figure]) -> None:
+    """Write the figures of one folder, remove those that a report made before, and list what is there of them."""
+    made = [path for figure in figures for path in _write_figure(folder, figure)]
+    hashes = {path.name: hash_file(path) for path in made}
+    for name, digest in _listed(folder).items():
+        path = inside(folder, name)
+        if name not in hashes and path.is_file() and hash_file(path) == digest:
+            path.unlink()
+    write_whole(folder / MANIFEST, (canonical_json({"schema": 1, "files": hashes}, indent=1) + "\n").encode())
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """The files that a report made in a folder, with their hashes; none where that is not known."""
+    files = _stored(inside(folder.parent, f"{folder.name}/{MANIFEST}")).get("files")
+    return files if isinstance(files, dict) else {}
+
+
+def _write_figure(folder: Path, figure: Figure) -> tuple[Path, Path]:
+    """Draw a figure where it is not there yet; returns picture and data."""
     picture, stored = _places(folder, figure)
-    folder.mkdir(parents=True, exist_ok=True)
     held = _stored(stored)
     if picture.is_file() and held.get("data") == figure.data and held.get("drawn") == _drawn(picture.read_bytes()):
-        return
+        return picture, stored
     png = figure.draw()
-    picture.write_bytes(png)
+    write_whole(picture, png)
     facts = {"schema": 1, "data": figure.data, "data_hash": figure.data_hash, "drawn": _drawn(png)}
-    stored.write_text(canonical_json(facts, indent=1) + "\n", encoding="utf-8")
+    write_whole(stored, (canonical_json(facts, indent=1) + "\n").encode())
+    return picture, stored
 
 
 def _places(folder: Path, figure: Figure) -> tuple[Path, Path]:
@@ -89,8 +137,8 @@ def _drawn(png: bytes) -> dict[str, str]:
 def _stored(path: Path) -> dict[str, Any]:
     """A figure's facts, empty where there are none that can be read: then it is drawn again, or differs."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # neither JSON nor UTF-8
+        held = read_json(path)
+    except (OSError, ValueError):
         return {}
     return held if isinstance(held, dict) else {}
 

@@ -10,7 +10,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.api import DataError
-from bench.results.records.reader import list_experiments, read_experiment
+from bench.paths import inside
+from bench.results.records.listing import list_results
+from bench.results.records.reader import read_experiment
 from bench.results.records.schema import BASE
 from bench.results.report import main_table, reproduce, tables, world
 from bench.results.report.claims import claims_table, published_claims
@@ -35,7 +37,10 @@ LIMITS = (
 
 
 class _Choice(BaseModel):
-    """`results/report.json`, all of it optional. units: the axes of the curves, left to right."""
+    """`results/report.json`, all of it optional. units: the axes of the curves, left to right.
+
+    Curves over `seconds` are drawn from telemetry, and so differ from run to run.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,7 +63,7 @@ def render_document(results: Path, report: Path) -> Document:
     Cells and experiments that are not what was recorded are listed, and the rest is reported. Raises DataError where
     there are no results, or where what the whole report needs is damaged.
     """
-    folders = list_experiments(results)
+    folders = list_results(results)
     if not folders:
         raise DataError(
             f"{results} holds no experiment: run one (`python -m bench run`), or name another folder by --results"
@@ -107,8 +112,8 @@ def _refused_cells(analyses: list[Analysis]) -> list[tuple[str, str]]:
 
 
 def _read_choice(results: Path) -> _Choice:
-    """The configuration of the report; raises DataError where it is damaged or names unknown things."""
-    path = results / "report.json"
+    """The configuration of the report; raises DataError where it is damaged, a link, or names unknown things."""
+    path = inside(results, "report.json")
     if not path.is_file():
         return _Choice()
     try:
@@ -368,5 +373,6 @@ COST_NOTE = (
     "Means over finished seeds. One unit of cost is a forward pass of the denoiser for one sample; its parts are "
     "forward and backward passes, decoding and reward passes. Reward calls in training and in choosing the data stand "
     "apart. "
-    "Seconds and memory are telemetry of the machine, not part of the record."
+    "Seconds and memory are telemetry of the machine, which the last table of a run in the terminal shows: they are no "
+    "part of the record, and so not of this text, which is the same whether a run was interrupted or not."
 )

@@ -123,6 +123,7 @@ def _curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | N
     first = next(iter(runs.values()))
     if not first:
         return None
+    recorded = [unit for unit in UNITS if unit != "seconds" or unit in units]  # clocks are no part of the record
     # a proxy that applies to none of a milestone's prompts has a shorter curve, on other points
     runs = {scorer: of for scorer, of in runs.items() if [run.x for run in of] == [run.x for run in first]}
     scorers = list(runs)
@@ -130,7 +131,7 @@ def _curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | N
         {
             "method": run.method,
             "seed": run.seed,
-            "x": {unit: run.x[unit] for unit in UNITS if not any(map(math.isnan, run.x[unit]))},
+            "x": {unit: run.x[unit] for unit in recorded if not any(map(math.isnan, run.x[unit]))},
             "y": {scorer: runs[scorer][number].y for scorer in scorers},
         }
         for number, run in enumerate(first)

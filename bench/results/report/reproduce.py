@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.api import DataError
 from bench.config.pictures import Found
+from bench.paths import ELSEWHERE, portable
 from bench.results.records.schema import BASE, Cell
 from bench.results.report.markdown import code, escape, fenced, markdown_table
 from bench.results.report.tables import method_name
@@ -29,9 +30,8 @@ ENTRIES = (
     ("images", "Pictures generated"),
     ("reward_calls", "Reward calls"),
     ("curation_reward_calls", "Curation calls"),
-    ("seconds", "Seconds"),
-    ("max_rss_mib", "Peak MiB"),
 )
+MOVED = " (`...` stands for a folder that is not recorded)"
 _ROLES = {"training": "RL reward", "filter": "data filter"}
 
 
@@ -66,7 +66,7 @@ def failures_table(analysis: Analysis) -> str:
             reason = cell.end.reason if cell.end and cell.end.reason else "interrupted: the same command goes on"
             torn = " (last line torn)" if cell.torn else ""
             name = [escape(cell.header.task), escape(cell.header.method), str(cell.header.seed)]
-            rows.append([*name, cell.status + torn, escape(reason)])
+            rows.append([*name, cell.status + torn, escape(portable(reason, known=False))])
     seeds = sorted({cell.header.seed for cell in analysis.experiment.results if cell.header.method != BASE})
     present = {f"{c.header.task}/{c.header.method}/seed{c.header.seed}" for c in analysis.experiment.results}
     present |= {cell.name for cell in refused}
@@ -130,7 +130,7 @@ def _settings(values: dict[str, Any]) -> str:
     for name, value in sorted(values.items()):
         text = json.dumps(value)
         texts.append(f"{name}={text if len(text) <= 40 else f'[{len(value)} entries]'}")
-    return code(", ".join(texts)) if texts else "–"
+    return code(portable(", ".join(texts), known=False)) if texts else "–"
 
 
 def _pictures(data: Any) -> list[str]:
@@ -151,6 +151,7 @@ def _pictures(data: Any) -> list[str]:
         f"- pictures: {escape(found.form)}, fingerprint {code(found.fingerprint)}: {found.rows} rows, {found.kept} "
         f"used, left out: {escape(left_out)}; {found.training} to train on{escape(chosen)}, {found.resolution} pixels"
         + (escape(buckets) if there else "")
+        + (f", {found.to_srgb} brought to sRGB from another colour profile" if found.to_srgb else "")
     ]
 
 
@@ -196,7 +197,8 @@ def reproduction(analysis: Analysis) -> str:
     """Command, commit, configuration and sources behind the numbers of an experiment."""
     header, cells = analysis.experiment.header, analysis.experiment.cells
     lines = [f"- results: {code('results/' + header.name)}, configuration {code(header.config_hash)}"]
-    lines.append(f"- run it: {code(header.command or 'python -m bench run --preset ' + header.name)}")
+    command = portable(header.command, known=False) or f"python -m bench run --preset {header.name}"
+    lines.append(f"- run it: {code(command)}" + (MOVED if ELSEWHERE in command else ""))
     lines.append(f"- this text and its figures: {code('python -m bench report')}")
     lines += _pictures(header.config.get("data"))
     known_by = ["commit", "dirty", "sources_hash", "sources_cover"]
@@ -213,5 +215,6 @@ def reproduction(analysis: Analysis) -> str:
         line = f"Python {made.python}, {versions}; {made.device}, {made.dtype}, {made.threads} threads"
         seen[line] = seen.get(line, 0) + 1
     lines += [f"- {count} cells: {escape(line)}" for line, count in sorted(seen.items())]
-    config = fenced(json.dumps(header.config, indent=1, sort_keys=True, ensure_ascii=False), "json")
+    config = json.dumps(header.config, indent=1, sort_keys=True, ensure_ascii=False)
+    config = fenced(portable(config, known=False), "json")
     return "\n".join(lines) + f"\n\n<details><summary>Resolved configuration</summary>\n\n{config}\n\n</details>"

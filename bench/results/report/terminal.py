@@ -39,6 +39,7 @@ def terminal_table(experiment: ExperimentResults | Path) -> str:
         lines.append(f"{cell.status}  {name}{reason}")
     if not analysis.tasks:
         lines.append("no cell has finished")
+    lines += _telemetry_lines(analysis)
     lines = [printable(line) for line in lines]
     return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines)
 
@@ -119,6 +120,18 @@ def _set_lines(analysis: Analysis, task: str) -> list[str]:
                 rows.append([_marked(analysis, task, method), *means])
             lines += _align(rows)
     return ["", *lines] if lines else []
+
+
+def _telemetry_lines(analysis: Analysis) -> list[str]:
+    """What clocks and memory said, means over finished seeds; the report says nothing of it."""
+    cells = analysis.experiment.cells
+    done = cells[cells["status"] == "done"]
+    rows = [
+        [f"{task}/{method}", f"{own['seconds'].mean():,.0f}", f"{own['max_rss_mib'].mean():,.0f}"]
+        for (task, method), own in done.groupby(["task", "method"], sort=False)
+        if own["seconds"].notna().any()
+    ]
+    return ["", *_align([["telemetry", "training seconds", "peak MiB"], *rows])] if rows else []
 
 
 def _wrapped(text: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -11,6 +10,7 @@ from typing import Any
 
 from bench.api import DataError
 from bench.paths import inside
+from bench.reading import read_json
 from bench.results.report.markdown import escape, link_target, markdown_table
 
 __all__ = ["agreement_section", "base_section", "coverage_section", "sheets_section"]
@@ -117,8 +117,10 @@ def _of_its_shape(path: Path) -> Iterator[None]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:  # neither JSON nor UTF-8
+        found = read_json(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}): make it again") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: expected an object, got a {type(found).__name__}")

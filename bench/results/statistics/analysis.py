@@ -16,7 +16,7 @@ import pandas as pd
 from bench.api import DataError
 from bench.budget import UNITS
 from bench.config.prompt_set import set_split
-from bench.results.records.reader import ExperimentResults
+from bench.results.records.reader import KEYS, ExperimentResults
 from bench.results.records.schema import BASE, PromptSetScores, ScorerInfo, TaskInfo
 from bench.results.statistics.intervals import (
     Interval,
@@ -112,8 +112,12 @@ class Analysis:
 
     def updates(self, task: str, method: str) -> int:
         """The fewest optimiser updates of any finished seed."""
-        rows = self._done[(self._done["task"] == task) & (self._done["method"] == method)]
-        return int(rows["updates"].min())
+        return self._updates[task, method]
+
+    @cached_property
+    def _updates(self) -> dict[tuple[str, str], int]:
+        fewest = self._done.groupby(["task", "method"])["updates"].min()
+        return {(str(task), str(method)): int(updates) for (task, method), updates in fewest.items()}
 
     def few_updates(self, task: str, method: str) -> bool:
         """Whether a method (not the base) got fewer than 50 updates: every table marks it."""
@@ -149,10 +153,9 @@ class Analysis:
 
     def scorers(self, task: str) -> tuple[str, ...]:
         """Scorers with scores in this task: what it is about first, each gold one followed by its proxies."""
-        finals = self._finals
-        found = [name for name in self.experiment.scorers if finals.loc[finals["task"] == task, name].notna().any()]
+        found = self._judges.get(task, ())
         task_info = self.task_info(task)
-        used = {*task_info.used, task_info.primary} - {None}
+        used = {*task_info.used, *([task_info.primary] if task_info.primary else [])}
         used |= {pair for name in used if name in found and (pair := self.info(name).pair)}
 
         def key(name: str) -> tuple[bool, str, bool, str]:
@@ -160,6 +163,12 @@ class Analysis:
             return leader not in used, leader, name != leader, name
 
         return tuple(sorted(found, key=key))
+
+    @cached_property
+    def _judges(self) -> dict[str, list[str]]:
+        """The scorers with final scores, by task."""
+        counts = self._finals().groupby("task")[list(self.experiment.scorers)].count()
+        return {str(task): [str(name) for name in counts.columns[row > 0]] for task, row in counts.iterrows()}
 
     def primary(self, task: str) -> str:
         """The headline's scorer: as configured, else the gold one that the reward stands for, else the first."""
@@ -173,10 +182,9 @@ class Analysis:
 
     @cached_property
     def _final_by_cell(self) -> dict[tuple[Any, ...], pd.DataFrame]:
-        done, sets = self._done_seeds, self.experiment.sets
-        parts = [self._finals, sets] if len(sets) else [self._finals]
-        found = {key: rows for frame in parts for key, rows in frame.groupby(["task", "method", "split"])}
-        return {key: rows[rows["seed"].isin(done.get(key[:2], ()))] for key, rows in found.items()}
+        """Final rows of finished cells, and those of their prompt sets, by task, method and split."""
+        frames = [frame for frame in (self._finals(), self._of_done(self.experiment.sets)) if len(frame)]
+        return {key: rows for frame in frames for key, rows in frame.groupby(["task", "method", "split"])}
 
     def prompt_sets(self, task: str) -> dict[str, PromptSetScores]:
         """The prompt sets that judged a task, by their name in the column `split`, as the base's record has them."""
@@ -184,16 +192,22 @@ class Analysis:
         cells.sort(key=lambda cell: cell.header.method != BASE)
         return {set_split(one.name): one for cell in cells[:1] for one in cell.sets}
 
-    @cached_property
     def _finals(self) -> pd.DataFrame:
         """Samples of the last milestone of every finished cell."""
-        samples = self.experiment.samples
-        if not len(self._done) or not len(samples):
-            return samples.iloc[:0]
-        done = self._done[["task", "method", "seed"]]
-        kept = samples.merge(done, on=["task", "method", "seed"])
-        last = kept.groupby(["task", "method", "seed"])["update"].transform("max")
-        return kept[kept["update"] == last]
+        kept = self._done_samples
+        return kept[kept["update"] == kept.groupby(KEYS)["update"].transform("max")] if len(kept) else kept
+
+    @cached_property
+    def _done_samples(self) -> pd.DataFrame:
+        return self._of_done(self.experiment.samples)
+
+    def _of_done(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of finished cells."""
+        heads = [cell.header for cell in self.experiment.results if cell.status != "done"]
+        for head in heads if len(frame) else ():
+            is_other = (frame["task"] != head.task) | (frame["method"] != head.method) | (frame["seed"] != head.seed)
+            frame = frame[is_other]
+        return frame
 
     def scores(self, task: str, method: str, scorer: str, split: str = REPORT) -> pd.DataFrame:
         """Final scores, one row a seed, one column a prompt (a (category, prompt index) pair); empty where none.
@@ -211,10 +225,12 @@ class Analysis:
 
     def grid_settings(self, task: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
         """Guidance scales and step counts of the grid at the end, both rising; empty where there is none."""
-        grid = self.experiment.grid
-        rows = grid[grid["task"] == task]
-        scales = sorted({round(float(value), 6) for value in rows["guidance"]})
-        return tuple(scales), tuple(sorted({int(value) for value in rows["steps"]}))
+        if ("grid", task) not in self._cache:
+            grid = self.experiment.grid
+            rows = grid[grid["task"] == task]
+            scales = sorted({round(float(value), 6) for value in rows["guidance"].unique()})
+            self._cache["grid", task] = tuple(scales), tuple(sorted({int(value) for value in rows["steps"].unique()}))
+        return self._cache["grid", task]
 
     def grid_means(self, task: str, scorer: str) -> dict[tuple[str, float, int], float]:
         """Mean score over seeds and prompts by (method, guidance scale, steps)."""
@@ -239,8 +255,7 @@ class Analysis:
 
     @cached_property
     def _done_grid(self) -> pd.DataFrame:
-        grid = self.experiment.grid
-        return grid.merge(self._done[["task", "method", "seed"]], on=["task", "method", "seed"]) if len(grid) else grid
+        return self._of_done(self.experiment.grid)
 
     def row(
         self, task: str, method: str, scorer: str, split: str = REPORT, category: str | None = None
@@ -306,32 +321,33 @@ class Analysis:
         return self._cache[key]
 
     def _curves(self, task: str, scorer: str) -> list[Run]:
-        samples = self.experiment.samples
-        rows = samples[(samples["task"] == task) & (samples["split"] == REPORT)].dropna(subset=[scorer])
-        rows = rows.merge(self._done[["task", "method", "seed"]], on=["task", "method", "seed"])
-        cells = ["method", "seed", "update"]
-        count = rows[cells].drop_duplicates().shape[0]
-        times = rows.groupby("prompt_index")[scorer].size()
-        shared = rows[rows["prompt_index"].isin(times.index[times == count])]
-        means = shared.groupby(cells)[scorer].mean()
-        start = means.get((BASE, 0, 0))
+        samples, cells = self._done_samples, ["method", "seed", "update"]
+        is_wanted = (samples["task"] == task) & (samples["split"] == REPORT) & samples[scorer].notna()
+        rows = samples.loc[is_wanted, [*cells, "prompt_index", scorer]]
+        times = rows.groupby("prompt_index").size()
+        shared = rows[rows["prompt_index"].isin(times.index[times == rows.groupby(cells).ngroups])]
+        means: dict[tuple[str, int], dict[int, float]] = {}
+        for (method, seed, update), mean in shared.groupby(cells)[scorer].mean().items():
+            means.setdefault((method, seed), {})[update] = float(mean)
+        start = means.get((BASE, 0), {}).get(0)
         marks = self.experiment.milestones
         spent = marks[marks["task"] == task].set_index(cells)[list(UNITS)].to_dict("index")
         runs = []
         for method in self.methods(task):
             for seed in self.seeds(task, method) if method != BASE else ():
-                if (method, seed) not in means.index:
+                if (method, seed) not in means:
                     continue  # the scorer applies to none of the shared prompts
-                runs.append(_run(method, seed, means, spent, start))
+                runs.append(_run(method, seed, means[method, seed], spent, start))
         return runs
 
 
-def _run(method: str, seed: int, means: pd.Series, spent: Mapping[Any, Mapping[str, float]], start: Any) -> Run:
-    own = means.loc[(method, seed)].sort_index()
-    x = {unit: [float(spent[(method, seed, update)][unit]) for update in own.index] for unit in UNITS}
-    y = [float(value) for value in own]
-    if start is not None and own.index[0] != 0:
-        x, y = {unit: [0.0, *values] for unit, values in x.items()}, [float(start), *y]
+def _run(
+    method: str, seed: int, means: Mapping[int, float], spent: Mapping[Any, Mapping[str, float]], start: float | None
+) -> Run:
+    x = {unit: [float(spent[(method, seed, update)][unit]) for update in means] for unit in UNITS}
+    y = list(means.values())
+    if start is not None and 0 not in means:
+        x, y = {unit: [0.0, *values] for unit, values in x.items()}, [start, *y]
     return Run(method, seed, {unit: tuple(values) for unit, values in x.items()}, tuple(y))
 
 
@@ -346,17 +362,28 @@ def _only(table: pd.DataFrame, category: str | None) -> pd.DataFrame:
         names = table.columns.get_level_values(0)
         sizes = names.value_counts()
         return table * [table.shape[1] / (len(sizes) * sizes[name]) for name in names]
-    return table.loc[:, [column[0] == category for column in table.columns]]
+    return table.loc[:, table.columns.get_level_values(0) == category]
 
 
 def _pivot(rows: pd.DataFrame, scorer: str, what: str) -> pd.DataFrame:
+    """Scores (S, P) by seed and by (category, prompt index), both sorted.
+
+    As `unstack` has it, without its detours. Raises DataError where one is missing or there twice.
+    """
     if not len(rows):
         return pd.DataFrame()
-    try:
-        table = rows.set_index(["seed", "category", "prompt_index"])[scorer].unstack(["category", "prompt_index"])
-    except ValueError as error:
-        raise DataError(f"{what}: a prompt was scored twice at the same update ({error})") from error
-    table = table.sort_index(axis=0).sort_index(axis=1)
-    if not np.isfinite(table.to_numpy(dtype=np.float64)).all():
+    row, seeds = pd.factorize(rows["seed"], sort=True)
+    prompt = rows["prompt_index"].to_numpy(dtype=np.int64)
+    span = int(prompt.max()) + 1
+    column, pairs = pd.factorize(rows["category"].cat.codes.to_numpy(dtype=np.int64) * span + prompt, sort=True)
+    times = np.bincount(row * len(pairs) + column, minlength=len(seeds) * len(pairs))
+    if times.max() > 1:
+        raise DataError(f"{what}: a prompt was scored twice at the same update")
+    scores = rows[scorer].to_numpy()
+    if times.min() == 0 or not np.isfinite(scores).all():
         raise DataError(f"{what}: not every seed was scored on the same prompts")
-    return table
+    table = np.empty((len(seeds), len(pairs)), scores.dtype)
+    table[row, column] = scores
+    categories = rows["category"].cat.categories.take(pairs // span)
+    columns = pd.MultiIndex.from_arrays([categories, pairs % span], names=["category", "prompt_index"])
+    return pd.DataFrame(table, index=pd.Index(seeds, name="seed"), columns=columns, copy=False)

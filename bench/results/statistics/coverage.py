@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.canonical import canonical_json
+from bench.files import write_whole
+from bench.paths import inside
 from bench.results.statistics.intervals import crossed_interval
 
 __all__ = ["SCENARIOS", "Scenario", "coverage_simulation", "write_coverage"]
@@ -77,8 +79,7 @@ def write_coverage(path: Path, repeats: int = 4000, prompts: int = 256) -> None:
     }
     scenarios = {name: asdict(scenario) for name, scenario in SCENARIOS.items()}
     stored = {"coverage": table, "level": 0.95, "prompts": prompts, "repeats": repeats, "scenarios": scenarios}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(canonical_json({"schema": 1, **stored}, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, (canonical_json({"schema": 1, **stored}, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":
@@ -86,4 +87,4 @@ if __name__ == "__main__":
         prog="python -m bench.results.statistics.coverage", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the results")
-    write_coverage(parser.parse_args().results / "statistics" / "coverage.json")
+    write_coverage(inside(parser.parse_args().results, "statistics/coverage.json"))

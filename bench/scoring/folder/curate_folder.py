@@ -1,7 +1,7 @@
 """`bench curate`: scores every picture, shows what each threshold would keep, and selects by one of them.
 
-Scores and selection lie beside the data: `scores-<reward>.csv` (name, score, scorer, version, weights, input), which
-a second call reads instead of scoring again, and `selected-<reward>.json`, which `run --data` reads.
+Scores and selection lie beside the data: `scores-<reward>.csv` (name, score, scorer, version, weights, code, input),
+which a second call reads instead of scoring again, and `selected-<reward>.json`, which `run --data` reads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from bench.scoring.loading import Placement, load_scorers
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
 
-HEAD = ("name", "score", "scorer", "version", "weights", "input")
+HEAD = ("name", "score", "scorer", "version", "weights", "code", "input")
+_WITHOUT_CODE = tuple(name for name in HEAD if name != "code")  # of older files, whose scores may be of other code
 SHARES = (0.5, 0.25, 0.1, 0.05, 0.01)
 _CHUNK = 32  # pictures in one call of the scorer, which has to end in time
 _BINS, _BAR = 12, 40
@@ -125,7 +126,7 @@ def _output_place(settings: Data) -> tuple[Path, str]:
 
 def _score_pictures(prepared: PreparedPictures, scorer: Scorer, path: Path) -> np.ndarray:
     """Scores (N,) float64 of all pictures, NaN where the reward does not apply; stored as they are made."""
-    about = (scorer.name, scorer.reward.version, scorer.fingerprint)
+    about = (scorer.name, scorer.reward.version, scorer.fingerprint, scorer.code)
     pictures = prepared.inspected.kept
     inputs = [_input_hash(p, prepared.found.resolution) for p in pictures]
     stored = _stored_scores(path, about)
@@ -147,18 +148,21 @@ def _score_pictures(prepared: PreparedPictures, scorer: Scorer, path: Path) -> n
 
 def _input_hash(picture: Picture, resolution: int) -> str:
     """16 hex digits of what a score depends on besides the scorer."""
-    return config_hash({"input": [picture.digest, picture.caption, picture.tag, resolution]})
+    colours = ["sRGB"] if picture.has_profile else []
+    return config_hash({"input": [picture.digest, picture.caption, picture.tag, resolution, *colours]})
 
 
-def _stored_scores(path: Path, about: tuple[str, str, str]) -> dict[str, float]:
-    """Scores that the same version of the scorer gave before, by what it saw."""
+def _stored_scores(path: Path, about: tuple[str, ...]) -> dict[str, float]:
+    """Scores that the same version and code of the scorer gave before, by what it saw."""
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
+    if rows and tuple(rows[0]) == _WITHOUT_CODE:
+        return {}
     if not rows or tuple(rows[0]) != HEAD or any(len(row) != len(HEAD) for row in rows):
         raise DataError(f"{path}: expected the columns {', '.join(HEAD)}: move it away to score afresh")
-    return {row[5]: float(row[1]) for row in rows[1:] if tuple(row[2:5]) == about}
+    return {row[-1]: float(row[1]) for row in rows[1:] if tuple(row[2:-1]) == about}
 
 
 def _select(pictures: Sequence[Picture], scores: np.ndarray, scorer: Scorer, rule: SelectionRule) -> np.ndarray:

@@ -11,8 +11,10 @@ import numpy as np
 from bench.api import DataError, Prompt
 from bench.config.pictures import Data
 from bench.datasets.pictures.decoding import open_picture
+from bench.datasets.pictures.named_files import picture_bytes
 from bench.datasets.prompts.readers import read_prompts
 from bench.paths import inside
+from bench.reading import read_file
 
 METADATA = ("metadata.jsonl", "metadata.csv")  # Hugging Face's ImageFolder: file_name, text
 MAX_PIXELS = Data.max_pixels
@@ -58,17 +60,16 @@ def list_pictures(folder: Path, prompts: Path | None = None) -> list[PictureEntr
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Pixels uint8 (H, W, 3) of one picture, upright as its camera says; what is transparent is laid on white.
+    """Pixels uint8 (H, W, 3) of one picture in sRGB, upright as its camera says; what is transparent is laid on white.
 
     Raises:
         DataError: it cannot be used, for one of the reasons in `bench.datasets.pictures.rows.FAULT_KINDS`.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path, picture_bytes(MAX_PIXELS))
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}") from error
-    picture, _ = open_picture(data, MAX_PIXELS)
-    return np.asarray(picture)
+    return np.asarray(open_picture(data, MAX_PIXELS).picture)
 
 
 def _entries_of_metadata(folder: Path, names: list[str], rows: list[Prompt], source: str) -> list[PictureEntry]:

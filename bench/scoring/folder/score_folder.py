@@ -192,10 +192,11 @@ def _refuse_without_prompts(rewards: Sequence[type[Reward]], entries: Sequence[P
 
 
 def _scorer_facts(scorers: Sequence[Scorer]) -> dict[str, dict[str, object]]:
-    """What the scores depend on: version and checkpoint of each scorer, and that it judged only."""
+    """What the scores depend on: version, checkpoint and code of each scorer, and that it judged only."""
     return {
         scorer.name: {
-            "version": scorer.reward.version, "checkpoint": scorer.fingerprint, "role": "evaluation",
+            "version": scorer.reward.version, "checkpoint": scorer.fingerprint, "code": scorer.code,
+            "role": "evaluation",
             "higher_is_better": scorer.reward.higher_is_better, "source": scorer.reward.source,
         }
         for scorer in scorers

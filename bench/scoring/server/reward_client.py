@@ -171,7 +171,7 @@ class ServedReward(RemoteReward):
         """Take over the fingerprint of the server's scorer.
 
         Raises:
-            ConfigError: the server's is another version than the one here.
+            ConfigError: the server's is another version than the one here, or has other code.
         """
         there = self._server.rewards[self.name]
         bounds = [float(bound) if math.isfinite(bound) else None for bound in self.range]
@@ -181,6 +181,12 @@ class ServedReward(RemoteReward):
             raise ConfigError(
                 f"reward server {self._server.url}: expected {self.name} with {name} {here[name]}, as it is here, but "
                 f"it has {there.get(name)} there: install the same version in both places"
+            )
+        if there.get("code") != self.code:
+            raise ConfigError(
+                f"reward server {self._server.url}: expected {self.name} with the source that it has here (hash "
+                f"{self.code}), but it has another there ({there.get('code')}): put the same files in both places, and "
+                "start the server again"
             )
         self.fingerprint = str(there["fingerprint"])
 
@@ -208,7 +214,7 @@ class ServedReward(RemoteReward):
         Raises:
             ConfigError: it holds one picture, and is larger than the server lets in.
         """
-        scorer = {"version": self.version, "fingerprint": self.fingerprint}
+        scorer = {"version": self.version, "fingerprint": self.fingerprint, "code": self.code}
         body = encode_request(images, prompts, metadata, scorer)
         limit = self._server.limits.bytes
         if len(images) == 1 and len(body) > limit:

@@ -15,7 +15,8 @@ import dataclasses
 import hmac
 import json
 import math
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,8 @@ from bench.api import BenchError, ConfigError, PluginError
 from bench.scoring.server.scoring_request import RequestLimits, ScoringRequest, decode_request, mebibytes
 from bench.scoring.workers.messages import encode_error, encode_scores
 from bench.scoring.workers.remote_reward import ProcessReward
+
+MAX_CONCURRENT = 32  # requests at once; others are told that the server is busy
 
 Handler = Callable[[Request], Awaitable[Any]]
 
@@ -53,6 +56,7 @@ class RewardService:
         self._limits = limits
         self._token = token
         self._hosts = hosts
+        self._admitted = 0  # requests that are being worked on
 
     def app(self) -> Starlette:
         """The application for an ASGI server."""
@@ -69,22 +73,46 @@ class RewardService:
     async def _respond(self, handler: Handler, request: Request, *, is_open: bool = False) -> Response:
         """The result of the handler, or why the request is refused."""
         try:
-            self._admit(request, is_open)
-            return _json({"result": await handler(request)})
+            self._require_own_host(request)
+            if is_open:
+                return _json({"result": await handler(request)})
+            self._require_token(request)
+            with self._admission():
+                return _json({"result": await handler(request)})
         except RequestRefused as error:
             return _error(error.status, ConfigError(str(error)))
         except BenchError as error:
             return _error(500 if isinstance(error, PluginError) else 422, error)
 
-    def _admit(self, request: Request, is_open: bool) -> None:
-        host = request.headers.get("host", "").rsplit(":", 1)[0].strip("[]")
-        if self._hosts and host not in self._hosts:
+    def _require_own_host(self, request: Request) -> None:
+        """Refuse what is meant for another host, and what a page of another site has a browser post here."""
+        host = request.headers.get("host", "")
+        name = host.rsplit(":", 1)[0].strip("[]")
+        if self._hosts and name not in self._hosts:
             expected = " or ".join(sorted(self._hosts))
-            raise RequestRefused(421, f"expected a request for the host {expected}, got {host!r}")
-        token = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if self._token is not None and not is_open and not hmac.compare_digest(token.encode(), self._token.encode()):
-            told = "expected the token that the server was started with: set BENCH_REWARD_TOKEN to it"
-            raise RequestRefused(401, told)
+            raise RequestRefused(421, f"expected a request for the host {expected}, got {name!r}")
+        origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
+        is_foreign = origin is not None and origin.partition("://")[2] != host
+        if request.method == "POST" and (is_foreign or site not in ("same-origin", "none")):
+            raise RequestRefused(403, f"expected a client of this server, got a page of another site, {origin or site}")
+
+    def _require_token(self, request: Request) -> None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        is_known = scheme.lower() == "bearer" and hmac.compare_digest(token.encode(), (self._token or "").encode())
+        if self._token is not None and not is_known:
+            told = "expected the token that the server was started with (Authorization: Bearer TOKEN): set "
+            raise RequestRefused(401, f"{told}BENCH_REWARD_TOKEN to it")
+
+    @contextmanager
+    def _admission(self) -> Iterator[None]:
+        """One of the places for requests that are worked on."""
+        if self._admitted >= MAX_CONCURRENT:
+            raise RequestRefused(503, f"expected at most {MAX_CONCURRENT} requests at once: send it again later")
+        self._admitted += 1
+        try:
+            yield
+        finally:
+            self._admitted -= 1
 
     async def _health(self, request: Request) -> str:
         return "ok"
@@ -112,7 +140,7 @@ class RewardService:
         if len(batch.images) > self._limits.pictures:
             raise RequestRefused(413, f"expected at most {self._limits.pictures} pictures, got {len(batch.images)}")
         reward = self._rewards[name]
-        now = {"version": reward.version, "fingerprint": reward.fingerprint}
+        now = {"version": reward.version, "fingerprint": reward.fingerprint, "code": reward.code}
         if batch.scorer != now:
             told = f"{name}: expected {batch.scorer}, but the server has {now} by now: start the run again"
             raise RequestRefused(409, told)
@@ -140,7 +168,7 @@ def describe_reward(reward: ProcessReward) -> dict[str, Any]:
     """What a client has to know of a scorer; a range without bound has null there."""
     low, high = (float(bound) if math.isfinite(bound) else None for bound in reward.range)
     return {
-        "version": reward.version, "fingerprint": reward.fingerprint, "range": [low, high],
+        "version": reward.version, "fingerprint": reward.fingerprint, "code": reward.code, "range": [low, high],
         "higher_is_better": reward.higher_is_better, "reads_prompts": reward.reads_prompts, "gold": reward.gold,
         "source": reward.source,
     }  # fmt: skip

@@ -1,8 +1,8 @@
 """What client and server agree on: a batch of pictures as bytes, and the limits of a request.
 
 A body is a safetensors file of two tensors, and nothing that could run. `images` is uint8 (B, H, W, 3), `fields` the
-UTF-8 of a JSON object {"prompts": [B], "metadata": [B], "scorer": {"version", "fingerprint"}}, where the scorer is the
-one that the client expects. Responses are the messages of `bench.scoring.workers.messages`.
+UTF-8 of a JSON object {"prompts": [B], "metadata": [B], "scorer": {"version", "fingerprint", "code"}}, where the
+scorer is the one that the client expects. Responses are the messages of `bench.scoring.workers.messages`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench.api import DataError
+from bench.reading import parse_json
 
 TOKEN_VARIABLE = "BENCH_REWARD_TOKEN"
 
@@ -61,9 +62,9 @@ def decode_request(body: bytes) -> ScoringRequest:
 
     try:
         tensors = load(body)
-        fields = json.loads(tensors["fields"].tobytes())
+        fields = parse_json(tensors["fields"].tobytes())
         request = ScoringRequest(tensors["images"], fields["prompts"], fields["metadata"], fields["scorer"])
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"expected a safetensors body with the tensors images and fields, got {len(body)} bytes of something else "
             f"({type(error).__name__}: {error})"
@@ -76,7 +77,7 @@ def decode_request(body: bytes) -> ScoringRequest:
         if not is_list or len(rows) != len(images):
             raise DataError(f"expected {name} as a list with one {kind.__name__} for each of {len(images)} pictures")
     if not isinstance(request.scorer, dict):
-        raise DataError("expected scorer as version and fingerprint")
+        raise DataError("expected scorer as version, fingerprint and code")
     return request
 
 

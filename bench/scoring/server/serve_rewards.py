@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import logging
 import os
 import socket
 import threading
@@ -16,10 +15,12 @@ from bench import registry
 from bench.api import ConfigError
 from bench.config.scorer_process import ScorerProcess
 from bench.parsing import Problems, split_list, validate
+from bench.reading import read_text
 from bench.scoring.server.scoring_request import TOKEN_VARIABLE, RequestLimits
 from bench.scoring.workers.remote_reward import LimitOptions, ProcessReward
 
-MAX_CONCURRENT = 32  # requests at once; others are told that the server is busy
+HEAD_SECONDS = 10.0  # that the head of a request may take to arrive
+MAX_WAITING = 256  # connections without a whole head; the oldest gives way to a new one
 _OPTIONS = LimitOptions("serve-rewards --timeout", "serve-rewards --memory")
 _PORTS = 65535
 _CLOSE_SECONDS = 5  # for requests under way when the server is told to stop
@@ -65,6 +66,7 @@ def serve_rewards(
     _require_packages()
     import uvicorn
 
+    from bench.scoring.server.connections import bounded_protocol
     from bench.scoring.server.reward_service import RewardService
 
     registry.refuse_equal_names(specs)
@@ -74,10 +76,9 @@ def serve_rewards(
         rewards = _load_rewards(specs, settings, limits.seconds)
         config = uvicorn.Config(
             RewardService(rewards, limits, token, hosts).app(), log_level="warning", access_log=False,
-            server_header=False, proxy_headers=False, lifespan="off", ws="none", http="h11",
-            limit_concurrency=MAX_CONCURRENT, timeout_graceful_shutdown=_CLOSE_SECONDS,
+            server_header=False, proxy_headers=False, lifespan="off", ws="none",
+            http=bounded_protocol(HEAD_SECONDS, MAX_WAITING), timeout_graceful_shutdown=_CLOSE_SECONDS,
         )  # fmt: skip
-        logging.getLogger("uvicorn.error").addFilter(_is_worth_printing)
         print(f"serving {', '.join(rewards)} at {_url(listening)}; Ctrl-C stops", flush=True)
         try:
             with suppress(KeyboardInterrupt):  # uvicorn has closed in order, and passes it on
@@ -86,11 +87,6 @@ def serve_rewards(
         finally:
             for reward in rewards.values():
                 reward.close()
-
-
-def _is_worth_printing(record: logging.LogRecord) -> bool:
-    """Whether a line of uvicorn's is: not one for each request that a busy server puts off."""
-    return "concurrency limit" not in record.getMessage()
 
 
 def _load_rewards(specs: Sequence[str], settings: ScorerProcess, seconds: float) -> dict[str, ProcessReward]:
@@ -113,8 +109,8 @@ def read_token(file: Path | None) -> str | None:
         token, source = os.environ.get(TOKEN_VARIABLE), f"${TOKEN_VARIABLE}"
     else:
         try:
-            token, source = file.read_text(encoding="utf-8").strip(), str(file)
-        except (OSError, UnicodeDecodeError) as error:
+            token, source = read_text(file).strip(), str(file)
+        except (OSError, ValueError) as error:
             raise ConfigError(f"--token-file {file}: expected a file with the token in it ({error})") from error
     if token is not None and not (token and all("!" <= letter <= "~" for letter in token)):
         raise ConfigError(f"{source}: expected a token of visible ASCII characters without spaces, got another or none")

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from bench.api import BenchError, Reward
+from bench.api import BenchError, PluginError, Reward
 from bench.config.scorer_process import ScorerProcess
+from bench.plugin_code import code_hash
 from bench.scoring.workers.messages import decode_result, decode_scores
 from bench.scoring.workers.worker_process import SECONDS, WorkerLimits, WorkerProcess
 
@@ -66,7 +67,8 @@ def _run_calls(calls: SimpleQueue[_QueuedCall | None]) -> None:
 class RemoteReward(Reward):
     """Has the declarations of `reward_class`, a class of this process, and scores that another process computes.
 
-    Calls run in order; between `submit` and its result the caller goes on, and must not change the pictures.
+    Calls run in order; between `submit` and its result the caller goes on, and must not change the pictures. `code` is
+    the hash of the reward's source, which has to be the same there.
     """
 
     is_served: ClassVar[bool] = False
@@ -77,6 +79,7 @@ class RemoteReward(Reward):
             setattr(self, name, getattr(reward_class, name))
         self.applies = reward_class.applies  # type: ignore[method-assign]
         self.fingerprint = ""
+        self.code = code_hash(reward_class)
 
     @property
     @abc.abstractmethod
@@ -172,6 +175,11 @@ class ProcessReward(RemoteReward):
         process = WorkerProcess(self.name, Path(sys.executable), _WORKER_FILE, self._limits, variables)
         try:
             loaded = self._result(partial(process.load, spec=self._spec, device=self._settings.device))
+            if loaded["code"] != self.code:
+                raise PluginError(
+                    f"reward {self.name!r}: expected the source that this run began with, but its file, or one beside "
+                    "it that it imports, has changed since: start again"
+                )
         except BenchError:
             process.close()
             raise

@@ -10,6 +10,7 @@ import numpy as np
 
 from bench import registry
 from bench.api import ConfigError, Reward
+from bench.plugin_code import code_hash
 from bench.plugin_errors import plugin_errors
 from bench.scoring.workers.messages import encode_result, encode_scores
 
@@ -17,7 +18,7 @@ _reward: Reward | None = None
 
 
 def load(spec: str, device: str) -> dict[str, Any]:
-    """The message of {"version", "fingerprint"}, once the reward of this name, module or file is loaded.
+    """The message of {"version", "fingerprint", "code"}, once the reward of this name, module or file is loaded.
 
     `device` is what the process was started for.
     """
@@ -29,7 +30,8 @@ def load(spec: str, device: str) -> dict[str, Any]:
         with plugin_errors(f"reward {cls.name!r} in load()", cls):
             _reward = cls()
             _reward.load()
-        return {"version": _reward.version, "fingerprint": str(getattr(_reward, "fingerprint", ""))}
+        print_ = str(getattr(_reward, "fingerprint", ""))
+        return {"version": _reward.version, "fingerprint": print_, "code": code_hash(cls)}
 
     return encode_result(work)
 

@@ -35,6 +35,7 @@ def run_worker(worker: Path, threads: int = 1, memory_mib: int | None = None) ->
     incoming, responses = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    os.register_at_fork(after_in_child=lambda: _close(incoming.fileno(), responses.fileno()))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     if memory_mib is not None:
@@ -64,6 +65,12 @@ def serve_requests(module: ModuleType, incoming: BinaryIO, responses: BinaryIO) 
 def _read_images(incoming: BinaryIO, shape: list[int]) -> np.ndarray:
     data = incoming.read(math.prod(shape))
     return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _close(*descriptors: int) -> None:
+    """In a copy that the scorer has forked: it would serve the parent's requests too, and outlive what it came from."""
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _import_file(path: Path) -> ModuleType:

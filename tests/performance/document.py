@@ -1,0 +1,108 @@
+"""The page on speed and its plot, from results/benchmarks/speed.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results" / "benchmarks" / "speed.json"
+DOCUMENT = ROOT / "docs" / "performance.md"
+PLOT = ROOT / "docs" / "performance.png"
+
+# Ratios that are aimed at, by the beginning of a case's name: over the bare passes, over the straightforward way
+GOALS = {"sft": (1.03, None), "soar, 1": (1.03, 0.90), "soar, 6": (1.03, 0.95), "flowgrpo": (1.05, 0.85)}
+PART_GOALS = {"evaluation": 1.20}
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The page in Markdown."""
+    machine, batch = found["machine"], found["batch"]
+    sizes = " and ".join(f"{count} samples at {width} x its width" for width, count in batch.items())
+    steps = []
+    for row in found["steps"]:
+        over_bare, over_other = _ratio(row["bare"]), _ratio(row["straightforward"])
+        goals = _goal(row["case"], 0), _goal(row["case"], 1)
+        steps.append((row["case"], f"{row['width']} x", over_bare, goals[0], over_other, goals[1]))
+    parts = [(row["part"], _ratio(row["bare"]), str(PART_GOALS.get(row["part"], ""))) for row in found["parts"]]
+    memory = [
+        (row["case"], f"{row['harness']:.0f}", f"{row['straightforward']:.0f}",
+         f"{row['harness'] / row['straightforward']:.2f}")
+        for row in found["memory"]
+    ]  # fmt: skip
+    return f"""# Speed
+
+What the harness adds to the passes that a method cannot do without, and how its methods compare with the way their
+authors write them. Measured by `python -m tests.performance` ({found["rounds"]} rounds, CPU seconds of one thread,
+{machine["device"]}, torch {machine["torch"]}); the figures are in `results/benchmarks/speed.json`, and this page is
+written from them. `pytest tests/performance --benchmark-enable` measures again in three minutes, and fails where a
+ratio is 25 % worse than here.
+
+## An update
+
+Medians over the rounds, with quartiles. *Bare* are the method's passes on given tensors, clipping by two passes and
+AdamW's fused kernel, decoding and reward. *Straightforward* is the same update as in the authors' code, written anew
+(`tests/performance/cases.py`): SOAR with a conditional pass of its own for the rollout and one graph for all points,
+Flow-GRPO with both branches in one pass with gradient, one trained step after the other, and the reference beside each;
+torch's default AdamW. On the embedded base, {sizes} (random weights there). Flow-GRPO samples ten steps, trains five.
+
+{_table(("update", "width", "over bare", "goal", "over straightforward", "goal"), steps)}
+
+![Seconds of an update along six axes]({PLOT.name})
+
+## Other parts
+
+Evaluation over the denoiser, the decoder and each scorer's network once; curation over drawing the pictures, the
+network that chooses and the VAE; a checkpoint over writing the same tensors.
+
+{_table(("part", "over bare", "goal"), parts)}
+
+## Memory
+
+The most main memory above the loaded model, in a process of its own, MiB; {batch_of(found)} samples.
+
+{_table(("update", "here", "straightforward", "ratio"), memory)}
+"""
+
+
+def batch_of(found: Mapping[str, Any]) -> int:
+    """Samples of the memory's updates: those of the base's own width."""
+    return int(next(iter(found["batch"].values())))
+
+
+def _ratio(value: Mapping[str, float]) -> str:
+    return f"{value['median']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+
+
+def _goal(case: str, which: int) -> str:
+    goal = next(goals[which] for start, goals in GOALS.items() if case.startswith(start))
+    return "" if goal is None else f"{goal:.2f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plot(found: Mapping[str, Any], path: Path) -> None:
+    """Six small axes: seconds of an update in the harness and of its bare passes."""
+    from matplotlib.figure import Figure
+
+    axes = list(dict.fromkeys(row["axis"] for row in found["slopes"]))
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    for place, title in enumerate(axes, 1):
+        rows = [row for row in found["slopes"] if row["axis"] == title]
+        panel = figure.add_subplot(2, 3, place)
+        for way, style in (("harness", "o-"), ("bare", "s--")):
+            panel.plot([row["x"] for row in rows], [row[way] for row in rows], style, label=way, markersize=4)
+        panel.set_xlabel(title)
+        panel.set_xticks([row["x"] for row in rows])
+        panel.set_ylim(bottom=0)
+        panel.spines[["top", "right"]].set_visible(False)
+        if place in (1, 4):
+            panel.set_ylabel("CPU seconds of an update")
+        if place == 1:
+            panel.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

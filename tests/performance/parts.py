@@ -1,0 +1,107 @@
+"""Parts of a run beside training, and what none of them can leave out."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from bench.config.load import load_settings
+from bench.datasets.scenes.proxies import ASSETS, CLIP_FOLDER, ProxyClip
+from bench.datasets.worlds import experiment_world
+from bench.models.policy import SD3Policy
+from bench.scoring.loading import load_scorers
+from bench.training.checkpoint import Checkpoints
+from bench.training.context import TaskContext
+from bench.training.curation import curated_data
+from bench.training.evaluate import Evaluator
+from methods.sft import SFT
+from tests.performance.cases import Case
+from tests.performance.models import fixtures_of
+
+PROMPTS = 64
+CANDIDATES = 256
+
+Pair = tuple[Callable[[], object], Callable[[], object]]
+
+
+def evaluation() -> Pair:
+    """An evaluation of the preset `quick`; and its networks alone: denoiser, decoder, each scorer's network once."""
+    experiment = load_settings("quick")
+    settings = replace(
+        experiment.evaluation, milestone_prompts=PROMPTS, final_prompts=PROMPTS, held_out_prompts=0, drift_states=0,
+        diversity_prompts=0, grid_prompts=16, pictures=4,
+    )  # fmt: skip
+    task, world = experiment.tasks[0], experiment_world(experiment)
+    policy = SD3Policy.load(world.model)
+    evaluator = Evaluator(TaskContext(world, task, policy, load_scorers(set(task.scorers))), settings)
+    clip = ProxyClip(ASSETS / CLIP_FOLDER)
+    noise = torch.randn(PROMPTS, *policy.latent_shape)
+    texts = [p.text for p in world.prompts(settings.split, task.categories or world.categories, PROMPTS)]
+    cond = policy.encode(texts)
+    parts = [slice(i, i + settings.batch_size) for i in range(0, PROMPTS, settings.batch_size)]
+
+    def sampled() -> list[torch.Tensor]:
+        return [policy.sample(noise[p], cond[p], steps=settings.steps, guidance=settings.guidance) for p in parts]
+
+    def networks() -> None:
+        for part, z0 in zip(parts, sampled(), strict=True):
+            clip.image(np.ascontiguousarray(policy.decode(z0)))
+            clip.text(texts[part])
+
+    return lambda: evaluator.judge(policy, 0, final=False), networks
+
+
+def curation(folder: Path) -> Pair:
+    """Choosing and encoding pictures; and drawing them, the network that chooses, and the VAE alone."""
+    experiment = load_settings("quick", {"task.candidates": CANDIDATES})
+    task, world = experiment.tasks[0], experiment_world(experiment)
+    policy, scorers, clip = (
+        SD3Policy.load(world.model),
+        load_scorers(set(task.scorers)),
+        ProxyClip(ASSETS / CLIP_FOLDER),
+    )
+    assert task.select is not None
+    select, count, categories = scorers[task.select], itertools.count(), task.categories or world.categories
+    before = os.environ.get("BENCH_CACHE")
+
+    def chosen() -> None:
+        os.environ["BENCH_CACHE"] = str(folder / f"cache-{next(count)}")
+        try:
+            curated_data(world, task, policy, select, print)
+        finally:
+            os.environ["BENCH_CACHE"] = before or ""
+            if before is None:
+                del os.environ["BENCH_CACHE"]
+
+    def networks() -> None:
+        found = world.candidates(categories, task.candidates)
+        clip.image(found.images)
+        clip.text([p.text for p in found.prompts])
+        policy.encode_pictures(found.images[: round(task.top_share * task.candidates)])
+
+    return chosen, networks
+
+
+def checkpoint(folder: Path) -> Pair:
+    """Keeping a stage's whole state; and writing its tensors into a file that is flushed."""
+    stage = Case("sft", SFT).stage(fixtures_of(folder), 8)
+    stage.advance()
+    checkpoints = Checkpoints(folder / "checkpoint")
+
+    def kept() -> None:
+        checkpoints.save(1, stage.tensors(), stage.state_dict())
+
+    def written() -> None:
+        with (folder / "plain.safetensors").open("wb") as file:
+            file.write(save(stage.tensors()))
+            file.flush()
+            os.fsync(file.fileno())
+
+    return kept, written

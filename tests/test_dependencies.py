@@ -99,6 +99,8 @@ def test_rewards_import_the_contract_the_maths_and_their_world(name: str) -> Non
         "bench.config.load",
         "bench.results.records.writer",
         "bench.results.records.reader",
+        "bench.results.records.cell_reader",
+        "bench.results.records.verification",
     ]
     + [name for name in MODULES if name.startswith("bench.cli.") and "templates" not in name]
     + [

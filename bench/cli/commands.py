@@ -18,8 +18,8 @@ from bench.suggest import hint
 GROUP = "bench.commands"
 # In the order of `bench --help`.
 NAMES = (
-    "run", "status", "report", "replay", "plan", "fetch", "rehearse", "list", "new", "check", "curate", "sample",
-    "score", "serve-rewards", "reward-env", "prompts", "cache", "doctor",
+    "run", "status", "report", "verify", "replay", "plan", "fetch", "rehearse", "list", "new", "check", "curate",
+    "sample", "score", "serve-rewards", "reward-env", "prompts", "cache", "doctor",
 )  # fmt: skip
 
 

@@ -19,14 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit status: 1 where a check finds differences."""
+    """The exit status: 1 where a check finds differences, or where results are not what was recorded."""
     from bench.results import report
+    from bench.results.report.markdown import one_line, printable
 
     path = report_path(args)
     if not args.check:
-        report.write_report(args.results, path)
+        refused = report.write_report(args.results, path)
+        for reason in refused:
+            print(printable(f"not reported: {one_line(reason)}"), file=sys.stderr)
         print(path)
-        return 0
+        return 1 if refused else 0
     differences = report.check_report(args.results, path)
     for difference in differences:
         print(difference, file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
 
 from bench.cli.setting import like, number
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     prompts = sample_grid(
         args.checkpoint, args.out, prompts=args.prompt, prompt_file=args.prompts, world=args.world, model=args.model,
         guidance=args.guidance, steps=args.steps, seed=args.seed, samples=args.samples,
+        note=partial(print, file=sys.stderr),
     )  # fmt: skip
     for row, prompt in enumerate(prompts, 1):
         print(f"row {row:2d}  {prompt}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -26,9 +27,10 @@ from bench.files import remove_parts
 from bench.locks import hold_lock
 from bench.models.policy import SD3Policy
 from bench.paths import inside
+from bench.results.records.hashes import file_sha256
 from bench.results.records.provenance import changed_sources, source_hashes
 from bench.results.records.schema import Event, Milestone, PromptSetScores, Scorers
-from bench.results.records.writer import refuse_changed_sources
+from bench.results.records.writer import RECORD, refuse_changed_sources
 from bench.scoring.loading import Placement, load_scorers
 from bench.scoring.weighted_sum import standard_candidates
 from bench.training.checkpoint import Checkpoints, Saved
@@ -136,27 +138,31 @@ class _Cell:
         return saved
 
     def _open_record(self) -> Saved | None:
-        record, log = self.log.record, self.log
+        record, log, job = self.log.record, self.log, self.job
         before = record.status()
-        header = cell_header(self.job, describe_device(self.experiment.device), recorded_sources(record))
+        header = cell_header(job, describe_device(self.experiment.device), recorded_sources(record))
         goes_on = record.start(header)
-        remove_parts(self.job.folder)
+        remove_parts(job.folder)
         remove_parts(self.checkpoints.folder)
-        remove_failure_dump(self.job.folder)
+        remove_failure_dump(job.folder)
         if not goes_on:
             self.checkpoints.clear()
-        saved, complaints = self.checkpoints.load()
-        for complaint in complaints:
+        sound, wrong = record.sound()
+        saved, complaints = self.checkpoints.load(partial(log.refuse_other_record, sound))
+        for complaint in [*([f"{job.folder / RECORD}: {wrong}"] if wrong else []), *complaints]:
             log.note(complaint)
         if saved:
             late = saved.state["sources"]
-            refuse_changed_sources(self.job.folder, changed_sources(late, source_hashes({}, late)))
+            refuse_changed_sources(job.folder, changed_sources(late, source_hashes({}, late)))
         count = saved.state["events"] if saved else 1
         if self.is_base or (saved and saved.state["is_complete"]):
-            self._judged = list(takewhile(lambda event: isinstance(event, JUDGED), record.events()[count:]))
+            self._judged = list(takewhile(lambda it: isinstance(it, JUDGED), record.events()[count : len(sound)]))
         if all(isinstance(event, Scorers) for event in self._judged):  # nothing was scored: they may have been mended
             self._judged = []
-        record.truncate(count + len(self._judged))
+        if sound:
+            record.truncate(count + len(self._judged))
+        else:
+            record.begin(header)
         log.is_open = True
         if before != "new":
             afresh = "goes on with what was not judged yet" if self._judged else "starts afresh"
@@ -260,10 +266,14 @@ class _Cell:
         policy.unshard("cpu")  # nothing but its file is left to be made
         self.log.grid(frame)
         self.log.pictures(*pictures)
+        model: dict[str, str] = {}
         if self.ranks.is_first:
-            policy.save(self.job.folder / "checkpoint" / "model")
-            if stages == 1:  # adapters of the last stage alone do not lead from the base to the result
-                policy.save_lora(self.job.folder / "checkpoint" / "lora")
-        self.log.done()
+            saved = [self.job.folder / "checkpoint" / "model", self.job.folder / "checkpoint" / "lora"]
+            policy.save(saved[0])
+            if stages > 1 or not policy.save_lora(saved[1]):  # those of the last stage alone do not lead to the result
+                saved.pop()
+            paths = [path for folder in saved for path in sorted(folder.rglob("*")) if path.is_file()]
+            model = {path.relative_to(self.job.folder).as_posix(): file_sha256(path) for path in paths}
+        self.log.done(model)
         if self.ranks.is_first:
             self.checkpoints.clear()

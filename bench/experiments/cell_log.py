@@ -90,11 +90,25 @@ class CellLog:
             self._telemetry("step")
         self._metrics, self._last_logged = {}, self.fraction
 
+    @property
+    def identity(self) -> str:
+        """The cell, by which a checkpoint is known to be its own."""
+        return f"{self._job.experiment.name}/{self._job.name}"
+
+    def refuse_other_record(self, sound: Sequence[str], state: Mapping[str, Any]) -> None:
+        """Raise DataError for what `state_dict` gave in another cell, or after lines that are not among the `sound`."""
+        if state.get("cell") != self.identity:
+            raise DataError(f"expected a checkpoint of {self.identity}, got one of {state.get('cell', 'no cell')}")
+        count = state["events"]
+        if len(sound) < count or sound[count - 1] != state["record"]:
+            raise DataError(f"the {count} lines of the record that it follows are not there as they were written")
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to hold, JSON-able."""
         return {
             "ledger": self.ledger.state_dict(), "last_logged": self._last_logged, "metrics": self._metrics,
-            "events": len(self.record.events()), "sources": self._late_sources(),
+            "events": len(self.record.events()), "record": self.record.head, "cell": self.identity,
+            "sources": self._late_sources(),
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -109,6 +123,8 @@ class CellLog:
         if not self._writes:
             return
         file = f"scores-{self.update:06d}.parquet"
+        if any(getattr(event, "file", None) == file for event in self.record.events()):  # and it has to stay whole
+            file = f"scores-{self.update:06d}-final.parquet"
         self.record.write_scores(file, judgement.frame)
         self.record.append(
             "milestone", stage=stage, update=self.update, fraction=min(1.0, self.fraction), ledger=self.ledger.facts(),
@@ -154,12 +170,12 @@ class CellLog:
 
     # The end
 
-    def done(self) -> None:
-        """End the record of a cell that is finished."""
+    def done(self, model: Mapping[str, str]) -> None:
+        """End the record of a cell that is finished, and leaves the files of a `model`, with their hashes."""
         if self._writes:
             self._telemetry("end")
             late = self._late_sources()
-            self.record.append("end", status="done", reason=None, ledger=self.ledger.facts(), sources=late)
+            self.record.append("end", status="done", ledger=self.ledger.facts(), sources=late, model=dict(model))
         self.post("end", status="done", update=self.update, fraction=1.0)
 
     def failed(self, reason: str) -> None:

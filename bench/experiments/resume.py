@@ -18,7 +18,7 @@ from bench.plugin_code import code_files, own_file
 from bench.results.records.listing import list_cells
 from bench.results.records.provenance import base_files, changed_sources, collect, shown_sources, source_hashes
 from bench.results.records.schema import Cell, End, dump
-from bench.results.records.writer import RECORD, CellRecord, Status
+from bench.results.records.writer import RECORD, CellRecord, Status, read_experiment_header
 
 _PLUGIN = "plugin/"
 
@@ -55,15 +55,17 @@ def remaining_jobs(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) 
 
     With `allow_mixed`, finished cells of other code stay beside the new ones, and unfinished ones begin afresh.
 
+    A finished cell of these jobs is verified before it counts as done.
+
     Raises:
         DataError: a record is damaged or of a newer schema; a cell was recorded with other settings, by other code,
-            or from another base; a link stands in the place of one.
+            or from another base; or it is finished, and not what was recorded; a link stands in the place of one.
     """
     by_folder = {job.folder: job for job in jobs}
     looked = _Sources(_base_sources(jobs[0]))
     others: dict[Path, list[str]] = {}
     uncomparable: list[Path] = []
-    todo = list(jobs)
+    todo, done = list(jobs), list[Path]()
     for place in list_cells(folder):
         record = CellRecord(place)
         status, job = record.status(), by_folder.get(place)
@@ -80,9 +82,31 @@ def remaining_jobs(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) 
             _give_up_unfinished(record, status)
         if status == "done" and job is not None:
             todo.remove(job)
+            done.append(place)
     if not allow_mixed:
         _refuse_other_code(others, uncomparable if todo else [], folder)
+    _verify(done, folder)
     return Remaining(todo, len(uncomparable))
+
+
+def _verify(done: Sequence[Path], folder: Path) -> None:
+    """Raise DataError where finished cells of an experiment are not what was recorded."""
+    if not done:
+        return
+    from bench.results.records.cell_reader import read_cell  # here: no number of a cell depends on it
+
+    header = read_experiment_header(folder)
+    wrong = []
+    for place in done:
+        try:
+            read_cell(place, header)
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = f"; so are {len(wrong) - 1} more (`python -m bench verify --name {folder.name}` lists them)"
+        raise DataError(
+            f"{wrong[0]}{more if wrong[1:] else ''}. Restore it, or remove that folder to run the cell again"
+        )
 
 
 class _Sources:

@@ -6,7 +6,7 @@ What is slow to import is imported once there is something to draw, so that a wr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ from bench.experiments.recorded import recorded_model
 from bench.parsing import Problems, validate
 from bench.paths import inside
 from bench.reading import read_json, read_text
-from bench.results.records.schema import Cell, parse_event
-from bench.results.records.writer import RECORD, read_lines
+from bench.results.records.hashes import changed_file
+from bench.results.records.schema import Cell, End, parse_event
+from bench.results.records.writer import RECORD, read_events, read_lines
 
 if TYPE_CHECKING:
     from bench.datasets.world import World
@@ -35,14 +36,14 @@ _CHUNK = 64
 def sample_grid(
     checkpoint: Path | None, out: Path, *, prompts: Sequence[str] = (), prompt_file: Path | None = None,
     world: str = "scenes", model: Path | None = None, guidance: float | None = None, steps: int | None = None,
-    seed: int = 0, samples: int = 4,
+    seed: int = 0, samples: int = 4, note: Callable[[str], object] = lambda text: None,
 ) -> list[str]:  # fmt: skip
     """Write a PNG to `out` and return its prompts, from the top row down.
 
     `checkpoint` is a cell of the results, a transformer's folder, a whole pipeline's, or None for the base, which is
     `model` or the world's own. Of a cell, base, guidance and steps are those it was evaluated with where nothing else
     is said; of all else guidance is 3 and steps are 20. Without prompts there is one of each category. The noise
-    depends on `seed` and the prompt, not on the checkpoint.
+    depends on `seed` and the prompt, not on the checkpoint. `note` is told what could not be made sure of.
 
     Raises:
         ConfigError: steps or samples below 1, a negative guidance scale, or an output that is no PNG.
@@ -70,25 +71,30 @@ def sample_grid(
 
     place = load_world(world, base)
     texts = texts or _examples(place)
-    policy = load_checkpoint(place, checkpoint)
+    policy = load_checkpoint(place, checkpoint, note)
     rows = [_row(policy, text, guidance=guidance, steps=steps, seed=seed, samples=samples) for text in texts]
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(tile(np.stack(rows))).save(out)
     return texts
 
 
-def load_checkpoint(world: World, checkpoint: Path | None) -> SD3Policy:
+def load_checkpoint(
+    world: World, checkpoint: Path | None, note: Callable[[str], object] = lambda text: None
+) -> SD3Policy:
     """The world's base with the weights of a checkpoint; a cell of the results or a transformer's folder.
 
+    `note` is told where nothing says whether they are whole.
+
     Raises:
-        DataError: there are no weights in that folder, they are no safetensors, lie behind a link or elsewhere, or are
-            of another shape than the base's.
+        DataError: there are no weights in that folder, they are no safetensors, lie behind a link or elsewhere, are not
+            those that the cell left, or of another shape than the base's.
     """
     folder = None if checkpoint is None else _weights_folder(checkpoint)
     from bench.models.policy import SD3Policy
 
     if checkpoint is None or folder is None:
         return SD3Policy.load(world.model)
+    _refuse_other_model(folder, note)
     runtime, kind = _as_trained(checkpoint)
     policy = SD3Policy.load(world.model, runtime=runtime, weights=kind)
     try:
@@ -134,6 +140,24 @@ def _cell_config(folder: Path) -> dict[str, Any]:
     lines, _ = read_lines(inside(folder, RECORD))
     first = parse_event(lines[0], f"{folder / RECORD}:1") if lines else None
     return dict(first.config) if isinstance(first, Cell) else {}
+
+
+def _refuse_other_model(folder: Path, note: Callable[[str], object]) -> None:
+    """Make sure that a model in its cell's folder is the one that the cell left; `note` is told where none says."""
+    cell = folder.absolute().parents[1]
+    events = read_events(cell) if folder.absolute().parts[-2:] == ("checkpoint", "model") else []
+    if not events:
+        return
+    held = events[-1].model if isinstance(events[-1], End) else {}
+    names = {name for name in held if Path(name).parent == Path("checkpoint/model")}
+    if not names:
+        note(f"{cell} was recorded before hashes were, or is not finished: whether its model is whole is not known")
+        return
+    strange = {f"checkpoint/model/{path.name}" for path in folder.iterdir()} - names
+    wrong = [found for name in sorted(names) if (found := changed_file(cell, name, held[name]))]
+    wrong += [f"{name} is no part of the model that was recorded" for name in sorted(strange)]
+    if wrong:
+        raise DataError(f"{cell}: {'; '.join(wrong)}: restore the model, or remove that folder and run the cell again")
 
 
 def _refuse_ways_out(folder: Path) -> None:

@@ -311,6 +311,7 @@ class SD3Policy:
         """Write the transformer in the diffusers format; with the base's other parts it is a whole pipeline again."""
         with appears_whole(folder) as temporary:
             try:
+                self.transformer.register_to_config(_name_or_path="")  # where the base lay is no part of the result
                 self.transformer.save_pretrained(temporary, safe_serialization=True)
             except SafetensorError as error:  # how it reports the operating system's refusals
                 raise OSError(str(error)) from error

@@ -1,9 +1,9 @@
-"""Checkpoints: safetensors, a manifest with hashes, no pickle; a damaged one is named and passed over."""
+"""Checkpoints: safetensors, a manifest with hashes, no pickle; one that is damaged, or another's, is passed over."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,19 +55,31 @@ class Checkpoints:
         # As it will be read: keys that are numbers come back as texts, in another order
         body = json.loads(canonical_json({"number": number, "files": files, "state": dict(state)}))
         write_whole(self.folder / f"{name}.json", canonical_json({"body": body, "hash": config_hash(body)}).encode())
-        for old in self._numbers()[:-KEEP]:
+        numbers = self._numbers()
+        kept = [it for it in numbers if it <= number][-KEEP:]  # those above were passed over, or this would not rise
+        for old in (it for it in numbers if it not in kept):
             (self.folder / f"{old:08d}.json").unlink(missing_ok=True)
             (self.folder / f"{old:08d}.safetensors").unlink(missing_ok=True)
 
-    def load(self) -> tuple[Saved | None, list[str]]:
-        """The newest good checkpoint, or None without any; and what is wrong with each newer one."""
+    def load(self, refuse: Callable[[Mapping[str, Any]], None] = lambda state: None) -> tuple[Saved | None, list[str]]:
+        """The newest good checkpoint, or None without any; and what is wrong with each newer one.
+
+        `refuse` raises DataError for the state of one that is whole and yet not to be gone on from.
+        """
         complaints: list[str] = []
         for number in reversed(self._numbers()):
+            path = self.folder / f"{number:08d}.json"
             try:
-                return self.read(number), complaints
+                saved = self.read(number)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError, DataError) as error:
-                path = self.folder / f"{number:08d}.json"
                 complaints.append(f"{path} is damaged and was passed over: {error}")
+                continue
+            try:
+                refuse(saved.state)
+            except DataError as error:
+                complaints.append(f"{path} was passed over: {error}")
+                continue
+            return saved, complaints
         return None, complaints
 
     def read(self, number: int) -> Saved:

@@ -14,6 +14,7 @@ from bench.registry import ROOT
 from bench.results.records.schema import Cell, End
 from bench.results.records.writer import read_events
 from tests.support.cells import options
+from tests.support.synthetic_results import as_schema_1
 
 CELLS = ("alignment/base/seed0", "alignment/sft/seed0")
 
@@ -74,6 +75,7 @@ def test_other_code_of_training_is_told(checkout: Path, tiny_pipeline: Path) -> 
 
 
 def test_cells_of_the_older_kind_of_hash_are_read_and_told(checkout: Path, tiny_pipeline: Path) -> None:
+    as_schema_1(checkout / "results" / "tiny")
     for name in CELLS:
         record = checkout / "results" / "tiny" / name / "record.jsonl"
         record.write_text(record.read_text(encoding="utf-8").replace('"covers": "imported", ', ""), encoding="utf-8")

@@ -64,6 +64,7 @@ def telemetry(record: CellRecord, kind: str, update: int, when: datetime, second
 def milestone(record: CellRecord, update: int, fraction: float, cost: float = 0.0) -> None:
     """Means of a gold scorer and of the proxy that stands for it."""
     spent = ledger(cost, update, forward=cost)
+    record.write_bytes(f"scores-{update:06d}.parquet", b"")
     record.append(
         "milestone", update=update, fraction=fraction, ledger=spent, guidance=3.0, steps=20,
         file=f"scores-{update:06d}.parquet",

@@ -21,6 +21,7 @@ from bench.locks import hold_lock
 from bench.results.records.schema import End
 from bench.results.records.writer import CellRecord
 from bench.training.loop import MAX_SKIPPED_IN_A_ROW
+from tests.support.synthetic_results import as_schema_1
 from tests.support.user_pictures import image_folder
 
 TINY = """
@@ -392,11 +393,11 @@ RECORD = CELL / "record.jsonl"
 
 
 def newer_header(folder: Path) -> None:
-    edit(folder / "results/tiny/experiment.json", '"schema": 1', '"schema": 99')
+    edit(folder / "results/tiny/experiment.json", '"schema": 2', '"schema": 99')
 
 
 def newer_record(folder: Path) -> None:
-    edit(folder / RECORD, '"schema": 1', '"schema": 99')
+    edit(folder / RECORD, '"schema": 2', '"schema": 99')
 
 
 def other_code(folder: Path) -> None:
@@ -423,8 +424,8 @@ def nothing(folder: Path) -> None:
 
 
 PREPARED = [
-    (newer_header, [], ["experiment.json: schema 99 is newer than this bench reads (1): update bench"]),
-    (newer_record, [], ["record.jsonl:1: schema 99 is newer than this bench reads (1): update bench"]),
+    (newer_header, [], ["experiment.json: schema 99 is newer than this bench reads (2): update bench"]),
+    (newer_record, [], ["record.jsonl:1: schema 99 is newer than this bench reads (2): update bench"]),
     (other_code, [], ["1 cells in", "made by other code", "differs in bench/flow.py", "--name", "--allow-mixed"]),
     (not_json, [], ["record.jsonl:5: not JSON", "the file is damaged"]),
     (not_text, [], ["record.jsonl: not UTF-8 text", "the file is damaged"]),
@@ -456,6 +457,7 @@ def test_other_code_is_allowed_when_asked_for(
     finished: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    as_schema_1(tmp_path / "results" / "tiny")  # where no hash of the line tells that it was edited
     other_code(tmp_path)
     before = (tmp_path / RECORD).read_bytes()
     assert main(command(tmp_path, tiny_pipeline, "--allow-mixed")) == 0

@@ -291,20 +291,23 @@ def test_missing_and_misplaced_files_are_named(tmp_path: Path) -> None:
     folder = write_world(tmp_path, SMALL)
     cell = folder / "alignment" / "sft" / "seed1"
     shutil.copytree(cell, folder / "alignment" / "sft" / "seed7")
-    with pytest.raises(DataError, match=r"seed7 holds the record of .*seed1"):
-        read_experiment(folder)
+    found = read_experiment(folder)
+    assert found.refused_by_reason() == [
+        ("alignment/sft/seed7", "it holds the record of alignment/sft/seed1: move it there")
+    ]
+    assert len(found.results) == 3
     shutil.rmtree(folder / "alignment" / "sft" / "seed7")
     (cell / "scores-000625.parquet").unlink()
-    with pytest.raises(DataError, match=r"scores-000625\.parquet is missing"):
-        read_experiment(folder)
+    (refused,) = read_experiment(folder).refused
+    assert refused.name == "alignment/sft/seed1" and "scores-000625.parquet is missing" in refused.reasons[0]
 
 
 def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
-    header = ExperimentHeader(name="x", config={"a": 1}, config_hash="one")
+    header = ExperimentHeader(name="x", config={"a": 1}, config_hash=config_hash({"a": 1}))
     write_experiment_header(tmp_path, header)
     write_experiment_header(tmp_path, header)
     with pytest.raises(DataError, match="another name"):
-        write_experiment_header(tmp_path, header.model_copy(update={"config_hash": "two"}))
+        write_experiment_header(tmp_path, header.model_copy(update={"config": {}, "config_hash": config_hash({})}))
     with pytest.raises(DataError, match=r"no experiment\.json"):
         read_experiment(tmp_path / "nowhere")
 

@@ -27,7 +27,7 @@ from bench.results.report.gains import proxy_gains
 from bench.results.report.main_table import papers_table
 from bench.results.report.markdown import code, escape, format_number, markdown_table, signed
 from bench.results.statistics.analysis import Analysis
-from tests.support.synthetic_results import World, build_world, ledger, start, write_world
+from tests.support.synthetic_results import World, as_schema_1, build_world, ledger, start, write_world
 
 EVIL = ("<script>alert(1)</script>", "[a](http://evil.example) ![b](x)", "pipes | and $x$ `code` *stars* @someone")
 SMALL = World(
@@ -347,11 +347,14 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
 def test_scorers_have_to_be_described(tmp_path: Path) -> None:
     folder = write_world(tmp_path / "results", replace(SMALL, seeds=1, methods=("sft",)))
     path = folder / "experiment.json"
+    as_schema_1(folder)
     header = json.loads(path.read_text())
     del header["scorers"]["scenes-ocr"]
     path.write_text(json.dumps(header))
-    with pytest.raises(DataError, match="does not describe scorer 'scenes-ocr'"):
-        rebuilt(tmp_path)
+    told = "experiment.json does not describe scorer 'scenes-ocr' (gold? margin?)"
+    assert "No experiment has a finished cell" in rebuilt(tmp_path) and told in rebuilt(tmp_path)
+    (cells, _), *others = read_experiment(folder).refused_by_reason()
+    assert cells == "alignment/base/seed0 and 1 more" and not others
 
 
 @pytest.mark.slow

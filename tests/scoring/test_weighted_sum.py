@@ -25,7 +25,7 @@ from bench.scoring.scorer import Scorer
 from bench.scoring.weighted_sum import WeightedSum, weighted_sums
 from rewards.geneval import GenEval
 from tests.support.cells import GOLD, experiment, run
-from tests.support.synthetic_results import World, start, write_world
+from tests.support.synthetic_results import World, as_schema_1, start, write_world
 
 SUM = "standardised(0.7*scenes-aesthetic + 0.3*scenes-geneval)"
 
@@ -180,6 +180,7 @@ def analysis(tmp_path: Path) -> Analysis:
     reward = "0.7*scenes-clip+0.3*scenes-aesthetic-head"
     header = header.model_copy(update={"tasks": {"alignment": TaskInfo(reward=reward, filter="scenes-ocr")}})
     write_experiment_header(folder, header)
+    as_schema_1(folder)
     used = {"scenes-clip": ["training", "evaluation"], "scenes-ocr": ["filter", "evaluation"], "hidden": ["training"]}
     used |= {"scenes-geneval": ["evaluation"], "both": ["training", "filter"]}
     uses = {name: {"version": "1", "checkpoint": "ab" * (name == "hidden"), "roles": r} for name, r in used.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.canonical import config_hash
+from bench.canonical import canonical_json, config_hash
 from bench.results import report
 from bench.results.records.schema import BASE, ExperimentHeader, ScorerInfo, TaskInfo
 from bench.results.records.writer import CellRecord, write_experiment_header
@@ -83,7 +84,7 @@ def build_world(folder: Path, world: World) -> Path:
 def write_world(results: Path, world: World = World()) -> Path:
     """Write results/<name>; returns that folder."""
     folder = results / world.name
-    config = {"evaluation": {"steps": 20, "guidance": 3.0}, "budget": str(world.budget)}
+    config = {"evaluation": {"steps": 20, "guidance": 3.0}, "budget": "60k"}
     header = ExperimentHeader(
         name=world.name,
         label=world.label,
@@ -132,7 +133,8 @@ def provenance(**changes: Any) -> dict[str, Any]:
 
 def start(record: CellRecord, world: World, task: str, method: str, seed: int) -> None:
     """The header of a cell."""
-    config = {"method": method, "task": {"name": task}}
+    margins = {name: info.margin for name, info in SCORERS.items()}
+    config = {"method": method, "task": {"name": task, "margins": margins}, "budgets": ["60000 cost"]}
     record.start(
         {
             "experiment": world.name,
@@ -164,6 +166,28 @@ def scores(world: World, task: str, method: str, seed: int, count: int, share: f
         ocr = scorer.startswith("scenes-ocr")
         found[scorer] = np.where((category == "text") | (not ocr), values, np.nan).astype(np.float32)
     return found
+
+
+def summaries(frame: Mapping[str, Any], own: Mapping[str, ScorerInfo] = SCORERS) -> dict[str, dict[str, Any]]:
+    """Mean and count of every scorer over the prompts that are not held out."""
+    counted = np.broadcast_to(np.asarray(frame["split"]), np.shape(frame["prompt_index"])) != "held_out"
+    found = {}
+    for name in own:
+        values = np.asarray(frame[name], np.float32)[counted].astype(np.float64)
+        values = values[np.isfinite(values)]
+        found |= {name: {"mean": float(values.mean()), "n": values.size}} if values.size else {}
+    return found
+
+
+def as_schema_1(folder: Path) -> None:
+    """Turn an experiment into one that was recorded before hashes were."""
+    for path in [*folder.glob("*/*/seed*/record.jsonl"), folder / "experiment.json"]:
+        is_record = path.suffix == ".jsonl"
+        texts = path.read_text(encoding="utf-8").splitlines() if is_record else [path.read_text(encoding="utf-8")]
+        for number, text in enumerate(texts):
+            held = {name: v for name, v in json.loads(text).items() if name not in ("hash", "sha256", "model")}
+            texts[number] = canonical_json(held | ({"schema": 1} if "schema" in held else {}))
+        path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
 
 
 def _number(method: str) -> int:
@@ -212,7 +236,7 @@ def _milestone(record: CellRecord, world: World, task: str, method: str, seed: i
         guidance=3.0,
         steps=20,
         file=file,
-        scores={"scenes-geneval": {"mean": 0.5, "n": count, "by_category": {}}},
+        scores=summaries(frame),
         diversity=0.31 - 0.1 * share * (method == "flowgrpo") if share == 1.0 else None,
         drift={"velocity": 0.02 * share * (method != BASE), "norm_ratio": 1.0 + 0.01 * share, "path_kl": 0.3 * share},
     )

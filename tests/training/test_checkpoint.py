@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from bench.api import DataError
 from bench.tensors import write_tensors
 from bench.training.checkpoint import Checkpoints
 
@@ -72,6 +74,27 @@ def test_a_checkpoint_under_another_number_is_none(tmp_path: Path) -> None:
     for suffix in (".json", ".safetensors"):
         (tmp_path / f"00000003{suffix}").rename(tmp_path / f"00000009{suffix}")
     assert loaded(checkpoints)[0] is None
+
+
+def test_one_that_is_refused_is_passed_over_and_named(tmp_path: Path) -> None:
+    def refuse(state: Mapping[str, Any]) -> None:
+        if state["update"] == 5:
+            raise DataError("expected a checkpoint of a/b/seed0, got one of a/b/seed1")
+
+    saved(tmp_path, 3, 5)
+    found, complaints = Checkpoints(tmp_path).load(refuse)
+    assert found is not None and found.number == 3
+    assert complaints == [f"{tmp_path}/00000005.json was passed over: expected a checkpoint of a/b/seed0, got one of "
+                          "a/b/seed1"]  # fmt: skip
+
+
+def test_those_passed_over_do_not_outlive_the_next_one(tmp_path: Path) -> None:
+    """Else, as the newest two, they would be kept in its place."""
+    checkpoints = saved(tmp_path, 8, 9)
+    for number in (8, 9):
+        empty(tmp_path / f"{number:08d}.json")
+    checkpoints.save(2, {"weight": torch.full((4,), 2.0)}, {"update": 2})
+    assert loaded(checkpoints) == (2, []) and not list(tmp_path.glob("0000000[89]*"))
 
 
 CONVERSION = ROOT / "rewards" / "convert.py"  # reads tensors out of published ones; see test_security

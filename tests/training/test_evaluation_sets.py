@@ -25,7 +25,8 @@ from bench.models.policy import SD3Policy
 from bench.parsing import Text
 from bench.preflight.forecast.plan import evaluation_passes
 from bench.results.records.reader import read_experiment
-from bench.results.records.writer import CellRecord
+from bench.results.records.schema import ScorerInfo, dump
+from bench.results.records.writer import CellRecord, read_experiment_header, write_experiment_header
 from bench.results.report import main_table, tables
 from bench.results.report.main_table import papers_table
 from bench.results.statistics.analysis import ALIKE, Analysis
@@ -33,7 +34,7 @@ from bench.scoring.loading import load_scorers
 from bench.training.context import TaskContext
 from bench.training.evaluate import Evaluator
 from tests.support.cells import experiment, world
-from tests.support.synthetic_results import World, ledger, write_world
+from tests.support.synthetic_results import World, write_world
 
 CLAIM = {"tag": "colors", "include": [{"class": "car", "count": 1, "color": "red"}]}
 QUIET = World(tasks=("alignment",), methods=("sft",), seeds=2, prompts=8, milestone_prompts=4, grid=((), ()))
@@ -266,6 +267,7 @@ def test_a_prompt_that_is_too_long_is_told_before_anything_trains(tiny_pipeline:
 
 # Reporting
 
+PROXY = ScorerInfo(gold=False, margin=0.01, pair="scenes-ocr")
 SCORES = {  # three prompts of one category and one of another
     ("base", 0): [0.0, 0.5, 1.0, 0.0],
     ("sft", 0): [1.0, 0.5, 1.0, 0.0],
@@ -279,6 +281,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     folder = write_world(tmp_path_factory.mktemp("synthetic"), QUIET)
     for (method, seed), values in SCORES.items():
         record = CellRecord(folder / "alignment" / method / f"seed{seed}")
+        end = record.events()[-1]
         record.truncate(len(record.events()) - 1)
         record.write_scores("prompts-geneval.parquet", {
             "prompt_index": range(4), "category": ["colors"] * 3 + ["counting"], "split": ["set:geneval"] * 4,
@@ -289,10 +292,9 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
             "prompt_set", name="geneval", file="prompts-geneval.parquet", fingerprint="0" * 16, prompts=4, there=553,
             samples=4, guidance=3.0, steps=20, in_training=2 if method == "base" else None, scores={"geneval": summary},
         )  # fmt: skip
-        record.append("end", status="done", ledger=ledger())
-    header = json.loads((folder / "experiment.json").read_text())
-    header["scorers"]["geneval"] = {**header["scorers"]["scenes-ocr"], "gold": False}
-    (folder / "experiment.json").write_text(json.dumps(header))
+        record.append("end", status="done", ledger=dump(end)["ledger"])
+    header = read_experiment_header(folder)
+    write_experiment_header(folder, header.model_copy(update={"scorers": {**header.scorers, "geneval": PROXY}}))
     return Analysis(read_experiment(folder))
 
 

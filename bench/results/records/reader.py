@@ -1,74 +1,47 @@
-"""Reading `results/<experiment>` into pandas frames; nothing here computes, and nothing is skipped in silence."""
+"""Reading `results/<experiment>` into pandas frames; nothing here computes, and nothing is skipped in silence.
+
+Every cell is verified as it is read. One that is not whole is refused, with its reasons, and takes no other with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bench.api import DataError
-from bench.paths import inside
-from bench.results.records.listing import list_cells
-from bench.results.records.schema import (
-    SCORE_COLUMNS,
-    Cell,
-    End,
-    Event,
-    ExperimentHeader,
-    GridScores,
-    LedgerEntry,
-    Milestone,
-    PromptSetScores,
-    SampleGrid,
-    Scorers,
-    Step,
-    Telemetry,
-    parse_event,
-)
-from bench.results.records.score_files import KEYS, ScoreRows, damaged, read_scores
-from bench.results.records.writer import RECORD, read_experiment_header, read_lines, read_telemetry
+from bench.results.records.cell_reader import CellResult, look_at_cell
+from bench.results.records.schema import SCORE_COLUMNS, ExperimentHeader, LedgerEntry
+from bench.results.records.score_files import KEYS, ScoreRows
+from bench.results.records.writer import read_experiment_header
 
-__all__ = ["KEYS", "CellResult", "ExperimentResults", "damaged", "named_file", "read_experiment"]
+__all__ = ["KEYS", "ExperimentResults", "RefusedCell", "read_experiment"]
 
 LEDGER = tuple(LedgerEntry.model_fields)
 
 
 @dataclass(frozen=True)
-class CellResult:
-    """One cell as it was recorded. `torn`: the last line of the record was cut off by a crash."""
+class RefusedCell:
+    """A cell that is not what was recorded, by the folder that it lies in, and why: a sentence each."""
 
-    folder: Path
-    header: Cell
-    steps: tuple[Step, ...]
-    milestones: tuple[Milestone, ...]
-    telemetry: tuple[Telemetry, ...]
-    grid: GridScores | None
-    pictures: SampleGrid | None
-    end: End | None
-    torn: bool
-    scorers: Scorers | None = None
-    sets: tuple[PromptSetScores, ...] = ()
+    task: str
+    method: str
+    seed: str
+    reasons: tuple[str, ...]
 
     @property
-    def status(self) -> str:
-        """`done`, `failed` or `unfinished`."""
-        return self.end.status if self.end else "unfinished"
-
-    @property
-    def ledger(self) -> LedgerEntry | None:
-        """What was spent, by the latest event that says so."""
-        if self.end:
-            return self.end.ledger
-        spent = [step.ledger for step in self.steps] + [milestone.ledger for milestone in self.milestones]
-        return max(spent, key=lambda entry: entry.updates) if spent else None
+    def name(self) -> str:
+        """task/method/seed<k>."""
+        return f"{self.task}/{self.method}/{self.seed}"
 
 
 @dataclass(frozen=True)
 class ExperimentResults:
     """All cells of one experiment, and frames over them; every frame begins with task, method, seed.
+
+    What was `refused` is in none of them.
 
     cells: status, reason, torn, seconds, ledger entries, provenance. steps: stage, update, ledger entries,
     `metric.<name>`. milestones: update, fraction, guidance, steps, ledger entries, diversity, `drift.<name>`, seconds
@@ -86,23 +59,44 @@ class ExperimentResults:
     grid: pd.DataFrame
     scorers: tuple[str, ...] = field(default=())
     sets: pd.DataFrame = field(default_factory=pd.DataFrame)
+    refused: tuple[RefusedCell, ...] = ()
+
+    def refused_by_reason(self) -> list[tuple[str, str]]:
+        """Why cells were refused, one entry a reason: the first of the cells that share it with their number."""
+        cells: dict[str, list[str]] = {}
+        for cell in self.refused:
+            for reason in cell.reasons:
+                cells.setdefault(reason, []).append(cell.name)
+        return [(f"{of[0]} and {len(of) - 1} more" if of[1:] else of[0], reason) for reason, of in cells.items()]
 
 
 def read_experiment(folder: Path) -> ExperimentResults:
     """Read everything in results/<experiment>.
 
-    Raises DataError where a record is damaged (a torn last line is reported, not raised), lies in another folder than
-    its header says, belongs to another configuration, names a score file that is missing or lies elsewhere, or where a
-    link stands in the place of a file or a folder.
+    A cell is refused whose record is damaged (a torn last line is reported), changed or another cell's, disagrees with
+    experiment.json, its score files or itself, or names a file that is missing, another than it was or elsewhere, or
+    where a link stands in the place of a file or a folder. Raises DataError where experiment.json is none, or damaged.
     """
     header = read_experiment_header(folder)
-    cells = [cell for path in list_cells(folder) if (cell := _read_cell(path)) is not None]
-    for cell in cells:
-        _check_place(folder, header, cell)
-    files = {(cell.folder, item.file): (cell, item.file) for cell in cells for item in cell.milestones}
-    samples = _frame(list(files.values()))
-    grid = _frame([(cell, cell.grid.file) for cell in cells if cell.grid])
-    scorers = sorted({name for frame in (samples, grid) for name in frame if name not in (*KEYS, *SCORE_COLUMNS)})
+    cells: list[CellResult] = []
+    samples, grid, sets = ScoreRows(), ScoreRows(), ScoreRows()
+    refused: list[RefusedCell] = []
+    for place in sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*/seed*")):
+        cell, tables, problems = look_at_cell(folder, place, header)
+        if problems:
+            task, method, seed = place.split("/")
+            refused.append(RefusedCell(task, method, seed, tuple(problems)))
+        elif cell is not None:
+            cells.append(cell)
+            # of two evaluations after one update the later one has all prompts
+            for file in {item.update: item.file for item in cell.milestones}.values():
+                samples.add(**_keys(cell), table=tables[file])
+            if cell.grid:
+                grid.add(**_keys(cell), table=tables[cell.grid.file])
+            for item in cell.sets:
+                sets.add(**_keys(cell), table=tables[item.file])
+    of_samples, of_grid = samples.frame(), grid.frame()
+    scorers = sorted({name for frame in (of_samples, of_grid) for name in frame if name not in (*KEYS, *SCORE_COLUMNS)})
     return ExperimentResults(
         folder=folder,
         header=header,
@@ -110,51 +104,12 @@ def read_experiment(folder: Path) -> ExperimentResults:
         cells=pd.DataFrame([_cell_row(cell) for cell in cells]),
         steps=pd.DataFrame([row for cell in cells for row in _step_rows(cell)]),
         milestones=pd.DataFrame([row for cell in cells for row in _milestone_rows(cell)]),
-        samples=samples,
-        grid=grid,
+        samples=of_samples,
+        grid=of_grid,
         scorers=tuple(scorers),
-        sets=_frame([(cell, item.file) for cell in cells for item in cell.sets]),
+        sets=sets.frame(),
+        refused=tuple(refused),
     )
-
-
-def _read_cell(folder: Path) -> CellResult | None:
-    """One cell, or None for a record without a whole line (killed while it wrote the first one)."""
-    path = folder / RECORD
-    lines, torn = read_lines(path)
-    events = [parse_event(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
-    if not events:
-        return None
-    if not isinstance(events[0], Cell):
-        raise DataError(f"{path}:1: expected the cell event, found {events[0].kind!r}")
-    ends = [number for number, event in enumerate(events) if isinstance(event, End)]
-    if ends and ends[0] != len(events) - 1:
-        raise DataError(f"{path}: events follow the end event on line {ends[0] + 1}")
-    return CellResult(
-        folder=folder,
-        header=events[0],
-        steps=tuple(event for event in events if isinstance(event, Step)),
-        milestones=tuple(event for event in events if isinstance(event, Milestone)),
-        telemetry=tuple(read_telemetry(folder)),
-        grid=_last(events, GridScores),
-        pictures=_last(events, SampleGrid),
-        end=_last(events, End),
-        torn=torn,
-        scorers=_last(events, Scorers),
-        sets=tuple(event for event in events if isinstance(event, PromptSetScores)),
-    )
-
-
-def _last(events: list[Event], kind: type[Any]) -> Any:
-    return next((event for event in reversed(events) if isinstance(event, kind)), None)
-
-
-def _check_place(folder: Path, header: ExperimentHeader, cell: CellResult) -> None:
-    head = cell.header
-    place = folder / head.task / head.method / f"seed{head.seed}"
-    if place != cell.folder:
-        raise DataError(f"{cell.folder} holds the record of {place}: move it there")
-    if head.experiment != header.name:
-        raise DataError(f"{cell.folder} belongs to experiment {head.experiment!r}, not to {header.name!r}")
 
 
 def _keys(cell: CellResult) -> dict[str, Any]:
@@ -213,19 +168,3 @@ def _milestone_rows(cell: CellResult) -> Iterator[dict[str, Any]]:
             **{f"drift.{name}": value for name, value in event.drift.items()},
             "seconds": seconds.get(event.update, 0.0 if event.update == 0 else float("nan")),
         }
-
-
-def named_file(cell: CellResult, name: str) -> Path:
-    """A file that the record of a cell names; raises DataError where there is none, or where it lies elsewhere."""
-    path = inside(cell.folder, name)
-    if not path.is_file():
-        raise DataError(f"{path} is missing, but the record names it: restore it or run the cell again")
-    return path
-
-
-def _frame(files: Sequence[tuple[CellResult, str]]) -> pd.DataFrame:
-    """The rows of score files that cells name."""
-    rows = ScoreRows()
-    for cell, name in files:
-        rows.add(**_keys(cell), table=read_scores(named_file(cell, name)))
-    return rows.frame()

@@ -2,6 +2,9 @@
 
 Everything is strict: unknown kinds and fields fail, types are not converted, files of a newer schema are refused. JSON
 has sorted keys and Python's shortest float repr, so that equal facts are equal bytes; NaN and infinities are refused.
+
+Schema 2 has hashes (`bench.results.records.hashes`): of every line, of the files that it names, of the header. What was
+recorded under schema 1 stays readable, and has none.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from bench.registry import BASE
 
 __all__ = [
     "BASE",
+    "HELD_OUT",
     "SCHEMA",
     "SCORE_COLUMNS",
     "Cell",
@@ -44,7 +48,7 @@ __all__ = [
     "parse_telemetry",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 SCORE_COLUMNS = {
     "prompt_index": "int32",
     "category": "str",
@@ -53,6 +57,7 @@ SCORE_COLUMNS = {
     "steps": "int32",
     "update": "int32",
 }
+HELD_OUT = "held_out"  # the split of prompts that no recorded mean is over
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -61,6 +66,19 @@ class _Strict(BaseModel):
     """Frozen, no unknown fields, no coercion between types (an integer may stand for a float)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+class _Line(_Strict):
+    """One line of a record. hash: `line_hash` of it, null in schema 1."""
+
+    hash: str | None = None
+
+
+class _FileLine(_Line):
+    """A line that names a file of the cell's folder. sha256: its hash, null in schema 1."""
+
+    file: str
+    sha256: str | None = None
 
 
 class LedgerEntry(_Strict):
@@ -105,7 +123,7 @@ class Provenance(_Strict):
     threads: int
 
 
-class Cell(_Strict):
+class Cell(_Line):
     """First line of a record. `method` is the label the user gave, e.g. `soar+flowgrpo`; `config` the resolved one."""
 
     kind: Literal["cell"] = "cell"
@@ -133,14 +151,14 @@ class ScorerUse(_Strict):
     where: str = "here"
 
 
-class Scorers(_Strict):
+class Scorers(_Line):
     """Second line of a record: the scorers of the cell by name, those within weighted sums included."""
 
     kind: Literal["scorers"] = "scorers"
     scorers: dict[str, ScorerUse]
 
 
-class Step(_Strict):
+class Step(_Line):
     """One optimiser update: `update` counts from 1 over all stages, `ledger` is the state after it."""
 
     kind: Literal["step"] = "step"
@@ -158,7 +176,7 @@ class ScoreSummary(_Strict):
     by_category: dict[str, Finite] = {}
 
 
-class Milestone(_Strict):
+class Milestone(_FileLine):
     """One evaluation. fraction: share of the budget spent (0 to 1). guidance, steps: the sampler's settings.
 
     diversity: mean pairwise distance of image embeddings among samples of one prompt. drift: named distances from the
@@ -172,25 +190,22 @@ class Milestone(_Strict):
     ledger: LedgerEntry
     guidance: Finite
     steps: Annotated[int, Field(ge=1)]
-    file: str
     scores: dict[str, ScoreSummary]
     diversity: Finite | None = None
     drift: dict[str, Finite] = {}
 
 
-class GridScores(_Strict):
+class GridScores(_FileLine):
     """The guidance x steps grid at the end lies in `file`."""
 
     kind: Literal["grid"] = "grid"
-    file: str
 
 
-class PromptSetScores(_Strict):
+class PromptSetScores(_FileLine):
     """A prompt set at the end: `samples` pictures each of `prompts` out of `there`; `in_training` of them train too."""
 
     kind: Literal["prompt_set"] = "prompt_set"
     name: str
-    file: str
     fingerprint: str
     prompts: Annotated[int, Field(ge=1)]
     there: Annotated[int, Field(ge=1)]
@@ -201,11 +216,10 @@ class PromptSetScores(_Strict):
     scores: dict[str, ScoreSummary]
 
 
-class SampleGrid(_Strict):
+class SampleGrid(_FileLine):
     """One row of tiles in `file`: `tile` is (width, height) in pixels; one prompt and caption a tile, left to right."""
 
     kind: Literal["pictures"] = "pictures"
-    file: str
     tile: tuple[int, int]
     prompt_indices: tuple[int, ...]
     captions: tuple[str, ...]
@@ -213,10 +227,11 @@ class SampleGrid(_Strict):
     steps: Annotated[int, Field(ge=1)]
 
 
-class End(_Strict):
+class End(_Line):
     """Last line. A failed cell has a `reason` of one message; a cell without this line was interrupted.
 
-    sources: hashes of what a finished cell imported after its record had begun.
+    sources: hashes of what a finished cell imported after its record had begun. model: the files of the model that it
+    left under checkpoint/, with the SHA-256 of each.
     """
 
     kind: Literal["end"] = "end"
@@ -224,6 +239,7 @@ class End(_Strict):
     reason: str | None = None
     ledger: LedgerEntry
     sources: dict[str, str] = {}
+    model: dict[str, str] = {}
 
 
 Event = Cell | Scorers | Step | Milestone | GridScores | PromptSetScores | SampleGrid | End
@@ -298,7 +314,8 @@ class ExperimentHeader(_Strict):
 
     methods: in the order of the tables. budget: as the user gave it, e.g. `200k`. baseline: the method that
     differences are taken to (null: base). trials: tuning trials that each method was given.
-    command: what runs the experiment again, with paths as `bench.paths.portable` has them.
+    command: what runs the experiment again, with paths as `bench.paths.portable` has them. hash: of all else, null in
+    schema 1.
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema")
@@ -314,6 +331,7 @@ class ExperimentHeader(_Strict):
     baseline: str | None = None
     trials: Count | None = None
     command: str = ""
+    hash: str | None = None
 
     def primary(self, task: str, among: Collection[str]) -> str | None:
         """A task's headline scorer: as configured, else the gold one that the reward stands for, else the reward.

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
 from bench.api import DataError
+from bench.results.records.hashes import refuse_other_data
 from bench.results.records.schema import SCORE_COLUMNS
 
 __all__ = ["KEYS", "ScoreRows", "damaged", "read_scores"]
@@ -32,14 +33,21 @@ def damaged(path: Path, kind: str, error: Exception) -> DataError:
     )
 
 
-def read_scores(path: Path) -> pa.Table:
+def read_scores(path: Path, digest: str | None) -> pa.Table:
     """The rows of a score file, its texts as dictionaries.
 
-    Raises DataError where it cannot be read, lacks one of `SCORE_COLUMNS`, or has values of another kind.
+    Raises DataError where it cannot be read, is not the one of the SHA-256 `digest`, lacks one of `SCORE_COLUMNS`, or
+    has values of another kind.
     """
     try:
-        data = pa.BufferReader(path.read_bytes())
-        file = ParquetFile(data, page_checksum_verification=True, read_dictionary=_TEXTS, pre_buffer=False)
+        data = path.read_bytes()
+    except OSError as error:
+        raise damaged(path, "a score file", error) from error
+    refuse_other_data(path, data, digest)
+    try:
+        file = ParquetFile(
+            pa.BufferReader(data), page_checksum_verification=True, read_dictionary=_TEXTS, pre_buffer=False
+        )
         # one thread: handing these few rows out to several takes longer than reading them
         table = file.read(use_threads=False).replace_schema_metadata()
         table.validate(full=True)

@@ -5,12 +5,14 @@
         record.jsonl               deterministic facts, one event a line                   `Event`
         telemetry.jsonl            clock and memory: no part of the record                 `Telemetry`
         scores-<update:06d>.parquet, grid.parquet   per-sample scores                      `SCORE_COLUMNS`
+        scores-<update:06d>-final.parquet           where that update was judged twice     the same
         prompts-<set>.parquet      scores on a prompt set, one row a prompt                the same
         pictures.png               one row of tiles, the same prompts and noise for all methods
         checkpoint/                not committed
 
-Every line is flushed and synced. A crash can tear the last line only: the writer cuts a torn line when it opens the
-record again, the reader names it. The events are typed in `schema` beside this module; `reader` reads experiments.
+Every line is flushed and synced, and has a hash of itself and of all lines before it; lines that name a file have its
+hash too. A crash can tear the last line only: the writer cuts a torn line when it opens the record again, the reader
+names it. The events are typed in `schema` beside this module; `reader` reads experiments.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from bench.api import DataError, NonFiniteError
-from bench.canonical import canonical_json
+from bench.canonical import canonical_json, config_hash
 from bench.files import append_whole, write_whole
 from bench.paths import inside, portable
+from bench.results.records.hashes import file_sha256, line_hash, sound_lines
 from bench.results.records.provenance import changed_sources, shown_sources
 from bench.results.records.schema import (
     SCORE_COLUMNS,
@@ -33,8 +36,11 @@ from bench.results.records.schema import (
     End,
     Event,
     ExperimentHeader,
+    GridScores,
     LedgerEntry,
     Milestone,
+    PromptSetScores,
+    SampleGrid,
     Step,
     Telemetry,
     dump,
@@ -112,7 +118,10 @@ def status_of(events: list[Event]) -> Status:
 
 
 def read_experiment_header(folder: Path) -> ExperimentHeader:
-    """`experiment.json` of results/<experiment>; raises DataError where it is missing, damaged or newer than ours."""
+    """`experiment.json` of results/<experiment>.
+
+    Raises DataError where it is missing, damaged or newer than ours, or is not as it was written.
+    """
     path = inside(folder, EXPERIMENT)
     if not path.is_file():
         raise DataError(f"{folder} holds no {EXPERIMENT}: it is not a results folder")
@@ -120,7 +129,26 @@ def read_experiment_header(folder: Path) -> ExperimentHeader:
         text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error}): the file is damaged") from error
-    return parse_header(text, str(path))
+    header = parse_header(text, str(path))
+    _refuse_edited(path, header)
+    return header
+
+
+def _refuse_edited(path: Path, header: ExperimentHeader) -> None:
+    """Raise DataError where a header does not agree with its own hashes, or with the budget that it holds twice."""
+    wrong = None
+    if header.config_hash != config_hash(header.config):
+        wrong = f"config_hash is {header.config_hash}, but that of its config is {config_hash(header.config)}"
+    elif header.config.get("budget", header.budget) != header.budget:
+        wrong = f"budget is {header.budget!r}, but that of its config is {header.config['budget']!r}"
+    elif header.schema_ > 1 and header.hash != _header_hash(header):
+        wrong = "its hash is not that of its content"
+    if wrong:
+        raise DataError(f"{path} is not as it was written ({wrong}): records are never edited, so restore it")
+
+
+def _header_hash(header: ExperimentHeader) -> str:
+    return line_hash(dump(header), "")
 
 
 def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
@@ -135,6 +163,7 @@ def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
                 f"{folder} holds experiment {held.name!r} with configuration {held.config_hash}, this one has "
                 f"{header.config_hash}: give the new one another name, or remove the folder"
             )
+    header = header.model_copy(update={"hash": _header_hash(header)})
     write_whole(folder / EXPERIMENT, (canonical_json(dump(header), indent=2) + "\n").encode())
 
 
@@ -149,8 +178,25 @@ class CellRecord:
         self.folder = folder
         self._process = os.getpid()
         self._ended: bool | None = None
+        self._head: str | None = None
         self._cut_torn_line(inside(folder, RECORD))
         self._cut_torn_line(inside(folder, TELEMETRY))
+
+    @property
+    def head(self) -> str:
+        """The hash of the last line, which stands for the whole record; empty where there is none."""
+        if self._head is None:
+            lines = read_lines(inside(self.folder, RECORD))[0]
+            self._head = parse_event(lines[-1], str(self.folder / RECORD)).hash or "" if lines else ""
+        return self._head
+
+    def sound(self) -> tuple[list[str], str | None]:
+        """The hashes of the lines, from the first on, that are as they were written and name files that are.
+
+        Beside them what is wrong with the next one, None where all lines are sound. Raises DataError as `events` does.
+        """
+        self.events()
+        return sound_lines(read_lines(inside(self.folder, RECORD))[0], self.folder)
 
     def events(self) -> list[Event]:
         """All events so far, in order. Raises DataError where a line is not an event."""
@@ -169,37 +215,44 @@ class CellRecord:
         sources: its numbers would mix.
         """
         self._refuse_fork()
-        new = header if isinstance(header, Cell) else parse_event(canonical_json({"kind": "cell", **header}), "header")
+        new = _cell(header)
         events = self.events()
         if not events:
-            self._append(RECORD, new)
+            self._append_event(new)
             return False
         held = events[0]
-        if not isinstance(held, Cell) or not isinstance(new, Cell):
+        if not isinstance(held, Cell):
             raise DataError(f"{self.folder / RECORD} does not begin with a cell event")
         for name in ("experiment", "task", "method", "seed"):
             _refuse_other(self.folder, name, getattr(held, name), getattr(new, name))
         changed = changed_sources(held.provenance.sources, new.provenance.sources)
         if self.status() == "failed" and (held.config_hash != new.config_hash or changed):
-            write_whole(self.folder / RECORD, _line(new))
-            self.truncate(1)
+            self.begin(new)
             return False
         _refuse_other(self.folder, "config_hash", held.config_hash, new.config_hash)
         refuse_changed_sources(self.folder, changed)
         return True
 
-    def append(self, kind: str, **fields: Any) -> None:
-        """Add one event, e.g. `append("grid", file="grid.parquet")`.
+    def begin(self, header: Cell | Mapping[str, Any]) -> None:
+        """Put a record of this first line alone in the place of the one that stands there."""
+        self._refuse_fork()
+        write_whole(self.folder / RECORD, _line(self._sealed(_cell(header), "")))
+        self.truncate(1)
 
-        A reason is stored without absolute paths. Raises DataError for unknown kinds and fields, and after the end;
-        NonFiniteError for NaN and infinities.
+    def append(self, kind: str, **fields: Any) -> None:
+        """Add one event, e.g. `append("grid", file="grid.parquet")`, with the hash of the file that it names.
+
+        A reason is stored without absolute paths. Raises DataError for unknown kinds and fields, for a file that is not
+        stored yet, and after the end; NonFiniteError for NaN and infinities.
         """
         if isinstance(fields.get("reason"), str):
             fields["reason"] = portable(fields["reason"])
         event = parse_event(canonical_json({**fields, "kind": kind}), f"event {kind!r}")
         if self._has_ended():
             raise DataError(f"{self.folder / RECORD} has ended: call truncate before adding {kind!r}")
-        self._append(RECORD, event)
+        if isinstance(event, Milestone | GridScores | PromptSetScores | SampleGrid):
+            event = event.model_copy(update={"sha256": self._sha256(event.file)})
+        self._append_event(event)
 
     def end_failed(self, reason: str) -> None:
         """End a record whose worker cannot: the ledger is the last one that it recorded."""
@@ -209,7 +262,9 @@ class CellRecord:
 
     def telemetry(self, kind: str, **fields: Any) -> None:
         """Add one line of clock and memory; see `Telemetry` for the fields."""
-        self._append(TELEMETRY, parse_telemetry(canonical_json({**fields, "kind": kind}), f"telemetry {kind!r}"))
+        self._refuse_fork()
+        line = parse_telemetry(canonical_json({**fields, "kind": kind}), f"telemetry {kind!r}")
+        append_whole(self.folder / TELEMETRY, _line(line))
 
     def write_scores(self, name: str, scores: pd.DataFrame | Mapping[str, Any]) -> None:
         """Per-sample scores as parquet: `SCORE_COLUMNS`, then a float32 column per scorer, NaN where it does not apply.
@@ -242,26 +297,38 @@ class CellRecord:
         Files that only later events name go too. Telemetry keeps the lost work. Raises DataError where there are fewer.
         """
         self._refuse_fork()
-        events = self.events()
-        if len(events) < count:
+        lines = read_lines(inside(self.folder, RECORD))[0]
+        if len(lines) < count:
             raise DataError(
-                f"{self.folder / RECORD} has {len(events)} events, but its checkpoint follows {count}: the record was "
+                f"{self.folder / RECORD} has {len(lines)} events, but its checkpoint follows {count}: the record was "
                 "cut; remove that folder to run the cell afresh"
             )
-        kept = events[:count]
-        write_whole(self.folder / RECORD, b"".join(_line(event) for event in kept))
-        self._ended = False
-        files = {getattr(event, "file", None) for event in kept}
+        kept = lines[:count]
+        write_whole(self.folder / RECORD, "".join(f"{line}\n" for line in kept).encode())
+        self._ended, self._head = False, None
+        files = {getattr(event, "file", None) for event in self.events()}
         scores = (path for kind in ("scores", "prompts") for path in self.folder.glob(f"{kind}-*.parquet"))
         for path in [*scores, self.folder / "grid.parquet", self.folder / "pictures.png"]:
             if path.name not in files:
                 path.unlink(missing_ok=True)
 
-    def _append(self, name: str, event: BaseModel) -> None:
+    def _append_event(self, event: Event) -> None:
         self._refuse_fork()
-        append_whole(self.folder / name, _line(event))
-        if name == RECORD:
-            self._ended = isinstance(event, End)
+        sealed = self._sealed(event, self.head)
+        append_whole(self.folder / RECORD, _line(sealed))
+        self._ended, self._head = isinstance(event, End), sealed.hash or ""
+
+    @staticmethod
+    def _sealed(event: Event, before: str) -> Event:
+        """An event with its hash, which follows the line of the hash `before`; without in a record that has none."""
+        hashed = before or isinstance(event, Cell)
+        return event.model_copy(update={"hash": line_hash(dump(event), before) if hashed else None})
+
+    def _sha256(self, name: str) -> str:
+        path = inside(self.folder, name)
+        if not path.is_file():
+            raise DataError(f"{path} has to be stored before an event names it")
+        return file_sha256(path)
 
     def _refuse_fork(self) -> None:
         if os.getpid() != self._process:
@@ -280,6 +347,12 @@ class CellRecord:
         if read_lines(path)[1]:
             data = path.read_bytes()
             write_whole(path, data[: data.rfind(b"\n") + 1])
+
+
+def _cell(header: Cell | Mapping[str, Any]) -> Cell:
+    event = header if isinstance(header, Cell) else parse_event(canonical_json({"kind": "cell", **header}), "header")
+    assert isinstance(event, Cell)
+    return event
 
 
 def _line(event: BaseModel) -> bytes:

@@ -27,12 +27,13 @@ SHOWN = 8  # lines of the text that `check` tells apart one by one
 MANIFEST = "manifest.json"
 
 
-def write_report(results: Path, report: Path) -> None:
+def write_report(results: Path, report: Path) -> tuple[str, ...]:
     """Write `report` and results/<experiment>/figures: the same bytes for the same results and library versions.
 
-    A figure whose data, picture and drawing code are unchanged is not drawn again. Raises DataError for damaged
-    results, where there are none, where report or figures cannot be written, and where a link, or a text that is no
-    report, stands in the place of one.
+    A figure whose data, picture and drawing code are unchanged is not drawn again. Returns what was left out because it
+    is not what was recorded, one message each. Raises DataError where there are no results, where what the whole
+    report needs is damaged, where report or figures cannot be written, and where a link, or a text that is no report,
+    stands in the place of one.
     """
     require_place(report)
     document = render_document(results, report)
@@ -40,6 +41,7 @@ def write_report(results: Path, report: Path) -> None:
         with disk_errors(folder):
             _write_figures(folder, figures)
     write_whole(report, document.text.encode())
+    return document.refused
 
 
 def require_place(report: Path) -> None:
@@ -61,12 +63,12 @@ def require_place(report: Path) -> None:
 def check_report(results: Path, report: Path) -> list[str]:
     """What differs between the stored report and the results, one message each; empty where they agree.
 
-    The text and the plotted data are compared; pixels are not, for they depend on library versions. Raises DataError
-    as `write_report` does.
+    Results that are not what was recorded count as differences. The text and the plotted data are compared; pixels are
+    not, for they depend on library versions. Raises DataError as `write_report` does.
     """
     require_place(report)
     document = render_document(results, report)
-    found = []
+    found = list(document.refused)
     for folder, figures in _by_folder(document).items():
         for figure in figures:
             found += _figure_differences(folder, figure)

@@ -50,16 +50,18 @@ class _Choice(BaseModel):
 
 @dataclass(frozen=True)
 class Document:
-    """The text, and the figures it shows with the folder that each lies in."""
+    """The text, and the figures it shows with the folder that each lies in; refused: what it leaves out, and why."""
 
     text: str
     figures: tuple[tuple[Path, Figure], ...]
+    refused: tuple[str, ...] = ()
 
 
 def render_document(results: Path, report: Path) -> Document:
     """The report of everything under `results`, as it would stand at `report`; nothing is written.
 
-    Raises DataError where there are no results, or where they are damaged.
+    Cells and experiments that are not what was recorded are listed, and the rest is reported. Raises DataError where
+    there are no results, or where what the whole report needs is damaged.
     """
     folders = list_experiments(results)
     if not folders:
@@ -67,18 +69,46 @@ def render_document(results: Path, report: Path) -> Document:
             f"{results} holds no experiment: run one (`python -m bench run`), or name another folder by --results"
         )
     choice = _read_choice(results)
-    analyses = [Analysis(read_experiment(folder)) for folder in folders]
-    reported = [analysis for analysis in analyses if analysis.tasks and not analysis.is_tuning]
-    if not reported:
-        return Document(_nothing_finished(analyses), ())
+    analyses, pages, broken = _readable(folders, report, choice.units)
+    refused = tuple(f"{name}: {why}" for name, why in [*broken.items(), *_refused_cells(analyses)])
+    if not pages:
+        return Document(_nothing_finished(analyses, broken), (), refused)
+    reported = [page.analysis for page in pages]
     main = _choose_main(reported, choice.main)
-    pages = [_Page(analysis, report, choice.units) for analysis in [main, *(a for a in reported if a is not main)]]
+    pages.sort(key=lambda page: page.analysis is not main)
     parts = [GENERATED, "# Which post-training method, at equal budget?", *pages[0].whole(results, report)]
     if pages[1:]:
         parts.append("## Other experiments")
         parts += [part for page in pages[1:] for part in page.short()]
-    parts += _left_out(analyses, reported)
-    return Document("\n\n".join(parts) + "\n", tuple(item for page in pages for item in page.figures))
+    parts += _left_out(analyses, reported, broken)
+    return Document("\n\n".join(parts) + "\n", tuple(item for page in pages for item in page.figures), refused)
+
+
+def _readable(
+    folders: list[Path], report: Path, units: tuple[str, ...]
+) -> tuple[list[Analysis], list[_Page], dict[str, str]]:
+    """The experiments that can be read, the pages of those to report; and why not, by the name of each other one."""
+    analyses: list[Analysis] = []
+    pages: list[_Page] = []
+    broken: dict[str, str] = {}
+    for folder in folders:
+        try:
+            analysis = Analysis(read_experiment(folder))
+            if analysis.tasks and not analysis.is_tuning:
+                pages.append(_Page(analysis, report, units))
+            analyses.append(analysis)
+        except DataError as error:
+            broken[folder.name] = str(error).replace(f"{folder}", folder.name)
+    return analyses, pages, broken
+
+
+def _refused_cells(analyses: list[Analysis]) -> list[tuple[str, str]]:
+    """Name and reason of each refused cell; cells of one experiment that share a reason stand together."""
+    found = []
+    for analysis in analyses:
+        name = analysis.experiment.header.name
+        found += [(f"{name}/{cells}", why) for cells, why in analysis.experiment.refused_by_reason()]
+    return found
 
 
 def _read_choice(results: Path) -> _Choice:
@@ -111,20 +141,21 @@ def _choose_main(analyses: list[Analysis], name: str | None) -> Analysis:
     return min(analyses, key=completeness)
 
 
-def _nothing_finished(analyses: list[Analysis]) -> str:
+def _nothing_finished(analyses: list[Analysis], broken: dict[str, str]) -> str:
     parts = [GENERATED, "# Which post-training method, at equal budget?", "No experiment has a finished cell yet."]
     for analysis in analyses:
         parts += [f"## {escape(analysis.experiment.header.name)}", reproduce.failures_table(analysis)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts + _left_out([], [], broken)) + "\n"
 
 
-def _left_out(analyses: list[Analysis], reported: list[Analysis]) -> list[str]:
+def _left_out(analyses: list[Analysis], reported: list[Analysis], broken: dict[str, str]) -> list[str]:
     """Experiments that the report does not show, with the reason."""
-    lines = []
+    lines = [f"- {escape(name)}: {escape(why)}" for name, why in broken.items()]
     for analysis in analyses:
         if analysis not in reported:
             why = "tuning prompts only" if analysis.is_tuning and analysis.tasks else "no finished cell"
-            lines.append(f"- {escape(analysis.experiment.header.name)}: {why}")
+            refused = "".join(f"; {escape(f'{cells}: {it}')}" for cells, it in analysis.experiment.refused_by_reason())
+            lines.append(f"- {escape(analysis.experiment.header.name)}: {why}{refused}")
     return ["## Not reported", "\n".join(lines)] if lines else []
 
 

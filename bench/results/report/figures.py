@@ -23,7 +23,7 @@ from bench.results.figures import (
     draw_sample_grid,
     split_tiles,
 )
-from bench.results.records.reader import CellResult, damaged, named_file
+from bench.results.records.cell_reader import CellResult, damaged, named_file
 from bench.results.records.schema import BASE
 from bench.results.report.gains import gain_paths
 from bench.results.report.markdown import printable

@@ -55,8 +55,12 @@ def _amount(value: float) -> str:
 
 
 def failures_table(analysis: Analysis) -> str:
-    """Cells without a finished record: failed, interrupted, or never begun; a sentence where there are none."""
-    rows = []
+    """Cells that are not reported: refused, failed, interrupted, or never begun; a sentence where there are none."""
+    refused = analysis.experiment.refused
+    rows = [
+        [escape(c.task), escape(c.method), escape(c.seed.removeprefix("seed")), "refused", escape("; ".join(c.reasons))]
+        for c in refused
+    ]
     for cell in analysis.experiment.results:
         if cell.status != "done":
             reason = cell.end.reason if cell.end and cell.end.reason else "interrupted: the same command goes on"
@@ -64,12 +68,13 @@ def failures_table(analysis: Analysis) -> str:
             name = [escape(cell.header.task), escape(cell.header.method), str(cell.header.seed)]
             rows.append([*name, cell.status + torn, escape(portable(reason, known=False))])
     seeds = sorted({cell.header.seed for cell in analysis.experiment.results if cell.header.method != BASE})
-    present = {(cell.header.task, cell.header.method, cell.header.seed) for cell in analysis.experiment.results}
+    present = {f"{c.header.task}/{c.header.method}/seed{c.header.seed}" for c in analysis.experiment.results}
+    present |= {cell.name for cell in refused}
     header = analysis.experiment.header
     for task in header.tasks:
         wanted = [(task, BASE, 0), *((task, method, seed) for method in header.methods for seed in seeds)]
         for key in wanted:
-            if key not in present:
+            if f"{key[0]}/{key[1]}/seed{key[2]}" not in present:
                 rows.append([escape(task), escape(key[1]), str(key[2]), "not run", "no record"])
     if not rows:
         return "None: every cell is finished."

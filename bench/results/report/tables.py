@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.results.records.schema import BASE, PromptSetScores
+from bench.results.records.schema import BASE, HELD_OUT, PromptSetScores
 from bench.results.report.figures import scorer_kind
 from bench.results.report.gains import proxy_gains
 from bench.results.report.markdown import code, escape, format_number, interval_text, markdown_table, score_decimals
-from bench.results.statistics.analysis import FEW_UPDATES, HELD_OUT, REPORT, Analysis, Difference, ScoreRow
+from bench.results.statistics.analysis import FEW_UPDATES, REPORT, Analysis, Difference, ScoreRow
 
 __all__ = [
     "FEW",

@@ -31,6 +31,7 @@ def terminal_table(experiment: ExperimentResults | Path) -> str:
         few |= any(analysis.few_updates(task, method) for method in analysis.methods(task))
     if few:
         lines += ["", FEW]
+    lines += [f"refused  {cells}: {one_line(why)}" for cells, why in analysis.experiment.refused_by_reason()]
     unfinished = [cell for cell in analysis.experiment.results if cell.status != "done"]
     for cell in unfinished:
         reason = f": {one_line(cell.end.reason)}" if cell.end and cell.end.reason else ""

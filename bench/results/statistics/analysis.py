@@ -30,7 +30,7 @@ from bench.results.statistics.intervals import (
 __all__ = ["ALIKE", "FEW_UPDATES", "Analysis", "Difference", "Run", "ScoreRow"]
 
 FEW_UPDATES = 50
-REPORT, HELD_OUT = "report", "held_out"
+REPORT = "report"
 ALIKE = "*"  # in the place of a category: all of them, each with the same weight
 
 

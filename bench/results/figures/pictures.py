@@ -21,13 +21,15 @@ def split_tiles(png: bytes, tile: tuple[int, int], count: int, where: str) -> li
     """Cut a row of tiles into pictures uint8 (H, W, 3); tile is (width, height). Raises DataError for other sizes."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(png)) as image:
-        pixels = np.asarray(image.convert("RGB"))
     width, height = tile
-    if pixels.shape != (height, width * count, 3):
-        raise DataError(
-            f"{where}: expected {count} tiles of {width}x{height} in a row, got {pixels.shape[1]}x{pixels.shape[0]}"
-        )
+    wanted = f"expected {count} tiles of {width}x{height} in a row"
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            if image.size != (width * count, height):  # before it is decoded, which takes memory for all of it
+                raise DataError(f"{where}: {wanted}, got {image.size[0]}x{image.size[1]}")
+            pixels = np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{where}: {wanted}, got a picture that is too large to open ({error})") from error
     return [pixels[:, width * number : width * (number + 1)] for number in range(count)]
 
 

@@ -119,7 +119,7 @@ UNHASHED = [
      "outside its range of -1.0 to 1.0"),
     ("scores that are texts", lambda f: pd.read_parquet(f / PLACE / "seed0" / SCORES).astype(
         {"scenes-clip": str}).to_parquet(f / PLACE / "seed0" / SCORES, index=False),
-     ["sft/seed0"], f"{SCORES}: scenes-clip is string, expected float32"),
+     ["sft/seed0"], "string, expected float32"),
     ("a part of the cost", lambda f: edit_events(
         f / PLACE / "seed0", "milestone", lambda e: e["ledger"].update(forward=e["ledger"]["forward"] + 1)),
      ["sft/seed0"], "its parts add up to"),

@@ -32,6 +32,7 @@ from bench.results.records.schema import (
     SampleGrid,
     Step,
 )
+from bench.results.records.score_files import columns_of
 
 __all__ = ["cell_problems", "picture_problems", "record_problems", "score_problems"]
 
@@ -176,7 +177,7 @@ def score_problems(
     header: ExperimentHeader, event: Milestone | PromptSetScores | GridScores, table: pa.Table
 ) -> list[str]:
     """What the scores of a file contradict: the event that names it, and the ranges of their scorers."""
-    columns = {name: _values(table.column(name)) for name in table.column_names}
+    columns = columns_of(table)
     scorers = [name for name in columns if name not in SCORE_COLUMNS]
     strange = [name for name in scorers if name not in header.scorers]
     if strange:
@@ -185,11 +186,6 @@ def score_problems(
     if not isinstance(event, GridScores):
         found += _means(event, columns, scorers)
     return [f"{event.file}: {problem}" for problem in found]
-
-
-def _values(column: pa.ChunkedArray) -> np.ndarray:
-    whole = column.combine_chunks()
-    return (whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole).to_numpy(zero_copy_only=False)
 
 
 def _ranges(header: ExperimentHeader, columns: Columns, scorers: Sequence[str]) -> Iterator[str]:

@@ -50,6 +50,7 @@ from bench.results.records.schema import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 __all__ = [
@@ -285,6 +286,12 @@ class CellRecord:
             raise NonFiniteError(f"scores {name!r}: infinite values of {', '.join(infinite)}")
         data = frame.to_parquet(None, index=False, compression="zstd", write_page_checksum=True)
         write_whole(self.folder / name, data)
+
+    def read_scores(self, name: str) -> dict[str, np.ndarray]:
+        """The columns of what `write_scores` stored; raises DataError where it cannot be read."""
+        from bench.results.records.score_files import columns_of, read_scores
+
+        return columns_of(read_scores(inside(self.folder, name), None))
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Store a file of the cell (`pictures.png`) so that it appears whole or not at all."""

@@ -5,13 +5,13 @@ Nothing is downloaded but by `fetch_model` and `fetch_data_set`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.api import DataError
+from bench.reading import read_json
 
 # The parts of a pipeline; not the same weights once more in one file or in half precision, which lie beside them.
 _WANTED = ("model_index.json", "scheduler/*", "tokenizer*/*", "*/config.json", "*/*.safetensors*")
@@ -66,7 +66,7 @@ def refuse_other_pipeline(folder: Path) -> None:
         DataError: its index says that it is another pipeline.
     """
     try:
-        name = json.loads((folder / "model_index.json").read_bytes())["_class_name"]
+        name = read_json(folder / "model_index.json")["_class_name"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return
     if not str(name).startswith(_FAMILY):

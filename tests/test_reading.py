@@ -130,6 +130,8 @@ OURS = {
     "bench/experiments/replay.py",
     "bench/models/encoding_cache/store.py",  # its own cache, checked by its hash
     "bench/datasets/scenes/proxies.py",  # embedded assets
+    "bench/preflight/forecast/measured.py",
+    "bench/results/records/hashes.py",  # lines that have been read as events
     "bench/scoring/workers/worker_main.py",
     "bench/scoring/workers/worker_process.py",
     "bench/scoring/server/reward_client.py",  # of bounded length; scores may be NaN there

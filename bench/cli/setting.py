@@ -121,7 +121,8 @@ def _annotated(annotation: Any) -> dict[str, Any]:
     for note in getattr(annotation, "__metadata__", ()):
         found["help"] = getattr(note, "description", None) or found["help"]
         extra = getattr(note, "json_schema_extra", None)
-        found |= extra if isinstance(extra, dict) else {}
+        marks = extra if isinstance(extra, dict) else {}
+        found |= {name: marks[name] for name in ("effect", "metavar") if name in marks}
         for bound in getattr(note, "metadata", ()):
             if type(bound).__name__ in _SIGNS:
                 sign, attribute = _SIGNS[type(bound).__name__]

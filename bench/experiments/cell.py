@@ -255,8 +255,11 @@ class _Cell:
         stages, update = 1 if self.is_base else len(self.experiment.stages(self.job.label)), self.log.update
         final = [event for event in self._judged if isinstance(event, Milestone)]
         sets = [event.name for event in self._judged if isinstance(event, PromptSetScores)]
-        is_judged, sets = self.ranks.all_gather_object("judged", (bool(final), sets))[0]
-        if not is_judged:
+        scores = self.log.record.read_scores(final[-1].file) if final else None
+        scores, sets = self.ranks.all_gather_object("judged", (scores, sets))[0]
+        if scores is not None:
+            evaluator.recall(update, scores)
+        else:
             self.log.milestone(stages - 1, evaluator.judge(policy, update, final=True))
         for event in final:
             self.log.post_scores({name: summary.mean for name, summary in event.scores.items()})

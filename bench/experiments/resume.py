@@ -59,7 +59,7 @@ def remaining_jobs(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) 
 
     Raises:
         DataError: a record is damaged or of a newer schema; a cell was recorded with other settings, by other code,
-            or from another base; a link stands in the place of one; or it is finished, and not what was recorded.
+            or from another base; or it is finished, and not what was recorded; a link stands in the place of one.
     """
     by_folder = {job.folder: job for job in jobs}
     looked = _Sources(_base_sources(jobs[0]))

@@ -62,10 +62,10 @@ def sample_grid(
         raise ConfigError(f"--out {out}: expected a name that ends with .png")
     if checkpoint is not None and (checkpoint / "model_index.json").is_file():
         checkpoint, model = None, checkpoint
-    if checkpoint is not None:
-        _weights_folder(checkpoint)
     recorded = recorded_model(cell.get("model"), checkpoint) if checkpoint is not None and model is None else None
     base = str(model) if model is not None else recorded
+    if checkpoint is not None:
+        _weights_folder(checkpoint)
     texts = [*prompts, *(_lines(prompt_file) if prompt_file else ())]
     from bench.datasets.worlds import load_world
 

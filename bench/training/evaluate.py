@@ -109,14 +109,16 @@ class Evaluator:
     def grid(self, policy: SD3Policy, update: int) -> Frame | None:
         """The guidance x steps grid on the first prompts; None where the settings ask for none.
 
-        Where guidance and steps are those of the final evaluation, so are the rows.
+        Where guidance and steps are those of the final evaluation after that update, so are the rows.
         """
         settings = self._settings
         jobs = self._reported(settings.grid_prompts)
+        known = {}
+        if self._final is not None and self._final[0] == update:
+            first = {name: values[: len(jobs)] for name, values in self._final[1].items()}
+            known[settings.guidance, settings.steps] = first
         frames = [
-            self._as_in_final(policy, update)
-            if (guidance, steps) == (settings.guidance, settings.steps)
-            else self._score(policy, jobs, guidance, steps, update, self._scorers)
+            known.get((guidance, steps)) or self._score(policy, jobs, guidance, steps, update, self._scorers)
             for guidance in settings.grid_guidance
             for steps in settings.grid_steps
         ]
@@ -124,18 +126,9 @@ class Evaluator:
             return None
         return _joined(frames)
 
-    def _as_in_final(self, policy: SD3Policy, update: int) -> Frame:
-        """The grid's prompts as the final evaluation has them, sampled again in its batches where it is not at hand."""
-        settings = self._settings
-        if self._final is not None and self._final[0] == update:
-            frame = self._final[1]
-        else:
-            whole = -(-settings.grid_prompts // settings.batch_size) * settings.batch_size
-            frame = self._score(
-                policy, self._final_jobs()[:whole], settings.guidance, settings.steps, update, self._scorers
-            )
-        count = len(self._reported(settings.grid_prompts))
-        return {name: values[:count] for name, values in frame.items()}
+    def recall(self, update: int, frame: Frame) -> None:
+        """Take up a final evaluation that was made and stored before this evaluator was."""
+        self._final = update, frame
 
     def _reported(self, count: int | None = None) -> list[Job]:
         return [(self._settings.split, p) for p in self._prompts[:count]]

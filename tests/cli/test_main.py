@@ -342,7 +342,7 @@ def test_plan_measures_and_trains_nothing_away(
     gold = ["--task.scorers", "scenes-geneval", "--task.reward", "null", "--task.select", "scenes-geneval"]
     assert main([*arguments, *gold, "--results", str(tmp_path / "results")]) == 0
     out = capsys.readouterr().out
-    assert "2 cells, 0 of them done" in out and "measured now on this machine" in out
+    assert "2 cells, 0 of them done" in out and "measured on this machine" in out
     row = next(line for line in out.splitlines() if line.startswith("sft")).split()
     assert row[1] == "500"
     assert float(row[2].replace(",", "")) == pytest.approx(500 * 8 * 3, rel=0.05)  # forward 1, backward about 2

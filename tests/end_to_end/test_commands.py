@@ -69,22 +69,34 @@ def test_from_a_run_to_its_report_and_samples(
     assert trained == same != base
 
 
+BROKEN = '''
+from bench.api import Method
+
+class Broken(Method):
+    """A method that fails at once."""
+    name = "broken"
+
+    def step(self, env):
+        raise ValueError("out of ideas")
+'''
+
+
 def test_a_failed_cell_is_told_and_recorded_and_the_others_go_on(
     tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "small.yaml").write_text(f"{SMALL}model: {tiny_pipeline}\n")
+    broken = tmp_path / "broken.py"
+    broken.write_text(BROKEN)
     results = tmp_path / "results"
-    run = ["run", "--preset", str(tmp_path / "small.yaml"), "--results", str(results), "--methods", "flowgrpo,sft"]
-    assert main([*run, "--seeds", "[3]", "--task.train_prompts=8", "--flowgrpo.num_groups", "60"]) == 1
+    run = ["run", "--preset", str(tmp_path / "small.yaml"), "--results", str(results), "--methods", f"{broken},sft"]
+    assert main([*run, "--seeds", "[3]", "--task.train_prompts=8"]) == 1
     out, error = capsys.readouterr()
-    assert "60 different prompts asked for at once, but there are 8" in out
+    assert "method 'broken' in step() raised ValueError: out of ideas" in out
     assert "1 cells failed" in error and str(tmp_path / "REPORT.md") in out
     cells = {path.parent.parent.name: path for path in (results / "small" / "alignment").glob("*/seed*/record.jsonl")}
     ends = {name: json.loads(path.read_text().splitlines()[-1]) for name, path in cells.items()}
-    assert {name: end["status"] for name, end in ends.items()} == {"base": "done", "sft": "done", "flowgrpo": "failed"}
-    assert cells["flowgrpo"].parent.name == "seed3"
-    assert "60 different prompts" in (tmp_path / "REPORT.md").read_text()
+    assert {name: end["status"] for name, end in ends.items()} == {"base": "done", "sft": "done", "broken": "failed"}
+    assert cells["broken"].parent.name == "seed3"
+    assert "out of ideas" in (tmp_path / "REPORT.md").read_text()
     header = json.loads((results / "small" / "experiment.json").read_text())
-    assert header["command"].endswith(
-        "--methods flowgrpo,sft --seeds '[3]' --task.train_prompts=8 --flowgrpo.num_groups 60"
-    )
+    assert header["command"].endswith("broken.py,sft --seeds '[3]' --task.train_prompts=8")

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from bench.api import DataError
-from bench.canonical import canonical_json, hash_file
+from bench.canonical import canonical_json, config_hash, hash_file
 from bench.cli.main import main
 from bench.config.job import CellJob
 from bench.experiments.grid import experiment_header
 from bench.experiments.recorded import recorded_model, replay_command, with_given_plugins
 from bench.experiments.resume import cell_header
+from bench.results.records.hashes import line_hash
 from bench.results.records.writer import CellRecord, write_experiment_header
 from tests.support.cells import experiment
 
@@ -51,6 +52,12 @@ def change(cell: Path, **values: Any) -> None:
             event["config"]["task"] | {name: value} if name in event["config"]["task"] else value
         )
     (cell / "record.jsonl").write_text(canonical_json(event) + "\n")
+
+
+def sealed(header: dict[str, Any]) -> str:
+    """An experiment's header with the hashes that it would have been written with."""
+    header = {**header, "config_hash": config_hash(header["config"])}
+    return json.dumps({**header, "hash": line_hash(header, "")})
 
 
 @pytest.mark.slow
@@ -99,7 +106,7 @@ def test_replay_takes_nothing_but_numbers_from_a_header(
     path = cell.parents[2] / "experiment.json"
     header = json.loads(path.read_text())
     header["config"] |= {"reward_server": "http://127.0.0.1:9", "device": "cuda:7", "methods": [{"label": "x"}]}
-    path.write_text(json.dumps(header))
+    path.write_text(sealed(header))
     (cell / "failure" / "batch.safetensors").touch()
     assert main(["replay", str(cell), "--model", str(tiny_pipeline)]) == 0
     assert "it passes now" in capsys.readouterr().out
@@ -114,7 +121,7 @@ def test_a_base_is_looked_for_in_the_project_alone_unless_it_is_given(
     stored = json.loads(header.read_text())
     for model in (str(tiny_pipeline), ".../pipeline", f"../..{tiny_pipeline}"):
         change(cell, model=model)
-        header.write_text(json.dumps(stored | {"config": stored["config"] | {"model": model}}))
+        header.write_text(sealed(stored | {"config": stored["config"] | {"model": model}}))
         out = ["--out", str(tmp_path / "x.png")] if command == "sample" else []
         assert main([command, str(cell), *out]) == 2
         error = capsys.readouterr().err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +49,24 @@ def another(data: bytes) -> bytes:
     return b"{}"
 
 
+def of_size(width: int, height: int) -> Callable[[bytes], bytes]:
+    """A PNG whose header says another size than its pixels have."""
+
+    def changed(data: bytes) -> bytes:
+        head = data[12:16] + struct.pack(">II", width, height) + data[24:29]
+        return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+
+    return changed
+
+
+def deep(data: bytes) -> bytes:
+    return b'{"a": ' * 5000
+
+
+def long_number(data: bytes) -> bytes:
+    return b'{"schema": ' + b"9" * 5000 + b"}"
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
@@ -58,6 +78,11 @@ def another(data: bytes) -> bytes:
         (f"{CELL}/pictures.png", emptied, "is damaged: expected a PNG"),
         (f"{CELL}/pictures.png", cut, "is damaged: expected a PNG"),
         (f"{CELL}/pictures.png", another, "is damaged: expected a PNG"),
+        (f"{CELL}/pictures.png", of_size(60_000, 60_000), "in a row, got a picture that is too large to open"),
+        (f"{CELL}/pictures.png", of_size(9_000, 9_000), "in a row, got 9000x9000"),
+        ("synthetic/experiment.json", deep, "experiment.json: not JSON (lists and mappings stand more than 50 deep"),
+        ("synthetic/experiment.json", long_number, "not JSON (a whole number of more than 20 digits"),
+        ("pretrain/base.json", deep, "is not JSON (lists and mappings stand more than 50 deep"),
         ("synthetic/experiment.json", no_text, "not UTF-8 text"),
         ("report.json", no_text, "report.json: "),
         ("statistics/coverage.json", another, "is damaged (KeyError: 'coverage'): restore it, or make it again"),

@@ -72,7 +72,7 @@ def test_what_was_judged_is_not_judged_again(
     Path("may-third").unlink()
     with pytest.raises(BenchError, match="third may not"):
         run(e, tmp_path / "parts", label)
-    assert (scored("first"), scored("second"), scored("third")) == (whole["first"] - 4, 2, 0)  # but the grid's pictures
+    assert (scored("first"), scored("second"), scored("third")) == (whole["first"] - 2, 2, 0)  # but the grid's pictures
 
     Path("may-third").touch()
     events = run(e, tmp_path / "parts", label)
@@ -80,7 +80,7 @@ def test_what_was_judged_is_not_judged_again(
     assert "step" not in kinds and kinds.count("milestone") == 1
     where = "goes on with what was not judged yet" if label == "base" else "goes on from update"
     assert any(where in event["message"] for event in events if event["event"] == "note")
-    assert (scored("first"), scored("second"), scored("third")) == (4, 0, 2)
+    assert (scored("first"), scored("second"), scored("third")) == (2, 0, 2)
     cell = Path(e.name, "alignment", label, "seed0")
     assert facts(tmp_path / "parts" / cell) == facts(tmp_path / "whole" / cell)
     models = [tmp_path / part / cell / "checkpoint" / "model" for part in ("parts", "whole")]

@@ -30,8 +30,8 @@ def test_tables_stand_below_one_another_whatever_the_block(
     rows = ScoreRows()
     first = write(tmp_path / "a.parquet", clip=np.array([0.25, np.nan], np.float32))
     second = write(tmp_path / "b.parquet", category=["shape", "text"], ocr=np.array([1, 0], np.float32))
-    rows.add("t2", "soar", 3, read_scores(first))
-    rows.add("t1", "sft", 0, read_scores(second))
+    rows.add("t2", "soar", 3, read_scores(first, None))
+    rows.add("t1", "sft", 0, read_scores(second, None))
     frame = rows.frame()
     assert frame["task"].tolist() == ["t2", "t2", "t1", "t1"] and frame["seed"].tolist() == [3, 3, 0, 0]
     assert frame["method"].tolist() == ["soar", "soar", "sft", "sft"]
@@ -54,5 +54,5 @@ def test_tables_stand_below_one_another_whatever_the_block(
 )
 def test_columns_of_another_kind_are_refused(columns: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"scores\.parquet: .*it is not a score file of schema 1") as told:
-        read_scores(write(tmp_path / "scores.parquet", **columns))
+        read_scores(write(tmp_path / "scores.parquet", **columns), None)
     assert message in str(told.value).replace("large_string", "string")

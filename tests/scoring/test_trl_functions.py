@@ -14,6 +14,7 @@ from PIL import Image
 from bench import registry
 from bench.api import DataError, NonFiniteError, PluginError
 from bench.cli.main import main
+from bench.paths import portable
 from bench.results.records.writer import CellRecord
 from bench.scoring.folder.curate_folder import SelectionRule, curate_folder, data_settings
 from bench.scoring.loading import load_scorers
@@ -139,13 +140,13 @@ def test_it_trains_selects_and_judges_a_cell(spec: str, tiny_pipeline: Path, tmp
     record = CellRecord(tmp_path / "results" / settings.name / "alignment" / "flowgrpo" / "seed0")
     events = record.events()
     assert record.status() == "done", events[-1]
-    used = next(event for event in events if event.kind == "scorers").scorers[spec]
+    used = next(event for event in events if event.kind == "scorers").scorers[portable(spec)]
     assert set(used.roles) == {"training", "filter", "evaluation"}
     assert used.version == load_scorers({spec})[spec].reward.version
     (step,) = [event for event in events if event.kind == "step"]
-    assert 0 <= step.metrics[f"reward.{spec}"] <= 1
+    assert 0 <= step.metrics[f"reward.{portable(spec)}"] <= 1
     milestones = [event for event in events if event.kind == "milestone"]
-    assert 0 < milestones[-1].scores[spec].mean < 1
+    assert 0 < milestones[-1].scores[portable(spec)].mean < 1
     assert any(name.startswith("plugin/") for name in events[0].provenance.sources)
 
 

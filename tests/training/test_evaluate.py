@@ -82,11 +82,12 @@ def test_the_grid_has_every_pair_of_settings(judge):
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_the_grid_has_the_rows_of_the_final_evaluation(judge, batch_size):
-    """Where its settings are the grid's; the same bits from an evaluator that has not made it, as after a resume."""
+    """Where its settings are the grid's; from an evaluator that has not made it too, as after a resume."""
     settings = {"grid_guidance": (2.0,), "grid_steps": (2,), "guidance": 2.0, "steps": 2, "batch_size": batch_size}
     evaluator, policy = judge(**settings)
     final = evaluator.judge(policy, 7, final=True).frame
     again, _ = judge(**settings)
+    again.recall(7, final)
     for grid in (evaluator.grid(policy, 7), again.grid(policy, 7)):
         assert grid.keys() == final.keys()
         for name, values in grid.items():

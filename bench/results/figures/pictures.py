@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from bench.api import DataError
 from bench.results.figures.style import new_figure, to_png
 
 __all__ = ["draw_sample_grid", "split_tiles"]
@@ -17,17 +16,19 @@ __all__ = ["draw_sample_grid", "split_tiles"]
 TILE_INCHES = 0.95
 
 
-def split_tiles(png: bytes, tile: tuple[int, int], count: int, where: str) -> list[np.ndarray]:
-    """Cut a row of tiles into pictures uint8 (H, W, 3); tile is (width, height). Raises DataError for other sizes."""
+def split_tiles(png: bytes, tile: tuple[int, int], count: int) -> list[np.ndarray]:
+    """Cut a row of tiles into pictures uint8 (H, W, 3); tile is (width, height). Raises ValueError for other sizes."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(png)) as image:
-        pixels = np.asarray(image.convert("RGB"))
     width, height = tile
-    if pixels.shape != (height, width * count, 3):
-        raise DataError(
-            f"{where}: expected {count} tiles of {width}x{height} in a row, got {pixels.shape[1]}x{pixels.shape[0]}"
-        )
+    wanted = f"expected {count} tiles of {width}x{height} in a row"
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            if image.size != (width * count, height):  # before it is decoded, which takes memory for all of it
+                raise ValueError(f"{wanted}, got {image.size[0]}x{image.size[1]}")
+            pixels = np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{wanted}, got a picture that is too large to open") from error
     return [pixels[:, width * number : width * (number + 1)] for number in range(count)]
 
 

@@ -79,8 +79,8 @@ def read_experiment(folder: Path) -> ExperimentResults:
     """
     header = read_experiment_header(folder)
     cells: list[CellResult] = []
-    refused: list[RefusedCell] = []
     samples, grid, sets = ScoreRows(), ScoreRows(), ScoreRows()
+    refused: list[RefusedCell] = []
     for place in sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*/seed*")):
         cell, tables, problems = look_at_cell(folder, place, header)
         if problems:
@@ -89,14 +89,14 @@ def read_experiment(folder: Path) -> ExperimentResults:
         elif cell is not None:
             cells.append(cell)
             # of two evaluations after one update the later one has all prompts
-            for event in {event.update: event for event in cell.milestones}.values():
-                samples.add(**_keys(cell), table=tables[event.file])
-            for judged in cell.sets:
-                sets.add(**_keys(cell), table=tables[judged.file])
+            for file in {item.update: item.file for item in cell.milestones}.values():
+                samples.add(**_keys(cell), table=tables[file])
             if cell.grid:
                 grid.add(**_keys(cell), table=tables[cell.grid.file])
-    framed = samples.frame(), grid.frame()
-    scorers = sorted({name for frame in framed for name in frame if name not in (*KEYS, *SCORE_COLUMNS)})
+            for item in cell.sets:
+                sets.add(**_keys(cell), table=tables[item.file])
+    of_samples, of_grid = samples.frame(), grid.frame()
+    scorers = sorted({name for frame in (of_samples, of_grid) for name in frame if name not in (*KEYS, *SCORE_COLUMNS)})
     return ExperimentResults(
         folder=folder,
         header=header,
@@ -104,8 +104,8 @@ def read_experiment(folder: Path) -> ExperimentResults:
         cells=pd.DataFrame([_cell_row(cell) for cell in cells]),
         steps=pd.DataFrame([row for cell in cells for row in _step_rows(cell)]),
         milestones=pd.DataFrame([row for cell in cells for row in _milestone_rows(cell)]),
-        samples=framed[0],
-        grid=framed[1],
+        samples=of_samples,
+        grid=of_grid,
         scorers=tuple(scorers),
         sets=sets.frame(),
         refused=tuple(refused),

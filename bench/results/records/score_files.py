@@ -14,7 +14,7 @@ from bench.api import DataError
 from bench.results.records.hashes import refuse_other_data
 from bench.results.records.schema import SCORE_COLUMNS
 
-__all__ = ["KEYS", "ScoreRows", "damaged", "read_scores"]
+__all__ = ["KEYS", "ScoreRows", "columns_of", "damaged", "read_scores"]
 
 KEYS = ["task", "method", "seed"]
 _BLOCK = 32  # tables that are joined at once: thousands of small ones take several times the memory of their rows
@@ -33,13 +33,16 @@ def damaged(path: Path, kind: str, error: Exception) -> DataError:
     )
 
 
-def read_scores(path: Path, digest: str | None = None) -> pa.Table:
+def read_scores(path: Path, digest: str | None) -> pa.Table:
     """The rows of a score file, its texts as dictionaries.
 
-    Raises DataError where it cannot be read, is not the one of this SHA-256, lacks one of `SCORE_COLUMNS`, or has
-    values of another kind.
+    Raises DataError where it cannot be read, is not the one of the SHA-256 `digest`, lacks one of `SCORE_COLUMNS`, or
+    has values of another kind.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise damaged(path, "a score file", error) from error
     refuse_other_data(path, data, digest)
     try:
         file = ParquetFile(
@@ -58,6 +61,16 @@ def read_scores(path: Path, digest: str | None = None) -> pa.Table:
         if not (pa.types.is_dictionary(type_) if kind == "str" else type_ == _NUMBERS[kind]):
             raise DataError(f"{path}: {name} is {type_}, expected {kind}: it is not a score file of schema 1")
     return table
+
+
+def columns_of(table: pa.Table) -> dict[str, np.ndarray]:
+    """The columns of a table by name, texts as objects."""
+    return {name: _values(table.column(name)) for name in table.column_names}
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    whole = column.combine_chunks()
+    return (whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole).to_numpy(zero_copy_only=False)
 
 
 class ScoreRows:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from bench.api import ConfigError
@@ -32,9 +32,7 @@ from bench.results.records.schema import (
     SampleGrid,
     Step,
 )
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from bench.results.records.score_files import columns_of
 
 __all__ = ["cell_problems", "picture_problems", "record_problems", "score_problems"]
 
@@ -179,7 +177,7 @@ def score_problems(
     header: ExperimentHeader, event: Milestone | PromptSetScores | GridScores, table: pa.Table
 ) -> list[str]:
     """What the scores of a file contradict: the event that names it, and the ranges of their scorers."""
-    columns = {name: table[name].to_numpy() for name in table.column_names}
+    columns = columns_of(table)
     scorers = [name for name in columns if name not in SCORE_COLUMNS]
     strange = [name for name in scorers if name not in header.scorers]
     if strange:
@@ -208,8 +206,9 @@ def _rows(event: Milestone | PromptSetScores | GridScores, columns: Columns) -> 
         for name, value in own.items():
             if (columns[name] != value).any():
                 yield f"it holds scores of another {name} than the {value:g} that the record has"
-    prompts = list(zip(*(columns[name].tolist() for name in SCORE_COLUMNS), strict=True))
-    if len(set(prompts)) < len(prompts):
+    numbers = [np.unique(columns[name], return_inverse=True)[1] for name in SCORE_COLUMNS]
+    prompts = np.ascontiguousarray(np.stack(numbers, axis=1, dtype=np.int32))
+    if len(np.unique(prompts, axis=0)) < len(prompts):
         yield "a prompt was scored twice"
 
 

@@ -50,6 +50,7 @@ from bench.results.records.schema import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 __all__ = [
@@ -235,6 +236,7 @@ class CellRecord:
 
     def begin(self, header: Cell | Mapping[str, Any]) -> None:
         """Put a record of this first line alone in the place of the one that stands there."""
+        self._refuse_fork()
         write_whole(self.folder / RECORD, _line(self._sealed(_cell(header), "")))
         self.truncate(1)
 
@@ -242,8 +244,7 @@ class CellRecord:
         """Add one event, e.g. `append("grid", file="grid.parquet")`, with the hash of the file that it names.
 
         A reason is stored without absolute paths. Raises DataError for unknown kinds and fields, for a file that is not
-        stored yet, and after the end;
-        NonFiniteError for NaN and infinities.
+        stored yet, and after the end; NonFiniteError for NaN and infinities.
         """
         if isinstance(fields.get("reason"), str):
             fields["reason"] = portable(fields["reason"])
@@ -262,8 +263,9 @@ class CellRecord:
 
     def telemetry(self, kind: str, **fields: Any) -> None:
         """Add one line of clock and memory; see `Telemetry` for the fields."""
+        self._refuse_fork()
         line = parse_telemetry(canonical_json({**fields, "kind": kind}), f"telemetry {kind!r}")
-        self._append(TELEMETRY, _line(line))
+        append_whole(self.folder / TELEMETRY, _line(line))
 
     def write_scores(self, name: str, scores: pd.DataFrame | Mapping[str, Any]) -> None:
         """Per-sample scores as parquet: `SCORE_COLUMNS`, then a float32 column per scorer, NaN where it does not apply.
@@ -284,6 +286,12 @@ class CellRecord:
             raise NonFiniteError(f"scores {name!r}: infinite values of {', '.join(infinite)}")
         data = frame.to_parquet(None, index=False, compression="zstd", write_page_checksum=True)
         write_whole(self.folder / name, data)
+
+    def read_scores(self, name: str) -> dict[str, np.ndarray]:
+        """The columns of what `write_scores` stored; raises DataError where it cannot be read."""
+        from bench.results.records.score_files import columns_of, read_scores
+
+        return columns_of(read_scores(inside(self.folder, name), None))
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Store a file of the cell (`pictures.png`) so that it appears whole or not at all."""
@@ -312,13 +320,10 @@ class CellRecord:
                 path.unlink(missing_ok=True)
 
     def _append_event(self, event: Event) -> None:
-        sealed = self._sealed(event, self.head)
-        self._append(RECORD, _line(sealed))
-        self._ended, self._head = isinstance(event, End), sealed.hash or ""
-
-    def _append(self, name: str, line: bytes) -> None:
         self._refuse_fork()
-        append_whole(self.folder / name, line)
+        sealed = self._sealed(event, self.head)
+        append_whole(self.folder / RECORD, _line(sealed))
+        self._ended, self._head = isinstance(event, End), sealed.hash or ""
 
     @staticmethod
     def _sealed(event: Event, before: str) -> Event:

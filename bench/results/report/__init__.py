@@ -31,9 +31,9 @@ def write_report(results: Path, report: Path) -> tuple[str, ...]:
     """Write `report` and results/<experiment>/figures: the same bytes for the same results and library versions.
 
     A figure whose data, picture and drawing code are unchanged is not drawn again. Returns what was left out because it
-    is not what was recorded, one message each. Raises DataError where there are no results, where what the whole report
-    needs is damaged, where report or figures cannot be written, and where a link, or a text that is no report, stands
-    in the place of one.
+    is not what was recorded, one message each. Raises DataError where there are no results, where what the whole
+    report needs is damaged, where report or figures cannot be written, and where a link, or a text that is no report,
+    stands in the place of one.
     """
     require_place(report)
     document = render_document(results, report)

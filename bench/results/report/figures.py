@@ -251,7 +251,7 @@ def _samples(analysis: Analysis, task: str) -> Figure | None:
 
 def _tiles(path: Path, tile: tuple[int, int], count: int) -> list[np.ndarray]:
     try:
-        return split_tiles(path.read_bytes(), tile, count, str(path))
+        return split_tiles(path.read_bytes(), tile, count)
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on bytes that are no whole picture
         raise damaged(path, "a PNG", error) from error
 

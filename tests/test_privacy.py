@@ -21,6 +21,7 @@ import pytest
 from bench import registry
 from bench.canonical import config_hash
 from bench.datasets.pictures.inspection import InspectedPictures, copy_lists, csv_bytes
+from bench.results.records.hashes import line_hash
 from bench.results.records.schema import Telemetry, dump, parse_telemetry
 from bench.results.records.writer import read_experiment_header
 from bench.results.report import write_report
@@ -115,6 +116,7 @@ def test_the_report_of_older_records_names_no_folder(tmp_path: Path) -> None:
     header["command"] = "python -m bench run --preset /srv/ada/mine.yaml"
     header["config"]["model"] = "/srv/ada/models/sd35"
     header["config_hash"] = config_hash(header["config"])
+    header["hash"] = line_hash(header, "")
     (folder / "experiment.json").write_text(json.dumps(header))
     write_report(tmp_path / "results", tmp_path / "REPORT.md")
     text = (tmp_path / "REPORT.md").read_text()

@@ -130,6 +130,7 @@ OURS = {
     "bench/experiments/replay.py",
     "bench/models/encoding_cache/store.py",  # its own cache, checked by its hash
     "bench/datasets/scenes/proxies.py",  # embedded assets
+    "bench/models/lora.py",  # what it has just written
     "bench/preflight/forecast/measured.py",
     "bench/results/records/hashes.py",  # lines that have been read as events
     "bench/scoring/workers/worker_main.py",

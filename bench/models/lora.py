@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,15 @@ def save(adapter: Adapter, folder: Path) -> None:
             )  # fmt: skip
         except SafetensorError as error:  # how it reports the operating system's refusals
             raise OSError(str(error)) from error
+        for path in temporary.glob("*.safetensors"):
+            _sort_header(path)
+
+
+def _sort_header(path: Path) -> None:
+    """Put the names in the header of a safetensors file in order: it is written in an order of each process's own."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    names: dict[str, Any] = json.loads(data[8 : 8 + length])
+    header = json.dumps(names, sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from bench.api import DataError
 from bench.config.settings import Train
@@ -79,6 +80,20 @@ def test_the_reference_stays_when_the_policy_moves(policy):
             p.add_(0.1 * torch.randn_like(p))
     assert torch.equal(frozen.velocity(x, sigma, cond), before)
     assert not torch.allclose(policy.velocity(x, sigma, cond), before)
+
+
+def test_adapters_are_written_alike_each_time(policy, tmp_path):
+    """The library puts what it says of them in an order that changes from file to file."""
+    policy.prepare(Train(adaptation="lora", lora_rank=2), seed=3)
+    policy.merge()
+    written = set()
+    for number in range(8):
+        assert policy.save_lora(tmp_path / str(number))
+        (file,) = (tmp_path / str(number)).glob("*.safetensors")
+        written.add(file.read_bytes())
+        with safe_open(file, "pt") as found:
+            assert len(list(found.keys())) > 0 and "lora_adapter_metadata" in found.metadata()
+    assert len(written) == 1
 
 
 def test_lora_starts_at_the_base_and_merging_keeps_the_field(policy):

@@ -38,13 +38,13 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
 
-    def stage(self, fixtures: Fixtures, batch: int) -> Stage:
-        """Entered on the base, with batches or rollout phases of so many samples.
+    def stage(self, fixtures: Fixtures, batch: int, pictures: int) -> Stage:
+        """Entered on the base, with batches of so many samples, or rollout phases of so many pictures.
 
         The learning rate leaves the weights about where they are.
         """
         settings = Train(**{"batch_size": batch, "micro_batch": batch, "learning_rate": 1e-7, **self.train})
-        groups = {"num_generations": batch // 2} if self.method.needs.reward else {}
+        groups = {"num_generations": pictures // 2} if self.method.needs.reward else {}
         return fixtures.stage(self.method, {**groups, **self.options}, settings)
 
 

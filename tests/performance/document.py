@@ -1,41 +1,54 @@
-"""The page on speed and its plot, from results/benchmarks/speed.json alone."""
+"""The page on speed and its plot, from results/benchmarks alone."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.performance import measure
+
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "results" / "benchmarks" / "speed.json"
+RESULTS = ROOT / "results" / "benchmarks"
 DOCUMENT = ROOT / "docs" / "performance.md"
 PLOT = ROOT / "docs" / "performance.png"
 
 # Ratios that are aimed at, by the beginning of a case's name: over the bare passes, over the straightforward way
 GOALS = {"sft": (1.03, None), "soar, 1": (1.03, 0.90), "soar, 6": (1.03, 0.95), "flowgrpo": (1.05, 0.85)}
-PART_GOALS = {"evaluation": 1.20}
+PART_GOALS = {"evaluation": "1.20"}
+
+
+def read_figures() -> dict[str, Any]:
+    """What was measured, by section."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
 
 
 def page(found: Mapping[str, Any]) -> str:
     """The page in Markdown."""
-    machine, batch = found["machine"], found["batch"]
-    sizes = " and ".join(f"{count} samples at {width} x its width" for width, count in batch.items())
+    first = found["steps-width1"]
+    machine = first["machine"]
     steps = []
-    for row in found["steps"]:
-        over_bare, over_other = _ratio(row["bare"]), _ratio(row["straightforward"])
-        goals = _goal(row["case"], 0), _goal(row["case"], 1)
-        steps.append((row["case"], f"{row['width']} x", over_bare, goals[0], over_other, goals[1]))
-    parts = [(row["part"], _ratio(row["bare"]), str(PART_GOALS.get(row["part"], ""))) for row in found["parts"]]
+    for width in measure.BATCHES:
+        for row in found[f"steps-width{width}"]["rows"]:
+            over_bare, over_other = _ratio(row["bare"]), _ratio(row["straightforward"])
+            goals = _goal(row["case"], 0), _goal(row["case"], 1)
+            steps.append((row["case"], f"{width} x", over_bare, goals[0], over_other, goals[1]))
+    parts = [(row["part"], _ratio(row["bare"]), PART_GOALS.get(row["part"], "")) for row in found["parts"]["rows"]]
     memory = [
         (row["case"], f"{row['harness']:.0f}", f"{row['straightforward']:.0f}",
          f"{row['harness'] / row['straightforward']:.2f}")
-        for row in found["memory"]
+        for row in found["memory"]["rows"]
     ]  # fmt: skip
+    sizes = " and ".join(
+        f"{batch} samples or {measure.PICTURES[width]} pictures at {width} x its width"
+        for width, batch in measure.BATCHES.items()
+    )
     return f"""# Speed
 
 What the harness adds to the passes that a method cannot do without, and how its methods compare with the way their
-authors write them. Measured by `python -m tests.performance` ({found["rounds"]} rounds, CPU seconds of one thread,
-{machine["device"]}, torch {machine["torch"]}); the figures are in `results/benchmarks/speed.json`, and this page is
+authors write them. Measured by `python -m tests.performance` ({first["rounds"]} rounds, CPU seconds of one thread,
+{machine["device"]}, torch {machine["torch"]}); the figures are in `results/benchmarks`, and this page is
 written from them. `pytest tests/performance --benchmark-enable` measures again in three minutes, and fails where a
 ratio is 25 % worse than here.
 
@@ -60,15 +73,11 @@ network that chooses and the VAE; a checkpoint over writing the same tensors.
 
 ## Memory
 
-The most main memory above the loaded model, in a process of its own, MiB; {batch_of(found)} samples.
+The most main memory above the loaded model, in a process of its own, MiB; {measure.MEMORY_BATCH} samples or
+{measure.MEMORY_PICTURES} pictures.
 
 {_table(("update", "here", "straightforward", "ratio"), memory)}
 """
-
-
-def batch_of(found: Mapping[str, Any]) -> int:
-    """Samples of the memory's updates: those of the base's own width."""
-    return int(next(iter(found["batch"].values())))
 
 
 def _ratio(value: Mapping[str, float]) -> str:
@@ -89,10 +98,11 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     """Six small axes: seconds of an update in the harness and of its bare passes."""
     from matplotlib.figure import Figure
 
-    axes = list(dict.fromkeys(row["axis"] for row in found["slopes"]))
+    slopes = found["slopes"]["rows"]
+    axes = list(dict.fromkeys(row["axis"] for row in slopes))
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     for place, title in enumerate(axes, 1):
-        rows = [row for row in found["slopes"] if row["axis"] == title]
+        rows = [row for row in slopes if row["axis"] == title]
         panel = figure.add_subplot(2, 3, place)
         for way, style in (("harness", "o-"), ("bare", "s--")):
             panel.plot([row["x"] for row in rows], [row[way] for row in rows], style, label=way, markersize=4)

@@ -13,14 +13,15 @@ from tests.performance.cases import CASES, Case, bare, harness, straightforward
 from tests.performance.models import fixtures_of
 from tests.performance.timing import Ratio, ratio, rounds_of
 
-BATCHES = {1: 32, 4: 8}  # samples of an update or a rollout phase, by the width of the denoiser
-MEMORY_BATCH = 32
+BATCHES = {1: 32, 4: 16}  # samples of an update, by the width of the denoiser
+PICTURES = {1: 16, 4: 8}  # of a rollout phase
+MEMORY_BATCH, MEMORY_PICTURES = 32, 16
 SLOPE_ROUNDS = 5
 
 
 def step_ratios(case: Case, width: int, rounds: int, folder: Path) -> dict[str, Ratio]:
     """An update in the harness over its bare passes, and over the straightforward way."""
-    stage = case.stage(fixtures_of(folder, width), BATCHES[width])
+    stage = case.stage(fixtures_of(folder, width), BATCHES[width], PICTURES[width])
     ways = {"harness": harness(stage), "bare": bare(stage), "straightforward": straightforward(stage)}
     times = rounds_of(ways, rounds)
     return {way: ratio(times["harness"], times[way]) for way in ("bare", "straightforward")}
@@ -60,7 +61,7 @@ def slopes(folder: Path) -> Iterator[dict[str, Any]]:
             fixtures = fixtures_of(
                 folder, value if axis == "width" else 1, resolution=value if axis == "resolution" else None
             )
-            stage = varied.stage(fixtures, value if axis == "batch" else 8)
+            stage = varied.stage(fixtures, value if axis == "batch" else 8, 8)
             times = rounds_of({"harness": harness(stage), "bare": bare(stage)}, SLOPE_ROUNDS)
             medians = {way: statistics.median(seconds) for way, seconds in times.items()}
             x = value if axis != "resolution" else (value // 16) ** 2

@@ -1,6 +1,6 @@
 """The most memory that a method's update takes beside the loaded model: one child process for each that is asked for.
 
-`python -m tests.performance.memory CASE harness|straightforward BATCH` prints MiB.
+`python -m tests.performance.memory CASE harness|straightforward BATCH PICTURES` prints MiB.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from tests.performance.cases import CASES, harness, straightforward
 from tests.performance.models import fixtures_of
 
 
-def peak_mib(case: str, way: str, batch: int) -> float:
+def peak_mib(case: str, way: str, batch: int, pictures: int) -> float:
     """MiB above the loaded model at most, in a process of its own."""
-    command = [sys.executable, "-m", "tests.performance.memory", case, way, str(batch)]
+    command = [sys.executable, "-m", "tests.performance.memory", case, way, str(batch), str(pictures)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def main(name: str, way: str, batch: int) -> None:
+def main(name: str, way: str, batch: int, pictures: int) -> None:
     """Measure in this process."""
     import torch
 
     torch.set_num_threads(1)
     (case,) = (case for case in CASES if case.name == name)
     with tempfile.TemporaryDirectory() as folder:
-        stage = case.stage(fixtures_of(Path(folder)), batch)
+        stage = case.stage(fixtures_of(Path(folder)), batch, pictures)
         phase = {"harness": harness, "straightforward": straightforward}[way](stage)
         before = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
@@ -45,4 +45,4 @@ def _status(name: str) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

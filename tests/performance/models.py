@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 from bench.datasets.worlds import load_world
 from bench.preflight.conformance.fixtures import Fixtures
@@ -24,10 +26,10 @@ def fixtures_of(folder: Path, width: int = 1, resolution: int | None = None) -> 
 
 def _write(base: Path | str, place: Path, width: int, resolution: int | None) -> None:
     import torch
-    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+    from diffusers import SD3Transformer2DModel
 
-    pipeline = StableDiffusion3Pipeline.from_pretrained(base, local_files_only=True)
-    config = dict(pipeline.transformer.config)
+    shutil.copytree(base, place)
+    config = dict(SD3Transformer2DModel.load_config(place / "transformer"))
     heads = width * config["num_attention_heads"]
     config |= {"num_attention_heads": heads, "caption_projection_dim": heads * config["attention_head_dim"]}
     if resolution is not None:
@@ -37,5 +39,6 @@ def _write(base: Path | str, place: Path, width: int, resolution: int | None) ->
         }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        pipeline.transformer = SD3Transformer2DModel.from_config(config)
-    pipeline.save_pretrained(place)
+        transformer: Any = SD3Transformer2DModel.from_config(config)
+    shutil.rmtree(place / "transformer")
+    transformer.save_pretrained(place / "transformer")

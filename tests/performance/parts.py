@@ -91,7 +91,7 @@ def curation(folder: Path) -> Pair:
 
 def checkpoint(folder: Path) -> Pair:
     """Keeping a stage's whole state; and writing its tensors into a file that is flushed."""
-    stage = Case("sft", SFT).stage(fixtures_of(folder), 8)
+    stage = Case("sft", SFT).stage(fixtures_of(folder), 8, 8)
     stage.advance()
     checkpoints = Checkpoints(folder / "checkpoint")
 

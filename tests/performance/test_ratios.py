@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from tests.performance import measure
 from tests.performance.cases import CASES, Case
-from tests.performance.document import DOCUMENT, RESULTS, page
+from tests.performance.document import DOCUMENT, page, read_figures
 from tests.performance.timing import Ratio, ratio
 
 WORSE = 1.25  # times the committed ratio
@@ -25,11 +24,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def committed() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(RESULTS.read_text())
-    return found
 
 
 def hold(benchmark: Any, measured: Callable[[int], dict[str, Ratio]], expected: dict[str, float]) -> None:
@@ -49,14 +43,14 @@ def hold(benchmark: Any, measured: Callable[[int], dict[str, Ratio]], expected: 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name.replace(", ", "-") for case in CASES])
 def test_an_update(benchmark: Any, case: Case, tmp_path: Path) -> None:
-    (row,) = (row for row in committed()["steps"] if row["case"] == case.name and row["width"] == 1)
+    (row,) = (row for row in read_figures()["steps-width1"]["rows"] if row["case"] == case.name)
     expected = {way: row[way]["median"] for way in ("bare", "straightforward")}
     hold(benchmark, lambda rounds: measure.step_ratios(case, 1, rounds, tmp_path), expected)
 
 
 @pytest.mark.parametrize("part", measure.PARTS)
 def test_a_part(benchmark: Any, part: str, tmp_path: Path) -> None:
-    (row,) = (row for row in committed()["parts"] if row["part"] == part)
+    (row,) = (row for row in read_figures()["parts"]["rows"] if row["part"] == part)
     hold(
         benchmark, lambda rounds: {"bare": measure.part_ratio(part, rounds, tmp_path)}, {"bare": row["bare"]["median"]}
     )
@@ -67,4 +61,4 @@ def test_ratios_are_medians_with_quartiles_by_hand() -> None:
 
 
 def test_the_page_is_written_from_the_figures() -> None:
-    assert page(committed()) == DOCUMENT.read_text(encoding="utf-8")
+    assert page(read_figures()) == DOCUMENT.read_text(encoding="utf-8")

@@ -271,12 +271,12 @@ class _Cell:
         self.log.pictures(*pictures)
         model: dict[str, str] = {}
         if self.ranks.is_first:
-            folder = self.job.folder / "checkpoint" / "model"
-            policy.save(folder)
-            model = {f"checkpoint/model/{path.name}": file_sha256(path) for path in sorted(folder.iterdir())}
-            if stages == 1:  # adapters of the last stage alone do not lead from the base to the result
-                # no hash of it: safetensors writes its metadata in an order of chance
-                policy.save_lora(self.job.folder / "checkpoint" / "lora")
+            saved = [self.job.folder / "checkpoint" / "model", self.job.folder / "checkpoint" / "lora"]
+            policy.save(saved[0])
+            if stages > 1 or not policy.save_lora(saved[1]):  # those of the last stage alone do not lead to the result
+                saved.pop()
+            paths = [path for folder in saved for path in sorted(folder.rglob("*")) if path.is_file()]
+            model = {path.relative_to(self.job.folder).as_posix(): file_sha256(path) for path in paths}
         self.log.done(model)
         if self.ranks.is_first:
             self.checkpoints.clear()

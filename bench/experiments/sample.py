@@ -149,11 +149,12 @@ def _refuse_other_model(folder: Path, note: Callable[[str], object]) -> None:
     if not events:
         return
     held = events[-1].model if isinstance(events[-1], End) else {}
-    if not held:
+    names = {name for name in held if Path(name).parent == Path("checkpoint/model")}
+    if not names:
         note(f"{cell} was recorded before hashes were, or is not finished: whether its model is whole is not known")
         return
-    strange = {f"checkpoint/model/{path.name}" for path in folder.iterdir()} - held.keys()
-    wrong = [found for name in sorted(held) if (found := changed_file(cell, name, held[name]))]
+    strange = {f"checkpoint/model/{path.name}" for path in folder.iterdir()} - names
+    wrong = [found for name in sorted(names) if (found := changed_file(cell, name, held[name]))]
     wrong += [f"{name} is no part of the model that was recorded" for name in sorted(strange)]
     if wrong:
         raise DataError(f"{cell}: {'; '.join(wrong)}: restore the model, or remove that folder and run the cell again")

@@ -231,7 +231,7 @@ class End(_Line):
     """Last line. A failed cell has a `reason` of one message; a cell without this line was interrupted.
 
     sources: hashes of what a finished cell imported after its record had begun. model: the files of the model that it
-    left in checkpoint/model, with the SHA-256 of each.
+    left under checkpoint/, with the SHA-256 of each.
     """
 
     kind: Literal["end"] = "end"

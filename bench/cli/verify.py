@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line for each problem, and how much was looked at; the exit status is 1 where anything is wrong."""
-    from bench.results.records.listing import list_experiments
+    from bench.results.records.listing import list_results
     from bench.results.report.markdown import one_line, printable
 
-    folders = [folder for folder in list_experiments(args.results) if args.name in (None, folder.name)]
+    folders = [folder for folder in list_results(args.results) if args.name in (None, folder.name)]
     if not folders:
         what = "no experiment" if args.name is None else f"no experiment {args.name!r}"
         raise DataError(f"{args.results} holds {what}: run one (`python -m bench run`), or name another by --results")

@@ -25,6 +25,11 @@ class CellJob:
         return f"{self.task}/{self.label}/seed{self.seed}"
 
     @property
+    def identity(self) -> str:
+        """The cell by its full name, which its checkpoints hold."""
+        return f"{self.experiment.name}/{self.name}"
+
+    @property
     def folder(self) -> Path:
         """Where the cell's record lies; raises DataError where a link stands on the way."""
         return inside(self.results, f"{self.experiment.name}/{self.name}")

@@ -26,6 +26,12 @@ LOG_SHARE = 0.01  # of the budget between two logged steps
 Post = Callable[[dict[str, Any]], None]
 
 
+def refuse_other_cell(job: CellJob, state: Mapping[str, Any]) -> None:
+    """Raise DataError for the state of a checkpoint of another cell, or of none."""
+    if state.get("cell") != job.identity:
+        raise DataError(f"expected a checkpoint of {job.identity}, got one of {state.get('cell', 'no cell')}")
+
+
 class CellLog:
     """The log of one cell. Every rank may call it; the first one writes.
 
@@ -90,15 +96,9 @@ class CellLog:
             self._telemetry("step")
         self._metrics, self._last_logged = {}, self.fraction
 
-    @property
-    def identity(self) -> str:
-        """The cell, by which a checkpoint is known to be its own."""
-        return f"{self._job.experiment.name}/{self._job.name}"
-
     def refuse_other_record(self, sound: Sequence[str], state: Mapping[str, Any]) -> None:
         """Raise DataError for what `state_dict` gave in another cell, or after lines that are not among the `sound`."""
-        if state.get("cell") != self.identity:
-            raise DataError(f"expected a checkpoint of {self.identity}, got one of {state.get('cell', 'no cell')}")
+        refuse_other_cell(self._job, state)
         count = state["events"]
         if len(sound) < count or sound[count - 1] != state["record"]:
             raise DataError(f"the {count} lines of the record that it follows are not there as they were written")
@@ -107,7 +107,7 @@ class CellLog:
         """What a checkpoint has to hold, JSON-able."""
         return {
             "ledger": self.ledger.state_dict(), "last_logged": self._last_logged, "metrics": self._metrics,
-            "events": len(self.record.events()), "record": self.record.head, "cell": self.identity,
+            "events": len(self.record.events()), "record": self.record.head, "cell": self._job.identity,
             "sources": self._late_sources(),
         }  # fmt: skip
 

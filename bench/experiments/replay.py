@@ -28,6 +28,7 @@ from bench.config.settings import Experiment
 from bench.datasets.base_model import base_model
 from bench.datasets.pictures.preparation import prepare_pictures
 from bench.datasets.worlds import experiment_world
+from bench.experiments.cell_log import refuse_other_cell
 from bench.experiments.recorded import recorded_model, with_given_plugins
 from bench.experiments.resume import own_sources
 from bench.models.policy import SD3Policy
@@ -76,10 +77,16 @@ def replay(
         for path in inside(folder, "checkpoint").glob("*"):
             if path.suffix in (".json", ".safetensors"):
                 shutil.copyfile(inside(folder, f"checkpoint/{path.name}"), copy / path.name)
-        saved, complaints = Checkpoints(copy).load()
+        saved, complaints = Checkpoints(copy).load(lambda state: _refuse_other_cell(job, state))
         begin = f"the checkpoint of update {saved.state['update']}" if saved else "the beginning"
         print("\n".join([*complaints, f"from {begin}"]))
         return _again(job, copy, saved, about, folder)
+
+
+def _refuse_other_cell(job: CellJob, state: Mapping[str, Any]) -> None:
+    """Raise DataError for a checkpoint of another cell; older ones do not say whose they are."""
+    if "cell" in state:
+        refuse_other_cell(job, state)
 
 
 def _changed(job: CellJob, cell: Cell) -> list[str]:

@@ -13,7 +13,7 @@ from bench.cli.main import main
 from bench.config.job import CellJob
 from bench.config.settings import Experiment
 from bench.experiments import cell as runner
-from bench.experiments import grid
+from bench.experiments import grid, replay
 from bench.experiments.resume import remaining_jobs
 from bench.results.records.writer import CellRecord, write_experiment_header
 from tests.results.test_verification import edit_events, edit_lines, swap
@@ -152,6 +152,14 @@ def test_two_evaluations_after_one_update_each_keep_their_scores(tiny_pipeline: 
     assert CellRecord(job.folder).sound()[1] is None
 
 
+def test_a_replay_begins_at_no_checkpoint_of_another_cell(sft: Experiment, tmp_path: Path) -> None:
+    job = CellJob(sft, tmp_path, "alignment", "sft", 0)
+    for state in ({}, {"cell": f"{sft.name}/alignment/sft/seed0"}):  # older ones do not say
+        replay._refuse_other_cell(job, state)
+    with pytest.raises(DataError, match=r"a checkpoint of .*/seed0, got one of .*/seed1"):
+        replay._refuse_other_cell(job, {"cell": f"{sft.name}/alignment/sft/seed1"})
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -176,12 +184,13 @@ def narrower(path: Path) -> None:
     ],
 )
 def test_sample_draws_from_no_model_but_the_cells_own(
-    change: Callable[[Path], None], words: str, sft: Experiment, whole: Path, tmp_path: Path,
+    change: Callable[[Path], None], words: str, sft: Experiment, whole: Path, tiny_pipeline: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     shutil.copytree(whole, tmp_path / sft.name)
     cell = tmp_path / sft.name / "alignment" / "sft" / "seed0"
     command = ["--prompt", "a star", "--samples", "1", "--steps", "1", "--out", str(tmp_path / "samples.png")]
+    command += ["--model", str(tiny_pipeline)]
     assert main(["sample", str(cell), *command]) == 0
     assert (tmp_path / "samples.png").is_file() and capsys.readouterr().err == ""
     assert "/" not in (cell / "checkpoint" / "model" / "config.json").read_text()  # no path of this machine

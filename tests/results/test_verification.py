@@ -15,7 +15,7 @@ from bench.api import DataError
 from bench.canonical import canonical_json, config_hash
 from bench.cli.main import main
 from bench.results.records.cell_reader import read_cell
-from bench.results.records.listing import list_experiments
+from bench.results.records.listing import list_results
 from bench.results.records.reader import read_experiment
 from bench.results.records.writer import CellRecord, read_experiment_header
 from tests.support.synthetic_results import World, as_schema_1, write_world
@@ -283,5 +283,5 @@ def test_telemetry_is_in_no_hash(hashed: Path, tmp_path: Path) -> None:
 
 
 def test_the_committed_results_are_what_was_recorded() -> None:
-    for folder in list_experiments(Path(__file__).resolve().parents[2] / "results"):
+    for folder in list_results(Path(__file__).resolve().parents[2] / "results"):
         assert read_experiment(folder).refused == ()

@@ -157,11 +157,8 @@ def _last(events: list[Event], kind: type[Any]) -> Any:
 def _place_problems(folder: Path, cell: CellResult) -> list[str]:
     head = cell.header
     place = folder / head.task / head.method / f"seed{head.seed}"
-    return (
-        []
-        if place == cell.folder
-        else [f"it holds the record of {place.relative_to(folder).as_posix()}: move it there"]
-    )
+    there = place.relative_to(folder).as_posix()
+    return [] if place == cell.folder else [f"it holds the record of {there}: move it there"]
 
 
 def named_file(cell: CellResult, name: str) -> Path:

@@ -9,14 +9,18 @@ from bench.results.records.writer import EXPERIMENT, RECORD
 
 
 def list_experiments(results: Path) -> list[Path]:
-    """Folders under `results` that hold an experiment, or cells of one whose header is gone, sorted by name.
+    """Folders under `results` that hold an experiment, sorted by name.
 
     Raises:
         DataError: a link stands in the place of one.
     """
-    headers = {path.parent.name for path in results.glob(f"*/{EXPERIMENT}")}
-    cells = {path.parents[3].name for path in results.glob(f"*/*/*/seed*/{RECORD}")}
-    return sorted(inside(results, name) for name in headers | cells)
+    return sorted(inside(results, path.parent.name) for path in results.glob(f"*/{EXPERIMENT}"))
+
+
+def list_results(results: Path) -> list[Path]:
+    """As `list_experiments`, and the folders that hold cells whose header is gone."""
+    cells = results.glob(f"*/*/*/seed*/{RECORD}")
+    return sorted({*list_experiments(results), *(inside(results, path.parents[3].name) for path in cells)})
 
 
 def list_cells(folder: Path, file: str = RECORD) -> list[Path]:

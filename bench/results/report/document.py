@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.api import DataError
 from bench.paths import inside
-from bench.results.records.listing import list_experiments
+from bench.results.records.listing import list_results
 from bench.results.records.reader import read_experiment
 from bench.results.records.schema import BASE
 from bench.results.report import main_table, reproduce, tables, world
@@ -63,7 +63,7 @@ def render_document(results: Path, report: Path) -> Document:
     Cells and experiments that are not what was recorded are listed, and the rest is reported. Raises DataError where
     there are no results, or where what the whole report needs is damaged.
     """
-    folders = list_experiments(results)
+    folders = list_results(results)
     if not folders:
         raise DataError(
             f"{results} holds no experiment: run one (`python -m bench run`), or name another folder by --results"

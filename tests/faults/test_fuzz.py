@@ -22,6 +22,7 @@ from bench.config.load import load_settings
 from bench.config.settings import Experiment
 from bench.results.records.reader import ExperimentResults
 from bench.results.records.reader import read_experiment as read_results
+from bench.results.records.writer import read_experiment_header
 from bench.training.checkpoint import Checkpoints
 from tests.support.synthetic_results import World, write_world
 
@@ -99,7 +100,7 @@ def write(path: Path, text: str) -> None:
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
 
 
-@many(500)
+@many(750)
 @given(data=st.data())
 def test_a_changed_line_of_a_record_refuses_the_cell(results: Path, data: st.DataObject) -> None:
     path = results / CELL / "record.jsonl"
@@ -124,17 +125,17 @@ def test_a_changed_line_of_a_record_refuses_the_cell(results: Path, data: st.Dat
 @given(data=st.data())
 def test_a_changed_header_is_refused(results: Path, data: st.DataObject) -> None:
     path = results / "experiment.json"
-    whole = path.read_text()
+    whole, header = path.read_text(), read_experiment_header(results)
     text = data.draw(changed(whole))
     try:
         write(path, text)
-        found = told(lambda: read_results(results))
-        assert isinstance(found, BenchError) or same(text, whole)
+        found = told(lambda: read_experiment_header(results))
+        assert isinstance(found, BenchError) or found == header  # where a field is gone that had its default
     finally:
         path.write_text(whole)
 
 
-@many(300)
+@many(500)
 @given(data=st.data())
 def test_a_changed_manifest_is_passed_over_and_said(tmp_path: Path, data: st.DataObject) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoint")
@@ -155,12 +156,13 @@ def test_a_changed_manifest_is_passed_over_and_said(tmp_path: Path, data: st.Dat
 
 LINES = st.sampled_from([
     "extends: smoke", "extends: 3", "name: mine", "seeds: 2", "budget: 1k", "methods: [sft]", "methods: {a: 1}",
-    "task: {reward: scenes-clip}", "task: 3", "tasks: [alignment, {}]", "train: {batch_size: x}", "soar: {num_points: -1}",
-    "evaluation:", "  steps: 4", "  steps: [4", "- a", "a: &x [*x]", "a: *y", "? [a]", "'", "seeds: 2", "\t", "train: []",
+    "task: {reward: scenes-clip}", "task: 3", "tasks: [alignment, {}]", "train: {batch_size: x}", "evaluation:",
+    "soar: {num_points: -1}", "  steps: 4", "  steps: [4",
+    "- a", "a: &x [*x]", "a: *y", "? [a]", "'", "\t", "train: []",
 ])  # fmt: skip
 
 
-@many(400)
+@many(150)
 @given(st.lists(st.one_of(LINES, TEXTS), max_size=5))
 def test_a_file_of_settings_is_read_or_refused(tmp_path: Path, lines: list[str]) -> None:
     path = tmp_path / "mine.yaml"
@@ -171,8 +173,9 @@ def test_a_file_of_settings_is_read_or_refused(tmp_path: Path, lines: list[str])
 
 OPTIONS = st.sampled_from([
     "--preset", "--methods", "--seeds", "--budget", "--name", "--config", "--tasks", "--soar.num_points", "--split",
-    "--evaluation.guidance", "--train.clip_norm", "--task.reward", "--reward", "--data", "--model", "--nothing", "--", "-x",
-    "--soar.train.learning_rate", "--evaluation.prompt_sets.a", "--scorers.jpeg.device", "--runtime.resolution", "--device",
+    "--evaluation.guidance", "--train.clip_norm", "--task.reward", "--reward", "--data", "--model", "--nothing", "--",
+    "-x", "--soar.train.learning_rate", "--evaluation.prompt_sets.a", "--scorers.jpeg.device", "--device",
+    "--runtime.resolution",
 ])  # fmt: skip
 VALUES = st.one_of(
     TEXTS, st.sampled_from([
@@ -182,7 +185,7 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
-@many(400)
+@many(200)
 @given(st.lists(st.one_of(st.tuples(OPTIONS, VALUES), st.tuples(OPTIONS)), max_size=4))
 def test_a_command_line_is_read_or_refused(given_options: list[tuple[str, ...]]) -> None:
     parser = _Parser(prog="bench run")

@@ -51,7 +51,10 @@ def cell_problems(header: ExperimentHeader, events: Sequence[Event]) -> list[str
     """What the events of a cell, its first line first, contradict: `header`, their own hash, each other."""
     cell = events[0]
     assert isinstance(cell, Cell)
-    return [*_settings(header, cell), *_ledgers(cell, events), *_ending(cell, events)]
+    try:
+        return [*_settings(header, cell), *_ledgers(cell, events), *_ending(cell, events)]
+    except (TypeError, AttributeError, ValueError, LookupError, ConfigError) as error:  # of another kind
+        return [f"its config is none that a run writes ({error})"]
 
 
 # Settings

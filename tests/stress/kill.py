@@ -2,8 +2,9 @@
 
     python tests/stress/kill.py --points 50
 
-Parent and workers are killed by SIGKILL, the parent by SIGTERM and SIGINT, anywhere between the start and the end of
-the run. After every kill all processes of the run have to end by themselves. Takes about 15 seconds a point.
+Parent and workers are killed by SIGKILL, the parent by SIGTERM and SIGINT, and the whole group by each of them, as a
+terminal or a cluster's scheduler does it: anywhere between the start and the end of the run. After every kill all
+processes of the run have to end by themselves. Takes about 15 seconds a point.
 """
 
 from __future__ import annotations
@@ -151,6 +152,9 @@ def _strike(run: subprocess.Popen[bytes], choice: random.Random) -> str:
     """Send one signal to the run; says which to whom."""
     name, number = choice.choice([("SIGKILL", signal.SIGKILL), ("SIGTERM", signal.SIGTERM), ("SIGINT", signal.SIGINT)])
     living = workers(run.pid)
+    if choice.random() < 0.4:
+        os.killpg(run.pid, number)  # a session's leader leads its group too
+        return f"{name} to the whole group"
     if name == "SIGKILL" and living and choice.random() < 0.5:
         os.kill(choice.choice(living), signal.SIGKILL)
         return "SIGKILL to a worker"

@@ -28,7 +28,7 @@ from bench.results.records.schema import (
     parse_event,
 )
 from bench.results.records.score_files import damaged, read_scores
-from bench.results.records.verification import cell_problems, picture_problems, record_problems, score_problems
+from bench.results.records.verification import cell_problems, check_pictures, record_problems, score_problems
 from bench.results.records.writer import RECORD, read_lines, read_telemetry
 
 __all__ = ["CellResult", "Tables", "look_at_cell", "named_file", "read_cell"]
@@ -144,7 +144,7 @@ def _read_files(cell: CellResult, header: ExperimentHeader) -> tuple[Tables, lis
         path = named_file(cell, cell.pictures.file)
         refuse_other_data(path, path.read_bytes(), cell.pictures.sha256)
         try:
-            problems += picture_problems(cell.pictures, path)
+            check_pictures(cell.pictures, path)
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on bytes that are no whole picture
             raise damaged(path, "a PNG", error) from error
     return tables, problems

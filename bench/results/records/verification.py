@@ -34,7 +34,7 @@ from bench.results.records.schema import (
 )
 from bench.results.records.score_files import columns_of
 
-__all__ = ["cell_problems", "picture_problems", "record_problems", "score_problems"]
+__all__ = ["cell_problems", "check_pictures", "record_problems", "score_problems"]
 
 ROUNDING = 1e-9  # relative: sums are taken in another order on another machine
 Columns = Mapping[str, np.ndarray]  # of a score file, by name
@@ -239,10 +239,14 @@ def _means(event: Milestone | PromptSetScores, columns: Columns, scorers: Sequen
                 yield f"the mean of {name}{within} is {real}, the record says {mean:.6g}"
 
 
-def picture_problems(event: SampleGrid, path: Path) -> list[str]:
-    """What a row of pictures contradicts; raises what Pillow does where the file is no whole PNG."""
-    with Image.open(path, formats=["PNG"]) as picture:
-        size = picture.size
-        picture.verify()
-    expected = (event.tile[0] * len(event.captions), event.tile[1])
-    return [] if size == expected else [f"{event.file} is of {size} pixels, expected {expected}"]
+def check_pictures(event: SampleGrid, path: Path) -> None:
+    """Raise ValueError for a row of pictures of another size, and what Pillow does for a file that is no whole PNG."""
+    count, (width, height) = len(event.captions), event.tile
+    wanted = f"expected {count} tiles of {width}x{height} in a row"
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            if picture.size != (width * count, height):  # before it is decoded, which takes memory for all of it
+                raise ValueError(f"{wanted}, got {picture.size[0]}x{picture.size[1]}")
+            picture.verify()
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{wanted}, got a picture that is too large to open") from error

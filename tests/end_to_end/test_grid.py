@@ -14,6 +14,7 @@ from bench.api import DataError
 from bench.experiments import grid
 from bench.results.records.writer import CellRecord, write_experiment_header
 from tests.support.cells import Events, experiment
+from tests.support.synthetic_results import as_schema_1
 
 
 def test_cells_are_bases_then_methods_by_seed(tiny_pipeline, tmp_path):
@@ -44,6 +45,20 @@ def test_a_run_that_says_nothing_of_tuning_trials_keeps_what_is_recorded(tiny_pi
     folder.mkdir()
     write_experiment_header(folder, grid.experiment_header(first, folder))
     assert grid.experiment_header(second, folder).trials == recorded
+
+
+def test_a_header_that_says_the_same_stays_as_it_is_in_an_older_schema_too(tiny_pipeline, tmp_path):
+    e = experiment(tiny_pipeline, methods=["sft"])
+    folder = tmp_path / e.name
+    folder.mkdir()
+    write_experiment_header(folder, grid.experiment_header(e, folder))
+    as_schema_1(folder)
+    older = (folder / "experiment.json").read_bytes()
+    write_experiment_header(folder, grid.experiment_header(e, folder))
+    assert (folder / "experiment.json").read_bytes() == older
+    more = experiment(tiny_pipeline, methods=["sft", "soar"])
+    write_experiment_header(folder, grid.experiment_header(more, folder))
+    assert b'"schema": 2' in (folder / "experiment.json").read_bytes()
 
 
 def test_a_held_folder_is_refused_with_its_holder(tiny_pipeline, tmp_path):

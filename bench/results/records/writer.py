@@ -153,7 +153,7 @@ def _header_hash(header: ExperimentHeader) -> str:
 
 
 def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
-    """Store `experiment.json`; the same header may be written again.
+    """Store `experiment.json`; one that says the same already, if in an older schema, stays as it is.
 
     Raises DataError where the folder already holds an experiment of another configuration.
     """
@@ -164,6 +164,8 @@ def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
                 f"{folder} holds experiment {held.name!r} with configuration {held.config_hash}, this one has "
                 f"{header.config_hash}: give the new one another name, or remove the folder"
             )
+        if header.model_copy(update={"schema_": held.schema_, "hash": held.hash}) == held:
+            return
     header = header.model_copy(update={"hash": _header_hash(header)})
     write_whole(folder / EXPERIMENT, (canonical_json(dump(header), indent=2) + "\n").encode())
 

@@ -42,12 +42,13 @@ def main() -> None:
         os.environ["BENCH_CACHE"] = str(Path(temporary) / "cache")
         for name in args.sections.split(","):
             rows = list(tqdm(SECTIONS[name](args.rounds, Path(temporary)), desc=name))
-            found = {"machine": machine, "rounds": args.rounds, "rows": rows}
-            write_whole(RESULTS / f"{name}.json", (json.dumps(found, indent=1) + "\n").encode())
-    if all((RESULTS / f"{name}.json").is_file() for name in SECTIONS):
-        write_whole(DOCUMENT, page(read_figures()).encode())
-        plot(read_figures(), PLOT)
-        print(f"{DOCUMENT}\n{PLOT}")
+            section = {"with": machine, "rounds": args.rounds, "rows": rows}
+            write_whole(RESULTS / f"{name}.json", (json.dumps(section, indent=1) + "\n").encode())
+    found = read_figures()
+    write_whole(DOCUMENT, page(found).encode())
+    if "slopes" in found:
+        plot(found, PLOT)
+    print(DOCUMENT)
 
 
 def _steps(width: int, rounds: int, folder: Path) -> Iterator[dict[str, Any]]:

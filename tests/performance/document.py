@@ -25,31 +25,30 @@ def read_figures() -> dict[str, Any]:
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """The page in Markdown."""
+    """The page in Markdown; of what was not measured it says so."""
     first = found["steps-width1"]
-    machine = first["machine"]
+    machine = first["with"]
     steps = []
     for width in measure.BATCHES:
-        for row in found[f"steps-width{width}"]["rows"]:
+        for row in _rows(found, f"steps-width{width}"):
             over_bare, over_other = _ratio(row["bare"]), _ratio(row["straightforward"])
             goals = _goal(row["case"], 0), _goal(row["case"], 1)
             steps.append((row["case"], f"{width} x", over_bare, goals[0], over_other, goals[1]))
-    parts = [(row["part"], _ratio(row["bare"]), PART_GOALS.get(row["part"], "")) for row in found["parts"]["rows"]]
+    parts = [(row["part"], _ratio(row["bare"]), PART_GOALS.get(row["part"], "")) for row in _rows(found, "parts")]
     memory = [
         (row["case"], f"{row['harness']:.0f}", f"{row['straightforward']:.0f}",
          f"{row['harness'] / row['straightforward']:.2f}")
-        for row in found["memory"]["rows"]
+        for row in _rows(found, "memory")
     ]  # fmt: skip
-    sizes = " and ".join(
-        f"{batch} samples or {measure.PICTURES[width]} pictures at {width} x its width"
+    sizes = "; ".join(
+        f"at {width} x, {batch} samples of an update or {measure.PICTURES[width]} pictures of a rollout phase"
         for width, batch in measure.BATCHES.items()
     )
     return f"""# Speed
 
 What the harness adds to the passes that a method cannot do without, and how its methods compare with the way their
-authors write them. Measured by `python -m tests.performance` ({first["rounds"]} rounds, CPU seconds of one thread,
-{machine["device"]}, torch {machine["torch"]}); the figures are in `results/benchmarks`, and this page is
-written from them. `pytest tests/performance --benchmark-enable` measures again in three minutes, and fails where a
+authors write them. Measured by `python -m tests.performance` on a {machine["device"].upper()} with torch {machine["torch"]}:
+{first["rounds"]} rounds, CPU seconds of one thread. The figures are in `results/benchmarks`; this page is written from them. `pytest tests/performance --benchmark-enable` measures again in three minutes, and fails where a
 ratio is 25 % worse than here.
 
 ## An update
@@ -58,11 +57,12 @@ Medians over the rounds, with quartiles. *Bare* are the method's passes on given
 AdamW's fused kernel, decoding and reward. *Straightforward* is the same update as in the authors' code, written anew
 (`tests/performance/cases.py`): SOAR with a conditional pass of its own for the rollout and one graph for all points,
 Flow-GRPO with both branches in one pass with gradient, one trained step after the other, and the reference beside each;
-torch's default AdamW. On the embedded base, {sizes} (random weights there). Flow-GRPO samples ten steps, trains five.
+torch's default AdamW. Flow-GRPO samples ten steps and trains five. On the embedded base and one of four times its width:
+{sizes}.
 
 {_table(("update", "width", "over bare", "goal", "over straightforward", "goal"), steps)}
 
-![Seconds of an update along six axes]({PLOT.name})
+{_picture(found)}
 
 ## Other parts
 
@@ -73,11 +73,19 @@ network that chooses and the VAE; a checkpoint over writing the same tensors.
 
 ## Memory
 
-The most main memory above the loaded model, in a process of its own, MiB; {measure.MEMORY_BATCH} samples or
-{measure.MEMORY_PICTURES} pictures.
+The most main memory above the loaded model, in a process of its own, MiB; {measure.MEMORY_BATCH} samples or {measure.MEMORY_PICTURES} pictures.
 
 {_table(("update", "here", "straightforward", "ratio"), memory)}
 """
+
+
+def _picture(found: Mapping[str, Any]) -> str:
+    return f"![CPU seconds of an update along six axes]({PLOT.name})" if _rows(found, "slopes") else "Not measured yet."
+
+
+def _rows(found: Mapping[str, Any], section: str) -> list[dict[str, Any]]:
+    """The rows of a section; none where it was not measured."""
+    return found.get(section, {"rows": []})["rows"]
 
 
 def _ratio(value: Mapping[str, float]) -> str:
@@ -90,6 +98,8 @@ def _goal(case: str, which: int) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return "Not measured yet."
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -98,7 +108,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     """Six small axes: seconds of an update in the harness and of its bare passes."""
     from matplotlib.figure import Figure
 
-    slopes = found["slopes"]["rows"]
+    slopes = _rows(found, "slopes")
     axes = list(dict.fromkeys(row["axis"] for row in slopes))
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     for place, title in enumerate(axes, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,13 @@ def page(found: Mapping[str, Any]) -> str:
         f"at {width} x, {batch} samples of an update or {measure.PICTURES[width]} pictures of a rollout phase"
         for width, batch in measure.BATCHES.items()
     )
-    return f"""# Speed
+    text = f"""# Speed
 
 What the harness adds to the passes that a method cannot do without, and how its methods compare with the way their
-authors write them. Measured by `python -m tests.performance` on a {machine["device"].upper()} with torch {machine["torch"]}:
-{first["rounds"]} rounds, CPU seconds of one thread. The figures are in `results/benchmarks`; this page is written from them. `pytest tests/performance --benchmark-enable` measures again in three minutes, and fails where a
-ratio is 25 % worse than here.
+authors write them. Measured by `python -m tests.performance` on a {machine["device"].upper()} with torch
+{machine["torch"]}: {first["rounds"]} rounds, CPU seconds of one thread. The figures are in `results/benchmarks`; this
+page is written from them. `pytest tests/performance --benchmark-enable` measures again in three minutes, and fails
+where a ratio is 25 % worse than here.
 
 ## An update
 
@@ -57,8 +59,8 @@ Medians over the rounds, with quartiles. *Bare* are the method's passes on given
 AdamW's fused kernel, decoding and reward. *Straightforward* is the same update as in the authors' code, written anew
 (`tests/performance/cases.py`): SOAR with a conditional pass of its own for the rollout and one graph for all points,
 Flow-GRPO with both branches in one pass with gradient, one trained step after the other, and the reference beside each;
-torch's default AdamW. Flow-GRPO samples ten steps and trains five. On the embedded base and one of four times its width:
-{sizes}.
+torch's default AdamW. Flow-GRPO samples ten steps and trains five. On the embedded base and one of four times its
+width: {sizes}.
 
 {_table(("update", "width", "over bare", "goal", "over straightforward", "goal"), steps)}
 
@@ -73,10 +75,17 @@ network that chooses and the VAE; a checkpoint over writing the same tensors.
 
 ## Memory
 
-The most main memory above the loaded model, in a process of its own, MiB; {measure.MEMORY_BATCH} samples or {measure.MEMORY_PICTURES} pictures.
+The most main memory above the loaded model, in a process of its own, MiB; {measure.MEMORY_BATCH} samples or
+{measure.MEMORY_PICTURES} pictures.
 
 {_table(("update", "here", "straightforward", "ratio"), memory)}
 """
+    return "\n\n".join(map(_wrapped, text.rstrip().split("\n\n"))) + "\n"
+
+
+def _wrapped(block: str) -> str:
+    """A paragraph in lines of 120 characters; tables, titles and pictures as they are."""
+    return block if block[0] in "#|!" else textwrap.fill(block, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _picture(found: Mapping[str, Any]) -> str:

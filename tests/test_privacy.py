@@ -83,7 +83,7 @@ def test_what_is_committed_tells_nothing_of_a_machine() -> None:
         '{"model": "/opt/models"}',
         '{"a": [{"host": "gpu7"}]}',
         '{"source": "../../home/ada/x.py"}',
-        '{"command": "sft,/work/x.py"}',
+        '{"command": "sft,/srv/ada/x.py"}',
     ],
 )
 def test_what_tells_of_a_machine_is_found(tmp_path: Path, text: str) -> None:

@@ -31,19 +31,25 @@ ROLLOUTS = {"num_groups": 2, "sampling_steps": 10, "window": 5, "epsilon": 1e-3}
 
 @dataclass(frozen=True)
 class Case:
-    """A method with settings: what one repetition makes is one phase, of one update or of all that a rollout serves."""
+    """A method with settings: what one repetition makes is one phase, of one update or of all that a rollout serves.
+
+    `batches` is the size of a micro-batch in batches: what one pass may hold.
+    """
 
     name: str
     method: type[Method]
     options: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
+    batches: int = 1
 
     def stage(self, fixtures: Fixtures, batch: int, pictures: int) -> Stage:
         """Entered on the base, with batches of so many samples, or rollout phases of so many pictures.
 
         The learning rate leaves the weights about where they are.
         """
-        settings = Train(**{"batch_size": batch, "micro_batch": batch, "learning_rate": 1e-7, **self.train})
+        settings = Train(
+            **{"batch_size": batch, "micro_batch": batch * self.batches, "learning_rate": 1e-7, **self.train}
+        )
         groups = {"num_generations": pictures // 2} if self.method.needs.reward else {}
         return fixtures.stage(self.method, {**groups, **self.options}, settings)
 
@@ -55,7 +61,7 @@ def _flowgrpo(name: str, adaptation: str, beta: float) -> Case:
 CASES = (
     Case("sft", SFT),
     Case("soar, 1 point", SOAR, {"num_points": 1}),
-    Case("soar, 6 points", SOAR, {"num_points": 6}),
+    Case("soar, 6 points", SOAR, {"num_points": 6}, batches=3),
     _flowgrpo("flowgrpo", "full", 0.0),
     _flowgrpo("flowgrpo, KL", "full", 0.004),
     _flowgrpo("flowgrpo, LoRA", "lora", 0.0),
@@ -138,14 +144,15 @@ def _bare_sft(loop: Loop) -> Callable[[], None]:
 
 
 def _bare_soar(loop: Loop) -> Callable[[], None]:
-    null = loop.policy.null(loop.cond)
+    null, points = loop.policy.null(loop.cond), torch.arange(loop.size).repeat(loop.config.num_points)
 
     def phase() -> None:
         for rows in loop.rows(loop.size):
-            for _ in range(1 + loop.config.num_points):
-                _with_gradient(loop, loop.z0[rows], loop.cond[rows], loop.sigma[rows])
+            _with_gradient(loop, loop.z0[rows], loop.cond[rows], loop.sigma[rows])
             with torch.no_grad():
                 loop.policy.velocity(loop.z0[rows], loop.sigma[rows], null[rows])
+        for part in points.split(loop.micro):
+            _with_gradient(loop, loop.z0[part], loop.cond[part], loop.sigma[part])
         loop.update()
 
     return phase

@@ -11,8 +11,14 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from transformers import CLIPImageProcessor
 
+from bench.config.built_in_tasks import TASKS
+from bench.config.settings import Train
 from bench.datasets.scenes.manifest import ASSETS, write_manifest
 from bench.datasets.scenes.proxies import AESTHETIC_FOLDER, CLIP_FOLDER, OCR_FOLDER
+from bench.datasets.worlds import load_world
+from bench.models.embedded_flops import EmbeddedFlops, write_flops
+from bench.models.policy import SD3Policy
+from bench.scoring.loading import load_scorers
 from pretrain import aesthetic, clip, encode, ocr, transformer, vae
 from pretrain.pipeline import assemble_pipeline
 from pretrain.tokenizer import build_tokenizer, save_tokenizer
@@ -50,6 +56,18 @@ def _save_scorers(folder: Path, target: Path) -> None:
         ocr.load_ocr(folder).half().save_pretrained(target / OCR_FOLDER)
 
 
+def count_flops(pipeline: Path) -> EmbeddedFlops:
+    """The FLOPs of a pipeline's passes, and of the rewards that train in the tasks of scenes."""
+    policy, world = SD3Policy.load(pipeline, device="cpu"), load_world("scenes", str(pipeline))
+    policy.prepare(Train(), 0)
+    tasks = [task for task in TASKS[world.name].values() if task.get("reward")]
+    scorers = load_scorers({task["reward"] for task in tasks})
+    for task in tasks:
+        example = world.candidates(task["categories"] or world.categories, 1)
+        scorers[task["reward"]].measure(example.images[0], example.prompts[0].text, example.prompts[0].metadata)
+    return EmbeddedFlops(policy.measure_flops(), {name: one.flops for name, one in scorers.items()}, policy.shift)
+
+
 def export_assets(folder: Path, assets: Path = ASSETS) -> None:
     """Write pipeline, scorers and their hashes to `assets`; an old version stays until the new one is whole.
 
@@ -59,6 +77,7 @@ def export_assets(folder: Path, assets: Path = ASSETS) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     _save_pipeline(trained_pipeline(folder), fresh / "pipeline")
     _save_scorers(folder, fresh)
+    write_flops(count_flops(fresh / "pipeline"), fresh)
     write_manifest(fresh)
     size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
     if size > LIMIT:

@@ -8,9 +8,10 @@ from typing import Any
 
 from bench.cli.experiment_options import OVERRIDES, add_experiment, read_experiment, with_pictures, with_prompt_sets
 
-EPILOG = f"""A model that is here is measured for a few updates; what was measured is kept in $BENCH_CACHE/plans
-(~/.cache/bench/plans). For one that is not, or with --gpu, the same is computed from its shapes, and memory by part and
-disk beside it: nothing is downloaded, and no GPU is needed.
+EPILOG = f"""On the embedded base, what updates cost is computed, and time follows from a documented rate; --again
+measures it. Another model that is here is measured for a few updates; what was measured is kept in
+$BENCH_CACHE/plans (~/.cache/bench/plans). For one that is not, or with --gpu, the same is computed from its shapes,
+and memory by part and disk beside it: nothing is downloaded, and no GPU is needed.
 
 {OVERRIDES}
 
@@ -31,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cards", type=_count, default=1, metavar="N", help="cards that train each cell together, with --gpu"
     )
-    parser.add_argument("--again", action="store_true", help="measure again what was measured for an earlier call")
+    parser.add_argument(
+        "--again", action="store_true", help="measure now what is computed, or was measured for an earlier call"
+    )
     add_experiment(parser)
 
 

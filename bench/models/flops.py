@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.models import kernels
 from bench.models.conditioning import TextCondition
 
 
@@ -40,6 +39,8 @@ def count(
     it saves memory and is no part of a method. `device`: `cpu` runs the passes, as for models that lie there; `meta`
     only looks at shapes, as for all others: small models are run in less time, large ones take no memory.
     """
+    from bench.models import kernels  # which imports diffusers, as forecasts of known passes need not
+
     device = device or ("cpu" if transformer.device.type == "cpu" else "meta")
     denoiser, decoder = _stand_in(transformer, device), _stand_in(vae, device)
     denoiser.disable_gradient_checkpointing()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from bench import flow
-from bench.api import Condition, ConfigError
 from bench.config.settings import Experiment, Runtime, Train
 from bench.datasets.world import World
 from bench.device import memory_told, resolve_device
@@ -37,60 +36,11 @@ from bench.models.encoding_cache.keys import encoder_identity
 from bench.models.encoding_cache.store import Store
 from bench.models.flops import PassFlops
 from bench.models.loading import ENCODERS, load_encoders, load_pipeline
+from bench.models.velocity import guided
 
-__all__ = [
-    "Frozen",
-    "PassFlops",
-    "Policy",
-    "Reference",
-    "SD3Policy",
-    "TextCondition",
-    "VelocityField",
-    "branches",
-    "guided",
-]
+__all__ = ["Frozen", "PassFlops", "SD3Policy", "TextCondition"]
 
 _LESS = "say --train.gradient_checkpointing true, or lower --train.micro_batch or --evaluation.batch_size"
-
-
-class VelocityField(Protocol):
-    """A model of the velocity."""
-
-    def velocity(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
-        """Predicted velocity (B, *S) float32 at x (B, *S), sigma (B,) in [0, 1]."""
-
-
-class Reference(VelocityField, Protocol):
-    """What an environment needs of the frozen model at stage entry."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Weights and buffers by name, which have to stay as they are."""
-
-
-class Policy(VelocityField, Protocol):
-    """What an environment needs of its policy: SD3 pipelines and the closed-form mixture both are one.
-
-    `shift` is that of the noise schedule.
-    """
-
-    device: torch.device
-    shift: float
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """S, the shape of one clean latent."""
-
-    def encode(self, prompts: Sequence[str]) -> Condition:
-        """Text to conditioning; the empty text is the unconditional one."""
-
-    def null(self, cond: Any) -> Condition:
-        """The empty prompt's conditioning, as many rows as `cond` has."""
-
-    def sigmas(self, steps: int) -> Tensor:
-        """The sampling schedule (steps + 1,) float32, from 1 down to exactly 0."""
-
-    def decode(self, z0: Tensor) -> np.ndarray:
-        """Latents (B, *S) to pictures uint8 (B, H, W, 3)."""
 
 
 class SD3Policy:
@@ -390,19 +340,3 @@ class Frozen:
             return self._policy._run(self._transformer, x, sigma, cond)
         with self._policy.without_adapters():
             return self._policy.velocity(x, sigma, cond)
-
-
-def branches(velocity: Any, null: Any, x: Tensor, sigma: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
-    """The unconditional and the conditional velocity by any velocity function, in one pass."""
-    both = velocity(torch.cat([x, x]), torch.cat([sigma, sigma]), cond.cat([null(cond), cond]))
-    v_u, v_c = both.chunk(2)
-    return v_u, v_c
-
-
-def guided(velocity: Any, null: Any, x: Tensor, sigma: Tensor, cond: Any, scale: float) -> Tensor:
-    """Classifier-free guidance over any velocity function, in one pass; conditional only where scale is 1."""
-    if scale == 1.0:
-        return velocity(x, sigma, cond)
-    if scale < 0:
-        raise ConfigError(f"guidance scale {scale}: expected 0 or more")
-    return flow.guide(*branches(velocity, null, x, sigma, cond), scale)

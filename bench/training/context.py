@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bench.budget import Ledger, Limit
 from bench.config.task import Task
 from bench.datasets.world import World
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
-from bench.models.policy import SD3Policy
 from bench.scoring.scorer import Scorer
+
+if TYPE_CHECKING:
+    from bench.models.policy import SD3Policy
 
 
 @dataclass(frozen=True)

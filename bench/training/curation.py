@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from bench.datasets.buckets import Size
 from bench.datasets.dataset import BucketedDataset, Dataset
 from bench.datasets.world import Candidates, World
 from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
-from bench.models.policy import SD3Policy
 from bench.paths import cache_folder
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
 from bench.training.checkpoint import Checkpoints
+
+if TYPE_CHECKING:
+    from bench.models.policy import SD3Policy
 
 _CHUNK = 256
 _VERSION = 3  # of what is kept of a choice

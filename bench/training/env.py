@@ -19,7 +19,8 @@ from bench.api import Batch, Condition, DataError, NonFiniteError, PluginError, 
 from bench.config.settings import Train
 from bench.datasets.dataset import BucketedDataset, Dataset, SampleOrder
 from bench.device import memory_told
-from bench.models.policy import PassFlops, Policy, Reference, branches, guided
+from bench.models.flops import PassFlops
+from bench.models.velocity import Policy, Reference, branches, guided
 from bench.paths import portable
 from bench.scoring.scorer import Pending, Scorer
 from bench.training.context import Metering

@@ -23,7 +23,8 @@ from bench.config.settings import Evaluation
 from bench.datasets.prompts.sets import LoadedSet, among, load_sets
 from bench.features import shared_features
 from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
-from bench.models.policy import Frozen, SD3Policy, VelocityField
+from bench.models.policy import Frozen, SD3Policy
+from bench.models.velocity import VelocityField
 from bench.paths import portable
 from bench.scoring.scorer import Scorer
 from bench.training.context import TaskContext

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.api import Batch, DataError
 from bench.canonical import canonical_json
 from bench.files import write_whole
-from bench.models.policy import TextCondition
+from bench.models.conditioning import TextCondition
 from bench.paths import inside, portable
 from bench.reading import read_json
 from bench.tensors import write_tensors

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from bench.budget import Budget, Ledger, Limit
 from bench.config.settings import StageSettings as StageSettings
 from bench.datasets.dataset import BucketedDataset, Dataset
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
-from bench.models.policy import PassFlops, SD3Policy, TextCondition
+from bench.models.conditioning import TextCondition
+from bench.models.flops import PassFlops
 from bench.plugin_errors import plugin_errors
 from bench.scoring.scorer import Scorer
 from bench.tensors import load_tensors, write_tensors
@@ -25,6 +26,9 @@ from bench.training.context import Metering, TaskContext
 from bench.training.curation import curated_data
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from bench.models.policy import SD3Policy
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from bench import flow, rng
 from bench.api import Batch, Condition, Method, Prompt, Rollouts
 from bench.datasets.mixture import DEVIATION, MEANS, SHIFT, TEXTS, ClosedFormPolicy, Labels, MixtureField
-from bench.models.policy import branches, guided
+from bench.models.velocity import branches, guided
 
 
 class ClosedFormModel:

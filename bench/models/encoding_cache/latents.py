@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from bench.models.autoencoder import pictures_at_once
 from bench.models.encoding_cache.cached_encoder import CachedEncoder
 from bench.models.encoding_cache.keys import entry_key
 from bench.models.encoding_cache.store import Entry
-from bench.models.policy import SD3Policy
+
+if TYPE_CHECKING:
+    from bench.models.policy import SD3Policy
 
 
 def moments_of(

@@ -10,7 +10,7 @@ from bench.config.settings import Train
 from bench.datasets import mixture as closed_form
 from bench.datasets.dataset import Dataset
 from bench.datasets.mixture import REWARDED, ClosedFormPolicy, Moments, RewardedMode
-from bench.models.policy import PassFlops
+from bench.models.flops import PassFlops
 from bench.preflight.conformance.check import CheckSuite, Mismatch, NotApplicable
 from bench.preflight.conformance.fixtures import MethodSubject
 from bench.scoring.scorer import Scorer

@@ -1,8 +1,9 @@
-"""What an experiment would run, and what it would take: each method does a few updates that are thrown away.
+"""What an experiment would run, and what it would take.
 
-What a method spends by update in every unit is read from the ledger of these updates; the time of evaluation follows
-from the measured rate of forward passes. What was measured is kept for the next call (`measured` beside this module);
-torch and the model libraries are imported only to measure.
+On the embedded base that is computed (`computed` beside this module). On others, or when asked to measure, each method
+does a few updates that are thrown away: what a method spends by update in every unit is read from the ledger of these,
+and the time of evaluation follows from the measured rate of forward passes. What was measured is kept for the next
+call (`measured`); torch and the model libraries are imported only where they are needed.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.api import BudgetExhausted, DataError
-from bench.budget import UNITS, Budget, Ledger
+from bench.api import DataError
+from bench.budget import Budget, Ledger
 from bench.config.settings import BASE, Evaluation, Experiment
 from bench.config.task import Task
 from bench.preflight.forecast.measured import keep_measured, kept_measured
@@ -22,14 +23,11 @@ from bench.preflight.forecast.measured import keep_measured, kept_measured
 if TYPE_CHECKING:
     from bench.datasets.world import World
     from bench.scoring.scorer import Scorer
-    from bench.training.stage import Stage as TrialStage
 
 _TRIAL = Budget(1e18, "cost")
 _CANDIDATES = 256  # enough for every category, few enough to be quick
-_LONGEST = 5.0  # seconds that the trial of one method goes on, once every phase was seen
 _UNDISTURBED = 0.7  # of the time of a measurement that this process has a processor, at least, to be kept
-# Forward-equivalents per second of one thread on the machine the embedded world was made on; of use where nothing can
-# be measured, because the base is not there.
+# Forward-equivalents per second of one thread on the machine the embedded world was made on; where nothing is measured
 DOCUMENTED_RATE = 1000.0
 START_SECONDS = 8.0  # imports, the model, the scorers
 
@@ -110,21 +108,33 @@ def count_cells(experiment: Experiment, results: Path) -> ExperimentPlan:
 
 
 def measure_plan(experiment: Experiment, results: Path, *, again: bool = False) -> ExperimentPlan:
-    """Measure each method for a few updates, and put the whole together.
+    """Put the whole together from what was measured before for such an experiment, or is computed, or measured now.
 
-    What was measured before for such an experiment is taken from there, unless it is to be measured `again`.
+    `again` measures in any case.
 
     Raises:
         ConfigError, PluginError: a method or reward cannot be set up.
     """
+    from bench.preflight.forecast.computed import computed_spending
+
     plan = count_cells(experiment, results)
     try:
         kept = None if again else kept_measured(experiment)
-        rate, spent = (kept.rate, kept.spent) if kept else _measured_now(experiment)
+        if kept is not None:
+            rate, spent = kept.rate, kept.spent
+        elif (computed := None if again else computed_spending(experiment, DOCUMENTED_RATE)) is not None:
+            return dataclasses.replace(plan, stages=_stages(experiment, computed))
+        else:
+            rate, spent = _measured_now(experiment)
     except DataError as error:
         print(f"nothing can be measured here, so only cells are counted: {error}")
         return plan
-    stages = {
+    stages = _stages(experiment, spent)
+    return dataclasses.replace(plan, rate=rate, stages=stages, measured=True, when=kept.when if kept else None)
+
+
+def _stages(experiment: Experiment, spent: dict[str, list[dict[str, float]]]) -> dict[str, tuple[StagePlan, ...]]:
+    return {
         label: tuple(
             StagePlan(settings.name, budget, amounts)
             for settings, budget, amounts in zip(
@@ -133,7 +143,6 @@ def measure_plan(experiment: Experiment, results: Path, *, again: bool = False) 
         )
         for label, of_stages in spent.items()
     }
-    return dataclasses.replace(plan, rate=rate, stages=stages, measured=True, when=kept.when if kept else None)
 
 
 def _measured_now(experiment: Experiment) -> tuple[float, dict[str, list[dict[str, float]]]]:
@@ -180,6 +189,7 @@ def _try_method(
 ) -> list[dict[str, float]]:
     """A few updates of every stage of a method on a task, on a model that is thrown away."""
     from bench.models.policy import SD3Policy
+    from bench.preflight.forecast.spending import spent_by_update
     from bench.training.context import TaskContext
     from bench.training.stage import Stage, StageStart
 
@@ -189,22 +199,3 @@ def _try_method(
         stage = Stage.enter(StageStart(settings, _TRIAL), context, ledger, unit)
         found.append(spent_by_update(stage, ledger))
     return found
-
-
-def spent_by_update(stage: TrialStage, ledger: Ledger) -> dict[str, float]:
-    """What one update of a fresh stage spends in every unit, rollouts shared out over the updates that they serve."""
-    start, steps = time.perf_counter(), 0
-    while True:
-        try:
-            stage.advance()
-        except BudgetExhausted as error:  # no real budget is that small
-            raise AssertionError(f"the trial's budget is too small: {error}") from error
-        steps += 1
-        rollouts = stage.env.rollouts
-        if rollouts is not None:
-            if rollouts.used >= rollouts.updates:
-                break
-        elif steps >= 2 or time.perf_counter() - start > _LONGEST:
-            break
-    seconds = time.perf_counter() - start
-    return {unit: (seconds if unit == "seconds" else ledger.spent(unit)) / steps for unit in UNITS}

@@ -17,7 +17,7 @@ def render_plan(experiment: Experiment, plan: ExperimentPlan) -> str:
     lines = [*_head(experiment, plan), *_methods(plan)]
     seconds = sum(plan.cell_seconds(label) for label in plan.stages) * len(experiment.tasks) * len(experiment.seeds)
     seconds = (seconds + plan.cell_seconds(BASE) * len(experiment.tasks)) / experiment.workers
-    where = "documented, not measured here"
+    where = "documented for the embedded base: --again measures here"
     if plan.measured:
         where = f"measured on this machine {f'{plan.when}, --again does it anew' if plan.when else 'now'}"
     if plan.stages:

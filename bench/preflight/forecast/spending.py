@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench import flow
-from bench.api import Prompt
-from bench.budget import Budget, Ledger, Limit
+from bench.api import BudgetExhausted, Prompt
+from bench.budget import UNITS, Budget, Ledger, Limit
 from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.datasets.dataset import Dataset
 from bench.datasets.rehearsal import Brightness
 from bench.models.conditioning import TextCondition
 from bench.models.flops import PassFlops
-from bench.preflight.forecast.plan import spent_by_update
-from bench.preflight.forecast.shapes import ModelShapes
 from bench.scoring.scorer import Scorer
 from bench.training.context import Metering
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
 from bench.training.stage import Stage
 
+if TYPE_CHECKING:
+    from bench.preflight.forecast.shapes import ModelShapes
+
 _LATENT = (1, 1, 3)  # picks out tensors of latents among a method's rollouts by their shape
 _ENDLESS = Budget(1e18, "cost")
+_LONGEST = 5.0  # seconds that the trial of one method goes on, once every phase was seen
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def forecast_spending(settings: StageSettings, shapes: ModelShapes, passes: Pass
         BenchError: the method fails.
     """
     ledger = Ledger()
-    stage = _stage(settings, shapes, passes, ledger)
+    stage = one_weight_stage(settings, shapes.shift, passes, ledger)
     spent = spent_by_update(stage, ledger)
     again = 0.0
     if settings.train.gradient_checkpointing:
@@ -111,18 +114,43 @@ def forecast_spending(settings: StageSettings, shapes: ModelShapes, passes: Pass
     return UpdateSpending(spent, spent["flops"] + again, _rollout_bytes(stage, shapes), policy.largest)
 
 
-def _stage(settings: StageSettings, shapes: ModelShapes, passes: PassFlops, ledger: Ledger) -> Stage:
-    method, train, policy = settings.build(), settings.train, OneWeightPolicy(shapes.shift)
+def one_weight_stage(
+    settings: StageSettings, shift: float, passes: PassFlops, ledger: Ledger, reward_flops: float = 0.0
+) -> Stage:
+    """A stage of the real method around a model of one weight, whose passes are charged as `passes`.
+
+    `shift` is of the noise schedule; `reward_flops` those of one picture's reward.
+    """
+    method, train, policy = settings.build(), settings.train, OneWeightPolicy(shift)
     metering = Metering(ledger, Limit(_ENDLESS, ledger), unit=passes.reference)
-    reward = Scorer(Brightness()) if method.needs.reward else None
+    reward = Scorer(Brightness(), reward_flops) if method.needs.reward else None
     pictures = _pictures(train) if method.needs.data else None
     prompts = [Prompt(i, f"prompt {i}", {}) for i in range(4096)] if method.needs.reward else []
     draw = SampleDraw(policy, metering, train, 0, pictures, prompts)
-    reference = OneWeightPolicy(shapes.shift) if method.needs.reference else None
+    reference = OneWeightPolicy(shift) if method.needs.reference else None
     model = MeteredModel(policy, reference, metering, {tuple(policy.latent_shape): passes})
     env = TrainingEnv(draw, model, Optimizer([policy.weight], train), reward, metering, train)
     # Of its policy a stage asks only in checkpoints and at its end what a pipeline alone has; neither happens here.
     return Stage(method, env, metering.limit, policy)  # type: ignore[arg-type]
+
+
+def spent_by_update(stage: Stage, ledger: Ledger) -> dict[str, float]:
+    """What one update of a fresh stage spends in every unit, rollouts shared out over the updates that they serve."""
+    start, steps = time.perf_counter(), 0
+    while True:
+        try:
+            stage.advance()
+        except BudgetExhausted as error:  # no real budget is that small
+            raise AssertionError(f"the trial's budget is too small: {error}") from error
+        steps += 1
+        rollouts = stage.env.rollouts
+        if rollouts is not None:
+            if rollouts.used >= rollouts.updates:
+                break
+        elif steps >= 2 or time.perf_counter() - start > _LONGEST:
+            break
+    seconds = time.perf_counter() - start
+    return {unit: (seconds if unit == "seconds" else ledger.spent(unit)) / steps for unit in UNITS}
 
 
 def _pictures(train: Train) -> Dataset:

@@ -59,7 +59,8 @@ Medians over the rounds, with quartiles. *Bare* are the method's passes on given
 AdamW's fused kernel, decoding and reward. *Straightforward* is the same update as in the authors' code, written anew
 (`tests/performance/cases.py`): SOAR with a conditional pass of its own for the rollout and one graph for all points,
 Flow-GRPO with both branches in one pass with gradient, one trained step after the other, and the reference beside each;
-torch's default AdamW. Flow-GRPO samples ten steps and trains five. On the embedded base and one of four times its
+torch's default AdamW. A micro-batch is the batch, and three of it for six points of SOAR, whose authors' graph holds
+seven. Flow-GRPO samples ten steps and trains five. On the embedded base and one of four times its
 width: {sizes}.
 
 {_table(("update", "width", "over bare", "goal", "over straightforward", "goal"), steps)}

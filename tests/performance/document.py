@@ -50,8 +50,8 @@ def page(found: Mapping[str, Any]) -> str:
 What the harness adds to the passes that a method cannot do without, and how its methods compare with the way their
 authors write them. Measured by `python -m tests.performance` on a {machine["device"].upper()} with torch
 {machine["torch"]}: {first["rounds"]} rounds, CPU seconds of one thread. The figures are in `results/benchmarks`; this
-page is written from them. `pytest tests/performance --benchmark-enable` measures again in three minutes, and fails
-where a ratio is 25 % worse than here.
+page is written from them. `pytest tests/performance --benchmark-enable --dist=no` measures again in three minutes, and
+fails where a ratio is 25 % worse than here.
 
 ## An update
 

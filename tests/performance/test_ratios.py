@@ -1,4 +1,4 @@
-"""Ratios of speed: once each in the suite; with `--benchmark-enable` against those of results/benchmarks."""
+"""Ratios of speed: once each in the suite; with `--benchmark-enable --dist=no` against those of results/benchmarks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.performance.document import DOCUMENT, page, read_figures
 from tests.performance.timing import Ratio, ratio
 
 WORSE = 1.25  # times the committed ratio
-ROUNDS = 3
+ROUNDS = 2
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def measured_where_asked(request: pytest.FixtureRequest) -> None:
+    """pytest-benchmark measures nothing beside pytest-xdist's way of sharing out tests, and only warns of it."""
+    if request.config.getoption("benchmark_enable") and request.config.getoption("dist") != "no":
+        pytest.fail("--benchmark-enable measures nothing here: say --dist=no as well")
 
 
 def hold(benchmark: Any, measured: Callable[[int], dict[str, Ratio]], expected: dict[str, float]) -> None:

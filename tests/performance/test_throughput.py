@@ -1,4 +1,4 @@
-"""Speed of the hot paths: `pytest tests/performance --benchmark-enable` prints a table; else each runs once."""
+"""Speed of the hot paths: a table by `pytest tests/performance --benchmark-enable --dist=no`, else each runs once."""
 
 from __future__ import annotations
 

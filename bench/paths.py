@@ -20,12 +20,16 @@ _ABSOLUTE = re.compile(rf"{_BEGINS}/(?!/)[^{_ENDS}]+")
 _SERVER = re.compile(rf"\b(https?://)(?:[^{_ENDS}/]+:\d+|(?<=http://)[^{_ENDS}/]+)")
 
 
+class NoFileError(DataError):
+    """What stands there is neither a file nor a folder."""
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path of a file or folder below `folder`, whether it exists or not; `folder` itself may be a link.
 
     Raises:
-        DataError: `name` is absolute, leads out of the folder, is or passes a link, which could lead anywhere, or is a
-            pipe, a socket or a device, which could keep whoever opens it waiting.
+        DataError: `name` is absolute, leads out of the folder, or is or passes a link, which could lead anywhere.
+        NoFileError: it is or passes a pipe, a socket or a device, which could keep whoever opens it waiting.
     """
     pure = PurePosixPath(name)
     if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
@@ -46,7 +50,7 @@ def inside(folder: Path, name: str) -> Path:
                 "written; put what it points to in its place"
             )
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise DataError(f"{path} is {kind_of(mode)}: expected a file or a folder; remove it, or put that there")
+            raise NoFileError(f"{path} is {kind_of(mode)}: expected a file or a folder; remove it, or put that there")
     return path
 
 

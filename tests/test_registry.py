@@ -76,8 +76,8 @@ def test_files_and_modules(tmp_path: Path) -> None:
         ("class Lazy(Method):\n    name = 'lazy'\n", "Lazy does not define step()"),
         ("raise SystemExit(3)\n", "cannot be imported: SystemExit: 3"),
         (
-            "import os\nos._exit(0)\n",
-            "cannot be imported: ProcessExit: os._exit(0) would end this process without a word",
+            "import os\nos._exit(7)\n",
+            "cannot be imported: ProcessExit: os._exit(7) would end this process without a word",
         ),
         (
             "from os import _exit\ntry:\n    _exit(3)\nexcept Exception:\n    pass\n",

@@ -191,7 +191,8 @@ def _pictures(folder: Path, experiment: Experiment, requested: Data | None, reco
     """The pictures that the cell was trained on, looked for where `requested` says; where they lay is not recorded."""
     if requested is None:
         raise DataError(f"{folder} was trained on pictures of your own: say where they lie, by --data FOLDER")
-    found = prepare_pictures(requested, base_model(experiment.model)).settings
+    all_train = bool((recorded or {}).get("all_train"))
+    found = prepare_pictures(requested, base_model(experiment.model), all_train=all_train).settings
     if portable_values(json.loads(canonical_json(found.identity()))) != recorded:
         raise DataError(
             f"{requested.path}: expected the pictures and settings that {folder} was trained on, got others"

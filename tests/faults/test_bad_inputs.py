@@ -16,11 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.canonical import config_hash
 from bench.cli.main import main
 from bench.locks import hold_lock
+from bench.paths import portable
 from bench.results.records.schema import End
 from bench.results.records.writer import CellRecord
 from bench.training.loop import MAX_SKIPPED_IN_A_ROW
+from tests.support.no_files import ends_within, full_folder, listening_socket, pipe
 from tests.support.synthetic_results import as_schema_1
 from tests.support.user_pictures import image_folder
 
@@ -431,7 +434,18 @@ PREPARED = [
     (not_text, [], ["record.jsonl: not UTF-8 text", "the file is damaged"]),
     (without_header, [], ["record.jsonl does not begin with a cell event: remove that folder"]),
     (nothing, ["--train.learning_rate", "1e-3"], ["was recorded with other settings", "another --name"]),
-    (nothing, ["--budget", "3updates", "--seeds", "[7]"], ["holds experiment 'tiny' with configuration"]),
+    (nothing, ["--budget", "3updates", "--seeds", "[7]"], ["other settings", "budgets.0 is 3 updates, was 2 updates"]),
+    (nothing, ["--train.learning_rate", "1e-3", "--seeds", "[7]"], ["train.learning_rate is 0.001, was 0.0001"]),
+    (nothing, ["--task.margins.scenes-geneval", "0.5", "--seeds", "[7]"], ["margins.scenes-geneval is 0.5, was 0.01"]),
+    *[
+        (lambda folder, file=file, make=make: make(folder / file), [], [Path(file).name, told])
+        for file in ("results/tiny/run.lock", "results/tiny/experiment.json", str(RECORD), f"{CELL}/telemetry.jsonl")
+        for make, told in (
+            (pipe, "is a pipe: expected a file or a folder; remove it"),
+            (listening_socket, "is a socket: expected a file or a folder; remove it"),
+            (full_folder, "expected a file, but"),
+        )
+    ],
     (nothing, ["--evaluation.steps", "2", "--seeds", "[7]"], ["was recorded with other settings"]),
 ]
 
@@ -443,7 +457,28 @@ def test_a_results_folder(
 ) -> None:  # fmt: skip
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     prepare(tmp_path)
-    refused(command(tmp_path, tiny_pipeline, *arguments), messages, capsys)
+    with ends_within(60):
+        refused(command(tmp_path, tiny_pipeline, *arguments), messages, capsys)
+
+
+def test_results_that_were_recorded_with_absolute_paths(
+    finished: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As before paths were stored without their folders: what is finished counts, and nothing is added to it."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "results" / "tiny"
+    as_schema_1(folder)
+    for path in [*folder.rglob("record.jsonl"), folder / "experiment.json"]:
+        lines = path.read_text().splitlines()
+        head = json.loads(lines[0])
+        assert head["config"]["model"] == portable(str(tiny_pipeline)) != str(tiny_pipeline)
+        head["config"]["model"] = str(tiny_pipeline)
+        head["config_hash"] = config_hash(head["config"])
+        path.write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
+    assert main(command(tmp_path, tiny_pipeline)) == 0
+    assert "nothing to run" in capsys.readouterr().out
+    told = ["recorded by an older version, with absolute paths", "another --name, or remove that folder to run all"]
+    refused(command(tmp_path, tiny_pipeline, "--seeds", "2"), told, capsys)
 
 
 def test_a_results_folder_that_another_process_holds(

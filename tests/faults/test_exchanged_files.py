@@ -18,6 +18,7 @@ from bench.experiments.resume import remaining_jobs
 from bench.results.records.writer import CellRecord, write_experiment_header
 from tests.results.test_verification import edit_events, edit_lines, swap
 from tests.support.cells import experiment, facts, run
+from tests.support.no_files import ends_within, full_folder, pipe
 
 STOP = 12  # updates; two milestones and all but the last checkpoints lie before
 
@@ -72,6 +73,10 @@ def last_milestone(folder: Path) -> Path:
     return sorted((folder / "seed0").glob("scores-*.parquet"))[-1]
 
 
+def checkpoint(folder: Path, kind: str) -> Path:
+    return folder / "seed0" / "checkpoint" / f"{STOP:08d}.{kind}"
+
+
 def reorder(lines: list[str]) -> list[str]:
     return [*lines[:-2], lines[-1], lines[-2]]
 
@@ -95,6 +100,8 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
      "is not the one that was written there", BEGINNING),
     ("the last line left out", lambda f: edit_lines(f / "seed0", lambda lines: lines[:-1]),
      "are not there as they were written", ONE_BEFORE),
+    ("a pipe as its manifest", lambda f: pipe(checkpoint(f, "json")), "is a pipe: expected a file", ONE_BEFORE),
+    ("a pipe as its tensors", lambda f: pipe(checkpoint(f, "safetensors")), "is a pipe: expected a file", ONE_BEFORE),
     ("a missing score file", lambda f: last_milestone(f).unlink(), ".parquet is missing", BEGINNING),
     ("a changed score file", lambda f: last_milestone(f).write_bytes(b"1"),
      "is not the file that was recorded", BEGINNING),
@@ -110,11 +117,30 @@ def test_an_interrupted_cell_goes_on_from_what_is_whole_and_ends_as_if_untouched
 ) -> None:  # fmt: skip
     shutil.copytree(interrupted, tmp_path / sft.name)
     change(tmp_path / sft.name / "alignment" / "sft")
-    notes = [event["message"] for event in run(sft, tmp_path, "sft") if event["event"] == "note"]
+    with ends_within(60):
+        notes = [event["message"] for event in run(sft, tmp_path, "sft") if event["event"] == "note"]
     assert any(words.format(name=sft.name) in note for note in notes[:-1]), notes
     assert where in notes[-1]
     cell = Path("alignment/sft/seed0")
     assert facts(tmp_path / sft.name / cell) == facts(whole / cell)
+
+
+@pytest.mark.parametrize("make", [pipe, full_folder])
+@pytest.mark.parametrize("file", ["checkpoint/cell.lock", f"checkpoint/{STOP:08d}.json", "scores-000006.parquet"])
+def test_what_stands_where_a_file_belongs_ends_a_cell_by_one_message_or_is_passed_over(
+    file: str, make: Callable[[Path], None], sft: Experiment, interrupted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(interrupted, tmp_path / sft.name)
+    path = tmp_path / sft.name / "alignment" / "sft" / "seed0" / file
+    make(path)
+    with ends_within(60):
+        try:
+            told = str([event for event in run(sft, tmp_path, "sft") if event["event"] == "note"])
+            assert file.endswith(".json")
+        except DataError as error:
+            told = str(error)
+    assert path.name in told and ("is a pipe: expected a file" in told or "expected a file, but" in told)
+    assert make is pipe or (path / "mine.txt").read_text() == "mine"
 
 
 def test_a_base_goes_on_with_what_is_whole_of_what_was_judged(sft: Experiment, whole: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The published architectures of the SD3 family as plain numbers.
+"""The published architectures as plain numbers.
 
 Source: transformer/config.json, vae/config.json, text_encoder*/config.json and scheduler/scheduler_config.json of
 stabilityai/stable-diffusion-3-medium-diffusers, stable-diffusion-3.5-medium and stable-diffusion-3.5-large;
@@ -9,7 +9,8 @@ arXiv 2403.03206, section 5, and the model card of SD3.5-Medium for its dual att
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bench.api import ConfigError
@@ -36,6 +37,11 @@ _T5_XXL: Numbers = {
 }  # fmt: skip
 
 
+# Where the published tokenizers have their two special tokens is of no account here; that encoders and tokenizers agree
+# is. An eos_token_id other than 2 makes the text encoders pool at that token.
+_CLIP_TOKENS: Numbers = {"max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+
+
 def _transformer(layers: int, heads: int, **more: Any) -> Numbers:
     """What the three published transformers have in common, with their own numbers."""
     return {
@@ -47,14 +53,41 @@ def _transformer(layers: int, heads: int, **more: Any) -> Numbers:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The numbers of one pipeline's parts, as the constructors of diffusers and transformers take them."""
+    """The numbers of one pipeline's parts, as the constructors of diffusers and transformers take them.
 
-    transformer: Numbers
-    vae: Numbers = field(default_factory=lambda: _VAE)
-    clip_l: Numbers = field(default_factory=lambda: _CLIP_L)
-    clip_g: Numbers = field(default_factory=lambda: _CLIP_G)
-    t5: Numbers = field(default_factory=lambda: _T5_XXL)
-    shift: float = 3.0
+    pipeline: its class in diffusers. parts: by their names there, the class of each and its numbers, in the order in
+    which random weights are drawn. tokenizers: by their names there, of which kind each is.
+    """
+
+    pipeline: str
+    parts: Mapping[str, tuple[str, Numbers]]
+    tokenizers: Mapping[str, str]
+
+    @property
+    def transformer(self) -> Numbers:
+        """Of the denoiser."""
+        return self.parts["transformer"][1]
+
+
+def _sd3(
+    transformer: Numbers, vae: Numbers = _VAE, clip_l: Numbers = _CLIP_L, clip_g: Numbers = _CLIP_G,
+    t5: Numbers = _T5_XXL,
+) -> Architecture:  # fmt: skip
+    clip, blocks = "CLIPTextModelWithProjection", len(vae["block_out_channels"])
+    kinds = {
+        "down_block_types": ("DownEncoderBlock2D",) * blocks, "up_block_types": ("UpDecoderBlock2D",) * blocks,
+        "use_quant_conv": False, "use_post_quant_conv": False,
+    }  # fmt: skip
+    parts = {
+        "transformer": ("SD3Transformer2DModel", transformer),
+        "scheduler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        "vae": ("AutoencoderKL", {**kinds, **vae}),
+        "text_encoder": (clip, {**_CLIP_TOKENS, **clip_l}),
+        "text_encoder_2": (clip, {**_CLIP_TOKENS, **clip_g}),
+        "text_encoder_3": ("T5EncoderModel", t5),
+    }
+    tokenizers = {"tokenizer": "clip", "tokenizer_2": "clip", "tokenizer_3": "t5"}
+    return Architecture("StableDiffusion3Pipeline", parts, tokenizers)
 
 
 def _clip(width: int) -> Numbers:
@@ -64,7 +97,7 @@ def _clip(width: int) -> Numbers:
     }  # fmt: skip
 
 
-_SHRUNKEN = Architecture(
+_SHRUNKEN = _sd3(
     transformer={
         "sample_size": 8, "patch_size": 2, "in_channels": 16, "out_channels": 16, "attention_head_dim": 16,
         "num_layers": 3, "num_attention_heads": 2, "caption_projection_dim": 32, "joint_attention_dim": 48,
@@ -79,11 +112,11 @@ _SHRUNKEN = Architecture(
 
 
 BY_NAME: dict[str, Architecture] = {
-    "stabilityai/stable-diffusion-3-medium-diffusers": Architecture(_transformer(24, 24)),
-    "stabilityai/stable-diffusion-3.5-medium": Architecture(
+    "stabilityai/stable-diffusion-3-medium-diffusers": _sd3(_transformer(24, 24)),
+    "stabilityai/stable-diffusion-3.5-medium": _sd3(
         _transformer(24, 24, qk_norm="rms_norm", pos_embed_max_size=384, dual_attention_layers=tuple(range(13)))
     ),
-    "stabilityai/stable-diffusion-3.5-large": Architecture(_transformer(38, 38, qk_norm="rms_norm")),
+    "stabilityai/stable-diffusion-3.5-large": _sd3(_transformer(38, 38, qk_norm="rms_norm")),
     "shrunken": _SHRUNKEN,
 }
 

@@ -28,7 +28,8 @@ from bench.config.settings import (
     configured,
 )
 from bench.config.task import Task
-from bench.hub import is_hub_id, refuse_other_pipeline
+from bench.families import refuse_other_pipeline
+from bench.hub import is_hub_id
 from bench.parsing import Problems, Text, parse_text, shown, unique, validate, validate_rest
 from bench.suggest import hint
 

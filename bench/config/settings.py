@@ -80,7 +80,18 @@ class Runtime:
     ] = None
     t5: Annotated[bool, Option("load the T5 text encoder where the model has one")] = True
     text_length: Annotated[
-        int | None, Option("tokens that T5 reads, of every text; null: 256, or 0 where there is no T5", ge=0, le=16_384)
+        int | None,
+        Option(
+            "tokens that are read of every text, in SD3 by T5; null: the family's own (SD3: 256, 0 without T5)",
+            ge=0,
+            le=16_384,
+        ),
+    ] = None
+    embedded_guidance: Annotated[
+        float | None,
+        Option(
+            "guidance scale that the denoiser takes as an input, where it does; null: 3.5", ge=0, le=1000, before=None
+        ),
     ] = None
     denoiser_weights: Annotated[
         Literal["float32", "bfloat16"],

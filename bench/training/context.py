@@ -9,7 +9,7 @@ from bench.budget import Ledger, Limit
 from bench.config.task import Task
 from bench.datasets.world import World
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.scoring.scorer import Scorer
 
 
@@ -22,7 +22,7 @@ class TaskContext:
 
     world: World
     task: Task
-    policy: SD3Policy
+    policy: PipelinePolicy
     scorers: Mapping[str, Scorer]
     ranks: Ranks = SINGLE_PROCESS
     note: Callable[[str], object] = print

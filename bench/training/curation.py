@@ -14,7 +14,7 @@ from bench.datasets.buckets import Size
 from bench.datasets.dataset import BucketedDataset, Dataset
 from bench.datasets.world import Candidates, World
 from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.paths import cache_folder
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
@@ -25,7 +25,7 @@ _VERSION = 3  # of what is kept of a choice
 
 
 def curated_data(
-    world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
+    world: World, task: Task, policy: PipelinePolicy, select: Scorer | None, note: Callable[[str], object] = print
 ) -> Dataset | BucketedDataset:
     """The supervised data of a task: which pictures, kept where it was found out before, and their latent moments.
 
@@ -49,7 +49,9 @@ def curated_data(
     return BucketedDataset(tuple(parts), tuple(policy.latent_of(tuple(part["size"])) for part in state["parts"]))
 
 
-def _dataset(policy: SD3Policy, candidates: Callable[[], Candidates], state: Mapping[str, Any], number: int) -> Dataset:
+def _dataset(
+    policy: PipelinePolicy, candidates: Callable[[], Candidates], state: Mapping[str, Any], number: int
+) -> Dataset:
     """The pictures of one size, whose moments are encoded now, and read when they are drawn."""
     part = state["parts"][number]
     rows, size = np.array(part["rows"]), part["size"] and tuple(part["size"])
@@ -108,7 +110,7 @@ def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> str:
+def _key(world: World, task: Task, policy: PipelinePolicy, select: Scorer | None) -> str:
     parts: dict[str, Any] = {
         "world": [world.name, world.version],
         "version": _VERSION,

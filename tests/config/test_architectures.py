@@ -12,7 +12,7 @@ from bench.config.architectures import architecture_named
 from bench.config.load import load_settings
 from bench.config.settings import Runtime, Train
 from bench.models import flops
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.models.random_pipeline import build_random_pipeline
 
 # Of the checkpoints on the hub, in millions: the transformers are known as 2B, 2.5B (with its table of positions, which
@@ -57,7 +57,7 @@ def test_random_weights_are_the_same_for_a_seed_and_leave_the_global_generator_a
 
 
 def test_texts_pictures_and_noise_levels_all_reach_the_velocity() -> None:
-    policy = SD3Policy.load("shrunken", weights="random", device="cpu", runtime=Runtime(text_length=24))
+    policy = PipelinePolicy.load("shrunken", weights="random", device="cpu", runtime=Runtime(text_length=24))
     x = torch.randn(1, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
     v = policy.velocity(x, torch.tensor([0.5]), policy.encode(["a star"]))
     for other in (
@@ -68,8 +68,8 @@ def test_texts_pictures_and_noise_levels_all_reach_the_velocity() -> None:
         assert (v - other).norm() > 1e-3 * v.norm()
 
 
-def trainable(pipeline: Path, **train: object) -> SD3Policy:
-    policy = SD3Policy.load(pipeline, device="cpu", runtime=Runtime(attention="math"))
+def trainable(pipeline: Path, **train: object) -> PipelinePolicy:
+    policy = PipelinePolicy.load(pipeline, device="cpu", runtime=Runtime(attention="math"))
     policy.prepare(Train(**train), 0)
     return policy
 
@@ -92,7 +92,7 @@ def test_gradient_checkpointing_changes_neither_the_gradient_nor_the_cost(adapta
 @pytest.mark.slow
 def test_flops_are_counted_alike_by_running_and_by_looking_at_shapes(tiny_pipeline: Path) -> None:
     policy = trainable(tiny_pipeline, adaptation="lora")
-    arguments = (policy.transformer, policy.pipeline.vae, policy.latent_shape, policy.encode([""]))
+    arguments = (policy.family, policy.transformer, policy.latent_shape, policy.encode([""]))
     ran, looked = flops.count(*arguments, device="cpu"), flops.count(*arguments, device="meta")
     assert ran == looked == policy.measure_flops()
     assert ran.reference < ran.forward < ran.backward < ran.backward_through

@@ -18,8 +18,8 @@ from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.datasets.dataset import Dataset
 from bench.datasets.rehearsal import Brightness
-from bench.models.conditioning import TextCondition
 from bench.models.flops import PassFlops
+from bench.models.text_condition import TextCondition
 from bench.preflight.forecast.plan import spent_by_update
 from bench.preflight.forecast.shapes import ModelShapes
 from bench.scoring.scorer import Scorer
@@ -67,6 +67,10 @@ class OneWeightPolicy:
     def null(self, cond: TextCondition) -> TextCondition:
         """The same."""
         return cond
+
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u)."""
+        return flow.guide(v_u, v_c, scale)
 
     def sigmas(self, steps: int) -> Tensor:
         """The sampling schedule (steps + 1,)."""

@@ -18,6 +18,13 @@ FAMILIES: Mapping[str, str] = {
     "StableDiffusion3Pipeline": _SD3,
     "StableDiffusion3Img2ImgPipeline": _SD3,
     "StableDiffusion3InpaintPipeline": _SD3,
+    "FluxPipeline": "bench.models.families.flux1:Flux1",
+    "Flux2KleinPipeline": "bench.models.families.flux2:Flux2Klein",
+    "QwenImagePipeline": "bench.models.families.qwen_image:QwenImage",
+    "ZImagePipeline": "bench.models.families.z_image:ZImage",
+    "Lumina2Pipeline": "bench.models.families.lumina2:Lumina2",
+    "AuraFlowPipeline": "bench.models.families.auraflow:AuraFlow",
+    "SanaPipeline": "bench.models.families.sana:Sana",
 }
 """Classes of diffusers' pipelines, and where the family of each stands."""
 

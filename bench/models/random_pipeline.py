@@ -84,4 +84,25 @@ def _t5_tokenizer() -> Any:
     return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=512)
 
 
-_TOKENIZERS: dict[str, Callable[[], Any]] = {"clip": _clip_tokenizer, "t5": _t5_tokenizer}
+_CHAT = (
+    "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif %}"
+)
+
+
+def _qwen_tokenizer() -> Any:
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens = [*special, *sorted(ByteLevel.alphabet())]
+    found = Qwen2Tokenizer(
+        vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=131072,
+        extra_special_tokens=special[1:],
+    )  # fmt: skip
+    found.chat_template = _CHAT
+    return found
+
+
+_TOKENIZERS: dict[str, Callable[[], Any]] = {"clip": _clip_tokenizer, "t5": _t5_tokenizer, "qwen": _qwen_tokenizer}

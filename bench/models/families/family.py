@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -27,6 +28,38 @@ ATTENTION = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
 )  # fmt: skip
+
+
+def pack(x: Tensor) -> Tensor:
+    """Latents (B, C, h, w) to tokens (B, (h/2)(w/2), 4 C) of patches of 2 x 2, as FLUX.1's pipeline packs them."""
+    b, c, h, w = x.shape
+    return x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h // 2 * (w // 2), 4 * c)
+
+
+def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
+    """The inverse of `pack`."""
+    b, _, c = tokens.shape
+    return tokens.reshape(b, h // 2, w // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c // 4, h, w)
+
+
+def renormalised(v: Tensor, v_c: Tensor) -> Tensor:
+    """v (..., D) with the norms of v_c over the last dimension."""
+    norm = v.norm(dim=-1, keepdim=True)
+    return v * (v_c.norm(dim=-1, keepdim=True) / norm)
+
+
+def empty_apart(
+    texts: list[str], encode: Callable[[list[str], bool], Sequence[dict[str, Tensor]]]
+) -> Iterator[dict[str, Tensor]]:
+    """Entries of texts by `encode(texts, is_empty)`, which is given the empty ones apart, in a batch of one size."""
+    worded = encode(texts, False) if any(texts) else ()
+    empty = None if all(texts) else encode([""] * len(texts), True)[0]
+    for number, text in enumerate(texts):
+        if text:
+            yield worded[number]
+        else:
+            assert empty is not None
+            yield empty
 
 
 class Sides(NamedTuple):
@@ -73,6 +106,7 @@ class Family(abc.ABC):
             ConfigError: the runtime asks for what this family does not have, or its scheduler is no plain flow.
         """
         self.parts = pipeline
+        self.runtime = runtime
         refused = {
             "t5 false": not runtime.t5, "compile true": runtime.compile,
             f"attention {runtime.attention}": runtime.attention != "auto",
@@ -135,6 +169,15 @@ class Family(abc.ABC):
         return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
 
     # Texts
+
+    @classmethod
+    @cache
+    def bare(cls) -> Any:
+        """The pipeline without its parts, for what else it knows."""
+        import diffusers
+
+        kind = getattr(diffusers, cls.pipeline)
+        return kind(**dict.fromkeys(kind._get_signature_keys(kind)[0]))
 
     @classmethod
     def left_out(cls, folder: Path, runtime: Runtime) -> tuple[str, ...]:

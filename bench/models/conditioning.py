@@ -70,9 +70,9 @@ class TextEncoding:
     def _encode(self, texts: Sequence[str]) -> Iterator[Entry]:
         """The entries of texts in their order, the same bits whatever stands beside them."""
         self.refuse_truncation(texts)
-        batch = self._family.text_batch
+        batch, less = self._family.text_batch, ", or --runtime.t5 false" * ("t5" in self._family.options)
         with (
-            memory_told("encoding texts", "say --runtime.frozen_weights bfloat16, or --runtime.t5 false"),
+            memory_told("encoding texts", f"say --runtime.frozen_weights bfloat16{less}"),
             self._at_work(),
         ):
             # Always in batches of one size: matrix products of another shape may round differently, and a run that

@@ -167,7 +167,7 @@ class PipelinePolicy:
 
     @classmethod
     def of(cls, experiment: Experiment, world: World, note: Callable[[str], object] = print) -> PipelinePolicy:
-        """The base model of an experiment; raises as `load` does.
+        """The base model of an experiment; raises as `load` does, and for what its family does not have.
 
         What stored weights encode goes into the cache on disk, whose troubles `note` is told.
         """
@@ -176,6 +176,7 @@ class PipelinePolicy:
             world.model, precision=experiment.train.precision, runtime=runtime, device=experiment.device,
             weights=experiment.weights, encoders=not (is_cached and runtime.park_encoders),
         )  # fmt: skip
+        policy.family.refuse(experiment)
         if is_cached:
             policy.keep(Store(folder_of_all(), experiment.cache_gib * 2**30, note), locate_model(world.model))
         return policy

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from bench.config.settings import Runtime
+    from bench.config.settings import Experiment, Runtime
     from bench.models.text_condition import TextCondition
 
 Config = Mapping[str, Any]
@@ -119,6 +119,15 @@ class Family(abc.ABC):
         for setting in _OTHER_SCHEDULES:
             if config.get(setting):
                 raise ConfigError(f"the scheduler's {setting}: expected a plain shifted schedule of noise levels")
+
+    def refuse(self, experiment: Experiment) -> None:
+        """Raise ConfigError for what an experiment asks for and this model does not have."""
+        if experiment.shard and "shard" not in self.options:
+            raise ConfigError(f"--shard true: not there for {self.name} ({self.pipeline}); leave it out")
+        scales = (experiment.evaluation.guidance, *experiment.evaluation.grid_guidance)
+        for scale in scales:
+            if scale != 1.0:
+                self.refuse_guidance(scale)
 
     # Pictures
 
@@ -246,14 +255,14 @@ class Family(abc.ABC):
         """Whether the denoiser takes a guidance scale as an input."""
         return bool(self.parts.transformer.config.get("guidance_embeds", False))
 
-    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
-        """The guided velocity (B, *S). Source: arXiv 2207.12598, eq. 6 (there w + 1).
+    def refuse_guidance(self, scale: float) -> None:  # noqa: B027, most models have both branches
+        """Raise ConfigError for a guidance scale other than 1 where the model has no unconditional branch."""
 
-        Raises:
-            ConfigError: the model has no unconditional branch.
-        """
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """The guided velocity (B, *S); raises as `refuse_guidance`. Source: arXiv 2207.12598, eq. 6 (there w + 1)."""
         from bench import flow
 
+        self.refuse_guidance(scale)
         return flow.guide(v_u, v_c, scale)
 
     # Schedule

@@ -108,14 +108,13 @@ class Flux2Klein(Family):
         )[0]  # fmt: skip
         return out.transpose(1, 2).reshape(x.shape)
 
-    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
-        """As `Family.guide`."""
+    def refuse_guidance(self, scale: float) -> None:
+        """As `Family.refuse_guidance`: the distilled model has none."""
         if self.parts.config.get("is_distilled"):
             raise ConfigError(
                 f"guidance scale {scale}: this {self.pipeline} is distilled and has no unconditional branch; say "
                 "--evaluation.guidance 1, the same for the grid and the methods, or train its base"
             )
-        return super().guide(v_u, v_c, scale)
 
     def tokens_of(self, latent: tuple[int, ...]) -> int:
         """A latent is a token."""

@@ -58,7 +58,9 @@ class ModelShapes:
             if module is not None:
                 held = runtime.denoiser_weights if name == "transformer" else runtime.frozen_weights
                 module.to(getattr(torch, held)).requires_grad_(False).eval()
-        return cls(parts, runtime)
+        shapes = cls(parts, runtime)
+        shapes.family.refuse(experiment)
+        return shapes
 
     @cached_property
     def policy(self) -> PipelinePolicy:

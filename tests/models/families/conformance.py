@@ -167,15 +167,15 @@ data to noise.
 """
 MIDDLE = f"""
 LoRA adapters go to the family's attention layers (`bench list models`). Beyond plain passes only Stable Diffusion 3 was
-tried: `--shard`, `runtime.compile`, `runtime.attention` and `runtime.t5 false` are refused by name for the others. A
-multistep solver, as SANA's pipeline has it, is Euler's here. A shift that depends on the size of pictures is that of the
-model's resolution in every aspect bucket.
+tried: `--shard`, `runtime.compile`, `runtime.attention` and `runtime.t5 false` are refused by name for the others.
+Where a pipeline has a multistep solver, as SANA's has, the steps here are Euler's. A shift that depends on the size of
+pictures is that of the model's resolution in every aspect bucket.
 
 ## Conformance
 
-Largest difference of latents from diffusers' own pipeline after {STEPS} Euler steps, tiny random weights, the same texts
-and noise (allowed: {TOLERANCE:g}); and with one thing set wrong, at guidance {SCALES[-1]:g} (at least {CONTROL:g}).
-`python -m tests.models.families` measures anew; a test compares.
+Largest difference of latents from diffusers' own pipeline after {STEPS} Euler steps, tiny random weights, the same
+texts and noise (allowed: {TOLERANCE:g}); and with one thing set wrong, at guidance {SCALES[-1]:g} (at least
+{CONTROL:g}). `python -m tests.models.families` measures anew; a test compares.
 
 """
 

@@ -55,7 +55,7 @@ class TextEncoding:
         embeds = [entry["embeds"] for entry in entries]
         if not self._family.ragged:
             return TextCondition(torch.stack(embeds), pooled)
-        lengths = torch.tensor([len(rows) for rows in embeds])
+        lengths = tuple(len(rows) for rows in embeds)
         return TextCondition(torch.nn.utils.rnn.pad_sequence(embeds, batch_first=True), pooled, lengths)
 
     def prepare(self, texts: Sequence[str]) -> None:

@@ -14,41 +14,44 @@ from torch import Tensor
 class TextCondition:
     """Text embeddings (B, L, D) float32 and, where the model takes them, pooled embeddings (B, P).
 
-    `lengths` (B,) int64, in main memory, are the rows that count of each text, where texts keep their own lengths;
-    those behind are zeros.
+    `lengths` (B) are the rows that count of each text, where texts keep their own lengths; those behind are zeros.
     """
 
     embeds: Tensor
     pooled: Tensor | None = None
-    lengths: Tensor | None = None
+    lengths: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, named: Mapping[str, Tensor]) -> TextCondition:
         """The inverse of `named`."""
         lengths = named.get("lengths")
-        return cls(named["embeds"], named.get("pooled"), None if lengths is None else lengths.cpu())
+        return cls(named["embeds"], named.get("pooled"), None if lengths is None else tuple(lengths.tolist()))
 
     def named(self) -> dict[str, Tensor]:
-        """The tensors that are there, by name."""
-        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        """What is there as tensors, by name: `embeds`, `pooled`, and `lengths` (B,) int64."""
+        found = {"embeds": self.embeds}
+        found |= {} if self.pooled is None else {"pooled": self.pooled}
+        return found | ({} if self.lengths is None else {"lengths": torch.tensor(self.lengths, dtype=torch.int64)})
 
     def __len__(self) -> int:
         return len(self.embeds)
 
     def __getitem__(self, index: Any) -> TextCondition:
-        pooled = None if self.pooled is None else self.pooled[index]
+        embeds, pooled = self.embeds[index], None if self.pooled is None else self.pooled[index]
         if self.lengths is None:
-            return TextCondition(self.embeds[index], pooled)
-        lengths = self.lengths[index.cpu() if isinstance(index, Tensor) else index]
-        longest = int(lengths.max()) if len(lengths) else 0
-        return TextCondition(self.embeds[index][:, :longest], pooled, lengths)
+            return TextCondition(embeds, pooled)
+        rows = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index]
+        lengths = tuple(self.lengths[row] for row in rows.tolist())
+        return TextCondition(embeds[:, : max(lengths, default=0)], pooled, lengths)
 
     @staticmethod
     def cat(parts: Sequence[TextCondition]) -> TextCondition:
         """One batch of several."""
         longest = max(part.embeds.shape[1] for part in parts)
-        named = [part.padded(longest).named() for part in parts]
-        return TextCondition(**{name: torch.cat([one[name] for one in named]) for name in named[0]})
+        embeds = torch.cat([part.padded(longest).embeds for part in parts])
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        lengths = [length for part in parts for length in part.lengths or ()]
+        return TextCondition(embeds, torch.cat(pooled) if pooled else None, tuple(lengths) if lengths else None)
 
     def padded(self, length: int) -> TextCondition:
         """The same with rows of zeros up to a length."""
@@ -61,7 +64,9 @@ class TextCondition:
 
     def expand(self, count: int) -> TextCondition:
         """A single row repeated `count` times, without copying."""
-        return TextCondition(**{name: t.expand(count, *t.shape[1:]) for name, t in self.named().items()})
+        pooled = None if self.pooled is None else self.pooled.expand(count, -1)
+        lengths = None if self.lengths is None else self.lengths * count
+        return TextCondition(self.embeds.expand(count, -1, -1), pooled, lengths)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TextCondition:
         """The same on another device, in another precision."""
@@ -71,5 +76,5 @@ class TextCondition:
     def mask(self) -> Tensor:
         """Which rows count, (B, L) bool on the embeddings' device."""
         places = torch.arange(self.embeds.shape[1])
-        lengths = torch.full((len(self),), len(places)) if self.lengths is None else self.lengths
+        lengths = torch.tensor(self.lengths or (len(places),) * len(self))
         return (places < lengths[:, None]).to(self.embeds.device)

@@ -55,12 +55,13 @@ class CaptionLimits:
         from transformers import AutoTokenizer
 
         self._family = family_in(model)
-        folder = model / self._family.tokenizer_of(model, text_length)
+        part = self._family.tokenizer_of(model, text_length)
+        folder = model / part
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise DataError(f"{folder}: expected a tokenizer; loading it failed: {error}. Restore it") from error
-        self._limit = self._family.limit(self._tokenizer, text_length)
+        self._limit = self._family.limit(self._tokenizer, text_length, part)
         self.fingerprint = config_hash(
             {"limit": self._limit, "files": [hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()]}
         )

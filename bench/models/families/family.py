@@ -205,8 +205,11 @@ class Family(abc.ABC):
         return found
 
     @classmethod
-    def limit(cls, tokenizer: Any, length: int | None) -> int:
-        """Tokens, counted as `tokens` does, that are read where `length` (None: `text_length`) is asked for."""
+    def limit(cls, tokenizer: Any, length: int | None, part: str = "tokenizer") -> int:
+        """Tokens, counted as `tokens` does, that are read where `length` (None: `text_length`) is asked for.
+
+        `part` is the tokenizer's name in the pipeline.
+        """
         return length or cls.text_length
 
     def length_of(self, requested: int | None) -> int:

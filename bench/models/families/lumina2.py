@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.models.families.family import Config, Family, Sides, empty_apart, renormalised
@@ -65,13 +66,14 @@ class Lumina2(Family):
         from bench.models.text_condition import TextCondition
 
         width = self.parts.transformer.config.cap_feat_dim
-        return TextCondition(torch.zeros(count, length, width), lengths=torch.full((count,), length))
+        return TextCondition(torch.zeros(count, length, width), lengths=(length,) * count)
 
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`."""
-        mask = cond.mask()
+        assert cond.lengths is not None
+        mask, lengths = cond.mask(), list(cond.lengths)
         # The denoiser adds it up to lengths on the host, and would wait for the device; they are known there
-        mask.sum = lambda dim: cond.lengths  # type: ignore[method-assign,assignment]
+        mask.sum = lambda dim: SimpleNamespace(tolist=lambda: lengths)  # type: ignore[method-assign,assignment]
         out: Tensor = transformer(
             hidden_states=x, timestep=1 - sigma, encoder_hidden_states=cond.embeds, encoder_attention_mask=mask,
             return_dict=False,

@@ -76,7 +76,7 @@ class QwenImage(Family):
         return super().tokens(tokenizer, [cls.bare().prompt_template_encode.format(text) for text in texts])
 
     @classmethod
-    def limit(cls, tokenizer: Any, length: int | None) -> int:
+    def limit(cls, tokenizer: Any, length: int | None, part: str = "tokenizer") -> int:
         """The template's beginning is left out after it was read."""
         return super().limit(tokenizer, length) + int(cls.bare().prompt_template_encode_start_idx)
 
@@ -93,13 +93,13 @@ class QwenImage(Family):
         from bench.models.text_condition import TextCondition
 
         width = self.parts.transformer.config.joint_attention_dim
-        return TextCondition(torch.zeros(count, length, width), lengths=torch.full((count,), length))
+        return TextCondition(torch.zeros(count, length, width), lengths=(length,) * count)
 
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`."""
         assert cond.lengths is not None
         b, _, h, w = x.shape
-        is_full = bool((cond.lengths == cond.embeds.shape[1]).all())
+        is_full = set(cond.lengths) == {cond.embeds.shape[1]}
         out: Tensor = transformer(
             hidden_states=pack(x), timestep=sigma, encoder_hidden_states=cond.embeds,
             encoder_hidden_states_mask=None if is_full else cond.mask(), img_shapes=[[(1, h // 2, w // 2)]] * b,

@@ -72,7 +72,7 @@ class Sana(Family):
         return super().tokens(tokenizer, [before + text.lower().strip() if text else "" for text in texts])
 
     @classmethod
-    def limit(cls, tokenizer: Any, length: int | None) -> int:
+    def limit(cls, tokenizer: Any, length: int | None, part: str = "tokenizer") -> int:
         """The instruction is left out after it was read."""
         return super().limit(tokenizer, length) + len(tokenizer.encode("\n".join(cls._instruction()))) - 2
 
@@ -95,7 +95,7 @@ class Sana(Family):
         from bench.models.text_condition import TextCondition
 
         width = self.parts.transformer.config.caption_channels
-        return TextCondition(torch.zeros(count, length, width), lengths=torch.full((count,), length))
+        return TextCondition(torch.zeros(count, length, width), lengths=(length,) * count)
 
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`; of a model that learnt variances too, the first half."""

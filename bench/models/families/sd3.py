@@ -53,11 +53,9 @@ class StableDiffusion3(Family):
         return "tokenizer_3" if has_t5 else "tokenizer"
 
     @classmethod
-    def limit(cls, tokenizer: Any, length: int | None) -> int:
+    def limit(cls, tokenizer: Any, length: int | None, part: str = "tokenizer") -> int:
         """Of T5 what is asked for, of CLIP what it has positions for."""
-        if "CLIP" in type(tokenizer).__name__:
-            return int(tokenizer.model_max_length)
-        return length or cls.text_length
+        return int(tokenizer.model_max_length) if part == "tokenizer" else length or cls.text_length
 
     @property
     def has_t5(self) -> bool:

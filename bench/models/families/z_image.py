@@ -69,13 +69,13 @@ class ZImage(Family):
         from bench.models.text_condition import TextCondition
 
         width = self.parts.transformer.config.cap_feat_dim
-        return TextCondition(torch.zeros(count, length, width), lengths=torch.full((count,), length))
+        return TextCondition(torch.zeros(count, length, width), lengths=(length,) * count)
 
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`."""
         import torch
 
         assert cond.lengths is not None
-        texts = [rows[:count] for rows, count in zip(cond.embeds, cond.lengths.tolist(), strict=True)]
+        texts = [rows[:count] for rows, count in zip(cond.embeds, cond.lengths, strict=True)]
         out = transformer(list(x.unsqueeze(2)), 1 - sigma, texts, return_dict=False)[0]
         return -torch.stack(out).squeeze(2)

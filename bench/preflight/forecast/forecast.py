@@ -206,7 +206,7 @@ def _disk(experiment: Experiment, shapes: ModelShapes, stages: dict[str, tuple[S
     sizes = [4 * s.trained * (4 if s.settings.train.ema_half_life else 3) + s.spending.rollouts for s in running]
     whole = shapes.numbers_of("transformer")
     lora = sum(4 * f[0].trained for f in stages.values() if len(f) == 1 and f[0].settings.train.adaptation == "lora")
-    pictures = shapes.latent[1] * shapes.latent[2] * 64 * 3 * experiment.evaluation.pictures
+    pictures = shapes.latent[1] * shapes.latent[2] * shapes.family.pixels**2 * 3 * experiment.evaluation.pictures
     return {
         f"checkpoints, cells at work: {experiment.workers}": (KEEP + 1) * max(sizes) * experiment.workers,
         f"final models, cells: {cells * len(stages)}": 4 * whole * cells * len(stages),

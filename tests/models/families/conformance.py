@@ -171,6 +171,16 @@ tried: `--shard`, `runtime.compile`, `runtime.attention` and `runtime.t5 false` 
 Where a pipeline has a multistep solver, as SANA's has, the steps here are Euler's. A shift that depends on the size of
 pictures is that of the model's resolution in every aspect bucket.
 
+## At full size
+
+`python -m bench plan --preset z-image-lora --gpu h100` computes memory and hours from the published numbers, nothing is
+fetched; SFT, SOAR and Flow-GRPO by LoRA at 512 pixels, 5,000 updates each, three seeds, at 0.4 of the card's peak:
+
+| preset | memory, at most | H100 SXM | L40S |
+| --- | --- | --- | --- |
+| flux2-klein-lora | 31.5 GiB | 580 h | 1,585 h |
+| z-image-lora | 40.1 GiB | 1,051 h | 2,871 h |
+
 ## Conformance
 
 Largest difference of latents from diffusers' own pipeline after {STEPS} Euler steps, tiny random weights, the same

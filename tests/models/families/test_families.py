@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +281,21 @@ def test_every_family_is_found_by_its_pipeline() -> None:
         assert all(getattr(family, fact) for fact in (*conformance.COLUMNS, "source", "lora_targets"))
     assert {family.pipeline for family in families()} <= set(FAMILIES)
     assert set(NAMES) == {"sd3", *tiny_families.BUILDERS} == set(THEIRS)
+
+
+@pytest.mark.slow
+def test_the_list_says_what_each_family_needs_and_loads_no_model_library() -> None:
+    program = (
+        "import sys; from bench.cli.main import main\n"
+        "assert main(['list', 'models']) == main(['list', 'qwen-image']) == 0\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    for family in families():
+        for told in (family.pipeline, f"guidance: {family.guidance}", f"schedule: {family.schedule}"):
+            assert told in done.stdout
+        assert f"LoRA targets: {', '.join(family.lora_targets)}" in done.stdout
+    assert "model family qwen-image" in done.stdout and "arXiv 2508.02324" in done.stdout
 
 
 @pytest.mark.parametrize("runtime", [{"compile": True}, {"attention": "math"}, {"t5": False}])

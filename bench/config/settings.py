@@ -108,6 +108,10 @@ class Runtime:
     ] = "auto"
     compile: Annotated[bool, Option("compile the blocks of the denoiser by torch.compile")] = False
 
+    def identity(self) -> dict[str, Any]:
+        """What numbers depend on, JSON-able."""
+        return without_later(Runtime, _plain(self))
+
 
 @dataclass(frozen=True, config=_STRICT)
 class Evaluation:
@@ -449,7 +453,7 @@ class Experiment:
 
     def _values(self, *effects: Effect) -> dict[str, Any]:
         """The settings of these effects, without absolute paths."""
-        values = self.resolved() | {"evaluation": self.evaluation.identity()}
+        values = self.resolved() | {"evaluation": self.evaluation.identity(), "runtime": self.runtime.identity()}
         marks = option_effects(Experiment)
         kept = {name: values[name] for name in marks if marks[name] in effects and name != "data"} | self._pictures()
         return portable_values(kept)
@@ -464,7 +468,7 @@ class Experiment:
             "world": self.world,
             "model": self.model,
             "weights": self.weights,
-            "runtime": _plain(self.runtime),
+            "runtime": self.runtime.identity(),
             "threads": self.threads,
             "task": _plain(self.task(task)),
             "evaluation": self.evaluation.identity(),

@@ -106,10 +106,17 @@ def decoding_bytes(family: Family, latent: tuple[int, int, int], held: str) -> i
 
 def _place_on_cpu(module: Any) -> None:
     """Put tensors of the device `meta` where passes are like those of a real device; inside a FakeTensorMode."""
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [placed(one) for one in value]
+        if not isinstance(value, Tensor) or value.device.type != "meta":
+            return value
+        new = torch.empty(value.shape, dtype=value.dtype, device="cpu")
+        return torch.nn.Parameter(new, value.requires_grad) if isinstance(value, torch.nn.Parameter) else new
+
     for part in module.modules():
-        for table in (part._parameters, part._buffers):
-            for name, tensor in list(table.items()):
-                if tensor is not None:
-                    placed = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-                    is_weight = isinstance(tensor, torch.nn.Parameter)
-                    table[name] = torch.nn.Parameter(placed, tensor.requires_grad) if is_weight else placed
+        for table in (part._parameters, part._buffers, vars(part)):  # rotary tables are plain attributes at times
+            for name, value in list(table.items()):
+                if isinstance(value, Tensor | list):
+                    table[name] = placed(value)

@@ -267,7 +267,9 @@ def test_plan_reads_the_flops_and_the_memory_that_are_measured(name: str, folder
     trained = policy.prepare(train, 0)
     assert shapes.trained_weights_and_flops(train) == (sum(p.numel() for p in trained), policy.measure_flops())
     assert shapes.latent == policy.latent_shape and shapes.shift == policy.shift
-    for gradient in (True, False):
+    for gradient in (True, False):  # each by a model of its own: tables of positions are made in its first pass
+        policy = PipelinePolicy.of(e, world(folders(name)))
+        policy.prepare(train, 0)
         computed = pass_bytes(shapes, train, 2, gradient=gradient, cuda=False)
         assert computed == run_pass(policy, policy.latent_shape, 2, gradient=gradient)
 
@@ -323,6 +325,15 @@ def test_guidance_that_is_no_input_is_refused_and_one_that_is_counts(folders: Fo
         assert schnell.velocity(*states(schnell)).shape == x.shape
     with pytest.raises(ConfigError, match="takes no guidance as an input"):
         load(tmp_path, embedded_guidance=2.0)
+
+
+def test_an_embedded_guidance_is_recorded_where_it_is_asked_for_alone(folders: Folders) -> None:
+    """So cells that were recorded before there was the setting compare with those of today."""
+    plain, asked = (small(folders("flux1"), "sft", **more) for more in ({}, {"runtime.embedded_guidance": 2.0}))
+    task = plain.tasks[0].name
+    assert "embedded_guidance" not in plain.cell_config(task, "sft")["runtime"] | plain.shared_config["runtime"]
+    assert asked.cell_config(task, "sft")["runtime"]["embedded_guidance"] == 2.0
+    assert asked.config_hash != plain.config_hash
 
 
 def test_a_distilled_model_has_no_unconditional_branch(tmp_path: Path) -> None:

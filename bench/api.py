@@ -224,7 +224,10 @@ class Model(Protocol):
         """The unconditional and the conditional velocity v_u, v_c, each (B, *S), by one pass of 2 B rows."""
 
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
-        """v_u + scale (v_c - v_u); v_c alone where scale is 1. Source: arXiv 2207.12598, eq. 6."""
+        """`guide` of both branches; v_c alone where scale is 1."""
+
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u), renormalised where the model's family does that. Source: arXiv 2207.12598, eq. 6."""
 
     def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
         """`guided_velocity` of the frozen model at stage entry, without gradient."""

@@ -174,7 +174,7 @@ class FlowGRPO(Method):
             v = env.model.velocity(x, sigma, cond)
             return v, v
         v_u, v_c = env.model.velocity_branches(x, sigma, cond)
-        return flow.guide(v_u, v_c, self.config.guidance), v_u
+        return env.model.guide(v_u, v_c, self.config.guidance), v_u
 
     def reference(self, env: Env, x: Tensor, step: Tensor, cond: Condition) -> Tensor:
         """Guided velocities of the reference (B, window, *S) at states x (B, window, *S) of the sampling steps."""
@@ -234,4 +234,4 @@ class FlowGRPO(Method):
         if v_u is None:
             with torch.no_grad():
                 v_u = env.model.velocity(x, sigma, env.model.null(cond))
-        return flow.guide(v_u, env.model.velocity(x, sigma, cond), c.guidance)
+        return env.model.guide(v_u, env.model.velocity(x, sigma, cond), c.guidance)

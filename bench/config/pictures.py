@@ -78,7 +78,8 @@ class Data:
     subset: Annotated[str, Option("split of a saved dataset or of the hub's")] = "train"
     resolution: Annotated[int | None, Option("pixels of a side; null: the model's own", ge=8, le=16_384)] = None
     text_length: Annotated[
-        int | None, Option("tokens that T5 reads; null: 256; 0: there is no T5", ge=0, le=16_384)
+        int | None,
+        Option("tokens that are read of a caption; null: the family's own; 0: there is no T5", ge=0, le=16_384),
     ] = None
     max_pixels: Annotated[int, Option("a picture of more is left out unread", ge=1, le=_LARGEST)] = 89_478_485
     allow_broken: Annotated[float, Option("share of the rows that may be broken; more stops the run", ge=0, le=1)] = (

@@ -107,6 +107,10 @@ class ClosedFormPolicy:
         """Texts of `TEXTS`, or the empty one, to labels."""
         return Labels(torch.tensor([TEXTS.index(text) if text else -1 for text in prompts]))
 
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u) (B, *S)."""
+        return flow.guide(v_u, v_c, scale)
+
     def null(self, cond: Any) -> Labels:
         """The empty prompt, as many rows as `cond` has."""
         return Labels(torch.full_like(cond.label, -1))

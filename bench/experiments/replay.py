@@ -31,7 +31,7 @@ from bench.datasets.worlds import experiment_world
 from bench.experiments.cell_log import refuse_other_cell
 from bench.experiments.recorded import recorded_model, with_given_plugins
 from bench.experiments.resume import own_sources
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.parsing import option_effects, values_before
 from bench.paths import inside, portable_values
 from bench.results.records.provenance import changed_sources, shown_sources, source_hashes
@@ -98,7 +98,7 @@ def _changed(job: CellJob, cell: Cell) -> list[str]:
 def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[str, Any], folder: Path) -> int:
     experiment = job.experiment
     world, task = experiment_world(experiment), experiment.task(job.task)
-    policy = SD3Policy.of(experiment, world)
+    policy = PipelinePolicy.of(experiment, world)
     ledger = Ledger.from_state(saved.state["ledger"]) if saved else Ledger()
     scorers = load_scorers(
         {task.reward, task.select},

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.models.conditioning import TextCondition
+from bench.models.text_condition import TextCondition
+
+if TYPE_CHECKING:
+    from bench.models.families.family import Family
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class PassFlops:
 
 
 def count(
-    transformer: Any, vae: Any, latent: tuple[int, ...], cond: TextCondition, device: str | None = None
+    family: Family, transformer: Any, latent: tuple[int, ...], cond: TextCondition, device: str | None = None
 ) -> PassFlops:
     """The FLOPs of one sample, with the trained weights as they are set up now.
 
@@ -42,16 +45,13 @@ def count(
     from bench.models import kernels  # which imports diffusers, as forecasts of known passes need not
 
     device = device or ("cpu" if transformer.device.type == "cpu" else "meta")
-    denoiser, decoder = _stand_in(transformer, device), _stand_in(vae, device)
+    denoiser, decoder = _stand_in(transformer, device), _stand_in(family.parts.vae, device)
     denoiser.disable_gradient_checkpointing()
-    kernels.choose_attention(denoiser, "auto")
+    kernels.choose_attention(denoiser, "auto", family)
     x, inputs = torch.zeros(1, *latent, device=device), cond.to(device)
 
     def velocity(x: Tensor) -> Tensor:
-        return denoiser(
-            hidden_states=x, timestep=torch.zeros(1, device=device), encoder_hidden_states=inputs.embeds,
-            pooled_projections=inputs.pooled, return_dict=False,
-        )[0]  # fmt: skip
+        return family.velocity(denoiser, x, torch.zeros(1, device=device), inputs)
 
     # Not every fused attention kernel is in torch's table of FLOPs; the plain one is.
     with sdpa_kernel(SDPBackend.MATH):
@@ -66,7 +66,7 @@ def count(
             with FlopCounterMode(display=False) as reference, torch.no_grad():
                 velocity(x)
         with FlopCounterMode(display=False) as decode, torch.no_grad():
-            decoder.decode(x)
+            family.decode(decoder, x)
     counts = (forward.get_total_flops(), backward, through, reference.get_total_flops(), decode.get_total_flops())
     return PassFlops(*map(float, counts))
 

@@ -20,14 +20,14 @@ from bench.scoring.scorer import Scorer
 from bench.training.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
 
 _CHUNK = 256
 _VERSION = 3  # of what is kept of a choice
 
 
 def curated_data(
-    world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
+    world: World, task: Task, policy: PipelinePolicy, select: Scorer | None, note: Callable[[str], object] = print
 ) -> Dataset | BucketedDataset:
     """The supervised data of a task: which pictures, kept where it was found out before, and their latent moments.
 
@@ -51,7 +51,9 @@ def curated_data(
     return BucketedDataset(tuple(parts), tuple(policy.latent_of(tuple(part["size"])) for part in state["parts"]))
 
 
-def _dataset(policy: SD3Policy, candidates: Callable[[], Candidates], state: Mapping[str, Any], number: int) -> Dataset:
+def _dataset(
+    policy: PipelinePolicy, candidates: Callable[[], Candidates], state: Mapping[str, Any], number: int
+) -> Dataset:
     """The pictures of one size, whose moments are encoded now, and read when they are drawn."""
     part = state["parts"][number]
     rows, size = np.array(part["rows"]), part["size"] and tuple(part["size"])
@@ -110,7 +112,7 @@ def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> str:
+def _key(world: World, task: Task, policy: PipelinePolicy, select: Scorer | None) -> str:
     parts: dict[str, Any] = {
         "world": [world.name, world.version],
         "version": _VERSION,

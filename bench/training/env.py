@@ -163,14 +163,18 @@ class MeteredModel:
         return branches(self.velocity, self.null, x, sigma, cond)
 
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
-        """v_u + scale (v_c - v_u)."""
-        return guided(self.velocity, self.null, x, sigma, cond, scale)
+        """`guide` of both branches."""
+        return guided(self, self.velocity, x, sigma, cond, scale)
+
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u), renormalised where the model's family does that."""
+        return self._policy.guide(v_u, v_c, scale)
 
     def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
         """The frozen model at stage entry, without gradient."""
         if self._reference is None:
             raise PluginError("this method asks for the reference model but does not say so: Needs(reference=True)")
-        return guided(self._reference_pass, self.null, x, sigma, cond, scale)
+        return guided(self, self._reference_pass, x, sigma, cond, scale)
 
     def _reference_pass(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
         assert self._reference is not None

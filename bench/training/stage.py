@@ -17,8 +17,8 @@ from bench.budget import Budget, Ledger, Limit
 from bench.config.settings import StageSettings as StageSettings
 from bench.datasets.dataset import BucketedDataset, Dataset
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
-from bench.models.conditioning import TextCondition
 from bench.models.flops import PassFlops
+from bench.models.text_condition import TextCondition
 from bench.plugin_errors import plugin_errors
 from bench.scoring.scorer import Scorer
 from bench.tensors import load_tensors, write_tensors
@@ -28,7 +28,7 @@ from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
 
 if TYPE_CHECKING:
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class Stage:
     """Advances a method phase by phase: `collect` where the buffer is empty, then `step`."""
 
     def __init__(
-        self, method: Method, env: TrainingEnv, limit: Limit, policy: SD3Policy, ranks: Ranks = SINGLE_PROCESS
+        self, method: Method, env: TrainingEnv, limit: Limit, policy: PipelinePolicy, ranks: Ranks = SINGLE_PROCESS
     ) -> None:
         self.method = method
         self.env = env
@@ -184,7 +184,9 @@ class Stage:
         if self.env.rollouts is not None:
             cond = self.env.rollouts.cond
             assert isinstance(cond, TextCondition)
-            rows = {"rollout_cond.embeds": cond.embeds, "rollout_cond.pooled": cond.pooled}
+            if cond.lengths is not None:  # all ranks need one length to gather them
+                cond = cond.padded(max(self._ranks.all_gather_object("longest", cond.embeds.shape[1])))
+            rows = {f"rollout_cond.{name}": t.to(self.policy.device) for name, t in cond.named().items()}
             rows |= {f"rollout.{name}": t for name, t in self.env.rollouts.tensors.items()}
             out |= {name: self._ranks.all_gather(t) for name, t in rows.items()}
         return out
@@ -217,7 +219,7 @@ class Stage:
             self.method.load_state_dict(state["method"])
         if state["rollouts"] is not None:
             own, device = self._own_rows(state["rollout_rows"]), self.policy.device
-            cond = TextCondition(tensors["rollout_cond.embeds"], tensors["rollout_cond.pooled"])[own].to(device)
+            cond = TextCondition.of(_under(tensors, "rollout_cond."))[own].to(device)
             rows = {name: t[own].to(device) for name, t in _under(tensors, "rollout.").items()}
             self.env.rollouts = Rollouts(rows, cond, **state["rollouts"])
 
@@ -257,14 +259,14 @@ def _training_reward(context: TaskContext) -> Scorer:
     return reward
 
 
-def _measured(policy: SD3Policy, dataset: Dataset | BucketedDataset | None) -> dict[tuple[int, ...], PassFlops]:
+def _measured(policy: PipelinePolicy, dataset: Dataset | BucketedDataset | None) -> dict[tuple[int, ...], PassFlops]:
     """The FLOPs of one sample's passes, by the shape of its latent; before weights are shared out among ranks."""
     shapes = set(dataset.shapes) if isinstance(dataset, BucketedDataset) else set()
     own = tuple(policy.latent_shape)
     return {own: policy.measure_flops(), **{shape: policy.measure_flops(shape) for shape in shapes - {own}}}
 
 
-def _enter_with(policy: SD3Policy, entry: Path, ranks: Ranks) -> None:
+def _enter_with(policy: PipelinePolicy, entry: Path, ranks: Ranks) -> None:
     """Take the weights at stage entry from `entry`, or keep them there for a resume."""
     policy.unshard(policy.device)
     if ranks.all_gather_object("entry", entry.is_file())[0]:

@@ -17,7 +17,7 @@ from bench.datasets.pictures.preparation import pictures_table, prepare_pictures
 from bench.datasets.pictures.selection import Selection, columns_of, write_selection
 from bench.datasets.pictures.world import ImagesWorld
 from bench.datasets.splits import SPLITS
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from tests.support.user_pictures import captions, image_folder, noise, png, write_listing
 
 SIDE = 64  # pixels of the tiny pipeline
@@ -70,7 +70,7 @@ def test_a_fetched_model_is_named_by_its_hub_id(
     (place / "refs" / "main").write_text(commit)
     by_id = ImagesWorld(Data(path=str(folder)), name)
     assert by_id.version == world(folder, tiny_pipeline).version
-    assert SD3Policy.load(by_id.model, device="cpu").latent_shape
+    assert PipelinePolicy.load(by_id.model, device="cpu").latent_shape
 
 
 def test_tags_are_the_categories(folder: Path, tiny_pipeline: Path) -> None:

@@ -212,7 +212,7 @@ class Lacking(Reward):
 NEEDED = [
     (["--device", "cuda"], ["device 'cuda': expected a CUDA device", "say --device cpu"]),
     (["--model", "nobody/nothing"], ["nobody/nothing: there is no such folder", "bench fetch nobody/nothing"]),
-    (["--model", "FLUX"], ["expected a StableDiffusion3Pipeline", "says that it is a FluxPipeline", "by --model"]),
+    (["--model", "PIXART"], ["a PixArtSigmaPipeline is no rectified flow: it predicts the noise", "by --model"]),
     (["--task.reward", "LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
     (["--task.select", "0.5*scenes-aesthetic+0.5*LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
     (["--task.scorers", "scenes-geneval,LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
@@ -234,9 +234,9 @@ def test_what_a_run_needs_is_looked_for_before_anything_is_written(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "lacking.py").write_text(LACKING)
-    shutil.copytree(tiny_pipeline, tmp_path / "flux")
-    edit(tmp_path / "flux" / "model_index.json", "StableDiffusion3Pipeline", "FluxPipeline")
-    files = {"LACKING": tmp_path / "lacking.py", "FLUX": tmp_path / "flux", "PICTURES": tmp_path / "pictures"}
+    shutil.copytree(tiny_pipeline, tmp_path / "pixart")
+    edit(tmp_path / "pixart" / "model_index.json", "StableDiffusion3Pipeline", "PixArtSigmaPipeline")
+    files = {"LACKING": tmp_path / "lacking.py", "PIXART": tmp_path / "pixart", "PICTURES": tmp_path / "pictures"}
     given = [*arguments]
     for name, path in files.items():
         given = [argument.replace(name, str(path)) for argument in given]
@@ -260,14 +260,27 @@ def test_what_is_recorded_needs_nothing(
 
 
 @pytest.mark.parametrize("arguments", [["sample", "--out", "OUT/a.png"], ["run", "--results", "OUT"], ["plan"]])
+@pytest.mark.parametrize(
+    ("pipeline", "told"),
+    [
+        ("PixArtSigmaPipeline", "is no rectified flow: it predicts the noise of a diffusion process"),
+        ("SanaSprintPipeline", "is no rectified flow: it is a consistency model"),
+        ("StableDiffusionXLPipeline", "is no rectified flow: it predicts the noise of a diffusion process"),
+        ("MochiPipeline", "expected a pipeline of one of the families that can be trained (StableDiffusion3Pipeline"),
+    ],
+)
 def test_another_pipeline_is_called_by_its_name(
-    arguments: list[str], tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    pipeline: str,
+    told: str,
+    tiny_pipeline: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(tiny_pipeline, tmp_path / "flux")
-    edit(tmp_path / "flux" / "model_index.json", "StableDiffusion3Pipeline", "FluxPipeline")
+    shutil.copytree(tiny_pipeline, tmp_path / "other")
+    edit(tmp_path / "other" / "model_index.json", "StableDiffusion3Pipeline", pipeline)
     given = [argument.replace("OUT", str(tmp_path / "out")) for argument in arguments]
-    told = ["expected a StableDiffusion3Pipeline (Stable Diffusion 3 or 3.5)", "says that it is a FluxPipeline"]
-    refused([*given, "--model", str(tmp_path / "flux")], told, capsys)
+    refused([*given, "--model", str(tmp_path / "other")], [told, pipeline], capsys)
     assert not (tmp_path / "out").exists()
 
 

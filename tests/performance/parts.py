@@ -15,7 +15,7 @@ from safetensors.torch import save
 from bench.config.load import load_settings
 from bench.datasets.scenes.proxies import ASSETS, CLIP_FOLDER, ProxyClip
 from bench.datasets.worlds import experiment_world
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.scoring.loading import load_scorers
 from bench.training.checkpoint import Checkpoints
 from bench.training.context import TaskContext
@@ -39,7 +39,7 @@ def evaluation() -> Pair:
         diversity_prompts=0, grid_prompts=16, pictures=4,
     )  # fmt: skip
     task, world = experiment.tasks[0], experiment_world(experiment)
-    policy = SD3Policy.load(world.model)
+    policy = PipelinePolicy.load(world.model)
     evaluator = Evaluator(TaskContext(world, task, policy, load_scorers(set(task.scorers))), settings)
     clip = ProxyClip(ASSETS / CLIP_FOLDER)
     noise = torch.randn(PROMPTS, *policy.latent_shape)
@@ -63,7 +63,7 @@ def curation(folder: Path) -> Pair:
     experiment = load_settings("quick", {"task.candidates": CANDIDATES})
     task, world = experiment.tasks[0], experiment_world(experiment)
     policy, scorers, clip = (
-        SD3Policy.load(world.model),
+        PipelinePolicy.load(world.model),
         load_scorers(set(task.scorers)),
         ProxyClip(ASSETS / CLIP_FOLDER),
     )

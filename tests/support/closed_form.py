@@ -42,13 +42,16 @@ class ClosedFormModel:
         return branches(self.velocity, self.null, x, sigma, cond)
 
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
-        return guided(self.velocity, self.null, x, sigma, cond, scale)
+        return guided(self, self.velocity, x, sigma, cond, scale)
+
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        return flow.guide(v_u, v_c, scale)
 
     @torch.no_grad()
     def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Any, scale: float = 1.0) -> Tensor:
         self.passes["reference"] += len(x)
         reference = ClosedFormPolicy(self.reference).velocity
-        return guided(reference, self.null, x, sigma, cond, scale)
+        return guided(self, reference, x, sigma, cond, scale)
 
 
 class ClosedFormDraw:

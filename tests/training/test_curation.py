@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.scoring.loading import load_scorers
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
@@ -44,7 +44,7 @@ def made(tiny_pipeline, tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     e = experiment(tiny_pipeline)
     task, ready = e.tasks[0], scorers(e)
-    policy = SD3Policy.load(tiny_pipeline)
+    policy = PipelinePolicy.load(tiny_pipeline)
     return lambda note=None: curated_data(world(tiny_pipeline), task, policy, ready[task.select], note)
 
 
@@ -75,7 +75,7 @@ class Mine(Reward):
 
 def test_another_source_of_the_same_name_and_version_chooses_afresh(tiny_pipeline, tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    (task,), policy = experiment(tiny_pipeline).tasks, SD3Policy.load(tiny_pipeline)
+    (task,), policy = experiment(tiny_pipeline).tasks, PipelinePolicy.load(tiny_pipeline)
     chosen = []
     for name, sign in (("one", 1), ("other", -1), ("again", 1)):
         (tmp_path / f"{name}.py").write_text(REWARD.replace("SIGN", str(sign)))

@@ -17,7 +17,7 @@ from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.config.task import Task
 from bench.datasets.world import Candidates, World
-from bench.models.policy import PassFlops, SD3Policy
+from bench.models.policy import PassFlops, PipelinePolicy
 from bench.preflight.conformance.check import Mismatch
 from bench.scoring.loading import load_scorers
 from bench.scoring.scorer import Scorer
@@ -59,7 +59,7 @@ _TASK = Task(
 )  # fmt: skip
 
 
-class _OnceMeasuredPolicy(SD3Policy):
+class _OnceMeasuredPolicy(PipelinePolicy):
     """Counts its FLOPs once with adapters and once without: counting takes longer than a step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -67,7 +67,7 @@ class _OnceMeasuredPolicy(SD3Policy):
         self._passes: dict[tuple[bool, tuple[int, ...] | None], PassFlops] = {}
 
     def measure_flops(self, latent: tuple[int, ...] | None = None) -> PassFlops:
-        """As `SD3Policy` does; from the second call on what the first one found."""
+        """As `PipelinePolicy` does; from the second call on what the first one found."""
         key = self._lora, latent
         if key not in self._passes:
             self._passes[key] = super().measure_flops(latent)
@@ -98,7 +98,7 @@ class Fixtures:
         self.world: World = _OnceDrawnWorld(world)
 
     @cached_property
-    def policy(self) -> SD3Policy:
+    def policy(self) -> PipelinePolicy:
         """The base model."""
         policy = _OnceMeasuredPolicy.load(self.world.model)
         policy.transformer.requires_grad_(True)  # as in every stage
@@ -108,7 +108,7 @@ class Fixtures:
     @cached_property
     def frozen_parts(self) -> dict[str, torch.nn.Module]:
         """What no method may change, by name."""
-        names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+        names = ("vae", *self.policy.family.encoders)
         parts = {name: getattr(self.policy.pipeline, name) for name in names}
         return {name: part for name, part in parts.items() if part is not None}
 

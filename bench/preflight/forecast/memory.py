@@ -11,7 +11,6 @@ from bench.config.reward_expression import scorers_of_task
 from bench.config.scorer_process import ScorerProcess
 from bench.config.settings import Experiment, Runtime, Train
 from bench.config.task import Task
-from bench.models.loading import ENCODERS
 from bench.preflight.forecast.activations import decoding_bytes, pass_bytes
 from bench.preflight.forecast.shapes import ModelShapes
 from bench.preflight.forecast.spending import LargestPass
@@ -91,7 +90,7 @@ class StageMemoryForecaster:
     ) -> StageMemory:
         """Memory of a stage that trains `trained` weights; `rollouts` are the bytes it keeps of them."""
         shapes, runtime = self._shapes, self._experiment.runtime
-        denoiser, encoders = shapes.bytes_of("transformer"), shapes.bytes_of(*ENCODERS)
+        denoiser, encoders = shapes.bytes_of("transformer"), shapes.bytes_of(*shapes.family.encoders)
         full = train.adaptation == "full"
         resident: BytesByPart = {
             "denoiser": denoiser,
@@ -137,7 +136,7 @@ class StageMemoryForecaster:
     def _decoding(self) -> float:
         if "decoding" not in self._known:
             held = self._shapes.runtime.frozen_weights
-            self._known["decoding"] = decoding_bytes(self._shapes.pipeline.vae, self._shapes.latent, held)
+            self._known["decoding"] = decoding_bytes(self._shapes.family, self._shapes.latent, held)
         return self._known["decoding"]
 
 
@@ -158,7 +157,7 @@ _BLOCKS_FORWARD, _BLOCKS_BACKWARD = 3, 6
 
 def sharded_memory(memory: StageMemory, shapes: ModelShapes, cards: int) -> StageMemory:
     """What of a stage's memory is on each of `cards` cards, and what is there in whole for a while."""
-    blocks = shapes.pipeline.transformer.transformer_blocks
+    blocks = shapes.family.blocks_of(shapes.pipeline.transformer)
     largest = max(sum(p.nbytes for p in block.parameters()) for block in blocks)
     phases = {name: _divided(parts, cards) for name, parts in memory.phases.items()}
     for parts in phases.values():

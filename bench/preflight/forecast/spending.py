@@ -19,8 +19,8 @@ from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.datasets.dataset import Dataset
 from bench.datasets.rehearsal import Brightness
-from bench.models.conditioning import TextCondition
 from bench.models.flops import PassFlops
+from bench.models.text_condition import TextCondition
 from bench.scoring.scorer import Scorer
 from bench.training.context import Metering
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
@@ -70,6 +70,10 @@ class OneWeightPolicy:
     def null(self, cond: TextCondition) -> TextCondition:
         """The same."""
         return cond
+
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u)."""
+        return flow.guide(v_u, v_c, scale)
 
     def sigmas(self, steps: int) -> Tensor:
         """The sampling schedule (steps + 1,)."""

@@ -97,11 +97,13 @@ def Option(help: str, *, effect: Effect = "numbers", metavar: str = "", before: 
 class Needs:
     """What a method asks of the harness; the runner refuses a task that cannot give it.
 
-    data: clean latents with captions. reward: `env.score` and training prompts. log_prob: stochastic sampling with
-    log-probabilities. reference: the frozen model at stage entry.
+    data: clean latents with captions. unselected: those of all candidates of the task, whatever it selects. reward:
+    `env.score` and training prompts. log_prob: stochastic sampling with log-probabilities. reference: the frozen model
+    at stage entry.
     """
 
     data: bool = False
+    unselected: bool = False
     reward: bool = False
     log_prob: bool = False
     reference: bool = False

@@ -115,6 +115,12 @@ def correction_target(z_prime: Tensor, z0: Tensor, sigma_prime: Tensor) -> Tenso
     return (z_prime - z0) / align(sigma_prime, z0)
 
 
+def turned(displacement: Tensor, direction: Tensor) -> Tensor:
+    """A displacement (B, *S) of the same length in another `direction` (B, *S), which is not 0."""
+    length, other = (x.flatten(1).norm(dim=1) for x in (displacement, direction))
+    return align(length / other, direction) * direction
+
+
 # Flow-GRPO, arXiv 2505.05470 -----------------------------------------------------------------------------------------
 
 

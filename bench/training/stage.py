@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bench.api import ConfigError, Method, PluginError, Prompt, Rollouts
+from bench.api import ConfigError, Method, Needs, PluginError, Prompt, Rollouts
 from bench.budget import Budget, Ledger, Limit
 from bench.config.settings import StageSettings as StageSettings
 from bench.datasets.dataset import BucketedDataset, Dataset
@@ -22,7 +22,7 @@ from bench.plugin_errors import plugin_errors
 from bench.scoring.scorer import Scorer
 from bench.tensors import load_tensors, write_tensors
 from bench.training.context import Metering, TaskContext
-from bench.training.curation import curated_data
+from bench.training.curation import training_data
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
 
@@ -78,7 +78,7 @@ class Stage:
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
         policy.precision = train.precision
         trained = policy.prepare(train, plan.noise_seed)
-        dataset = _training_data(context, ledger) if method.needs.data else None
+        dataset = _training_data(context, method.needs, ledger) if method.needs.data else None
         passes = _measured(policy, dataset)
         optimizer = Optimizer(policy.shard(trained), train)
         if method.needs.reference and train.adaptation == "lora":
@@ -229,12 +229,8 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _training_data(context: TaskContext, ledger: Ledger) -> Dataset | BucketedDataset:
-    task, scorers = context.task, context.scorers
-    select = scorers[task.select] if task.select else None
-    dataset = context.ranks.first_rank_first(
-        lambda: curated_data(context.world, task, context.policy, select, context.note)
-    )
+def _training_data(context: TaskContext, needs: Needs, ledger: Ledger) -> Dataset | BucketedDataset:
+    dataset = training_data(context, needs)
     ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
     return dataset
 

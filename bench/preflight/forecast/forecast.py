@@ -167,7 +167,8 @@ def _pictures(experiment: Experiment, task: Task) -> int:
     there = task.candidates
     if experiment.data is not None and experiment.data.found is not None:
         there = min(there, experiment.data.found.training)
-    return math.ceil(task.top_share * there)
+    every = any(stage.build().needs.unselected for chain in experiment.methods for stage in chain.stages)
+    return math.ceil((1.0 if every else task.top_share) * there)
 
 
 def _host(experiment: Experiment, shapes: ModelShapes) -> BytesByPart:

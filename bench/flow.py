@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 Scale = Literal["group", "batch", "none"]
+Noise = Literal["sde", "dance", "cps"]
 
 
 def align(sigma: Tensor, x: Tensor) -> Tensor:
@@ -135,10 +136,39 @@ def sde_mean_std(
 
     Source: Flow-GRPO, arXiv 2505.05470, eq. 9 and the text below it (there t for sigma).
     """
-    s2 = noise_level**2 * sigma / (1 - sigma.clamp(max=sigma_max))
+    return _sde_step(x, v, sigma, sigma_next, noise_level**2 * sigma / (1 - sigma.clamp(max=sigma_max)))
+
+
+def _sde_step(x: Tensor, v: Tensor, sigma: Tensor, sigma_next: Tensor, s2: Tensor) -> tuple[Tensor, Tensor]:
+    """One SDE step with the marginals of the ODE; s2 is the square of its diffusion s."""
     d = sigma_next - sigma
     drift = v + align(s2 / (2 * sigma), x) * (x + align(1 - sigma, x) * v)
     return x + align(d, x) * drift, align((s2 * d.abs()).sqrt(), x)
+
+
+def noisy_step(
+    noise: Noise, x: Tensor, v: Tensor, sigma: Tensor, sigma_next: Tensor, noise_level: float, sigma_max: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Mean (B, *S) and standard deviation (B, 1, ..., 1) of one step that adds noise.
+
+    `sde` is Flow-GRPO's, see `sde_mean_std`. `dance` is the same SDE with s = noise_level at every level. `cps`
+    (coefficients-preserving sampling) leaves exactly the noise of sigma_next: with x0 = x - sigma v, x1 = x +
+    (1 - sigma) v and std = sigma_next sin(noise_level pi/2), mean = (1 - sigma_next) x0 + sqrt(sigma_next^2 - std^2)
+    x1; noise_level is in (0, 1].
+
+    Source: DanceGRPO, arXiv 2505.07818, and CPS, arXiv 2509.05952, each as in its reference code; Flow-GRPO, arXiv
+    2505.05470. DanceGRPO writes the drift as v - (s^2/2) score with score = -(x - (1 - sigma) x0)/sigma^2, which is
+    that of `sde_mean_std`.
+    """
+    if noise == "sde":
+        return sde_mean_std(x, v, sigma, sigma_next, noise_level, sigma_max)
+    if noise == "dance":
+        return _sde_step(x, v, sigma, sigma_next, torch.full_like(sigma, noise_level**2))
+    if noise == "cps":
+        added, kept = (trig(noise_level * math.pi / 2) for trig in (math.sin, math.cos))
+        z0, z1 = x - align(sigma, x) * v, x + align(1 - sigma, x) * v
+        return align(1 - sigma_next, x) * z0 + align(kept * sigma_next, x) * z1, align(added * sigma_next, x)
+    raise ValueError(f"noisy_step: expected noise sde, dance or cps, got {noise!r}")
 
 
 def log_prob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -160,6 +190,18 @@ def gaussian_kl(mean: Tensor, mean_ref: Tensor, std: Tensor) -> Tensor:
     2 s^2: a coefficient beta there corresponds to |d| beta here, about a tenth at ten steps.
     """
     return ((mean - mean_ref) ** 2 / (2 * std**2)).flatten(1).mean(1)
+
+
+def normalised_log_ratio(log_ratio: Tensor, mean: Tensor, mean_old: Tensor, std: Tensor) -> Tensor:
+    """The log-ratio (B,) of Gaussians that share std, freed of its negative mean and of the scale of the step.
+
+    (log_ratio + |mean - mean_old|^2/(2 std^2)) std, with MEAN over dimensions: linear in mean - mean_old, so that clip
+    ranges cut both sides of 1 alike and mean the same at every noise level.
+
+    Source: GRPO-Guard, arXiv 2510.22319 (RatioNorm), as in its reference code, with the std of each sample where that
+    takes the mean over samples.
+    """
+    return (log_ratio + gaussian_kl(mean, mean_old, std)) * std.flatten()
 
 
 def group_advantages(rewards: Tensor, eps: float = 1e-4, scale: Scale = "group") -> Tensor:

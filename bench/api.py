@@ -99,7 +99,7 @@ class Needs:
 
     data: clean latents with captions. unselected: those of all candidates of the task, whatever it selects. reward:
     `env.score` and training prompts. log_prob: stochastic sampling with log-probabilities. reference: the frozen model
-    at stage entry.
+    at stage entry. old: a second policy of the same architecture that follows the trained one as the method says.
     """
 
     data: bool = False
@@ -107,6 +107,7 @@ class Needs:
     reward: bool = False
     log_prob: bool = False
     reference: bool = False
+    old: bool = False
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,9 @@ class Model(Protocol):
     def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
         """`guided_velocity` of the frozen model at stage entry, without gradient."""
 
+    def old_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
+        """`guided_velocity` of the old policy, without gradient: the model at stage entry until `env.update_old`."""
+
     def null(self, cond: Condition) -> Condition:
         """The empty prompt's conditioning, as many rows as `cond` has."""
 
@@ -303,6 +307,12 @@ class Env(Protocol):
 
         Raises:
             NonFiniteError: a loss or the gradient is NaN or infinite; no weight has changed.
+        """
+
+    def update_old(self, decay: float) -> None:
+        """Weights of the old policy <- decay old + (1 - decay) trained, decay in [0, 1]; in float32, kept for a resume.
+
+        Where several processes train together, all of them have to call it with the same number.
         """
 
     def skip_update(self, reason: str) -> dict[str, float]:

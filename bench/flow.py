@@ -230,3 +230,44 @@ def ppo_loss(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
     """
     r = log_ratio.exp()
     return torch.maximum(-advantage * r, -advantage * r.clamp(1 - clip_range, 1 + clip_range))
+
+
+# Reinforcement on the forward process: losses of own samples z0, noised to z at sigma -----------------------------
+
+
+def nft_loss(v: Tensor, v_old: Tensor, target: Tensor, sigma: Tensor, optimality: Tensor, beta: float) -> Tensor:
+    """(q |x+ - z0|^2/w+ + (1 - q) |x- - z0|^2/w-)/beta (B,) with q = `optimality` (B,) in [0, 1], |.|^2 a mean.
+
+    v+ = (1 - beta) v_old + beta v and v- = (1 + beta) v_old - beta v are the implicit positive and negative policies,
+    x+- = z - sigma v+- their clean latents, and w+- = sg mean |x+- - z0|, at least 1e-5, so that no noise level rules.
+
+    Source: DiffusionNFT, arXiv 2509.16117, as in its reference code, which multiplies by the largest advantage too.
+    """
+
+    def matched(prediction: Tensor) -> Tensor:
+        error = align(sigma, target) * (prediction - target)  # of the clean latent, but for its sign
+        weight = error.detach().abs().flatten(1).mean(1).clamp(min=1e-5)
+        return error.square().flatten(1).mean(1) / weight
+
+    positive, negative = (1 - beta) * v_old + beta * v, (1 + beta) * v_old - beta * v
+    return (optimality * matched(positive) + (1 - optimality) * matched(negative)) / beta
+
+
+def matching_log_prob(error: Tensor, sigma: Tensor, power: float) -> Tensor:
+    """-(sigma/p)((e + 1e-10)^p - 1e-10^p) (B,): a log-likelihood by the flow-matching error e (B,); p is `power`.
+
+    Source: Advantage Weighted Matching, arXiv 2509.25050, weighting `ghuber` of its reference code; p = 1 is -sigma e.
+    """
+    return -sigma / power * ((error + 1e-10) ** power - 1e-10**power)
+
+
+def group_preference_weight(advantage: Tensor, gain: Tensor, beta: float) -> Tensor:
+    """S(beta mean_i A_i (e_i - e_i,ref)) (groups, 1), S the logistic function; `gain` is e - e_ref (groups, K).
+
+    How far the group's order is from learnt: 1/2 at the reference. Of a pair with A = (1, -1) it is the weight of
+    Diffusion-DPO's gradient, S(beta/2 [(e_w - e_w,ref) - (e_l - e_l,ref)]).
+
+    Source: DGPO, arXiv 2510.08425, as in its reference code; Flow-DPO, arXiv 2501.13918; Diffusion-DPO, arXiv
+    2311.12908.
+    """
+    return torch.sigmoid(beta * (advantage * gain).mean(1, keepdim=True))

@@ -52,6 +52,12 @@ def _check_shard(experiment: Experiment, problems: Problems) -> None:
             "shard", f"true is for weights that are trained wholly, and {', '.join(lora)} trains LoRA adapters: "
             "leave that out of --methods here, and run it alone with the same --name and without --shard",
         )  # fmt: skip
+    old = sorted({stage.name for stage in stages if registry.load_method(stage.source).needs.old})
+    if experiment.shard and old:
+        problems.add(
+            "shard", f"true shares out one policy, and {', '.join(old)} keeps an old one beside it: leave that out of "
+            "--methods here, and run it alone with the same --name and without --shard",
+        )  # fmt: skip
     if experiment.shard and experiment.runtime.compile:
         problems.add("shard", "true does not go with compiled blocks: set runtime.compile to false")
 

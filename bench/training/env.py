@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -132,10 +133,15 @@ class MeteredModel:
         reference: Reference | None,
         metering: Metering,
         passes: Mapping[tuple[int, ...], PassFlops],
+        old: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
-        """`passes` are the FLOPs of one sample by the shape of its latent: of all shapes that it is trained on."""
+        """`passes` are the FLOPs of one sample by the shape of its latent: of all shapes that it is trained on.
+
+        Inside `old()` the policy is the old one.
+        """
         self._policy = policy
         self._reference = reference
+        self._old = old
         self._ledger = metering.ledger
         self._limit = metering.limit
         self._ranks = metering.ranks
@@ -175,6 +181,14 @@ class MeteredModel:
         assert self._reference is not None
         self._charge_forward(len(x) * self._flops(x).reference, 0.0)
         return self._reference.velocity(x, sigma, cond)
+
+    @torch.no_grad()
+    def old_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
+        """The old policy, without gradient."""
+        if self._old is None:
+            raise PluginError("this method asks for the old policy but does not say so: set needs = Needs(old=True)")
+        with self._old():
+            return self.guided_velocity(x, sigma, cond, scale)
 
     def reference_tensors(self) -> dict[str, Tensor]:
         """Weights of the frozen model at stage entry, by name; none where the method needs none."""
@@ -341,6 +355,12 @@ class TrainingEnv:
         told = self._ranks.all_gather_object("log", self.log.fetch())
         self._begin_update()
         return means(told)
+
+    def update_old(self, decay: float) -> None:
+        """Let the old policy follow."""
+        if not 0 <= decay <= 1:
+            raise PluginError(f"update_old({decay}): expected a number from 0, all of the trained weights, to 1, none")
+        self.optimizer.update_old(decay)
 
     def abandon(self) -> None:
         """Drop the gradient of a step that the budget cut short."""

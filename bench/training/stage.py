@@ -80,13 +80,13 @@ class Stage:
         trained = policy.prepare(train, plan.noise_seed)
         dataset = _training_data(context, method.needs, ledger) if method.needs.data else None
         passes = _measured(policy, dataset)
-        optimizer = Optimizer(policy.shard(trained), train)
+        optimizer = Optimizer(policy.shard(trained), train, keeps_old=method.needs.old)
         if method.needs.reference and train.adaptation == "lora":
             reference = policy.frozen_copy()
         prompts = _training_prompts(context) if method.needs.reward else []
         metering = Metering(ledger, Limit(plan.budget, ledger, plan.spent), unit, ranks)
         draw = SampleDraw(policy, metering, train, plan.noise_seed, dataset, prompts)
-        model = MeteredModel(policy, reference, metering, passes)
+        model = MeteredModel(policy, reference, metering, passes, optimizer.old_weights if method.needs.old else None)
         texts = [*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""]
         ranks.first_rank_first(lambda: policy.texts.prepare(texts))
         reward = _training_reward(context) if method.needs.reward else None

@@ -47,9 +47,9 @@ def closed_form_stage(
     draw = SampleDraw(policy, metering, settings, 0, dataset, prompts)
     reference = policy.frozen_copy() if method.needs.reference else None
     passes = {tuple(policy.latent_shape): PassFlops(1.0, 2.0, 2.0, 1.0, 1.0)}
-    model = MeteredModel(policy, reference, metering, passes)
+    optimizer = Optimizer(list(policy.field.parameters()), settings, keeps_old=method.needs.old)
+    model = MeteredModel(policy, reference, metering, passes, optimizer.old_weights if method.needs.old else None)
     reward = Scorer(RewardedMode()) if method.needs.reward else None
-    optimizer = Optimizer(list(policy.field.parameters()), settings)
     env = TrainingEnv(draw, model, optimizer, reward, metering, settings)
     # Of its policy a stage asks only in checkpoints and at its end what a pipeline alone has; neither happens here.
     return Stage(method, env, metering.limit, policy)  # type: ignore[arg-type]

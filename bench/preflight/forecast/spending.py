@@ -119,8 +119,10 @@ def _stage(settings: StageSettings, shapes: ModelShapes, passes: PassFlops, ledg
     prompts = [Prompt(i, f"prompt {i}", {}) for i in range(4096)] if method.needs.reward else []
     draw = SampleDraw(policy, metering, train, 0, pictures, prompts)
     reference = OneWeightPolicy(shapes.shift) if method.needs.reference else None
-    model = MeteredModel(policy, reference, metering, {tuple(policy.latent_shape): passes})
-    env = TrainingEnv(draw, model, Optimizer([policy.weight], train), reward, metering, train)
+    optimizer = Optimizer([policy.weight], train, keeps_old=method.needs.old)
+    old = optimizer.old_weights if method.needs.old else None
+    model = MeteredModel(policy, reference, metering, {tuple(policy.latent_shape): passes}, old)
+    env = TrainingEnv(draw, model, optimizer, reward, metering, train)
     # Of its policy a stage asks only in checkpoints and at its end what a pipeline alone has; neither happens here.
     return Stage(method, env, metering.limit, policy)  # type: ignore[arg-type]
 

@@ -258,7 +258,8 @@ def matching_log_prob(error: Tensor, sigma: Tensor, power: float) -> Tensor:
 
     Source: Advantage Weighted Matching, arXiv 2509.25050, weighting `ghuber` of its reference code; p = 1 is -sigma e.
     """
-    return -sigma / power * ((error + 1e-10) ** power - 1e-10**power)
+    log_p: Tensor = -sigma / power * ((error + 1e-10) ** power - 1e-10**power)
+    return log_p
 
 
 def group_preference_weight(advantage: Tensor, gain: Tensor, beta: float) -> Tensor:

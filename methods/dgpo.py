@@ -37,7 +37,8 @@ class DGPO(OwnSamples):
     class Config(OwnSamples.Config):
         """The paper's values (SD3.5-Medium) in brackets; 8 groups of 16, 4 noise levels."""
 
-        beta: Annotated[float, Option("b: of the group's weight; e is a mean over dimensions [100]", gt=0)] = 100.0
+        # e - e_ref is a mean over D dimensions and scatters as D^-1/2: 100 at D = 65,536 is 12.5 at D = 1,024.
+        beta: Annotated[float, Option("b: of the group's weight [100 at D = 65,536; scale by D^1/2]", gt=0)] = 12.5
         kl_beta: Annotated[float, Option("weight of |v - v_ref|^2 [.02]", ge=0)] = 0.02
         advantage_clip: Annotated[float, Option("largest |advantage| [5]", gt=0)] = 5.0
         scale_rewards: Annotated[flow.Scale, Option("what divides advantages [group; OCR batch]")] = "group"

@@ -38,7 +38,7 @@ class FlowDPO(DGPO):
         num_groups: Annotated[int, Option("prompts per rollout phase, each a pair", ge=1, le=10**6)] = 16
         num_generations: Annotated[int, Option("pictures per prompt, of which the best and worst train", ge=2)] = 8
         levels: Annotated[int, Option("noise levels at which each pair trains", ge=1, le=10**4)] = 4
-        beta: Annotated[float, Option("b: e is a mean over dimensions (public code: 100 to 2000)", gt=0)] = 100.0
+        beta: Annotated[float, Option("b [public code: 100 to 2000 at D = 65,536; scale by D^1/2]", gt=0)] = 12.5
         kl_beta: Annotated[float, Option("weight of |v - v_ref|^2 (the papers: 0)", ge=0)] = 0.0
 
     @property

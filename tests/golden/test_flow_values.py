@@ -193,3 +193,34 @@ def test_normalised_log_ratio() -> None:
 def test_turned_displacement() -> None:
     """|d| g/|g|: the length of one, the direction of the other."""
     close(flow.turned(f64(3, 4, 0, 2, dimensions=2), f64(0, 2, -6, 8, dimensions=2)), 0, 5, -1.2, 1.6)
+
+
+# Reinforcement on the forward process
+
+
+def test_nft_loss() -> None:
+    """(q |x+ - z0|^2/w+ + (1 - q) |x- - z0|^2/w-)/b, w = mean |x - z0|. DiffusionNFT, arXiv 2509.16117."""
+    v, old = f64(3, 1, 2, 2, dimensions=2), f64(1, 1, 0, 1, dimensions=2)
+    target, sigma, q = f64(0, 2, 1, 3, dimensions=2), f64(0.5, 0.25), f64(0.75, 0)
+    # b = 1/2: v+ = 2, 1; 1, 1.5 and v- = 0, 1; -1, .5
+    # x+ - z0 = .5*(2, -1) so that |.|^2 = .625 and w = .75; x- - z0 = .5*(0, -1): .125 and .25
+    # row 2 counts v- alone: .25*(-2, -2.5): (.25 + .390625)/2 over (.5 + .625)/2
+    close(
+        flow.nft_loss(v, old, target, sigma, q, 0.5),
+        2 * (0.75 * 0.625 / 0.75 + 0.25 * 0.125 / 0.25), 2 * 0.3203125 / 0.5625,
+    )  # fmt: skip
+
+
+def test_matching_log_prob() -> None:
+    """-(sigma/p)((e + 1e-10)^p - 1e-10^p). Advantage Weighted Matching, arXiv 2509.25050, `ghuber`."""
+    e, sigma = f64(16, 0), f64(0.5, 0.7)
+    tiny = 1e-10**0.25
+    close(flow.matching_log_prob(e, sigma, 0.25), -2 * ((16 + 1e-10) ** 0.25 - tiny), 0)  # about -2*(2 - .003)
+    close(flow.matching_log_prob(e, sigma, 1.0), -8, 0)
+
+
+def test_group_preference_weight() -> None:
+    """S(b mean_i A_i (e_i - e_i,ref)). DGPO, arXiv 2510.08425; of a pair that of Diffusion-DPO, arXiv 2311.12908."""
+    a, gain = f64(1, -1, 0.5, -0.5, dimensions=2), f64(-0.5, 0.25, 0.2, 0.2, dimensions=2)
+    # S(4 * (-.5 - .25)/2) = 1/(1 + e^1.5), and S(0)
+    close(flow.group_preference_weight(a, gain, 4.0), 1 / (1 + math.exp(1.5)), 0.5)

@@ -26,8 +26,9 @@ SAMPLES = 256  # of each prompt
 # come within these of the data's moments, sampled from the same noise.
 DATA_UPDATES = 150
 MEAN_BOUND, DEVIATION_BOUND, MASS_BOUND = 0.2, 0.2, 0.1
-# A method that learns from a reward starts with the data's law, in which the rewarded mode has a mass of .25.
-REWARD_UPDATES = 80
+# A method that learns from a reward starts with the data's law, in which the rewarded mode has a mass of .25. It is
+# judged where it has gained enough: what it does to the law beyond that is a matter of its rate and its budget.
+REWARD_UPDATES = (20, 40, 80)
 MASS_GAIN, OFF_SUPPORT_BOUND, SPREAD_BOUND = 0.08, 0.02, 0.5
 
 
@@ -73,7 +74,7 @@ def closed_form_task(subject: MethodSubject) -> None:
     method = subject.method(subject.method.Config())
     if needs.reward:
         policy = ClosedFormPolicy.astray() if needs.data else ClosedFormPolicy.exact()
-        _require_gain(trained_moments(method, policy, REWARD_UPDATES, learning_rate=0.02))
+        _require_gain(method, policy)
     else:
         _require_moments(
             trained_moments(
@@ -99,13 +100,20 @@ def _require_moments(found: Moments) -> None:
         )
 
 
-def _require_gain(found: Moments) -> None:
+def _require_gain(method: Method, policy: ClosedFormPolicy) -> None:
     exact = Moments.of(ClosedFormPolicy.exact().sample(SAMPLES))
-    gain = float((found.mass - exact.mass)[:, REWARDED].mean())
+    stage = closed_form_stage(method, policy, REWARD_UPDATES[-1], learning_rate=0.02)
+    for update in range(1, REWARD_UPDATES[-1] + 1):
+        stage.advance()
+        if update in REWARD_UPDATES:
+            found = Moments.of(policy.sample(SAMPLES))
+            gain = float((found.mass - exact.mass)[:, REWARDED].mean())
+            if gain >= MASS_GAIN:
+                break
     spread = float(found.deviation[REWARDED] / exact.deviation[REWARDED])
     if not (gain >= MASS_GAIN and found.off_support <= OFF_SUPPORT_BOUND and spread >= SPREAD_BOUND):
         raise Mismatch(
-            f"{MASS_GAIN} more mass on the rewarded mode after {REWARD_UPDATES} updates, at most {OFF_SUPPORT_BOUND} "
-            f"off the support, and a spread within the mode of at least {SPREAD_BOUND} of the data's",
+            f"{MASS_GAIN} more mass on the rewarded mode within {REWARD_UPDATES[-1]} updates, then at most "
+            f"{OFF_SUPPORT_BOUND} off the support and a spread of at least {SPREAD_BOUND} of the data's",
             f"{gain:+.3f}, {found.off_support:.3f} and {spread:.2f}",
         )

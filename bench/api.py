@@ -100,6 +100,7 @@ class Needs:
     data: clean latents with captions. unselected: those of all candidates of the task, whatever it selects. reward:
     `env.score` and training prompts. log_prob: stochastic sampling with log-probabilities. reference: the frozen model
     at stage entry. old: a second policy of the same architecture that follows the trained one as the method says.
+    reward_gradient: a reward with a gradient, beside `reward`.
     """
 
     data: bool = False
@@ -108,6 +109,7 @@ class Needs:
     log_prob: bool = False
     reference: bool = False
     old: bool = False
+    reward_gradient: bool = False
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,9 @@ class Model(Protocol):
     def decode(self, z0: Tensor) -> np.ndarray:
         """Latents (B, *S) to pictures uint8 (B, H, W, 3), without gradient, in chunks."""
 
+    def decode_with_gradient(self, z0: Tensor) -> Tensor:
+        """Latents (B, *S) to pictures float32 (B, 3, H, W) in [0, 1], with gradient."""
+
 
 class Env(Protocol):
     """All that a method touches."""
@@ -284,6 +289,11 @@ class Env(Protocol):
 
         A reward in another process scores meanwhile, one in this process before this returns.
         """
+
+    def score_with_gradient(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """The task's training reward (B,) float32 of pictures float32 (B, 3, H, W) in [0, 1], with gradient."""
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows (b, ...) of all processes that train together, in order (B, ...).
@@ -389,6 +399,7 @@ class Reward(abc.ABC):
     another process, as measured there. `random_weights` is the `module:function` that writes its checkpoint at real
     size with random weights, where it looks for the published one: `bench rehearse` calls it with the reward's name and
     with `shrunken=True` where a small one will do. `stands_for` names the gold scorer that a proxy stands for.
+    `differentiable` says that `scores` gives what a call gives, with a gradient.
     """
 
     name: ClassVar[str]
@@ -405,6 +416,7 @@ class Reward(abc.ABC):
     environment: ClassVar[Path | None] = None
     worker_flops: float = 0.0
     random_weights: ClassVar[str] = ""
+    differentiable: ClassVar[bool] = False
 
     @classmethod  # noqa: B027 - most rewards have none
     def require_checkpoint(cls) -> None:
@@ -424,6 +436,13 @@ class Reward(abc.ABC):
     @abc.abstractmethod
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 of pictures uint8 (B, H, W, 3)."""
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Scores (B,) float32 of pictures float32 (B, 3, H, W) in [0, 1], with gradient to them.
+
+        What a call gives, but for grey levels and the filter of a resize. Only where the class is `differentiable`.
+        """
+        raise PluginError(f"reward {self.name!r} has no scores(): it is not differentiable")
 
     def submit(
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]

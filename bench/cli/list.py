@@ -152,6 +152,7 @@ def _reward(cls: type[Reward]) -> str:
     facts = [
         ("kind", "gold: computed exactly from the picture" if cls.gold else "proxy: learned"),
         ("range", f"{bounds}, {'higher' if cls.higher_is_better else 'lower'} is better"),
+        ("gradient", "with one" if cls.differentiable else "none"),
         ("version", cls.version),
         ("source", cls.source or "none given"),
     ]

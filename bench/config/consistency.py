@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import registry
-from bench.config.reward_expression import scorers_of_task
+from bench.config.reward_expression import parts_of, scorers_of_task
 from bench.config.settings import Experiment
+from bench.config.task import Task
 from bench.parsing import Problems
 
 
@@ -19,16 +20,37 @@ def check_together(experiment: Experiment, problems: Problems) -> None:
         shares = experiment.split
         if isinstance(shares, tuple) and len(chain.stages) not in (1, len(shares)):
             problems.add("split", f"{len(shares)} shares, but {chain.label!r} has {len(chain.stages)} stages")
-        needs_reward = any(registry.load_method(stage.source).needs.reward for stage in chain.stages)
+        needs = [registry.load_method(stage.source).needs for stage in chain.stages]
+        needs_reward = any(each.reward for each in needs)
+        differentiates = any(each.reward_gradient for each in needs)
         at_once = max(stage.build().prompts_at_once for stage in chain.stages)
         for task in experiment.tasks:
             if needs_reward and task.reward is None:
                 problems.add(f"task {task.name}", f"has no reward to train on, and {chain.label!r} needs one")
+            if differentiates and task.reward is not None:
+                _check_gradient(experiment, task, chain.label, problems)
             if at_once > task.train_prompts:
                 problems.add(
                     f"task {task.name}", f"train_prompts {task.train_prompts}, but {chain.label!r} takes {at_once} "
                     "different ones at once: give it fewer, or the task more",
                 )  # fmt: skip
+
+
+def _check_gradient(experiment: Experiment, task: Task, label: str, problems: Problems) -> None:
+    """A reward whose gradient is taken has one, and is computed in the process that trains."""
+    parts = parts_of(task.reward)
+    without = [name for name in parts if not registry.load_reward(name).differentiable]
+    if without:
+        problems.add(
+            f"task {task.name}", f"{label!r} takes the gradient of the reward, and {', '.join(without)} has none: name "
+            "a differentiable one by --reward (bench list NAME says which are)",
+        )  # fmt: skip
+    apart = [name for name in parts if name in experiment.scorers and experiment.scorers[name].process]
+    if experiment.reward_server is not None or apart:
+        problems.add(
+            f"task {task.name}", f"{label!r} takes the gradient of the reward, which other processes cannot give: "
+            "leave out --reward-server and --scorers.NAME.process for it",
+        )  # fmt: skip
 
 
 def _check_files(experiment: Experiment, problems: Problems) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -61,14 +62,25 @@ def pictures_at_once(vae: Any, latent: tuple[int, ...]) -> int:
 @torch.no_grad()
 def decode_latents(vae: Any, z0: Tensor) -> np.ndarray:
     """Scaled latents (B, C, h, w) to pictures uint8 (B, H, W, 3)."""
-    shift = vae.config.shift_factor or 0.0
     pictures = []
+    for part in _decoded(vae, z0):
+        x = (part * 255).round().to(torch.uint8)
+        pictures.append(x.permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(pictures)
+
+
+def decode_with_gradient(vae: Any, z0: Tensor) -> Tensor:
+    """Scaled latents (B, C, h, w) to pictures float32 (B, 3, H, W) in [0, 1], with gradient."""
+    return torch.cat(list(_decoded(vae, z0)))
+
+
+def _decoded(vae: Any, z0: Tensor) -> Iterator[Tensor]:
+    """Pictures float32 (b, 3, H, W) in [0, 1], some at a time."""
+    shift = vae.config.shift_factor or 0.0
     for part in z0.split(pictures_at_once(vae, z0.shape[1:])):
         with memory_told(f"decoding {len(part)} pictures", _LESS):
             x = vae.decode((part / vae.config.scaling_factor + shift).to(vae.dtype), return_dict=False)[0]
-        x = ((x.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        pictures.append(x.permute(0, 2, 3, 1).cpu().numpy())
-    return np.concatenate(pictures)
+        yield (x.float() / 2 + 0.5).clamp(0, 1)
 
 
 @torch.no_grad()

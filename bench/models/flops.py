@@ -18,13 +18,14 @@ from bench.models.conditioning import TextCondition
 @dataclass(frozen=True)
 class PassFlops:
     """Measured FLOPs of one sample: denoiser forward, its backward to all trained weights, the same where gradient goes
-    on into the state, the reference's forward (without adapters), VAE decoding."""
+    on into the state, the reference's forward (without adapters), VAE decoding and its backward to the latent."""
 
     forward: float
     backward: float
     backward_through: float
     reference: float
     decode: float
+    decode_backward: float = 0.0
 
     def times(self, factor: int) -> PassFlops:
         """Those of so many samples."""
@@ -41,7 +42,7 @@ def count(
     only looks at shapes, as for all others: small models are run in less time, large ones take no memory.
     """
     device = device or ("cpu" if transformer.device.type == "cpu" else "meta")
-    denoiser, decoder = _stand_in(transformer, device), _stand_in(vae, device)
+    denoiser, decoder = _stand_in(transformer, device), _stand_in(vae, device).requires_grad_(False)
     denoiser.disable_gradient_checkpointing()
     kernels.choose_attention(denoiser, "auto")
     x, inputs = torch.zeros(1, *latent, device=device), cond.to(device)
@@ -64,9 +65,13 @@ def count(
             denoiser.disable_adapters()
             with FlopCounterMode(display=False) as reference, torch.no_grad():
                 velocity(x)
-        with FlopCounterMode(display=False) as decode, torch.no_grad():
-            decoder.decode(x)
-    counts = (forward.get_total_flops(), backward, through, reference.get_total_flops(), decode.get_total_flops())
+        with FlopCounterMode(display=False) as decode, torch.enable_grad():
+            picture = decoder.decode(x.clone().requires_grad_(), return_dict=False)[0]
+        picture_backward = _backward(picture)
+    counts = (
+        forward.get_total_flops(), backward, through, reference.get_total_flops(), decode.get_total_flops(),
+        picture_backward,
+    )  # fmt: skip
     return PassFlops(*map(float, counts))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bench.api import ConfigError, DataError, Reward
 from bench.config.reward_expression import is_sum, read_sum
@@ -89,6 +91,21 @@ class WeightedSum(Reward):
             return total.astype(np.float32)
 
         return result
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        """Whether every part is."""
+        return all(scorer.reward.differentiable for scorer in self.scorers.values())
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Sums (B,) of pictures float32 (B, 3, H, W) in [0, 1], with gradient."""
+        total = torch.zeros(len(images), device=images.device)
+        for name, scorer in self.scorers.items():
+            mean, deviation = self.standards[name]
+            sign = 1 if scorer.reward.higher_is_better else -1
+            raw = sign * scorer.training_scores_with_gradient(images, prompts, metadata)  # as the part gives them
+            total = total + sign * self.sum.parts[name] * (raw - mean) / deviation
+        return total
 
     def measure_worker_flops(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
         """FLOPs of one picture that the parts spend in other processes."""

@@ -36,6 +36,11 @@ class Optimizer:
             self._average = [p.detach().clone() for p in parameters]
         self._old = [p.detach().clone() for p in parameters] if keeps_old else []
 
+    @property
+    def keeps_old(self) -> bool:
+        """Whether there is an old policy."""
+        return bool(self._old)
+
     def zero_grad(self) -> None:
         """Forget the accumulated gradient."""
         self._adamw.zero_grad(set_to_none=True)

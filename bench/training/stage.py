@@ -89,7 +89,7 @@ class Stage:
         model = MeteredModel(policy, reference, metering, passes, optimizer.old_weights if method.needs.old else None)
         texts = [*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""]
         ranks.first_rank_first(lambda: policy.texts.prepare(texts))
-        reward = _training_reward(context) if method.needs.reward else None
+        reward = _training_reward(context, method.needs) if method.needs.reward else None
         env = TrainingEnv(draw, model, optimizer, reward, metering, train)
         return cls(method, env, metering.limit, policy, ranks)
 
@@ -240,12 +240,15 @@ def _training_prompts(context: TaskContext) -> list[Prompt]:
     return context.world.prompts("train", categories, context.task.train_prompts)
 
 
-def _training_reward(context: TaskContext) -> Scorer:
+def _training_reward(context: TaskContext, needs: Needs) -> Scorer:
     """The scorer that trains, whose FLOPs are known."""
     assert context.task.reward is not None
     reward = context.scorers[context.task.reward]
     example = context.world.candidates(context.task.categories or context.world.categories, 1)
-    reward.measure(example.images[0], example.prompts[0].text, example.prompts[0].metadata)
+    one = example.images[0], example.prompts[0].text, example.prompts[0].metadata
+    reward.measure(*one)
+    if needs.reward_gradient:
+        reward.measure_gradient(*one)
     return reward
 
 

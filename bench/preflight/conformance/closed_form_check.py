@@ -9,7 +9,7 @@ from bench.budget import Budget, Ledger, Limit
 from bench.config.settings import Train
 from bench.datasets import mixture as closed_form
 from bench.datasets.dataset import Dataset
-from bench.datasets.mixture import REWARDED, ClosedFormPolicy, Moments, RewardedMode
+from bench.datasets.mixture import REWARDED, ClosedFormPolicy, Moments, NearRewardedMode, RewardedMode
 from bench.models.policy import PassFlops
 from bench.preflight.conformance.check import CheckSuite, Mismatch, NotApplicable
 from bench.preflight.conformance.fixtures import MethodSubject
@@ -47,10 +47,11 @@ def closed_form_stage(
     prompts = closed_form.prompts(256) if method.needs.reward else []
     draw = SampleDraw(policy, metering, settings, 0, dataset, prompts)
     reference = policy.frozen_copy() if method.needs.reference else None
-    passes = {tuple(policy.latent_shape): PassFlops(1.0, 2.0, 2.0, 1.0, 1.0)}
+    passes = {tuple(policy.latent_shape): PassFlops(1.0, 2.0, 2.0, 1.0, 1.0, 1.0)}
     optimizer = Optimizer(list(policy.field.parameters()), settings, keeps_old=method.needs.old)
     model = MeteredModel(policy, reference, metering, passes, optimizer.old_weights if method.needs.old else None)
-    reward = Scorer(RewardedMode()) if method.needs.reward else None
+    judge = NearRewardedMode() if method.needs.reward_gradient else RewardedMode()
+    reward = Scorer(judge) if method.needs.reward else None
     env = TrainingEnv(draw, model, optimizer, reward, metering, settings)
     # Of its policy a stage asks only in checkpoints and at its end what a pipeline alone has; neither happens here.
     return Stage(method, env, metering.limit, policy)  # type: ignore[arg-type]

@@ -76,6 +76,10 @@ class OneWeightPolicy:
         """Pictures uint8 (B, 1, 1, 3), whose brightness is that of the latent."""
         return (z0.permute(0, 2, 3, 1) * 32 + 128).clamp(0, 255).to(torch.uint8).numpy()
 
+    def decode_with_gradient(self, z0: Tensor) -> Tensor:
+        """Pictures float32 (B, 1, 1, 3)."""
+        return z0.clamp(0, 1)
+
     def tensors(self) -> dict[str, Tensor]:
         """Nothing that has to stay as it is."""
         return {}

@@ -287,8 +287,13 @@ class Env(Protocol):
     ) -> Callable[[], np.ndarray]:
         """Begin what `score` does; called, what this returns gives the scores.
 
-        A reward in another process scores meanwhile, one in this process before this returns.
+        A reward in another process scores meanwhile, one in this process before this returns. Where `scores_groups`,
+        the pictures are all of one group, and of one prompt.
         """
+
+    @property
+    def scores_groups(self) -> bool:
+        """Whether the task's reward scores whole groups only; asked before `submit` by methods that sample groups."""
 
     def score_with_gradient(
         self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
@@ -399,7 +404,9 @@ class Reward(abc.ABC):
     another process, as measured there. `random_weights` is the `module:function` that writes its checkpoint at real
     size with random weights, where it looks for the published one: `bench rehearse` calls it with the reward's name and
     with `shrunken=True` where a small one will do. `stands_for` names the gold scorer that a proxy stands for.
-    `differentiable` says that `scores` gives what a call gives, with a gradient.
+    `differentiable` says that `scores` gives what a call gives, with a gradient. `groupwise` says that a call has to be
+    a whole group of pictures of one prompt, and that a score may depend on all of them: such a reward trains, and
+    neither judges nor selects.
     """
 
     name: ClassVar[str]
@@ -417,6 +424,7 @@ class Reward(abc.ABC):
     worker_flops: float = 0.0
     random_weights: ClassVar[str] = ""
     differentiable: ClassVar[bool] = False
+    groupwise: ClassVar[bool] = False
 
     @classmethod  # noqa: B027 - most rewards have none
     def require_checkpoint(cls) -> None:

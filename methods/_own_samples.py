@@ -92,14 +92,20 @@ class OwnSamples(Method):
         index = (prompt_index[:, None] * c.num_generations + np.arange(c.num_generations)).reshape(-1)
         owner = np.repeat(np.arange(len(prompts)), c.num_generations)
         cond = model.encode([p.text for p in prompts])[torch.from_numpy(owner)]
-        latents, scores = [], []
+        latents, scores, unscored = [], [], []
         for first in range(0, len(index), env.micro_batch):
             rows = slice(first, first + env.micro_batch)
             latents.append(self.sample(env, index[rows], cond[rows]))
-            requested = [prompts[i] for i in owner[rows]]
+            pictures, requested = model.decode(latents[-1]), [prompts[i] for i in owner[rows]]
+            if env.scores_groups:
+                unscored.append(pictures)
+                continue
             # A reward in another process scores these while the next ones are sampled
-            pictures = model.decode(latents[-1])
             scores.append(env.submit(pictures, [p.text for p in requested], [p.metadata for p in requested]))
+        if env.scores_groups:
+            groups = np.concatenate(unscored).reshape(len(prompts), c.num_generations, *unscored[0].shape[1:])
+            for prompt, some in zip(prompts, groups, strict=True):
+                scores.append(env.submit(some, [prompt.text] * len(some), [prompt.metadata] * len(some)))
         rewards = np.concatenate([result() for result in scores])
         r = env.gather(torch.from_numpy(rewards).to(model.device).reshape(len(prompts), c.num_generations))
         varied = r.amax(1) > r.amin(1)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.api import Option
+from bench.api import Needs, Option
 from methods._own_samples import Logs, OwnSamples, Terms
 from methods.dgpo import DGPO
 
@@ -29,6 +29,7 @@ class FlowDPO(DGPO):
 
     name: ClassVar[str] = "flowdpo"
     paper: ClassVar[str] = "arXiv 2311.12908; arXiv 2501.13918"
+    needs: ClassVar[Needs] = Needs(reward=True, reference=True)
     small: ClassVar[Mapping[str, Any]] = OwnSamples.small
 
     @dataclass(frozen=True)

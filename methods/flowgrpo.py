@@ -117,13 +117,20 @@ class FlowGRPO(Method):
         cond = model.encode([p.text for p in prompts])[torch.from_numpy(group)]
         start = self.window_starts(env, prompt_index)[group]
 
-        pieces, scores = [], []
+        pieces, scores, unscored = [], [], []
         for first in range(0, len(index), env.micro_batch):
             rows = slice(first, first + env.micro_batch)
             pieces.append(self.sample(env, cond[rows], index[rows], start[rows]))
             images, requested = model.decode(pieces[-1].pop("z0")), [prompts[g] for g in group[rows]]
+            if env.scores_groups:
+                unscored.append(images)
+                continue
             # A reward in another process scores these while the next ones are sampled
             scores.append(env.submit(images, [p.text for p in requested], [p.metadata for p in requested]))
+        if env.scores_groups:
+            groups = np.concatenate(unscored).reshape(len(prompts), c.num_generations, *unscored[0].shape[1:])
+            for prompt, some in zip(prompts, groups, strict=True):
+                scores.append(env.submit(some, [prompt.text] * len(some), [prompt.metadata] * len(some)))
         tensors = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
         rewards = np.concatenate([result() for result in scores])
         r = env.gather(torch.from_numpy(rewards).to(model.device).reshape(len(prompts), c.num_generations))

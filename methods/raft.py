@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench import flow
-from bench.api import Env, Option, Rollouts
+from bench.api import Env, Needs, Option, Rollouts
 from methods._own_samples import Logs, Noised, OwnSamples, Terms
 
 __all__ = ["RAFT"]
@@ -27,6 +27,7 @@ class RAFT(OwnSamples):
 
     name: ClassVar[str] = "raft"
     paper: ClassVar[str] = "arXiv 2304.06767"
+    needs: ClassVar[Needs] = Needs(reward=True)
 
     @dataclass(frozen=True)
     class Config(OwnSamples.Config):

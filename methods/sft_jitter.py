@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench import flow
-from bench.api import Batch, Env
+from bench.api import Batch, Env, Needs
 from methods.soar import SOAR
 
 __all__ = ["SFTJitter"]
@@ -26,6 +26,7 @@ class SFTJitter(SOAR):
 
     name: ClassVar[str] = "sft-jitter"
     paper: ClassVar[str] = "none: a control of arXiv 2604.12617"
+    needs: ClassVar[Needs] = Needs(data=True)
 
     @torch.no_grad()
     def rollout(self, env: Env, z: Tensor, v_cfg: Tensor, s0: Tensor, s1: Tensor, batch: Batch, path: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 
 from bench import flow
-from bench.api import Env, Option
+from bench.api import Env, Needs, Option
 from methods.sft import SFT
 
 __all__ = ["SFTResampled"]
@@ -27,6 +27,7 @@ class SFTResampled(SFT):
 
     name: ClassVar[str] = "sft-resampled"
     paper: ClassVar[str] = "none: a control of arXiv 2604.12617"
+    needs: ClassVar[Needs] = Needs(data=True)
     small: ClassVar[Mapping[str, Any]] = {"num_points": 1}
 
     @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import registry
-from bench.config.reward_expression import parts_of, scorers_of_task
+from bench.config.reward_expression import is_sum, parts_of, read_sum, scorers_of_task
 from bench.config.settings import Experiment
 from bench.config.task import Task
 from bench.parsing import Problems
@@ -25,6 +25,7 @@ def check_together(experiment: Experiment, problems: Problems) -> None:
         differentiates = any(each.reward_gradient for each in needs)
         at_once = max(stage.build().prompts_at_once for stage in chain.stages)
         for task in experiment.tasks:
+            _check_groupwise(task, problems)
             if needs_reward and task.reward is None:
                 problems.add(f"task {task.name}", f"has no reward to train on, and {chain.label!r} needs one")
             if differentiates and task.reward is not None:
@@ -36,10 +37,23 @@ def check_together(experiment: Experiment, problems: Problems) -> None:
                 )  # fmt: skip
 
 
+def _check_groupwise(task: Task, problems: Problems) -> None:
+    """What scores whole groups trains, and neither judges nor selects."""
+    for spec in filter(None, (task.select, *task.scorers)):
+        grouped = is_sum(spec) and read_sum(spec).grouped
+        if grouped or any(registry.load_reward(part).groupwise for part in parts_of(spec)):
+            problems.add(
+                f"task {task.name}", f"{spec!r} scores a group of pictures of one prompt at once, which a method "
+                "makes: it trains, by --task.reward, and neither selects nor judges",
+            )  # fmt: skip
+
+
 def _check_gradient(experiment: Experiment, task: Task, label: str, problems: Problems) -> None:
     """A reward whose gradient is taken has one, and is computed in the process that trains."""
     parts = parts_of(task.reward)
     without = [name for name in parts if not registry.load_reward(name).differentiable]
+    if is_sum(str(task.reward)) and read_sum(str(task.reward)).grouped:
+        without.append(f"a sum within groups ({task.reward})")
     if without:
         problems.add(
             f"task {task.name}", f"{label!r} takes the gradient of the reward, and {', '.join(without)} has none: name "

@@ -283,10 +283,20 @@ class TrainingEnv:
         """Begin to score, charged at once; what this returns gives the scores."""
         if self._reward is None:
             raise PluginError("this method asks for a reward but does not say so: set needs = Needs(reward=True)")
+        if self.scores_groups and len(set(prompts)) > 1:
+            raise PluginError(
+                f"reward {self._reward.name!r} scores a whole group of one prompt at once, and the method gave it "
+                f"pictures of {len(set(prompts))} prompts: ask env.scores_groups, or train on another reward"
+            )
         self._reserve_scores(len(images), self._reward.flops)
         waiting = self._reward.submit_training_scores(images, prompts, metadata)
         self._charge_scores(len(images), self._reward.flops)
         return partial(self._scored, self._reward, waiting)
+
+    @property
+    def scores_groups(self) -> bool:
+        """Whether the reward scores whole groups only."""
+        return self._reward is not None and self._reward.reward.groupwise
 
     def score_with_gradient(
         self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]

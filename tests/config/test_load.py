@@ -223,6 +223,11 @@ def test_every_problem_is_told_at_once(toy: str) -> None:
             {"methods": ["methods.draft:DRaFT"], "task.reward": "0.5*scenes-clip+0.5*scenes-ocr"},
             "and scenes-ocr has none",
         ),
+        ({"task.select": "grouped(0.5*scenes-clip+0.5*scenes-ocr)"}, "it trains, by --task.reward, and neither"),
+        (
+            {"methods": ["methods.draft:DRaFT"], "task.reward": "grouped(0.5*scenes-clip+0.5*scenes-aesthetic-head)"},
+            "and a sum within groups",
+        ),
         (
             {"methods": ["methods.draft:DRaFT"], "reward_server": "http://127.0.0.1:1"},
             "which other processes cannot give",

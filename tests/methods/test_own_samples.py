@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from methods.awm import AWM
 from methods.dgpo import DGPO
 from methods.diffusionnft import DiffusionNFT
 from methods.flowdpo import FlowDPO
+from methods.flowgrpo import FlowGRPO
 from methods.raft import RAFT
 from tests.support.closed_form import ClosedFormEnv, train
 
@@ -115,6 +117,23 @@ def test_updates_take_whole_groups_each_once() -> None:
         made(RAFT, updates=3)
     with pytest.raises(PluginError, match="before collect"):
         made(RAFT).step(ClosedFormEnv(reward=brightness))
+
+
+@pytest.mark.parametrize("cls", [RAFT, FlowGRPO])
+def test_a_reward_of_groups_gets_whole_groups_of_one_prompt(cls: type[Any]) -> None:
+    """Whatever a micro-batch holds: its pictures, its scores and its advantages are those of single scores."""
+    method = made(RAFT) if cls is RAFT else FlowGRPO(FlowGRPO.Config(num_groups=2, num_generations=6, updates=1))
+    expected = method.collect(ClosedFormEnv(reward=brightness, micro_batch=5))
+    calls: list[list[str]] = []
+    env = ClosedFormEnv(reward=brightness, micro_batch=5)
+    env.scores_groups = True
+    submit = env.submit
+    env.submit = lambda images, prompts, metadata: calls.append(list(prompts)) or submit(images, prompts, metadata)  # type: ignore[assignment,func-returns-value,method-assign]
+    found = method.collect(env)
+    assert [(len(call), len(set(call))) for call in calls] == [(6, 1), (6, 1)]
+    assert found.metrics == expected.metrics
+    for name, value in expected.tensors.items():
+        assert torch.equal(found.tensors[name], value), name
 
 
 def test_sampling_is_the_euler_ode() -> None:

@@ -270,3 +270,27 @@ def test_a_score_without_its_gradient_is_refused() -> None:
     cut.scores = lambda images, prompts, metadata: images.detach().mean((1, 2, 3))  # type: ignore[method-assign]
     with pytest.raises(PluginError, match=r"expected scores .* without one"):
         Scorer(cut).training_scores_with_gradient(x, [""], [{}])
+
+
+def test_a_grouped_sum_normalises_each_part_within_its_call() -> None:
+    """2 (red - mean)/(deviation + 1e-4) - 3 of blue, of which less is better. GDPO, arXiv 2601.05242."""
+    both = WeightedSum("grouped(2*red + 3*blue)", PARTS)
+    assert both.groupwise and not both.differentiable and not WeightedSum("2*red+3*blue", PARTS).groupwise
+    scores = both(pictures([10, 30, 20], [7, 1, 4]), [""] * 3, [{"tag": "a"}] * 3)
+    red, blue = np.sqrt(200 / 3) + 1e-4, np.sqrt(6) + 1e-4  # means 20 and 4
+    assert scores.tolist() == pytest.approx([-20 / red - 9 / blue, 20 / red + 9 / blue, 0], rel=1e-5)
+    assert both.latest["red"].tolist() == [10, 30, 20]
+
+
+def test_a_part_that_tells_nothing_apart_adds_nothing_to_a_group() -> None:
+    both = WeightedSum("grouped(2*red + 3*blue)", PARTS)
+    alone = both(pictures([10, 30], [5, 5]), [""] * 2, [{"tag": "a"}] * 2)
+    assert alone.tolist() == pytest.approx([-2, 2], rel=1e-4)
+    assert both(pictures([9, 9], [5, 5]), [""] * 2, [{"tag": "a"}] * 2).tolist() == [0, 0]
+
+
+def test_how_a_grouped_sum_is_written() -> None:
+    assert is_sum("grouped(0.5*a+2*b)") and parts_of("grouped(0.5*a+2*b)") == ("a", "b")
+    read = read_sum("grouped(0.5*a+2*b)")
+    assert (read.parts, read.standardised, read.grouped) == ({"a": 0.5, "b": 2.0}, False, True)
+    assert not read_sum("standardised(0.5*a+2*b)").grouped

@@ -117,6 +117,7 @@ class ClosedFormEnv:
         self.optimizer = optimizer([field.means, field.log_deviation], lr=lr)
         self.logged: dict[str, list[Tensor]] = {}
         self.skipped = self.backward_samples = 0
+        self.scores_groups = False
 
     @property
     def weights(self) -> Tensor:

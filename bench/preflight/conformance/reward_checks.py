@@ -23,6 +23,8 @@ GRADIENT_TOLERANCE = 0.01  # the same share: whole grey levels and PIL's filter 
 @SUITE.check("batch-equals-singles", "a score that depends on its neighbours ranks methods by how they were batched")
 def batch_equals_singles(subject: RewardSubject) -> None:
     """The scores of a batch are those of its pictures one by one."""
+    if subject.reward.groupwise:
+        raise NotApplicable("the reward scores whole groups")
     images, prompts = _pictures_of(subject)
     singles = [_scores(subject, images[i : i + 1], prompts[i : i + 1]).reshape(-1) for i in range(len(images))]
     _require_equal(subject, _scores(subject, images, prompts), np.concatenate(singles), "the scores of its pictures")
@@ -79,6 +81,8 @@ def repeatable(subject: RewardSubject) -> None:
 @SUITE.check("trl", "a reward that only one trainer can call is written again for the next, and differs")
 def trl_convention(subject: RewardSubject) -> None:
     """Called as trl calls its reward functions, it gives a list of the same scores."""
+    if subject.reward.groupwise:
+        raise NotApplicable("the reward scores whole groups, and trl's calls are batches")
     images, prompts = _pictures_of(subject)
     names = {name for prompt in prompts for name in prompt.metadata}
     columns = {name: [prompt.metadata.get(name) for prompt in prompts] for name in sorted(names)}

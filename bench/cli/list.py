@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
-from bench.cli.catalogue import entries
+from bench.cli.catalogue import PluginEntry, entries
 from bench.cli.setting import settings_in
 from bench.config.built_in_tasks import TASKS
 from bench.families import families
@@ -80,10 +80,15 @@ def _plugins(kind: str) -> str:
     return _table(
         kind,
         (
-            (entry.name, f"BROKEN: {entry.problem}" if entry.problem else f"{entry.summary} [{_short(entry.file)}]")
+            (entry.name, f"BROKEN: {entry.problem}" if entry.problem else _summary(entry, methods=kind == "methods"))
             for entry in found
         ),
     )
+
+
+def _summary(entry: PluginEntry, *, methods: bool) -> str:
+    facts = [f"{entry.paper or 'no paper given'}; needs {', '.join(entry.needs) or 'nothing'}"] if methods else []
+    return "\n      ".join([f"{entry.summary} [{_short(entry.file)}]", *facts])
 
 
 def _short(file: str) -> str:
@@ -183,6 +188,7 @@ def _reward(cls: type[Reward]) -> str:
     facts = [
         ("kind", "gold: computed exactly from the picture" if cls.gold else "proxy: learned"),
         ("range", f"{bounds}, {'higher' if cls.higher_is_better else 'lower'} is better"),
+        ("gradient", "with one" if cls.differentiable else "none"),
         ("version", cls.version),
         ("source", cls.source or "none given"),
     ]

@@ -35,7 +35,7 @@ from bench.scoring.loading import Placement, load_scorers
 from bench.scoring.weighted_sum import standard_candidates
 from bench.training.checkpoint import Checkpoints, Saved
 from bench.training.context import TaskContext
-from bench.training.curation import curated_data
+from bench.training.curation import training_data
 from bench.training.evaluate import Evaluator
 from bench.training.failure_dump import remove_failure_dump, write_failure_dump
 from bench.training.loop import Training
@@ -191,11 +191,8 @@ class _Cell:
     def _prepare_data(self, context: TaskContext) -> None:
         """Encode the supervised data while there is one cell only, so that those that train find it in the cache."""
         stages = [stage for chain in self.experiment.methods for stage in chain.stages]
-        if any(stage.build().needs.data for stage in stages):
-            select = context.scorers[self.task.select] if self.task.select else None
-            self.ranks.first_rank_first(
-                lambda: curated_data(context.world, self.task, context.policy, select, context.note)
-            )
+        for needs in {needs.unselected: needs for stage in stages if (needs := stage.build().needs).data}.values():
+            training_data(context, needs)
 
     # Training
 

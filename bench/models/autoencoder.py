@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,12 +32,23 @@ def pictures_at_once(family: Family, latent: tuple[int, ...]) -> int:
 def decode_latents(family: Family, z0: Tensor) -> np.ndarray:
     """Scaled latents (B, C, h, w) to pictures uint8 (B, H, W, 3)."""
     pictures = []
+    for part in _decoded(family, z0):
+        x = (part * 255).round().to(torch.uint8)
+        pictures.append(x.permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(pictures)
+
+
+def decode_with_gradient(family: Family, z0: Tensor) -> Tensor:
+    """Scaled latents (B, C, h, w) to pictures float32 (B, 3, H, W) in [0, 1], with gradient."""
+    return torch.cat(list(_decoded(family, z0)))
+
+
+def _decoded(family: Family, z0: Tensor) -> Iterator[Tensor]:
+    """Pictures float32 (b, 3, H, W) in [0, 1], some at a time."""
     for part in z0.split(pictures_at_once(family, z0.shape[1:])):
         with memory_told(f"decoding {len(part)} pictures", _LESS):
             x = family.decode(family.parts.vae, part)
-        x = ((x.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        pictures.append(x.permute(0, 2, 3, 1).cpu().numpy())
-    return np.concatenate(pictures)
+        yield (x.float() / 2 + 0.5).clamp(0, 1)
 
 
 @torch.no_grad()

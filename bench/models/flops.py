@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class PassFlops:
     """Measured FLOPs of one sample: denoiser forward, its backward to all trained weights, the same where gradient goes
-    on into the state, the reference's forward (without adapters), VAE decoding."""
+    on into the state, the reference's forward (without adapters), VAE decoding and its backward to the latent."""
 
     forward: float
     backward: float
     backward_through: float
     reference: float
     decode: float
+    decode_backward: float = 0.0
 
     def times(self, factor: int) -> PassFlops:
         """Those of so many samples."""
@@ -45,7 +46,8 @@ def count(
     from bench.models import kernels  # which imports diffusers, as forecasts of known passes need not
 
     device = device or ("cpu" if transformer.device.type == "cpu" else "meta")
-    denoiser, decoder = _stand_in(transformer, device), _stand_in(family.parts.vae, device)
+    denoiser, decoder = (_stand_in(part, device) for part in (transformer, family.parts.vae))
+    decoder.requires_grad_(False)
     denoiser.disable_gradient_checkpointing()
     kernels.choose_attention(denoiser, "auto", family)
     x, inputs = torch.zeros(1, *latent, device=device), cond.to(device)
@@ -65,9 +67,13 @@ def count(
             denoiser.disable_adapters()
             with FlopCounterMode(display=False) as reference, torch.no_grad():
                 velocity(x)
-        with FlopCounterMode(display=False) as decode, torch.no_grad():
-            family.decode(decoder, x)
-    counts = (forward.get_total_flops(), backward, through, reference.get_total_flops(), decode.get_total_flops())
+        with FlopCounterMode(display=False) as decode, torch.enable_grad():
+            picture = family.decode(decoder, x.clone().requires_grad_())
+        picture_backward = _backward(picture)
+    counts = (
+        forward.get_total_flops(), backward, through, reference.get_total_flops(), decode.get_total_flops(),
+        picture_backward,
+    )  # fmt: skip
     return PassFlops(*map(float, counts))
 
 

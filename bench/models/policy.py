@@ -206,6 +206,10 @@ class PipelinePolicy:
         """Latents (B, *S) to pictures uint8 (B, H, W, 3)."""
         return autoencoder.decode_latents(self.family, z0)
 
+    def decode_with_gradient(self, z0: Tensor) -> Tensor:
+        """Latents (B, *S) to pictures float32 (B, 3, H, W) in [0, 1], with gradient."""
+        return autoencoder.decode_with_gradient(self.family, z0)
+
     def encode_pictures(self, images: np.ndarray, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, *S) float32 of the scaled latents of pictures uint8 (B, H, W, 3).
 

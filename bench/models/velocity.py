@@ -58,6 +58,9 @@ class Policy(VelocityField, Guide, Protocol):
     def decode(self, z0: Tensor) -> np.ndarray:
         """Latents (B, *S) to pictures uint8 (B, H, W, 3)."""
 
+    def decode_with_gradient(self, z0: Tensor) -> Tensor:
+        """Latents (B, *S) to pictures float32 (B, 3, H, W) in [0, 1]."""
+
 
 def branches(velocity: Any, null: Any, x: Tensor, sigma: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
     """The unconditional and the conditional velocity by any velocity function, in one pass."""

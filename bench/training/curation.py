@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.api import Needs
 from bench.canonical import config_hash
 from bench.config.task import Task
 from bench.datasets.buckets import Size
@@ -18,12 +19,22 @@ from bench.paths import cache_folder
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
 from bench.training.checkpoint import Checkpoints
+from bench.training.context import TaskContext
 
 if TYPE_CHECKING:
     from bench.models.policy import PipelinePolicy
 
 _CHUNK = 256
 _VERSION = 3  # of what is kept of a choice
+
+
+def training_data(context: TaskContext, needs: Needs) -> Dataset | BucketedDataset:
+    """The supervised data of a task for a method with these needs."""
+    task = context.task.unselected if needs.unselected else context.task
+    select = context.scorers[task.select] if task.select else None
+    return context.ranks.first_rank_first(
+        lambda: curated_data(context.world, task, context.policy, select, context.note)
+    )
 
 
 def curated_data(

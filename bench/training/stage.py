@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from bench.api import ConfigError, Method, PluginError, Prompt, Rollouts
+from bench.api import ConfigError, Method, Needs, PluginError, Prompt, Rollouts
 from bench.budget import Budget, Ledger, Limit
 from bench.config.settings import StageSettings as StageSettings
 from bench.datasets.dataset import BucketedDataset, Dataset
@@ -23,7 +23,7 @@ from bench.plugin_errors import plugin_errors
 from bench.scoring.scorer import Scorer
 from bench.tensors import load_tensors, write_tensors
 from bench.training.context import Metering, TaskContext
-from bench.training.curation import curated_data
+from bench.training.curation import training_data
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
 
@@ -82,18 +82,18 @@ class Stage:
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
         policy.precision = train.precision
         trained = policy.prepare(train, plan.noise_seed)
-        dataset = _training_data(context, ledger) if method.needs.data else None
+        dataset = _training_data(context, method.needs, ledger) if method.needs.data else None
         passes = _measured(policy, dataset)
-        optimizer = Optimizer(policy.shard(trained), train)
+        optimizer = Optimizer(policy.shard(trained), train, keeps_old=method.needs.old)
         if method.needs.reference and train.adaptation == "lora":
             reference = policy.frozen_copy()
         prompts = _training_prompts(context) if method.needs.reward else []
         metering = Metering(ledger, Limit(plan.budget, ledger, plan.spent), unit, ranks)
         draw = SampleDraw(policy, metering, train, plan.noise_seed, dataset, prompts)
-        model = MeteredModel(policy, reference, metering, passes)
+        model = MeteredModel(policy, reference, metering, passes, optimizer.old_weights if method.needs.old else None)
         texts = [*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""]
         ranks.first_rank_first(lambda: policy.texts.prepare(texts))
-        reward = _training_reward(context) if method.needs.reward else None
+        reward = _training_reward(context, method.needs) if method.needs.reward else None
         env = TrainingEnv(draw, model, optimizer, reward, metering, train)
         return cls(method, env, metering.limit, policy, ranks)
 
@@ -235,12 +235,8 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _training_data(context: TaskContext, ledger: Ledger) -> Dataset | BucketedDataset:
-    task, scorers = context.task, context.scorers
-    select = scorers[task.select] if task.select else None
-    dataset = context.ranks.first_rank_first(
-        lambda: curated_data(context.world, task, context.policy, select, context.note)
-    )
+def _training_data(context: TaskContext, needs: Needs, ledger: Ledger) -> Dataset | BucketedDataset:
+    dataset = training_data(context, needs)
     ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
     return dataset
 
@@ -250,12 +246,15 @@ def _training_prompts(context: TaskContext) -> list[Prompt]:
     return context.world.prompts("train", categories, context.task.train_prompts)
 
 
-def _training_reward(context: TaskContext) -> Scorer:
+def _training_reward(context: TaskContext, needs: Needs) -> Scorer:
     """The scorer that trains, whose FLOPs are known."""
     assert context.task.reward is not None
     reward = context.scorers[context.task.reward]
     example = context.world.candidates(context.task.categories or context.world.categories, 1)
-    reward.measure(example.images[0], example.prompts[0].text, example.prompts[0].metadata)
+    one = example.images[0], example.prompts[0].text, example.prompts[0].metadata
+    reward.measure(*one)
+    if needs.reward_gradient:
+        reward.measure_gradient(*one)
     return reward
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.api import ConfigError, DataError
+from bench.api import ConfigError, DataError, Needs
 from bench.budget import Budget
 from bench.config.load import load_settings
 from bench.config.settings import Experiment, Runtime, Train
@@ -153,9 +153,7 @@ def test_folded_adapters_weigh_as_float32() -> None:
     lora = Train(adaptation="lora", precision="bfloat16")
     planned = shrunken(**{"train.adaptation": "lora", "runtime.denoiser_weights": "bfloat16"})
     shapes = ModelShapes.of(planned)
-    memory = StageMemoryForecaster(planned, shapes).of_stage(
-        lora, 1000, reference=False, rollouts=0, largest=LargestPass(4, 4)
-    )
+    memory = StageMemoryForecaster(planned, shapes).of_stage(lora, 1000, Needs(), rollouts=0, largest=LargestPass(4, 4))
     more = memory.total("the result's evaluation") - memory.total("evaluation")
     assert more == 2 * shapes.numbers_of("transformer")
 

@@ -38,6 +38,7 @@ class FixedNetworkReward(Reward):
     name: ClassVar[str] = "fixed-network"
     held: ClassVar[Mapping[str, float]] = {}
     reads_prompts: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
 
     def load(self) -> None:
         """Make the network; its weights are the same on every machine."""
@@ -47,9 +48,13 @@ class FixedNetworkReward(Reward):
     @torch.no_grad()
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 in [0, 1] of uint8 (B, H, W, 3)."""
-        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255 - 0.5
-        features = torch.nn.functional.conv2d(x, self._kernels, stride=4).relu().mean((2, 3))
-        return torch.sigmoid(features @ torch.linspace(-4, 4, len(self._kernels))).numpy()
+        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+        return self.scores(x, prompts, metadata).numpy()
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The same of float32 (B, 3, H, W) in [0, 1], with gradient."""
+        features = torch.nn.functional.conv2d(images - 0.5, self._kernels, stride=4).relu().mean((2, 3))
+        return torch.sigmoid(features @ torch.linspace(-4, 4, len(self._kernels)))
 
 
 _REWARD = f"{__name__}:{FixedNetworkReward.__name__}"

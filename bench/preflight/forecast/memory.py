@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from bench import registry
-from bench.api import Reward
+from bench.api import Needs, Reward
 from bench.config.reward_expression import scorers_of_task
 from bench.config.scorer_process import ScorerProcess
 from bench.config.settings import Experiment, Runtime, Train
@@ -26,6 +26,7 @@ _MENDS = {
     "AdamW's moments": _LORA,
     "a step of AdamW": _LORA,
     "reference": _LORA,
+    "old policy": _LORA,
     "moving average": ("--train.ema_half_life 0",),
     "scorers": ("--scorers.NAME.device cpu, or that of a card which does not train, for those that only judge",),
     "text encoders": ("--runtime.park_encoders true", "--runtime.frozen_weights bfloat16", "--runtime.t5 false"),
@@ -86,7 +87,7 @@ class StageMemoryForecaster:
         self._known: dict[str, float] = {}
 
     def of_stage(
-        self, train: Train, trained: int, *, reference: bool, rollouts: float, largest: LargestPass
+        self, train: Train, trained: int, needs: Needs, *, rollouts: float, largest: LargestPass
     ) -> StageMemory:
         """Memory of a stage that trains `trained` weights; `rollouts` are the bytes it keeps of them."""
         shapes, runtime = self._shapes, self._experiment.runtime
@@ -99,7 +100,8 @@ class StageMemoryForecaster:
             "text encoders": 0 if runtime.park_encoders else encoders,
             "base, for drift": denoiser if self._experiment.evaluation.drift_states else 0,
             "scorers": self._scorers,
-            "reference": denoiser if reference and full else 0,
+            "reference": denoiser if needs.reference and full else 0,
+            "old policy": 4 * trained if needs.old else 0,
             "moving average": 4 * trained if train.ema_half_life else 0,
         }
         moments = {"AdamW's moments": 8.0 * trained, "rollouts": rollouts}

@@ -58,7 +58,7 @@ class ClosedFormModel:
     @torch.no_grad()
     def old_velocity(self, x: Tensor, sigma: Tensor, cond: Any, scale: float = 1.0) -> Tensor:
         self.passes["no_grad"] += len(x)
-        return guided(ClosedFormPolicy(self.old).velocity, self.null, x, sigma, cond, scale)
+        return guided(self, ClosedFormPolicy(self.old).velocity, x, sigma, cond, scale)
 
 
 class ClosedFormDraw:

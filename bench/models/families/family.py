@@ -30,18 +30,6 @@ ATTENTION = (
 )  # fmt: skip
 
 
-def pack(x: Tensor) -> Tensor:
-    """Latents (B, C, h, w) to tokens (B, (h/2)(w/2), 4 C) of patches of 2 x 2, as FLUX.1's pipeline packs them."""
-    b, c, h, w = x.shape
-    return x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h // 2 * (w // 2), 4 * c)
-
-
-def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
-    """The inverse of `pack`."""
-    b, _, c = tokens.shape
-    return tokens.reshape(b, h // 2, w // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c // 4, h, w)
-
-
 def renormalised(v: Tensor, v_c: Tensor) -> Tensor:
     """v (..., D) with the norms of v_c over the last dimension."""
     norm = v.norm(dim=-1, keepdim=True)

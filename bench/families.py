@@ -1,6 +1,7 @@
-"""The families of models that can be trained, by the class that a pipeline's model_index.json names; without torch.
+"""The families of models that can be trained, by the class that a pipeline's model_index.json names.
 
-What a family is like says its own class in `bench.models.families`, which is imported when it is asked for.
+What a family is like says its own class in `bench.models.families`, which is imported when it is asked for. Neither
+imports anything heavy at load, so that `bench list` stays quick.
 """
 
 from __future__ import annotations
@@ -9,9 +10,6 @@ import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from bench.api import DataError
-from bench.reading import read_json
 
 _SD3 = "bench.models.families.sd3:StableDiffusion3"
 FAMILIES: Mapping[str, str] = {
@@ -56,6 +54,8 @@ def family_of(pipeline: str) -> Any:
     Raises:
         DataError: it is of none, or no rectified flow.
     """
+    from bench.api import DataError
+
     if pipeline in REFUSED:
         raise DataError(
             f"a {pipeline} is no rectified flow: {REFUSED[pipeline]}, so it has no velocity to train: give a model of "
@@ -71,6 +71,8 @@ def family_of(pipeline: str) -> Any:
 
 def pipeline_of(folder: Path) -> str | None:
     """The class of pipeline that a folder's model_index.json names; None where it is missing or damaged."""
+    from bench.reading import read_json
+
     try:
         return str(read_json(folder / "model_index.json")["_class_name"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -83,6 +85,8 @@ def family_in(folder: Path) -> Any:
     Raises:
         DataError: its index is damaged, or says that it is a pipeline of no family.
     """
+    from bench.api import DataError
+
     pipeline = pipeline_of(folder)
     if pipeline is None:
         raise DataError(

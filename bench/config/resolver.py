@@ -112,12 +112,13 @@ class Resolver:
     def _targets(self) -> Block:
         """The family's own LoRA targets, of a model whose family is known before it is loaded."""
         model = self.raw.get("model")
+        if not isinstance(model, str):
+            return {}
         try:
-            pipeline = None if model is None else BY_NAME[model].pipeline if model in BY_NAME else _pipeline(model)
-            family = None if pipeline is None else family_of(pipeline)
+            family = family_of(BY_NAME[model].pipeline if model in BY_NAME else _pipeline(model))
         except DataError:  # told where the model is looked for
-            family = None
-        return {} if family is None else {"lora_targets": list(family.lora_targets)}
+            return {}
+        return {"lora_targets": list(family.lora_targets)}
 
     def _block(self, name: str) -> Block:
         """A mapping of the settings, empty where there is none."""

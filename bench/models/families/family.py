@@ -1,7 +1,7 @@
 """The contract of a family: latents, conditioning, passes, guidance and schedule of one kind of diffusers pipeline.
 
 Latents z are (B, C, h, w) everywhere outside; a family packs them within the pass. s is the noise level, v = dz/ds.
-This package imports torch inside functions only, so that `bench list models` stays quick.
+This package imports torch and `bench.api` inside functions only, so that `bench list` stays quick.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
-
-from bench.api import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -28,18 +26,6 @@ ATTENTION = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
 )  # fmt: skip
-
-
-def pack(x: Tensor) -> Tensor:
-    """Latents (B, C, h, w) to tokens (B, (h/2)(w/2), 4 C) of patches of 2 x 2, as FLUX.1's pipeline packs them."""
-    b, c, h, w = x.shape
-    return x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h // 2 * (w // 2), 4 * c)
-
-
-def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
-    """The inverse of `pack`."""
-    b, _, c = tokens.shape
-    return tokens.reshape(b, h // 2, w // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c // 4, h, w)
 
 
 def renormalised(v: Tensor, v_c: Tensor) -> Tensor:
@@ -105,6 +91,8 @@ class Family(abc.ABC):
         Raises:
             ConfigError: the runtime asks for what this family does not have, or its scheduler is no plain flow.
         """
+        from bench.api import ConfigError
+
         self.parts = pipeline
         self.runtime = runtime
         refused = {
@@ -122,6 +110,8 @@ class Family(abc.ABC):
 
     def refuse(self, experiment: Experiment) -> None:
         """Raise ConfigError for what an experiment asks for and this model does not have."""
+        from bench.api import ConfigError
+
         if experiment.shard and "shard" not in self.options:
             raise ConfigError(f"--shard true: not there for {self.name} ({self.pipeline}); leave it out")
         scales = (experiment.evaluation.guidance, *experiment.evaluation.grid_guidance)
@@ -157,6 +147,8 @@ class Family(abc.ABC):
         Raises:
             ConfigError: the transformer takes no pictures of that size.
         """
+        from bench.api import ConfigError
+
         sides = self.sides(self.parts.transformer.config, self.parts.vae.config)
         width, height = size or (sides.native, sides.native)
         if size and any(side % sides.unit or side > (sides.largest or side) for side in size):
@@ -231,6 +223,8 @@ class Family(abc.ABC):
         texts: Sequence[str], tokens: Sequence[Sequence[int]], limit: int,
         mend: str = "shorten it, or raise --runtime.text_length",
     ) -> None:  # fmt: skip
+        from bench.api import DataError
+
         for text, ids in zip(texts, tokens, strict=True):
             if len(ids) > limit:
                 raise DataError(f"prompt {text!r}: {len(ids)} tokens, but the text encoders read {limit}: {mend}")

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.models.families.family import Config, Family, Sides, pack, unpack
+from bench.models.families.family import Config, Family, Sides
+from bench.models.families.packing import pack, unpack
 
 if TYPE_CHECKING:
     import torch

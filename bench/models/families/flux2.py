@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.api import ConfigError
 from bench.models.families.family import ATTENTION, Config, Family, Sides
 
 if TYPE_CHECKING:
@@ -110,6 +109,8 @@ class Flux2Klein(Family):
 
     def refuse_guidance(self, scale: float) -> None:
         """As `Family.refuse_guidance`: the distilled model has none."""
+        from bench.api import ConfigError
+
         if self.parts.config.get("is_distilled"):
             raise ConfigError(
                 f"guidance scale {scale}: this {self.pipeline} is distilled and has no unconditional branch; say "

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.models.families.family import Config, Family, Sides, pack, renormalised, unpack
+from bench.models.families.family import Config, Family, Sides, renormalised
+from bench.models.families.packing import pack, unpack
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.api import ConfigError
 from bench.models.families.family import Config, Family, Sides, empty_apart
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ class Sana(Family):
     )
 
     def __init__(self, pipeline: Any, runtime: Runtime) -> None:
+        from bench.api import ConfigError
+
         super().__init__(pipeline, runtime)
         kind = pipeline.scheduler.config.get("prediction_type", "flow_prediction")
         if kind != "flow_prediction":

@@ -39,10 +39,14 @@ _MENDS = {
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Bytes of a stage's parts that are always there, and of those that each phase has beside them."""
+    """Bytes of a stage's parts that are always there, and of those that each phase has beside them.
+
+    has_t5: whether there is a T5 that could be left out.
+    """
 
     resident: BytesByPart
     phases: dict[str, BytesByPart]
+    has_t5: bool = True
 
     def total(self, phase: str) -> float:
         """Bytes of all that is there in a phase."""
@@ -66,7 +70,7 @@ class StageMemory:
             "--train.gradient_checkpointing true": train.gradient_checkpointing,
             "--runtime.park_encoders true": runtime.park_encoders,
             "--runtime.frozen_weights bfloat16": runtime.frozen_weights == "bfloat16",
-            "--runtime.t5 false": not runtime.t5,
+            "--runtime.t5 false": not (runtime.t5 and self.has_t5),
             _HELD[0]: runtime.denoiser_weights == "bfloat16",
         }
         found = dict[str, None]()
@@ -122,7 +126,7 @@ class StageMemoryForecaster:
             phases["rollout"] = {**gathering, "a sampling pass": sampling}
         if runtime.park_encoders:
             phases["encoding texts"] = {"text encoders": encoders}
-        return StageMemory(resident, phases)
+        return StageMemory(resident, phases, "t5" in shapes.family.options)
 
     def _pass(self, train: Train, batch: int, *, gradient: bool) -> float:
         """Bytes of a pass of so many rows, with gradient or without."""
@@ -168,7 +172,7 @@ def sharded_memory(memory: StageMemory, shapes: ModelShapes, cards: int) -> Stag
             parts["blocks, put together"] = times * largest
     phases["optimiser's step"]["a step of AdamW"] = phases["optimiser's step"]["gradients"]  # its kernel is not fused
     phases["sharing out"] = {"the rest of the denoiser": memory.resident["denoiser"] * (1 - 1 / cards)}
-    return StageMemory(_divided(memory.resident, cards), phases)
+    return dataclasses.replace(memory, resident=_divided(memory.resident, cards), phases=phases)
 
 
 def _divided(parts: BytesByPart, cards: int) -> BytesByPart:

@@ -135,8 +135,9 @@ def _configured(folder: Path, runtime: Runtime) -> PipelineParts:
     family = family_in(folder)
     absent = family.left_out(folder, runtime)
     parts: dict[str, Any] = dict.fromkeys(absent)
+    parts["scheduler"] = _part(folder / "scheduler", str(index["scheduler"][1]))
     with torch.device("meta"):
-        for name in ("transformer", "vae", *family.encoders, "scheduler"):
+        for name in ("transformer", "vae", *family.encoders):
             if name not in absent:
                 parts[name] = _part(folder / name, str(index[name][1]))
     settings = {name: value for name, value in index.items() if not isinstance(value, list)}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.config.settings import Runtime
 from bench.families import families
-from bench.models.families.family import pack, unpack
+from bench.models.families.packing import pack, unpack
 from bench.models.policy import PipelinePolicy
 from tests.support.tiny_families import SIDE, write_family
 

@@ -18,7 +18,7 @@ from PIL import Image
 from bench.api import ConfigError, DataError
 from bench.budget import Budget, Ledger
 from bench.config.settings import Runtime, Train
-from bench.families import FAMILIES, families, family_in, family_of
+from bench.families import families, family_in
 from bench.models.policy import PipelinePolicy
 from bench.preflight.conformance.observers import count_passes
 from bench.preflight.forecast.activations import pass_bytes, run_pass
@@ -30,6 +30,8 @@ from tests.models.families.conformance import CONTROL, CONTROLS, NAMES, SCALES, 
 from tests.support import tiny_families
 from tests.support.cells import experiment, scorers, world
 from tests.support.tiny_families import SIDE, write, write_family
+
+pytestmark = pytest.mark.slow  # each writes or loads a model
 
 Folders = Callable[[str], Path]
 GUIDED = SCALES[-1]
@@ -60,7 +62,6 @@ def states(policy: PipelinePolicy) -> tuple[torch.Tensor, torch.Tensor, Any]:
 # diffusers' own pipeline
 
 
-@pytest.mark.slow
 @every_family
 def test_three_steps_are_those_of_diffusers_own_pipeline(name: str, folders: Folders) -> None:
     found = conformance.measured(name, folders(name))
@@ -70,7 +71,6 @@ def test_three_steps_are_those_of_diffusers_own_pipeline(name: str, folders: Fol
         assert found[control] >= CONTROL, found
 
 
-@pytest.mark.slow
 def test_the_page_on_models_is_as_measured(tmp_path: Path) -> None:
     """All but the digits, and those of conformance up to a factor of ten: they differ between machines."""
     text = conformance.DOCUMENT.read_text(encoding="utf-8")
@@ -84,7 +84,6 @@ def test_the_page_on_models_is_as_measured(tmp_path: Path) -> None:
     assert all(float(value) <= TOLERANCE for row in rows for value in row[1:3])
 
 
-@pytest.mark.slow
 @every_family
 def test_pictures_are_those_that_the_pipeline_decodes(name: str, folders: Folders, monkeypatch: Any) -> None:
     policy, pipeline = load(folders(name)), conformance.pipeline_of(folders(name))
@@ -104,7 +103,6 @@ def test_pictures_are_those_that_the_pipeline_decodes(name: str, folders: Folder
     assert off.max() <= 1 and (off > 0).mean() < 0.01  # rounded from floats that differ by the tolerance
 
 
-@pytest.mark.slow
 @every_family
 def test_pictures_encode_to_what_decodes_to_their_reconstruction(name: str, folders: Folders) -> None:
     """Shift and scale of encoding are the inverse of those of decoding, for pictures as the pipeline reads them."""
@@ -124,7 +122,6 @@ def test_pictures_encode_to_what_decodes_to_their_reconstruction(name: str, fold
     assert np.abs(policy.decode(mean).astype(int) - expected).max() <= 1
 
 
-@pytest.mark.slow
 @every_family
 def test_adapters_that_are_saved_load_in_diffusers_with_the_same_output(
     name: str, folders: Folders, tmp_path: Path
@@ -232,7 +229,6 @@ def small(folder: Path, label: str, **more: Any) -> Any:
     )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("label", ["sft", "soar", "flowgrpo"])
 @every_family
 def test_methods_take_two_steps_through_the_real_environment(name: str, label: str, folders: Folders) -> None:
@@ -258,7 +254,6 @@ def test_methods_take_two_steps_through_the_real_environment(name: str, label: s
     assert count.flops <= spent  # a ragged text is charged as the longest
 
 
-@pytest.mark.slow
 @every_family
 def test_plan_reads_the_flops_and_the_memory_that_are_measured(name: str, folders: Folders) -> None:
     e = small(folders(name), "sft")
@@ -277,15 +272,6 @@ def test_plan_reads_the_flops_and_the_memory_that_are_measured(name: str, folder
 # What is refused
 
 
-def test_every_family_is_found_by_its_pipeline() -> None:
-    for family in families():
-        assert family_of(family.pipeline) is family
-        assert all(getattr(family, fact) for fact in (*conformance.COLUMNS, "source", "lora_targets"))
-    assert {family.pipeline for family in families()} <= set(FAMILIES)
-    assert set(NAMES) == {"sd3", *tiny_families.BUILDERS} == set(THEIRS)
-
-
-@pytest.mark.slow
 def test_the_list_says_what_each_family_needs_and_loads_no_model_library() -> None:
     program = (
         "import sys; from bench.cli.main import main\n"

@@ -64,7 +64,9 @@ class DGPO(OwnSamples):
     def parts(self, env: Env, rollouts: Rollouts, part: Tensor) -> Iterator[tuple[Terms, Logs]]:
         """The losses of whole groups: together where a micro-batch holds them, one in several passes where not."""
         size = self.group_size
-        for rows in part.split(size * max(1, env.micro_batch // size)):
+        together = size * max(1, env.micro_batch // size)
+        for first in range(0, len(part), together):  # none, where other processes have the groups of this update
+            rows = part[first : first + together]
             for level in range(self.config.levels):
                 yield from self.group_terms(env, rollouts, list(self.noised(env, rollouts, rows, [level], shared=size)))
 

@@ -112,7 +112,7 @@ def _write_figure(folder: Path, figure: Figure) -> tuple[Path, Path]:
     held = _stored(stored)
     if picture.is_file() and held.get("data") == figure.data and held.get("drawn") == _drawn(picture.read_bytes()):
         return picture, stored
-    png = figure.draw()
+    png = figure.draw("png")
     write_whole(picture, png)
     facts = {"schema": 1, "data": figure.data, "data_hash": figure.data_hash, "drawn": _drawn(png)}
     write_whole(stored, (canonical_json(facts, indent=1) + "\n").encode())

@@ -380,7 +380,7 @@ def test_doctor_examines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr("bench.cli.doctor.package_conflicts", lambda: [])
     assert main(["doctor", "--results", str(tmp_path / "results")]) == 0
     out = capsys.readouterr().out
-    for part in ("python 3", "torch ", "GiB of memory", "3 methods registered", "can be written", "1 thread: "):
+    for part in ("python 3", "torch ", "GiB of memory", "12 methods registered", "can be written", "1 thread: "):
         assert part in out
     assert not (tmp_path / "results").exists()
     monkeypatch.setattr("bench.cli.doctor.package_conflicts", lambda: ["package 'methods' is foreign"])

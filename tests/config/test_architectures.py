@@ -54,8 +54,12 @@ def test_the_numbers_make_models_of_other_families_as_published() -> None:
         assert millions(pipeline.text_encoder) == pytest.approx(4022.5, abs=1)  # Qwen3-4B, its embedding tied
 
 
-@pytest.mark.parametrize(("preset", "model"), [("flux2-klein-lora", OTHERS[0]), ("z-image-lora", OTHERS[1])])
-def test_presets_of_other_families_train_and_judge_alike_on_their_own_targets(preset: str, model: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "model", "scale"), [("flux2-klein-lora", OTHERS[0], 4.0), ("z-image-lora", OTHERS[1], 5.0)]
+)
+def test_presets_of_other_families_train_and_judge_alike_on_their_own_targets(
+    preset: str, model: str, scale: float
+) -> None:
     experiment = load_settings(preset)
     family = family_of(architecture_named(model).pipeline)
     assert experiment.model == model and experiment.runtime.text_length == family.text_length
@@ -63,7 +67,7 @@ def test_presets_of_other_families_train_and_judge_alike_on_their_own_targets(pr
         train = experiment.stages(label)[0].train
         assert train.adaptation == "lora" and train.lora_targets == family.lora_targets
     guidance = {experiment.stages(label)[0].config.guidance for label in ("soar", "flowgrpo")}
-    assert guidance == {experiment.evaluation.guidance} == {4.0} and not experiment.runtime.compile
+    assert guidance == {experiment.evaluation.guidance} == {scale} and not experiment.runtime.compile
 
 
 def test_targets_that_are_asked_for_go_before_the_familys_own() -> None:

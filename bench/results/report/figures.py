@@ -31,7 +31,7 @@ from bench.results.report.gains import gain_paths
 from bench.results.report.markdown import printable
 from bench.results.statistics.analysis import Analysis, Run
 
-__all__ = ["Figure", "experiment_figures", "headline_scorers", "scorer_kind"]
+__all__ = ["Figure", "curves_figure", "experiment_figures", "headline_scorers", "scorer_kind"]
 
 SIGNIFICANT = 6
 
@@ -84,7 +84,7 @@ def experiment_figures(analysis: Analysis, units: tuple[str, ...]) -> list[Figur
     for task in analysis.tasks:
         found += [
             _differences(analysis, task),
-            _curves(analysis, task, units),
+            curves_figure(analysis, task, units),
             _guidance_grid(analysis, task),
             _samples(analysis, task),
         ]
@@ -119,8 +119,8 @@ def _differences(analysis: Analysis, task: str) -> Figure | None:
     return Figure(f"differences-{task}", f"Differences, {task}", caption, data, partial(draw_differences, data))
 
 
-def _curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | None:
-    """Scores along the budget."""
+def curves_figure(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | None:
+    """Scores along the budget over these units, those that were recorded; None without a curve."""
     runs = {scorer: analysis.curves(task, scorer) for scorer in headline_scorers(analysis, task)}
     first = next(iter(runs.values()))
     if not first:

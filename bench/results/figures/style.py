@@ -127,7 +127,8 @@ def panels(
         named = {name: fitted(name, width - 0.9) for name in legend}
         longest = max(len(line) for text in named.values() for line in text.split("\n"))
         fitting = max(1, int(width / (0.75 + 0.085 * longest)))
-        top += 0.05 + (0.03 + LINE * line_count(named.values())) * -(-len(legend) // fitting)
+        rows_of_legend = -(-len(legend) // fitting)
+        top += 0.05 + (0.03 + LINE * line_count(named.values())) * rows_of_legend
     height = top + rows * size[1] + (rows - 1) * gap[1] + bottom
     with new_figure(width, height) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, **shared)
@@ -140,7 +141,7 @@ def panels(
             hspace=gap[1] / size[1],
         )
         if legend and look:
-            _draw_legend(figure, named, look, min(fitting, len(legend)))
+            _draw_legend(figure, named, look, -(-len(legend) // rows_of_legend))
         yield figure, grid
 
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from bench.results.records.schema import BASE
 from bench.results.report.gains import proxy_gains
 from bench.results.report.markdown import format_number, interval_text, score_decimals
-from bench.results.report.tables import verdict_words
-from bench.results.statistics.analysis import Analysis, Difference
+from bench.results.statistics.analysis import Analysis
 
 __all__ = ["Sentence", "answer", "marked", "scorer_decimals"]
 
@@ -89,8 +88,12 @@ def _task(analysis: Analysis, task: str) -> Sentence:
         lead, found = "nothing beats the base", f"{by} it has {mean}"
     else:
         lead, found = f"{leader} wins", f"{by} it has {mean}"
-    others = (_against(analysis, task, method, scorer) for method in order if method != BASE)
-    return Sentence(f"{task}, {lead}", "; ".join([found, *filter(None, others)]) + ".")
+        baseline = analysis.baseline(task)
+        if baseline not in (order[0], BASE):
+            found += f", against {baseline} {_over(analysis, task, order[0], baseline, scorer, named=False)}"
+    over_base = (_over(analysis, task, method, BASE, scorer) for method in order if method != BASE)
+    against = ", ".join(text for text in over_base if text)
+    return Sentence(f"{task}, {lead}", f"{found}{f'; over the base: {against}' if against else ''}.")
 
 
 def _beats(analysis: Analysis, task: str, leader: str, method: str, scorer: str) -> bool:
@@ -100,20 +103,14 @@ def _beats(analysis: Analysis, task: str, leader: str, method: str, scorer: str)
     return found is not None and found.verdict == wanted
 
 
-def _against(analysis: Analysis, task: str, method: str, scorer: str) -> str:
-    """`soar minus base +1.26 [+1.17, +1.35], better, minus sft -0.03 [-0.08, +0.02], tie`."""
+def _over(analysis: Analysis, task: str, method: str, baseline: str, scorer: str, *, named: bool = True) -> str:
+    """`soar +1.26 [+1.17, +1.35] better`; empty where there is no such comparison."""
     row = analysis.row(task, method, scorer)
-    found = row.differences if row else {}
-    parts = (
-        _difference(analysis, task, scorer, found[name]) for name in (BASE, analysis.baseline(task)) if name in found
-    )
-    said = ", ".join(dict.fromkeys(parts))
-    return f"{marked(analysis, task, method)} {said}" if said else ""
-
-
-def _difference(analysis: Analysis, task: str, scorer: str, found: Difference) -> str:
-    decimals = scorer_decimals(analysis, task, scorer)
-    return f"minus {found.baseline} {interval_text(found.interval, decimals, sign=True)}, {found.verdict}"
+    found = row.differences.get(baseline) if row else None
+    if found is None:
+        return ""
+    text = interval_text(found.interval, scorer_decimals(analysis, task, scorer), sign=True)
+    return f"{marked(analysis, task, method) + ' ' if named else ''}{text} {found.verdict}"
 
 
 def _elsewhere(analysis: Analysis) -> str:
@@ -140,21 +137,32 @@ def _elsewhere(analysis: Analysis) -> str:
 
 def _undecided(analysis: Analysis) -> str:
     """Of the comparisons under the headline scorers, which are undecided, and what would have been seen."""
-    count, names = 0, []
+    count, parts, open_ = 0, [], 0
     for task in analysis.tasks:
-        scorer = analysis.primary(task)
+        scorer, names, seen = analysis.primary(task), [], []
         for method in analysis.methods(task):
             row = analysis.row(task, method, scorer)
             for found in row.differences.values() if row else ():
                 count += 1
                 if found.verdict.startswith("undecided"):
-                    words = verdict_words(found, scorer_decimals(analysis, task, scorer)).removeprefix("undecided")
-                    names.append(f"{task}: {marked(analysis, task, method)} minus {found.baseline}{words}")
+                    names.append(f"{marked(analysis, task, method)} minus {found.baseline}")
+                    seen += [found.detectable] if found.detectable == found.detectable else []
+        if names:
+            open_ += len(names)
+            parts.append(f"{task}: {_listed(names)}{_visible(seen, scorer_decimals(analysis, task, scorer))}")
     if not count:
         return "nothing could be compared yet."
-    if not names:
+    if not parts:
         return f"none of the {count} comparisons by these headline scorers."
-    return f"{len(names)} of the {count} comparisons by these headline scorers: {'; '.join(names)}."
+    return f"{open_} of the {count} comparisons by these headline scorers; {'; '.join(parts)}."
+
+
+def _visible(seen: list[float], decimals: int) -> str:
+    """What this design would have shown, of several comparisons from the sharpest to the bluntest."""
+    if not seen:
+        return ""
+    ends = dict.fromkeys(format_number(value, decimals) for value in (min(seen), max(seen)))
+    return f" (true differences of {' to '.join(ends)} would probably have been seen)"
 
 
 def _listed(items: Iterable[str], last: str = " and ") -> str:

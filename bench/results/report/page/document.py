@@ -43,7 +43,9 @@ class PageDocument:
             for unit in AXES:
                 figure = curves_figure(self.analysis, task, (unit,))
                 if figure and figure.data["units"]:
-                    found.append((task, unit, replace(figure, name=f"{figure.name}-{unit}")))
+                    idle = [one["method"] for one in figure.data["means"] if max(one["x"][unit]) == 0]
+                    caption = figure.caption + (f" None of this is spent by {', '.join(idle)}." if idle else "")
+                    found.append((task, unit, replace(figure, name=f"{figure.name}-{unit}", caption=caption)))
         return found
 
     @cached_property
@@ -58,16 +60,16 @@ class PageDocument:
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
-        header = self.analysis.experiment.header
+        header, rows = self.analysis.experiment.header, table_rows(self.analysis)
         return {
             "name": header.name,
             "label": header.label,
             "question": header.question,
-            "baseline": header.baseline,
+            "baseline": header.baseline if any(row["baseline"] for row in rows) else None,
             "answer": answer(self.analysis),
-            "rows": table_rows(self.analysis),
+            "rows": rows,
             "notes": [f"{task}: {filter_words(self.analysis, task)}" for task in self.analysis.tasks],
-            "few": FEW if any(row["method"].endswith("†") for row in table_rows(self.analysis)) else "",
+            "few": FEW if any(row["method"].endswith("†") for row in rows) else "",
         }
 
     @cached_property

@@ -107,7 +107,7 @@ function enterTask() {
   all("label", box).forEach((label) => label.remove());
   names(gallery).forEach((shown, method) => {
     const label = document.createElement("label"), input = document.createElement("input");
-    Object.assign(input, { type: "checkbox", value: method, checked: true, defaultChecked: true });
+    Object.assign(input, { type: "checkbox", value: method, defaultChecked: true, disabled: isBlind });
     label.append(input, ` ${shown}`);
     box.append(label);
   });

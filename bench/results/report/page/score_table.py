@@ -8,7 +8,6 @@ from bench.results.records.schema import BASE
 from bench.results.report.figures import headline_scorers
 from bench.results.report.markdown import interval_text
 from bench.results.report.page.answer import marked, scorer_decimals
-from bench.results.report.tables import verdict_words
 from bench.results.statistics.analysis import Analysis, Difference
 
 __all__ = ["SIGNS", "table_rows"]
@@ -50,5 +49,5 @@ def _difference(found: Difference | None, decimals: int) -> dict[str, Any] | Non
         return None
     word = found.verdict.split(" ")[0]
     text = interval_text(found.interval, decimals, sign=True)
-    said = {"word": word, "sign": SIGNS[word], "verdict": verdict_words(found, decimals)}
+    said = {"word": word, "sign": SIGNS[word], "verdict": found.verdict}
     return {"mean": found.interval.mean, "text": text, **said}

@@ -88,6 +88,10 @@ class Parsed(HTMLParser):
         return [found for found in self.all(tag) if name in (found.get("class") or "").split()]
 
 
+def of_alignment(analysis: Analysis) -> gallery.Gallery:
+    return next(found for found in read_galleries(analysis) if found.task == "alignment")
+
+
 def hostile(analysis: Analysis) -> Analysis:
     """The same results with texts of a stranger's wherever one can stand."""
     head = analysis.experiment.header
@@ -178,7 +182,7 @@ def test_the_table_holds_the_scores(small: Analysis) -> None:
 
 
 def test_pictures_and_what_gold_says_of_them(small: Analysis) -> None:
-    first = read_galleries(small)[0]
+    first = of_alignment(small)
     assert (first.task, first.gold, first.kind, len(first.rows)) == ("alignment", "scenes-geneval", "gold", 3)
     assert first.note.startswith("The first 3 of 48 prompts, not chosen")
     row = first.rows[1]
@@ -205,7 +209,7 @@ def test_tags_find_who_was_right(small: Analysis) -> None:
     for method in names:
         table = small.scores("alignment", method, "scenes-geneval")
         scores[method] = table.T.groupby(level="prompt_index").first().T
-    for row in read_galleries(small)[0].rows:
+    for row in of_alignment(small).rows:
         values = {method: scores[method][row.index] for method in names}
         expected = {f"right-{n}" for n, method in enumerate(names) if (values[method] == 1).all()}
         expected |= {f"wrong-{n}" for n, method in enumerate(names) if (values[method] == 0).all()}
@@ -217,7 +221,7 @@ def test_tags_find_who_was_right(small: Analysis) -> None:
 def test_a_gold_scorer_that_gives_numbers_has_a_best_one(small: Analysis) -> None:
     samples = small.experiment.samples.copy()
     samples["scenes-geneval"] = np.arange(len(samples), dtype=np.float32)
-    row = read_galleries(Analysis(replace(small.experiment, samples=samples)))[0].rows[0]
+    row = of_alignment(Analysis(replace(small.experiment, samples=samples))).rows[0]
     means = {
         method: own[(own["update"] == own["update"].max())]["scenes-geneval"].mean()
         for method, own in samples.query("task == 'alignment' and split == 'report' and prompt_index == 0").groupby(
@@ -337,7 +341,7 @@ def test_sample_grids_of_other_prompts_stand_in_rows_of_their_own(small: Analysi
         replace(cell, pictures=moved(cell.pictures)) if cell.pictures and cell.header.method == "sft" else cell
         for cell in small.experiment.results
     )
-    rows = read_galleries(Analysis(replace(small.experiment, results=results)))[0].rows
+    rows = of_alignment(Analysis(replace(small.experiment, results=results))).rows
     assert [list(row.pictures) for row in rows] == [
         ["base", "soar", "flowgrpo"],
         ["base", "sft", "soar", "flowgrpo"],

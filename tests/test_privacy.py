@@ -42,6 +42,8 @@ def texts(path: Path) -> Iterator[str]:
         yield from file.schema_arrow.names
         if path.name.startswith("pictures"):  # the texts of scores are splits and categories
             yield from map(str, (cell for column in file.read().columns for cell in column.to_pylist()))
+    elif path.suffix == ".html":  # data: URLs and files within aside, whose letters may look like paths
+        yield from re.sub(r"[\w+/=]{40,}", "", path.read_text(encoding="utf-8")).splitlines()
     elif path.suffix == ".png":
         yield from (text.decode("latin-1") for text in re.findall(rb"tEXt([\x00-\x7f]{4,200})", path.read_bytes()))
     else:

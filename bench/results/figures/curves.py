@@ -50,7 +50,7 @@ def draw_budget_curves(data: Mapping[str, Any], form: Form = "png") -> bytes:
 
 def _side_labels(scorers: Sequence[Mapping[str, Any]], height: float) -> list[str]:
     """What stands beside each row: the scorer and its kind."""
-    return [f"{fitted(one['name'], height)}\n{fitted('(' + one['kind'] + ')', height)}" for one in scorers]
+    return [f"{fitted(one['name'], height)}\n{fitted('(' + one['kind'] + '), mean score', height)}" for one in scorers]
 
 
 def _side(labels: Sequence[str]) -> float:

@@ -200,7 +200,7 @@ def test_pictures_and_what_gold_says_of_them(small: Analysis) -> None:
     whole = np.asarray(Image.open(cell.folder / "pictures.png").convert("RGB"))
     assert (one.pixels == whole[:, 32:64]).all()
     sources, note = picture_sources([first])
-    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(sources[id(one)].split(",")[1]))))
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(sources[one].split(",")[1]))))
     assert note == "" and (shown == one.pixels).all()
 
 

@@ -137,7 +137,7 @@ def _elsewhere(analysis: Analysis) -> str:
 
 def _undecided(analysis: Analysis) -> str:
     """Of the comparisons under the headline scorers, which are undecided, and what would have been seen."""
-    count, parts, open_ = 0, [], 0
+    count, undecided, parts = 0, 0, []
     for task in analysis.tasks:
         scorer, names, seen = analysis.primary(task), [], []
         for method in analysis.methods(task):
@@ -148,13 +148,13 @@ def _undecided(analysis: Analysis) -> str:
                     names.append(f"{marked(analysis, task, method)} minus {found.baseline}")
                     seen += [found.detectable] if found.detectable == found.detectable else []
         if names:
-            open_ += len(names)
+            undecided += len(names)
             parts.append(f"{task}: {_listed(names)}{_visible(seen, scorer_decimals(analysis, task, scorer))}")
     if not count:
         return "nothing could be compared yet."
     if not parts:
         return f"none of the {count} comparisons by these headline scorers."
-    return f"{open_} of the {count} comparisons by these headline scorers; {'; '.join(parts)}."
+    return f"{undecided} of the {count} comparisons by these headline scorers; {'; '.join(parts)}."
 
 
 def _visible(seen: list[float], decimals: int) -> str:

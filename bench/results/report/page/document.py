@@ -101,7 +101,7 @@ class PageDocument:
                     for task, unit, figure in self._curves],
             others=[(figure, _picture(figure)) for figure in self._others],
             galleries=self._galleries,
-            source_of=lambda one: sources[id(one)],
+            source_of=sources.__getitem__,
             smaller=smaller,
             downloads=downloads(self.analysis),
         )  # fmt: skip

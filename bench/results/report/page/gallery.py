@@ -17,13 +17,13 @@ from bench.results.report.markdown import format_number
 from bench.results.report.page.answer import marked, scorer_decimals
 from bench.results.statistics.analysis import REPORT, Analysis
 
-__all__ = ["Gallery", "Picture", "PromptRow", "read_galleries"]
+__all__ = ["Gallery", "Picture", "PromptRow", "picture_sources", "read_galleries"]
 
 ROOM = 6_000_000  # bytes of all pictures of a page: above it they are made smaller, and the page says so
 SMALLEST = 64  # pixels, below which no picture is made
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """One cell's picture of a prompt uint8 (H, W, 3). verdict: by gold; is_right: None where gold gives a score."""
 
@@ -189,8 +189,8 @@ class _Scores:
         return found
 
 
-def picture_sources(galleries: list[Gallery]) -> tuple[dict[int, str], str]:
-    """The data: URL of every picture by its `id`, and a note where they were made smaller to fit in a page."""
+def picture_sources(galleries: list[Gallery]) -> tuple[dict[Picture, str], str]:
+    """The data: URL of every picture, and a note where they were made smaller to fit in a page."""
     pictures = [one for g in galleries for row in g.rows for of in row.pictures.values() for one in of]
     whole = [_encoded(one.pixels) for one in pictures]
     if sum(map(len, whole)) <= ROOM:
@@ -206,9 +206,9 @@ def picture_sources(galleries: list[Gallery]) -> tuple[dict[int, str], str]:
             return _urls(pictures, small, "webp"), note
 
 
-def _urls(pictures: list[Picture], data: list[bytes], kind: str) -> dict[int, str]:
+def _urls(pictures: list[Picture], data: list[bytes], kind: str) -> dict[Picture, str]:
     pairs = zip(pictures, data, strict=True)
-    return {id(one): f"data:image/{kind};base64,{b64encode(bytes_).decode()}" for one, bytes_ in pairs}
+    return {one: f"data:image/{kind};base64,{b64encode(bytes_).decode()}" for one, bytes_ in pairs}
 
 
 def _encoded(pixels: np.ndarray, side: int | None = None) -> bytes:

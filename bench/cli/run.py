@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
         grid.follow_experiment(experiment, args.results, team)
         return 0  # the first process tells how the run ended
     path, folder = report_path(args), inside(args.results, experiment.name)
-    for place in (path, report.page_of(folder)):
-        report.require_place(place)
+    report.require_place(path)
+    report.require_place(report.page_of(folder))
     with ProgressDisplay() as display:
         failed = grid.run_experiment(
             experiment, args.results, 1 if team else experiment.workers,

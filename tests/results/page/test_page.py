@@ -145,13 +145,18 @@ def test_every_control_and_picture_has_a_name(html: str) -> None:
 def test_the_answer_follows_the_truth(plain: Analysis) -> None:
     said = {sentence.lead: sentence.rest for sentence in answer(plain)}
     assert list(said) == ["alignment, soar wins", "Price", "Elsewhere", "Reward hacking", "Undecided"]
-    assert re.search(
-        r"by scenes-geneval \(gold\) it has 0\.\d{3}, against sft \+0\.1\d\d .* better", said["alignment, soar wins"]
+    won = said["alignment, soar wins"]
+    assert re.match(
+        r"by scenes-geneval \(gold\) it has 0\.6\d\d, against sft \+0\.1\d\d .* better; over the base: ", won
     )
-    assert "flowgrpo -0." in said["alignment, soar wins"] and "worse" in said["alignment, soar wins"]
+    assert re.search(r"flowgrpo † -0\.1\d\d \S+ \S+ worse\.$", won)
     assert "sft 625 updates (60 s), soar 267 updates (60 s) and flowgrpo 25 updates (60 s)" in said["Price"]
     assert said["Reward hacking"].startswith("a proxy rises while gold falls for flowgrpo on alignment")
-    assert said["Undecided"] == "none of the 5 comparisons by these headline scorers."
+    assert re.fullmatch(
+        r"1 of the 5 comparisons by these headline scorers; alignment: sft minus base "
+        r"\(true differences of 0\.0\d\d would probably have been seen\)\.",
+        said["Undecided"],
+    )
 
 
 def test_the_answer_names_no_winner_where_none_is_shown(small: Analysis) -> None:

@@ -21,6 +21,7 @@ import pytest
 from bench import registry
 from bench.canonical import config_hash
 from bench.datasets.pictures.inspection import InspectedPictures, copy_lists, csv_bytes
+from bench.experiments.grid import experiment_header
 from bench.results.records.hashes import line_hash
 from bench.results.records.schema import Telemetry, dump, parse_telemetry
 from bench.results.records.writer import read_experiment_header
@@ -165,6 +166,11 @@ class Bright(Reward):
     def __call__(self, images, prompts, metadata):
         return images.astype(np.float32).mean((1, 2, 3)) / 255
 '''
+
+
+def test_a_header_keeps_no_folder_of_whatever_command_it_is_given(tiny_pipeline: Path, tmp_path: Path) -> None:
+    header = experiment_header(experiment(tiny_pipeline), tmp_path, "python -m bench run --preset /srv/ada/mine.yaml")
+    assert header.command == "python -m bench run --preset .../mine.yaml"
 
 
 @pytest.mark.slow

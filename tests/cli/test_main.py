@@ -419,6 +419,10 @@ def test_the_recorded_command_leaves_out_where_and_how_it_was_computed(left_out:
     assert command_line(["run", *kept[:4], *left_out, *kept[4:]]) == f"python -m bench run {' '.join(kept)}"
 
 
+def test_the_recorded_command_names_no_folder() -> None:
+    assert command_line(["run", "--preset", "/srv/ada/mine.yaml"]) == "python -m bench run --preset .../mine.yaml"
+
+
 @pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = [sys.executable, "-m", "bench", "list", "soar"]

@@ -363,7 +363,9 @@ def test_a_head_that_does_not_come_in_time_ends_its_connection() -> None:
             prompt.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
             response = b""
             while b"done" not in response:
-                response += prompt.recv(1000)
+                part = prompt.recv(1000)
+                assert part, "closed while its request was worked on"
+                response += part
             begin = time.monotonic()
             prompt.sendall(b"G")  # nor may a second head take longer
             with suppress(ConnectionError):
@@ -414,9 +416,9 @@ def test_whoever_was_silent_for_longest_gives_way_of_the_client_with_the_most() 
         for name in names:
             places.take(name, name[0], partial(gone.append, name))
 
-    take("a1", "a2", "b1", "a3")
+    take("b1", "a1", "a2", "a3")
     places.heard("a1")
-    take("b2")  # all four are taken, three of them by a
+    take("b2")  # all four are taken, three of them by a; b1 was silent for longer
     assert gone == ["a2"]
     places.leave("b1")
     take("a4", "a5")  # one is free; then a has as many as one may have
@@ -424,6 +426,10 @@ def test_whoever_was_silent_for_longest_gives_way_of_the_client_with_the_most() 
     places.leave("a3")  # twice is once
     take("c1")
     assert gone == ["a2", "a3", "a1"]
+    places.leave("b2")
+    places.leave("c1")
+    take("a6", "a7")  # though one is free
+    assert gone == ["a2", "a3", "a1", "a4"]
 
 
 def test_a_picture_that_no_request_may_hold(served: RewardServer) -> None:
@@ -563,6 +569,10 @@ def test_addresses_of_another_kind_are_refused(url: str) -> None:
 
 
 def test_other_machines_are_let_in_by_a_token_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(*_: object, **__: object) -> None:
+        pytest.fail("it listens")
+
+    monkeypatch.setattr("uvicorn.Server.run", serve)
     monkeypatch.delenv("BENCH_REWARD_TOKEN", raising=False)
     limits = RequestLimits(1, 1, 1.0)
     with pytest.raises(ConfigError, match=r"--host 0.0.0.0 lets other machines in: expected a token"):

@@ -78,7 +78,7 @@ def _dataset(
     pictures.prepare(range(len(rows)))
     return Dataset(
         lambda index: stacked(pictures, [int(i) for i in index]), part["prompts"], part["metadata"],
-        state["selected_by"], state["scored"],
+        state["selected_by"], state["scored"], part.get("more", ()),
     )  # fmt: skip
 
 
@@ -104,12 +104,16 @@ def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[s
 def _part(
     candidates: Candidates, size: Size | None, rows: list[int], numbers: np.ndarray, digests: Sequence[str]
 ) -> dict[str, Any]:
-    """The pictures of one size: `rows` among its pictures, `numbers` among all candidates."""
+    """The pictures of one size: `rows` among its pictures, `numbers` among all candidates; each as often as shown."""
+    if candidates.repeats:
+        times = [candidates.repeats[number] for number in numbers]
+        numbers = np.repeat(numbers, times)
+        rows, digests = (np.repeat(list(each), times).tolist() for each in (rows, digests))
     prompts = [candidates.prompts[number] for number in numbers]
     return {
         "size": size, "rows": rows, "digests": list(digests), "prompts": [p.text for p in prompts],
         "metadata": [p.metadata for p in prompts],
-    }  # fmt: skip
+    } | ({"more": [list(candidates.more[number]) for number in numbers]} if candidates.more else {})  # fmt: skip
 
 
 def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:

@@ -165,8 +165,9 @@ class Evaluator:
     def _trainable(self) -> frozenset[str]:
         """The texts of all training prompts and candidates."""
         own = self._world.prompts("train", self._categories, self._task.train_prompts)
-        captions = self._world.candidates(self._categories, self._task.candidates).prompts
-        return frozenset(p.text for p in (*own, *captions))
+        found = self._world.candidates(self._categories, self._task.candidates)
+        more = (text for texts in found.more for text in texts)
+        return frozenset([*(p.text for p in (*own, *found.prompts)), *more])
 
     def pictures(self, policy: PipelinePolicy) -> tuple[bytes, list[Prompt], tuple[int, int]]:
         """A PNG with one row of tiles, its prompts, and a tile's (width, height)."""

@@ -72,7 +72,10 @@ class OwnSamples(Method):
         return env.model.guided_velocity(x, sigma, cond, self.config.guidance)
 
     def chosen(self, rewards: Tensor) -> Tensor:
-        """Which samples (groups, size) of the groups of rewards (groups, size) are trained on, as many of each."""
+        """Which samples (groups, size) of the groups of rewards (groups, size) are trained on, as many of each.
+
+        A sample whose reward is NaN, since the reward abstained, is left out whatever this says.
+        """
         return torch.ones_like(rewards, dtype=torch.bool)
 
     def advantages(self, rewards: Tensor) -> Tensor:
@@ -108,8 +111,8 @@ class OwnSamples(Method):
                 scores.append(env.submit(some, [prompt.text] * len(some), [prompt.metadata] * len(some)))
         rewards = np.concatenate([result() for result in scores])
         r = env.gather(torch.from_numpy(rewards).to(model.device).reshape(len(prompts), c.num_generations))
-        varied = r.amax(1) > r.amin(1)
-        kept = varied[:, None] & self.chosen(r)
+        varied = flow.varied_groups(r)
+        kept = varied[:, None] & self.chosen(r) & ~r.isnan()
         number = (varied.cumsum(0) - 1)[:, None].expand_as(r)
         own = torch.from_numpy(index % kept.numel()).to(model.device)
         mine = kept.flatten()[own]
@@ -119,14 +122,10 @@ class OwnSamples(Method):
             "advantage": self.advantages(r).flatten()[own],
             "group": number.flatten()[own],
         }
-        metrics = {
-            "reward_mean": float(r.mean()),
-            "reward_std": float(r.std(correction=0)),
-            "reward_group_std": float(r.std(1, correction=0).mean()),
-            "frac_reward_zero_std": float((~varied).float().mean()),
-        }
         kept_rows = mine.nonzero().flatten()
-        return Rollouts({name: t[kept_rows] for name, t in tensors.items()}, cond[kept_rows], c.updates, metrics)
+        return Rollouts(
+            {name: t[kept_rows] for name, t in tensors.items()}, cond[kept_rows], c.updates, flow.reward_metrics(r)
+        )
 
     def sample(self, env: Env, index: np.ndarray, cond: Condition) -> Tensor:
         """Clean latents (b, *S) of new samples by the Euler ODE sampler."""

@@ -135,8 +135,9 @@ class FlowGRPO(Method):
         rewards = np.concatenate([result() for result in scores])
         r = env.gather(torch.from_numpy(rewards).to(model.device).reshape(len(prompts), c.num_generations))
         advantage = flow.group_advantages(r, c.advantage_eps, c.scale_rewards)
-        flat = r.amax(1) == r.amin(1)
-        kept = (~flat if c.drop_zero_groups else torch.ones_like(flat)).repeat_interleave(c.num_generations)
+        varied = flow.varied_groups(r)
+        kept = (varied if c.drop_zero_groups else torch.ones_like(varied)).repeat_interleave(c.num_generations)
+        kept &= ~r.isnan().flatten()
 
         own = torch.from_numpy(index % len(kept)).to(model.device)
         tensors["advantage"] = advantage.clamp(-c.advantage_clip, c.advantage_clip).flatten()[own]
@@ -145,13 +146,7 @@ class FlowGRPO(Method):
         cond = cond[kept[own].nonzero().flatten()]
         if c.beta > 0:
             tensors["v_ref"] = self.reference(env, tensors["x"], tensors["step"], cond)
-        metrics = {
-            "reward_mean": float(r.mean()),
-            "reward_std": float(r.std(correction=0)),
-            "reward_group_std": float(r.std(1, correction=0).mean()),
-            "frac_reward_zero_std": float(flat.float().mean()),
-        }
-        return Rollouts(tensors, cond, c.updates * c.num_iterations, metrics)
+        return Rollouts(tensors, cond, c.updates * c.num_iterations, flow.reward_metrics(r))
 
     def window_starts(self, env: Env, prompt_index: np.ndarray) -> Tensor:
         """The step at which the window of each prompt's group begins (prompts,) int64."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.api import Needs
+from bench.api import DataError, Needs
 from bench.canonical import config_hash
 from bench.config.task import Task
 from bench.datasets.buckets import Size
@@ -84,7 +84,11 @@ def _dataset(
 
 def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[str, Any]:
     """Which candidates are kept, by the size that they are trained on, and what a data set says of itself."""
-    kept = top_share(_scores(candidates, select), [p.category for p in candidates.prompts], task.top_share)
+    scores = _scores(candidates, select)
+    judged = np.flatnonzero(~np.isnan(scores))
+    if select is not None and not len(judged):
+        raise DataError(f"{select.name} abstains from all {len(scores)} candidates: select by another scorer")
+    kept = judged[top_share(scores[judged], [candidates.prompts[row].category for row in judged], task.top_share)]
     if candidates.buckets:
         parts = []
         for bucket in candidates.buckets:

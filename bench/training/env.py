@@ -329,7 +329,9 @@ class TrainingEnv:
         """The scores that were waited for, their parts logged."""
         scores = waiting()
         for part, values in reward.parts.items():
-            self.log.add(f"reward.{portable(part)}", torch.from_numpy(values).to(self.model.device))
+            judged = values[~np.isnan(values)]
+            if len(judged):
+                self.log.add(f"reward.{portable(part)}", torch.from_numpy(judged).to(self.model.device))
         return scores
 
     def gather(self, rows: Tensor) -> Tensor:

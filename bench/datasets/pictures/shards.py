@@ -173,7 +173,7 @@ def _members(path: Path, file: Any) -> list[tarfile.TarInfo]:
         raise DataError(f"{path} is cut short or damaged after {len(found)} files: get it again")
     if any(rest):
         raise DataError(
-            f"{path} goes on behind its end, after {len(found)} files, as where tar files were joined: give each by itself"
+            f"{path} goes on behind its end, after {len(found)} files, as joined tar files do: give each by itself"
         )
     return found
 

@@ -80,7 +80,7 @@ def _open(settings: Data) -> PictureSource:
         return _open_folder(path, settings)
     if path.is_file() and path.suffix in LISTINGS:
         return ListedPictures(path, settings)
-    if (path.is_file() and ".tar" in path.suffixes[-2:]) or path.suffix == ".tgz":
+    if path.is_file() and (".tar" in path.suffixes[-2:] or path.suffix == ".tgz"):
         from bench.datasets.pictures.shards import Shards
 
         return Shards([path], settings)

@@ -169,10 +169,11 @@ class Step(_Line):
 
 
 class ScoreSummary(_Strict):
-    """Mean of one scorer over the `n` prompts it applies to, and by category."""
+    """Mean of one scorer over the `n` prompts that it judged, and by category; `abstained` of those it applies to."""
 
     mean: Finite
     n: Count
+    abstained: Count = 0
     by_category: dict[str, Finite] = {}
 
 

@@ -212,14 +212,24 @@ class Analysis:
     def scores(self, task: str, method: str, scorer: str, split: str = REPORT) -> pd.DataFrame:
         """Final scores, one row a seed, one column a prompt (a (category, prompt index) pair); empty where none.
 
-        `split` is one of the world, or that of a prompt set.
+        `split` is one of the world, or that of a prompt set. A prompt is left out where the scorer abstained from its
+        picture under any seed.
 
-        Raises DataError where a prompt has a score under some seeds only.
+        Raises DataError where a prompt was sampled under some seeds only.
         """
         key = (task, method, scorer, split)
         if key not in self._cache:
+            table = self._sampled(task, method, scorer, split)
+            self._cache[key] = table.loc[:, table.notna().all(axis=0)] if table.size else table
+        return self._cache[key]
+
+    def _sampled(self, task: str, method: str, scorer: str, split: str) -> pd.DataFrame:
+        """As `scores`, NaN where a picture was not judged."""
+        key = ("sampled", task, method, scorer, split)
+        if key not in self._cache:
             rows = self._final_by_cell.get((task, method, split), pd.DataFrame())
-            rows = rows.dropna(subset=[scorer]) if scorer in rows else rows.iloc[:0]
+            if scorer not in rows or rows[scorer].isna().all():
+                rows = rows.iloc[:0]
             self._cache[key] = _pivot(rows, scorer, f"{task}/{method}: {scorer} ({split})")
         return self._cache[key]
 
@@ -285,15 +295,20 @@ class Analysis:
 
         Raises DataError where the two were scored on different prompts.
         """
-        ours = _only(self.scores(task, method, scorer, split), category)
-        theirs = _only(self.scores(task, baseline, scorer, split), category)
+        ours, theirs = (self.scores(task, name, scorer, split) for name in (method, baseline))
+        if ours.size and theirs.size and not ours.columns.equals(theirs.columns):
+            sampled = [self._sampled(task, name, scorer, split).columns for name in (method, baseline)]
+            if not sampled[0].equals(sampled[1]):
+                message = f"{task}: {method} and {baseline} were scored by {scorer} on different prompts ({split})"
+                raise DataError(message)
+            judged = ours.columns.intersection(theirs.columns)  # the scorer abstained from a picture of one of them
+            ours, theirs = ours[judged], theirs[judged]
+        ours, theirs = _only(ours, category), _only(theirs, category)
         if baseline != BASE:
             shared = ours.index.intersection(theirs.index)
             ours, theirs = ours.loc[shared], theirs.loc[shared]
         if not ours.size or not theirs.size:
             return None
-        if not ours.columns.equals(theirs.columns):
-            raise DataError(f"{task}: {method} and {baseline} were scored by {scorer} on different prompts ({split})")
         interval = crossed_interval(paired_differences(ours.to_numpy(), theirs.to_numpy()))
         info = self.info(scorer)
         word = verdict(interval, self.margin(task, scorer), info.higher_is_better)
@@ -368,7 +383,7 @@ def _only(table: pd.DataFrame, category: str | None) -> pd.DataFrame:
 def _pivot(rows: pd.DataFrame, scorer: str, what: str) -> pd.DataFrame:
     """Scores (S, P) by seed and by (category, prompt index), both sorted.
 
-    As `unstack` has it, without its detours. Raises DataError where one is missing or there twice.
+    As `unstack` has it, without its detours. Raises DataError where one is missing or there twice, or a seed has none.
     """
     if not len(rows):
         return pd.DataFrame()
@@ -380,10 +395,10 @@ def _pivot(rows: pd.DataFrame, scorer: str, what: str) -> pd.DataFrame:
     if times.max() > 1:
         raise DataError(f"{what}: a prompt was scored twice at the same update")
     scores = rows[scorer].to_numpy()
-    if times.min() == 0 or not np.isfinite(scores).all():
-        raise DataError(f"{what}: not every seed was scored on the same prompts")
-    table = np.empty((len(seeds), len(pairs)), scores.dtype)
+    table = np.full((len(seeds), len(pairs)), np.nan, scores.dtype)
     table[row, column] = scores
+    if times.min() == 0 or np.isinf(scores).any() or np.isnan(table).all(1).any():
+        raise DataError(f"{what}: not every seed was scored on the same prompts")
     categories = rows["category"].cat.categories.take(pairs // span)
     columns = pd.MultiIndex.from_arrays([categories, pairs % span], names=["category", "prompt_index"])
     return pd.DataFrame(table, index=pd.Index(seeds, name="seed"), columns=columns, copy=False)

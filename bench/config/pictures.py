@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict
@@ -116,6 +117,17 @@ class Data:
         int, Option("a bucket of fewer pictures is given up; they go to the nearest one left", ge=1, le=10**9)
     ] = 32
     found: Annotated[Found | None, Option("what the inspection found; not to be set")] = None
+
+    def options(self, without: Collection[str] = ()) -> list[str]:
+        """The words of a command line that give these settings again, but those of the fields `without`."""
+        words = ["--data", self.path]
+        for name, value in vars(self).items():
+            if name in ("path", "found", *without) or value == getattr(type(self), name):
+                continue
+            option = "--allow-broken" if name == "allow_broken" else f"--data.{name}"
+            shown = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
+            words += [option, str(shown)]
+        return words
 
     def identity(self) -> dict[str, Any]:
         """What numbers depend on and a report tells; where the pictures lie is no part of it."""

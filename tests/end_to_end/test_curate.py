@@ -182,7 +182,7 @@ def test_from_curation_to_a_report_that_names_the_scorer(
     curate = ["curate", "--data", str(folder), "--reward", "scenes-aesthetic", "--top", "0.5"]
     assert main([*curate, "--results", str(results), *model]) == 0
     path = results / "curated" / "pictures" / "selected-scenes-aesthetic.json"
-    command = f"run --data {folder} --data.selection {path} --model {tiny_pipeline} --allow-broken 0.02"
+    command = f"run --data {folder} --data.selection {path} --allow-broken 0.02 --model {tiny_pipeline}"
     assert command in capsys.readouterr().out
     chosen = json.loads(path.read_text())["names"]
     assert len(chosen) == 30

@@ -108,14 +108,8 @@ def curate_folder(
 
 def _training_command(selection: Path, settings: Data, model: str | None) -> str:
     """The command that trains on a selection, with the options that it has to repeat."""
-    words = ["--data", settings.path, "--data.selection", str(selection)]
-    words += ["--model", model] if model else []
-    known = {"path", "selection", "found", *SelectionColumns.model_fields}
-    for name, value in vars(settings).items():
-        if name not in known and value != getattr(Data, name):
-            option = "--allow-broken" if name == "allow_broken" else f"--data.{name}"
-            shown = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
-            words += [option, str(shown)]
+    chosen = dataclasses.replace(settings, selection=str(selection))
+    words = chosen.options(without=SelectionColumns.model_fields) + (["--model", model] if model else [])
     return f"  python -m bench run {shlex.join(words)}"
 
 

@@ -184,10 +184,24 @@ def _refuse(picture: ImageFile.ImageFile, max_pixels: int) -> None:
         raise PictureFault("animated", f"{getattr(picture, 'n_frames', 'several')} frames")
     if picture.mode == "CMYK" and not picture.info.get("icc_profile"):
         raise PictureFault("CMYK", "inks instead of red, green and blue; without its profile its colours are a guess")
+    _refuse_unread_colours(picture)
     if picture.mode in _DEEP_MODES or _is_deep(picture):
         raise PictureFault("16-bit", f"more than 8 bits a channel ({picture.mode})")
     if picture.mode not in (*_MODES, "CMYK"):
         raise PictureFault("other colours", f"colour mode {picture.mode}")
+
+
+def _refuse_unread_colours(picture: ImageFile.ImageFile) -> None:
+    """HEIC may say by numbers what an ICC profile says; only sRGB's are read. Source: ITU-T H.273, 8.1 and 8.2."""
+    numbers = picture.info.get("nclx_profile")
+    if not numbers or picture.info.get("icc_profile"):
+        return
+    primaries, transfer = int(numbers["color_primaries"]), int(numbers["transfer_characteristics"])
+    if primaries not in (1, 2) or transfer in (16, 18):
+        told = (
+            f"colours of the primaries {primaries} and the transfer {transfer} of ITU-T H.273, without an ICC profile"
+        )
+        raise PictureFault("colour profile", f"{told}: store it as sRGB")
 
 
 def _is_deep(picture: ImageFile.ImageFile) -> bool:

@@ -212,15 +212,19 @@ class Analysis:
     def scores(self, task: str, method: str, scorer: str, split: str = REPORT) -> pd.DataFrame:
         """Final scores, one row a seed, one column a prompt (a (category, prompt index) pair); empty where none.
 
-        `split` is one of the world, or that of a prompt set. A prompt is left out where the scorer abstained from its
-        picture under any seed.
+        `split` is one of the world, or that of a prompt set. All methods of a task are judged on the same prompts: one
+        is left out where the scorer abstained from any of its pictures.
 
         Raises DataError where a prompt was sampled under some seeds only.
         """
         key = (task, method, scorer, split)
         if key not in self._cache:
-            table = self._sampled(task, method, scorer, split)
-            self._cache[key] = table.loc[:, table.notna().all(axis=0)] if table.size else table
+            tables = {name: self._sampled(task, name, scorer, split) for name in self.methods(task)}
+            table = tables.get(method, pd.DataFrame())
+            for other in tables.values() if table.size else ():
+                unjudged = other.columns[other.isna().any(axis=0)] if other.size else []
+                table = table.loc[:, ~table.columns.isin(unjudged)] if len(unjudged) else table
+            self._cache[key] = table
         return self._cache[key]
 
     def _sampled(self, task: str, method: str, scorer: str, split: str) -> pd.DataFrame:
@@ -295,20 +299,15 @@ class Analysis:
 
         Raises DataError where the two were scored on different prompts.
         """
-        ours, theirs = (self.scores(task, name, scorer, split) for name in (method, baseline))
-        if ours.size and theirs.size and not ours.columns.equals(theirs.columns):
-            sampled = [self._sampled(task, name, scorer, split).columns for name in (method, baseline)]
-            if not sampled[0].equals(sampled[1]):
-                message = f"{task}: {method} and {baseline} were scored by {scorer} on different prompts ({split})"
-                raise DataError(message)
-            judged = ours.columns.intersection(theirs.columns)  # the scorer abstained from a picture of one of them
-            ours, theirs = ours[judged], theirs[judged]
-        ours, theirs = _only(ours, category), _only(theirs, category)
+        ours = _only(self.scores(task, method, scorer, split), category)
+        theirs = _only(self.scores(task, baseline, scorer, split), category)
         if baseline != BASE:
             shared = ours.index.intersection(theirs.index)
             ours, theirs = ours.loc[shared], theirs.loc[shared]
         if not ours.size or not theirs.size:
             return None
+        if not ours.columns.equals(theirs.columns):
+            raise DataError(f"{task}: {method} and {baseline} were scored by {scorer} on different prompts ({split})")
         interval = crossed_interval(paired_differences(ours.to_numpy(), theirs.to_numpy()))
         info = self.info(scorer)
         word = verdict(interval, self.margin(task, scorer), info.higher_is_better)

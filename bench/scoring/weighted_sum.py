@@ -96,7 +96,9 @@ class WeightedSum(Reward):
                 sign = 1 if scorer.reward.higher_is_better else -1
                 total += sign * self.sum.parts[name] * (scores - mean) / deviation
             sums = total.astype(np.float32)
-            return np.where(np.isnan(sums), None, sums) if np.isnan(sums).any() else sums
+            if not np.isnan(sums).any():
+                return sums
+            return np.array([None if np.isnan(one) else one for one in sums], object)
 
         return result
 

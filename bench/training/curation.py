@@ -88,7 +88,9 @@ def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[s
     judged = np.flatnonzero(~np.isnan(scores))
     if select is not None and not len(judged):
         raise DataError(f"{select.name} abstains from all {len(scores)} candidates: select by another scorer")
-    kept = judged[top_share(scores[judged], [candidates.prompts[row].category for row in judged], task.top_share)]
+    kept = judged[
+        top_share(scores[judged], [candidates.prompts[row].category for row in judged.tolist()], task.top_share)
+    ]
     if candidates.buckets:
         parts = []
         for bucket in candidates.buckets:

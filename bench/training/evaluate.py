@@ -339,7 +339,7 @@ def _mean_of_samples(scores: Sequence[np.ndarray]) -> np.ndarray:
     judged = ~np.isnan(values)
     counts = judged.sum(0)
     if (counts == len(scores)).all():
-        return np.mean(scores, axis=0, dtype=np.float64)
+        return np.asarray(np.mean(scores, axis=0, dtype=np.float64))
     return np.where(counts, np.where(judged, values, 0).sum(0, dtype=np.float64) / np.maximum(counts, 1), np.nan)
 
 
@@ -351,7 +351,7 @@ def _summaries(
     for name, scorer in scorers.items():
         judged = np.isfinite(frame[name])
         if (rows & judged).any():
-            unjudged = (jobs[row][1] for row in np.flatnonzero(rows & ~judged))
+            unjudged = (jobs[row][1] for row in np.flatnonzero(rows & ~judged).tolist())
             abstained = sum(scorer.reward.applies(prompt.metadata) for prompt in unjudged)
             found[name] = _summary(frame, name, rows) | {"abstained": abstained}
     return found

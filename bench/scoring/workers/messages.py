@@ -28,6 +28,7 @@ _NUMBERS = "fiub"
 def encode_scores(scores: Any) -> dict[str, Any]:
     """Whatever a reward returned, JSON-able; a float is written with as many digits as it has."""
     array = np.asarray(scores)
+    values: list[Any] | None
     if array.dtype == object and all(value is None or isinstance(value, Real) for value in array.flat):
         values = [None if value is None else float(value) for value in array.flat]
     else:

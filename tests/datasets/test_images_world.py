@@ -211,7 +211,7 @@ def test_a_selection_that_lies_elsewhere_tells_pictures_by_their_bytes(
     with pytest.raises(ConfigError, match=r"is a selection, and --data\.selection names another"):
         prepare_pictures(Data(path=str(select(folder, names)), selection=str(path)), tiny_pipeline)
     other = select(folder, names, digests=(*digests[:-1], "0" * 16)).rename(tmp_path / "other.json")
-    with pytest.raises(DataError, match=rf"1 of the 40 selected .* broken or others now, '{names[-1]}'"):
+    with pytest.raises(DataError, match=rf"1 of the 40 selected .* broken or changed now, '{names[-1]}'"):
         prepare_pictures(Data(path=str(folder), selection=str(other)), tiny_pipeline)
 
 

@@ -211,5 +211,9 @@ def test_from_curation_to_a_report_that_names_the_scorer(
     assert str(tmp_path.parent) not in (results / "mine/pictures/sft/seed0/record.jsonl").read_text()
 
     assert main(run) == 0 and "nothing to run" in capsys.readouterr().out
-    flat(58).save(folder / "58.png")
+    before = (folder / chosen[0]).read_bytes()
+    flat(58).save(folder / chosen[0])
+    assert main(run) == 2 and "1 of the 30 selected pictures are gone, broken or changed" in capsys.readouterr().err
+    (folder / chosen[0]).write_bytes(before)
+    flat(58).save(folder / next(name for name in kept["name"] if name not in chosen))
     assert main(run) == 2 and "was recorded with other settings" in capsys.readouterr().err

@@ -151,9 +151,9 @@ def _chosen(inspected: InspectedPictures, selection: Selection | None) -> set[st
     selected = dict(zip(selection.names, selection.digests or map(there.get, selection.names), strict=True))
     gone = sorted(name for name, digest in selected.items() if digest is None or there.get(name) != digest)
     if gone:
-        others = " or others" if selection.digests else ""
+        lost = "gone, broken or changed" if selection.digests else "gone or broken"
         raise DataError(
-            f"{len(gone)} of the {len(selected)} selected pictures are gone or broken{others} now, {gone[0]!r} among "
+            f"{len(gone)} of the {len(selected)} selected pictures are {lost} now, {gone[0]!r} among "
             "them: restore them, or select again with `bench curate`"
         )
     return set(selected)

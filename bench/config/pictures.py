@@ -71,8 +71,9 @@ class Data:
         str,
         Option(
             "folder with metadata.jsonl, .csv, .json (a list) or .tsv; with a.txt or a.caption beside a.png, also in "
-            "folders like 10_NAME, whose pictures an epoch shows 10 times; with WebDataset's .tar files (not compressed); "
-            "with .parquet files or a saved dataset; one such file; HY-SOAR's .jsonl; or a dataset id of the hub. HEIC needs the extra `heif`",
+            "folders like 10_NAME, whose pictures an epoch shows 10 times; with WebDataset's .tar files (not "
+            "compressed); with .parquet files or a saved dataset; one such file; HY-SOAR's .jsonl; or a dataset id of "
+            "the hub. HEIC needs the extra `heif`",
             min_length=1,
         ),
     ]

@@ -37,7 +37,8 @@ class Candidates:
 
     `selected_by` names the scorer that chose them before, among `scored` pictures; nobody where it is empty. `digests`
     name each picture as it is prepared, where that can be told without its pixels. `buckets` hold all of them once more
-    at the sizes they are trained on; where there are none, that is the size of `images`.
+    at the sizes they are trained on; where there are none, that is the size of `images`. `more` are the captions of
+    each picture beside its prompt, and `repeats` how often an epoch shows it, where they differ from none and once.
     """
 
     images: PictureArray
@@ -46,6 +47,8 @@ class Candidates:
     scored: int = 0
     digests: Sequence[str] | None = None
     buckets: tuple[Bucket, ...] = ()
+    more: Sequence[Sequence[str]] = ()
+    repeats: Sequence[int] = ()
 
 
 class World(Protocol):

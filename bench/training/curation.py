@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.api import Needs
+from bench.api import DataError, Needs
 from bench.canonical import config_hash
 from bench.config.task import Task
 from bench.datasets.buckets import Size
@@ -78,13 +78,19 @@ def _dataset(
     pictures.prepare(range(len(rows)))
     return Dataset(
         lambda index: stacked(pictures, [int(i) for i in index]), part["prompts"], part["metadata"],
-        state["selected_by"], state["scored"],
+        state["selected_by"], state["scored"], part.get("more", ()),
     )  # fmt: skip
 
 
 def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[str, Any]:
     """Which candidates are kept, by the size that they are trained on, and what a data set says of itself."""
-    kept = top_share(_scores(candidates, select), [p.category for p in candidates.prompts], task.top_share)
+    scores = _scores(candidates, select)
+    judged = np.flatnonzero(~np.isnan(scores))
+    if select is not None and not len(judged):
+        raise DataError(f"{select.name} abstains from all {len(scores)} candidates: select by another scorer")
+    kept = judged[
+        top_share(scores[judged], [candidates.prompts[row].category for row in judged.tolist()], task.top_share)
+    ]
     if candidates.buckets:
         parts = []
         for bucket in candidates.buckets:
@@ -104,12 +110,16 @@ def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[s
 def _part(
     candidates: Candidates, size: Size | None, rows: list[int], numbers: np.ndarray, digests: Sequence[str]
 ) -> dict[str, Any]:
-    """The pictures of one size: `rows` among its pictures, `numbers` among all candidates."""
+    """The pictures of one size: `rows` among its pictures, `numbers` among all candidates; each as often as shown."""
+    if candidates.repeats:
+        times = [candidates.repeats[number] for number in numbers]
+        numbers = np.repeat(numbers, times)
+        rows, digests = (np.repeat(list(each), times).tolist() for each in (rows, digests))
     prompts = [candidates.prompts[number] for number in numbers]
     return {
         "size": size, "rows": rows, "digests": list(digests), "prompts": [p.text for p in prompts],
         "metadata": [p.metadata for p in prompts],
-    }  # fmt: skip
+    } | ({"more": [list(candidates.more[number]) for number in numbers]} if candidates.more else {})  # fmt: skip
 
 
 def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:

@@ -212,14 +212,28 @@ class Analysis:
     def scores(self, task: str, method: str, scorer: str, split: str = REPORT) -> pd.DataFrame:
         """Final scores, one row a seed, one column a prompt (a (category, prompt index) pair); empty where none.
 
-        `split` is one of the world, or that of a prompt set.
+        `split` is one of the world, or that of a prompt set. All methods of a task are judged on the same prompts: one
+        is left out where the scorer abstained from any of its pictures.
 
-        Raises DataError where a prompt has a score under some seeds only.
+        Raises DataError where a prompt was sampled under some seeds only.
         """
         key = (task, method, scorer, split)
         if key not in self._cache:
+            tables = {name: self._sampled(task, name, scorer, split) for name in self.methods(task)}
+            table = tables.get(method, pd.DataFrame())
+            for other in tables.values() if table.size else ():
+                unjudged = other.columns[other.isna().any(axis=0)] if other.size else []
+                table = table.loc[:, ~table.columns.isin(unjudged)] if len(unjudged) else table
+            self._cache[key] = table
+        return self._cache[key]
+
+    def _sampled(self, task: str, method: str, scorer: str, split: str) -> pd.DataFrame:
+        """As `scores`, NaN where a picture was not judged."""
+        key = ("sampled", task, method, scorer, split)
+        if key not in self._cache:
             rows = self._final_by_cell.get((task, method, split), pd.DataFrame())
-            rows = rows.dropna(subset=[scorer]) if scorer in rows else rows.iloc[:0]
+            if scorer not in rows or rows[scorer].isna().all():
+                rows = rows.iloc[:0]
             self._cache[key] = _pivot(rows, scorer, f"{task}/{method}: {scorer} ({split})")
         return self._cache[key]
 
@@ -368,7 +382,7 @@ def _only(table: pd.DataFrame, category: str | None) -> pd.DataFrame:
 def _pivot(rows: pd.DataFrame, scorer: str, what: str) -> pd.DataFrame:
     """Scores (S, P) by seed and by (category, prompt index), both sorted.
 
-    As `unstack` has it, without its detours. Raises DataError where one is missing or there twice.
+    As `unstack` has it, without its detours. Raises DataError where one is missing or there twice, or a seed has none.
     """
     if not len(rows):
         return pd.DataFrame()
@@ -380,10 +394,10 @@ def _pivot(rows: pd.DataFrame, scorer: str, what: str) -> pd.DataFrame:
     if times.max() > 1:
         raise DataError(f"{what}: a prompt was scored twice at the same update")
     scores = rows[scorer].to_numpy()
-    if times.min() == 0 or not np.isfinite(scores).all():
-        raise DataError(f"{what}: not every seed was scored on the same prompts")
-    table = np.empty((len(seeds), len(pairs)), scores.dtype)
+    table = np.full((len(seeds), len(pairs)), np.nan, scores.dtype)
     table[row, column] = scores
+    if times.min() == 0 or np.isinf(scores).any() or np.isnan(table).all(1).any():
+        raise DataError(f"{what}: not every seed was scored on the same prompts")
     categories = rows["category"].cat.categories.take(pairs // span)
     columns = pd.MultiIndex.from_arrays([categories, pairs % span], names=["category", "prompt_index"])
     return pd.DataFrame(table, index=pd.Index(seeds, name="seed"), columns=columns, copy=False)

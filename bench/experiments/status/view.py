@@ -6,7 +6,7 @@ Nothing is written and no lock is taken, so that it may be asked at any time, fr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from bench.experiments.status.progress import CellState
 from bench.locks import Holder, lock_holder
 from bench.paths import inside
 from bench.results.records.listing import list_cells
-from bench.results.records.schema import BASE, Cell, End, Event, ExperimentHeader, LedgerEntry, Milestone, Step, dump
+from bench.results.records.schema import BASE, Cell, End, Event, ExperimentHeader, LedgerEntry, Milestone, Step
 from bench.results.records.writer import read_events, read_experiment_header, read_telemetry, status_of
 
 _AT_WORK = ("training", "judging", "starting")
@@ -145,7 +145,7 @@ def _share(cell: Event, ledger: LedgerEntry, seconds: float) -> float:
     budgets = [Budget.stored(text) for text in cell.config.get("budgets", ())] if isinstance(cell, Cell) else []
     if not budgets:
         return 0.0
-    entries = {name: value for name, value in dump(ledger).items() if name != "cost"}
+    entries = {name: value for name, value in asdict(ledger).items() if name != "cost"}
     spent = Ledger.from_state({**entries, "seconds": seconds}).spent(budgets[0].unit)
     return min(1.0, spent / sum(budget.amount for budget in budgets))
 

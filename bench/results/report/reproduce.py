@@ -15,7 +15,15 @@ from bench.results.report.markdown import code, escape, fenced, markdown_table
 from bench.results.report.tables import method_name
 from bench.results.statistics.analysis import Analysis
 
-__all__ = ["cost_table", "failures_table", "judges_table", "reproduction", "settings_table", "setup_table"]
+__all__ = [
+    "cost_table",
+    "failures_table",
+    "judges_table",
+    "reproduction",
+    "run_command",
+    "settings_table",
+    "setup_table",
+]
 
 ENTRIES = (
     ("cost", "Cost"),
@@ -194,13 +202,19 @@ def _kind_of(analysis: Analysis, name: str) -> str:
     return "–" if info is None else "gold" if info.gold else "proxy"
 
 
+def run_command(analysis: Analysis) -> str:
+    """The command that runs an experiment again."""
+    header = analysis.experiment.header
+    command = portable(header.command, known=False) or f"python -m bench run --preset {header.name}"
+    return code(command) + (MOVED if ELSEWHERE in command else "")
+
+
 def reproduction(analysis: Analysis) -> str:
     """Command, commit, configuration and sources behind the numbers of an experiment."""
     header, cells = analysis.experiment.header, analysis.experiment.cells
     lines = [f"- results: {code('results/' + header.name)}, configuration {code(header.config_hash)}"]
-    command = portable(header.command, known=False) or f"python -m bench run --preset {header.name}"
-    lines.append(f"- run it: {code(command)}" + (MOVED if ELSEWHERE in command else ""))
-    lines.append(f"- this text and its figures: {code('python -m bench report')}")
+    lines.append(f"- run it: {run_command(analysis)}")
+    lines.append(f"- this text and its figures: {code(f'python -m bench report {header.name}')}")
     lines += _pictures(header.config.get("data"))
     known_by = ["commit", "dirty", "sources_hash", "sources_cover"]
     for (commit, dirty, sources, cover), group in cells.groupby(known_by, dropna=False):

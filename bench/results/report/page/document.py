@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 from bench.canonical import canonical_json
 from bench.results.figures.style import UNIT_TITLES
+from bench.results.report.answer import answer, scorer_decimals
 from bench.results.report.figures import Figure, curves_figure, experiment_figures
 from bench.results.report.markdown import format_number, printable
-from bench.results.report.page.answer import answer, scorer_decimals
 from bench.results.report.page.downloads import downloads, scores_digest, settings_yaml
 from bench.results.report.page.gallery import Gallery, picture_sources, read_galleries
 from bench.results.report.page.score_table import SIGNS, table_rows

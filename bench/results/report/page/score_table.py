@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bench.results.records.schema import BASE
+from bench.results.report.answer import marked, scorer_decimals
 from bench.results.report.figures import headline_scorers
 from bench.results.report.markdown import interval_text
-from bench.results.report.page.answer import marked, scorer_decimals
 from bench.results.statistics.analysis import Analysis, Difference
 
 __all__ = ["SIGNS", "table_rows"]

@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     team = Team(place) if place else None
     experiment, prepared = with_pictures(requested, is_first=team is None or team.leads)
     from bench.experiments import grid
+    from bench.experiments.status.pace import judging_of
     from bench.experiments.status.progress import ProgressDisplay
     from bench.paths import inside
     from bench.results import report
@@ -66,9 +67,10 @@ def run(args: argparse.Namespace) -> int:
         return 0  # the first process tells how the run ended
     folder = inside(args.results, experiment.name)
     report.require_places(folder)
-    with ProgressDisplay() as display:
+    workers, judging = 1 if team else experiment.workers, judging_of(experiment.evaluation)
+    with ProgressDisplay(judging=judging, workers=workers, folder=folder) as display:
         failed = grid.run_experiment(
-            experiment, args.results, 1 if team else experiment.workers,
+            experiment, args.results, workers,
             Tracked(display, tracker, folder) if tracker else display, command_line(args.given),
             allow_mixed=args.allow_mixed, team=team,
         )  # fmt: skip

@@ -108,12 +108,14 @@ class ExperimentReport:
         found = self.analysis
         counts = {len(found.seeds(task, m)) for task in found.tasks for m in found.methods(task) if m != BASE}
         seeds = " or ".join(map(str, sorted(counts))) or "no"
+        prompts = " or ".join(dict.fromkeys(f"{reproduce.prompt_count(found, task):,}" for task in found.tasks))
         trials = "not stated" if self.header.trials is None else str(self.header.trials)
         return (
             f"Experiment {code(self.header.name)}{self.label}: every method starts from the same base and gets the "
             f"same budget, {escape(self.header.budget or 'not stated')}, with {seeds} seeds and {trials} tuning trials "
-            "each; all are judged on the same prompts with the same initial noise. Gold scorers are exact, proxies are "
-            "learned; evaluation is never charged. Margins were written into the configuration before the run."
+            f"each; all are judged on the same {prompts} prompts with the same initial noise. Gold scorers are exact, "
+            "proxies are learned; evaluation is never charged. Margins were written into the configuration before the "
+            "run."
         )
 
     def results(self) -> list[str]:

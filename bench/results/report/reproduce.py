@@ -19,6 +19,7 @@ __all__ = [
     "cost_table",
     "failures_table",
     "judges_table",
+    "prompt_count",
     "reproduction",
     "run_command",
     "settings_table",
@@ -94,7 +95,7 @@ def setup_table(analysis: Analysis) -> str:
     rows = []
     for task in analysis.tasks:
         info, primary = analysis.task_info(task), analysis.primary(task)
-        prompts = max(analysis.scores(task, method, primary).shape[1] for method in analysis.methods(task))
+        prompts = prompt_count(analysis, task)
         margin = analysis.margin(task, primary)
         rows.append(
             [
@@ -107,6 +108,12 @@ def setup_table(analysis: Analysis) -> str:
             ]
         )
     return markdown_table(["Task", "About", "RL reward", "Data filter", "Headline scorer", "Prompts at the end"], rows)
+
+
+def prompt_count(analysis: Analysis, task: str) -> int:
+    """How many prompts the headline's scorer judged at the end."""
+    primary = analysis.primary(task)
+    return max(analysis.scores(task, method, primary).shape[1] for method in analysis.methods(task))
 
 
 def settings_table(analysis: Analysis) -> str:

@@ -12,6 +12,7 @@ from bench.results.statistics.analysis import FEW_UPDATES, REPORT, Analysis, Dif
 
 __all__ = [
     "FEW",
+    "SIGNS",
     "VERDICTS",
     "category_table",
     "describe_prompt_set",
@@ -34,6 +35,7 @@ __all__ = [
 
 FEW = f"† fewer than {FEW_UPDATES} optimiser updates: such a row says little about the method."
 
+SIGNS = {"better": "▲", "worse": "▼", "tie": "=", "undecided": "?"}  # a shape for each verdict
 VERDICTS = (
     "better, worse: the interval excludes zero. tie: it lies inside the margin that was stated before the run. "
     "undecided: anything else; beside it stands the difference that this design would probably have shown."

@@ -105,7 +105,7 @@ class ProgressDisplay:
         elif kind == "end" and event["status"] == "failed":
             text = f"failed: {message}"
         elif kind == "end":
-            text = f"done, {cell.update} updates{_pair('score', four_digits(cell.score))}"
+            text = f"done{f', {cell.update} updates' if cell.update else ''}{_pair('score', four_digits(cell.score))}"
         else:
             return
         self._print(f"{cell.name:<26} {text}", "red" if event.get("status") == "failed" else None)
@@ -138,7 +138,7 @@ class ProgressDisplay:
         now = self._clock()
         at_work = [cell for cell in self.cells.values() if cell.phase not in ("waiting", "done", "failed")]
         table = cell_table((cell, self.state.cell_seconds(cell, now)) for cell in at_work)
-        return Group(table, Text(self._summary(), style="dim"))
+        return Group(*([table] if at_work else []), Text(self._summary(), style="dim"))
 
 
 def cell_table(cells: Iterable[tuple[CellState, float | None]]) -> Table:

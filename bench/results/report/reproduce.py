@@ -224,7 +224,7 @@ def reproduction(analysis: Analysis) -> str:
     lines.append(f"- this text and its figures: {code(f'python -m bench report {header.name}')}")
     lines += _pictures(header.config.get("data"))
     known_by = ["commit", "dirty", "sources_hash", "sources_cover"]
-    for (commit, dirty, sources, cover), group in cells.groupby(known_by, dropna=False):
+    for (commit, dirty, sources, cover), group in cells.groupby(known_by, dropna=False) if len(cells) else ():
         known = isinstance(commit, str)
         state = "changed since" if dirty is True else "clean"
         where = f"commit {code(commit[:12])} ({state})" if known else "no git checkout"

@@ -63,7 +63,7 @@ def _task(analysis: Analysis, task: str, label: str) -> list[str]:
     found = [f"- {escape(one)}" for one in effects]
     notes = [tables.filter_note(analysis, task), tables.few_note(analysis, task)]
     if aside and not effects:
-        notes.append(f"No side effect beyond the margin under {escape(', '.join(aside))}.")
+        notes.append(f"No side effect is shown beyond the margin under {escape(', '.join(aside))}.")
     return [
         f"### {escape(task)}{': ' + title if title else ''}{label}",
         tables.detail_table(analysis, task, scorers=headline_scorers(analysis, task)),

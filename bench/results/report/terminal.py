@@ -25,9 +25,10 @@ __all__ = ["terminal_table"]
 
 WIDTH = 80
 LEGEND = (
-    f"In brackets: 95 % intervals. {SIGNS['better']} better, {SIGNS['worse']} worse: the interval excludes zero. "
-    f"{SIGNS['tie']} tie: it lies inside the margin. {SIGNS['undecided']} undecided: anything else."
+    f"{SIGNS['better']} better, {SIGNS['worse']} worse: the 95 % interval in brackets excludes zero.",
+    f"{SIGNS['tie']} tie: it lies inside the margin; {SIGNS['undecided']} undecided: anything else.",
 )
+ONE_SEED = "One seed gives no interval: it decides nothing."
 
 
 def terminal_table(experiment: ExperimentResults | Path) -> str:
@@ -40,7 +41,9 @@ def terminal_table(experiment: ExperimentResults | Path) -> str:
         lines += ["", *_task_lines(analysis, task, label)]
         lines += [*_paper_lines(analysis, task), *_set_lines(analysis, task)]
     if analysis.tasks:
-        lines += ["", *_wrapped(LEGEND)]
+        lines += ["", *LEGEND]
+    if any(len(analysis.seeds(task, m)) == 1 for task in analysis.tasks for m in analysis.methods(task) if m != BASE):
+        lines += _wrapped(ONE_SEED)
     if any(tables.few_note(analysis, task) for task in analysis.tasks):
         lines += _wrapped(tables.FEW)
     lines += _unfinished_lines(analysis)
@@ -73,7 +76,7 @@ def _task_lines(analysis: Analysis, task: str, label: str) -> list[str]:
         lines += ["", "Side effects beyond the margin, minus the base:"]
         lines += [line for words in effects for line in _wrapped(words, "  ")]
     elif aside and BASE in analysis.methods(task):
-        lines += ["", *_wrapped(f"No side effect beyond the margin under {', '.join(aside)}.")]
+        lines += ["", *_wrapped(f"No side effect is shown beyond the margin under {', '.join(aside)}.")]
     return lines
 
 

@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from bench.experiments.status.progress import CellState, ProgressDisplay, amount, cell_table
+from bench.experiments.status.pace import CellState, Judging
+from bench.experiments.status.progress import ProgressDisplay, amount, cell_table
 
 SOAR, SFT = "alignment/soar/seed0", "alignment/sft/seed0"
 
@@ -23,7 +24,7 @@ class Clock:
 def display(terminal: bool) -> tuple[ProgressDisplay, Clock, io.StringIO]:
     clock, out = Clock(), io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=120, soft_wrap=not terminal, color_system=None)
-    return ProgressDisplay(console, clock), clock, out
+    return ProgressDisplay(console, clock, judging=Judging((0.5,))), clock, out
 
 
 def event(cell: str, kind: str, **fields: object) -> dict[str, object]:

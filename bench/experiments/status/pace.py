@@ -239,8 +239,9 @@ def read_state(folder: Path) -> RunState | None:
         return TypeAdapter(RunState).validate_python(read_json(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, ValidationError) as error:
-        raise DataError(f"{path} cannot be read ({error}): remove it; only the time left is told by it") from error
+    except (OSError, ValueError) as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise DataError(f"{path} cannot be read ({why}): remove it; only the time left is told by it") from error
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

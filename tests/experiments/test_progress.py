@@ -49,10 +49,10 @@ def test_plain_lines_tell_events_of_note_only() -> None:
         shown.handle(event(SFT, "end", status="failed", message="out of [memory]"))
     assert [line.split(maxsplit=1) for line in out.getvalue().splitlines()] == [
         ["0s", f"{SOAR}       starts"],
-        ["1m51s", f"{SOAR}       50%, update 101, score 0.42, 2m01s left"],  # 101 s of training, and judging twice 10 s
+        ["1m51s", f"{SOAR}       50%, update 101, score 0.42, 1m51s left"],  # 101 s of training and 10 s of judging
         ["1m51s", f"{SOAR}       the checkpoint was torn"],
         ["2m31s", f"{SOAR}       done, 200 updates, score 0.42"],
-        ["2m31s", "2 cells: 1 done, 1 waiting, 2m31s elapsed, about 3m42s left"],
+        ["2m31s", "2 cells: 1 done, 1 waiting, 2m31s elapsed, about 3m43s left"],
         ["2m31s", f"{SFT}        failed: out of [memory]"],
         ["2m31s", "2 cells: 1 done, 1 failed, 2m31s elapsed"],
     ]

@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
         found = report.check_experiment(folder) if folder else report.check_report(args.results, short)
         for difference in found:
             print(difference, file=sys.stderr)
-        what = report.report_of(folder) if folder else short
-        print(f"{what}: {'agrees with the results' if not found else f'{len(found)} differences'}")
+        said = f"{len(found)} differences" if found else "reports, figures and pages agree with the results"
+        print(f"{folder or args.results}: {said}")
         return 1 if found else 0
     document = report.write_experiment(folder) if folder else report.write_report(args.results, short)
     for reason in document.refused:

@@ -13,6 +13,8 @@ from bench.results.statistics.analysis import Analysis
 
 __all__ = ["Sentence", "answer", "marked", "scorer_decimals"]
 
+NO_HACKING = "no method is shown to raise a proxy while gold falls."
+
 
 class Sentence(NamedTuple):
     """What it is about, to be read at a glance, and the rest of it."""
@@ -28,13 +30,11 @@ def answer(analysis: Analysis, *, clocks: bool = True) -> list[Sentence]:
     """
     tasks = analysis.tasks
     said = [*(_task(analysis, task) for task in tasks), Sentence("Price", _price(analysis, clocks=clocks))]
-    said.append(Sentence("Elsewhere", _elsewhere(analysis)))
-    hacked = [gain for task in tasks for gain in proxy_gains(analysis, task) if gain.words.startswith("reward hacking")]
-    if hacked:
-        named = (f"{gain.method} on {gain.task} ({gain.proxy} against {gain.gold})" for gain in hacked)
-        said.append(Sentence("Reward hacking", f"a proxy rises while gold falls for {_listed(named)}."))
-    elif len(tasks) == 1:
-        said.append(Sentence("Reward hacking", "no method is shown to raise a proxy while gold falls."))
+    elsewhere, hacking = _elsewhere(analysis), _hacking(analysis)
+    if len(tasks) == 1:
+        said += [Sentence("Elsewhere", elsewhere), Sentence("Reward hacking", hacking or NO_HACKING)]
+    else:
+        said.append(Sentence("Elsewhere", f"{elsewhere[:-1]}; {hacking}" if hacking else elsewhere))
     return [*said, Sentence("Undecided", _undecided(analysis))]
 
 
@@ -132,6 +132,17 @@ def _elsewhere(analysis: Analysis) -> str:
     if not losses:
         return "by the other gold scorers no method is shown to be worse than the base by more than the margin."
     return f"by the other gold scorers these are worse than the base: {_listed(losses)}."
+
+
+def _hacking(analysis: Analysis) -> str:
+    """Where a proxy rises while gold falls; empty where none is shown to."""
+    gains = [gain for task in analysis.tasks for gain in proxy_gains(analysis, task)]
+    named = [
+        f"{gain.method} on {gain.task} ({gain.proxy} against {gain.gold})"
+        for gain in gains
+        if gain.words.startswith("reward hacking")
+    ]
+    return f"a proxy rises while gold falls for {_listed(named)}." if named else ""
 
 
 def _undecided(analysis: Analysis) -> str:

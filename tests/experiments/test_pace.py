@@ -74,7 +74,7 @@ def test_an_evaluation_counts_down_and_is_never_over_before_its_end(run: RunStat
     for cell in (SFT, SOAR):
         take(run, 160.0, cell, "end", status="done" if cell == SFT else "failed")
     assert run.took["final"] == (2, 60.0)
-    assert run.seconds_left(160.0) == 0.0
+    assert run.seconds_left(160.0) is None
 
 
 def test_never_nothing_left_while_there_is_something_to_do(run: RunState) -> None:
@@ -83,7 +83,7 @@ def test_never_nothing_left_while_there_is_something_to_do(run: RunState) -> Non
     take(run, 69.0, SOAR, "end", status="failed", message="no")
     take(run, 70.0, SFT, "step", update=9, fraction=1.0)
     run.took["final"] = (1, 0.0)
-    assert run.seconds_left(1000.0) == 1.0
+    assert run.seconds_left(1000.0) == run.cell_seconds(run.cells[SFT], 1000.0) == 1.0
 
 
 def test_a_cell_that_goes_on_is_not_judged_again_at_what_is_behind_it(run: RunState) -> None:

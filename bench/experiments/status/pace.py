@@ -142,14 +142,12 @@ class RunState:
         cell.phase, cell.evaluates = "training", None
 
     def cell_seconds(self, cell: CellState, now: float) -> float | None:
-        """What is left of a cell; None where that is not known yet."""
-        if cell.phase in _ENDED:
-            return 0.0
+        """What is left of a cell that has not ended, at least one second; None where that is not known yet."""
         since = max(0.0, now - cell.last) if cell.last is not None else 0.0
         parts = [
             self._setup_seconds(cell, since), self._training_seconds(cell, since), self._judging_seconds(cell, since),
         ]  # fmt: skip
-        return None if None in parts else sum(part for part in parts if part is not None)
+        return None if None in parts else max(1.0, sum(part for part in parts if part is not None))
 
     def _setup_seconds(self, cell: CellState, since: float) -> float:
         known = [one.setup for one in self.cells.values() if one.setup is not None and one.method != BASE]
@@ -189,24 +187,21 @@ class RunState:
         return None
 
     def seconds_left(self, now: float) -> float | None:
-        """Until all cells have ended, each taken up by the first worker that is free; None while that is not known.
+        """Until all cells have ended, each taken up by the first worker that is free.
 
-        At least one second while there is anything to do.
+        None where that is not known, and where all have ended.
         """
-        ended = [cell.phase in _ENDED for cell in self.cells.values()]
-        if all(ended):
-            return 0.0 if ended else None
         left = {name: self.cell_seconds(cell, now) for name, cell in self.cells.items() if cell.phase not in _ENDED}
-        if any(seconds is None for seconds in left.values()):
-            return None
         known = {name: seconds for name, seconds in left.items() if seconds is not None}
+        if not left or len(known) < len(left):
+            return None
         busy = [seconds for name, seconds in known.items() if self.cells[name].phase != "waiting"]
         free = [*busy, *[0.0] * (self.workers - len(busy))]
         heapq.heapify(free)
         for name, seconds in known.items():
             if self.cells[name].phase == "waiting":
                 heapq.heapreplace(free, free[0] + seconds)
-        return max(1.0, *free)
+        return max(free)
 
 
 def judging_of(evaluation: Evaluation) -> Judging:

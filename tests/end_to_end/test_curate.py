@@ -193,8 +193,8 @@ def test_from_curation_to_a_report_that_names_the_scorer(
     assert main(run) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     assert "60: 59 can be used, 1 left out (1.7%; 2.0% allowed)" in out
-    assert "data of supervised methods chosen by scenes-aesthetic" in out
-    report = (tmp_path / "REPORT.md").read_text()
+    assert "Supervised methods use scenes-aesthetic as a data filter" in " ".join(out.split())
+    report = (results / "mine" / "REPORT.md").read_text()
     assert "Supervised methods use scenes-aesthetic as a data filter" in report
     assert "60 rows, 59 used, left out: 1 zero bytes" in report
     assert (

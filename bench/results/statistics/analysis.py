@@ -57,10 +57,11 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell's curve: `x[unit]` (M,) and the mean scores `y` (M,) on the prompts that all milestones share."""
+    """One cell's curve: `x[unit]` (M,) and the mean scores `y` (M,) on the `prompts` that all milestones share."""
 
     method: str
     seed: int
+    prompts: int
     x: Mapping[str, tuple[float, ...]]
     y: tuple[float, ...]
 
@@ -344,6 +345,7 @@ class Analysis:
         for (method, seed, update), mean in shared.groupby(cells)[scorer].mean().items():
             means.setdefault((method, seed), {})[update] = float(mean)
         start = means.get((BASE, 0), {}).get(0)
+        prompts = int(shared["prompt_index"].nunique())
         marks = self.experiment.milestones
         spent = marks[marks["task"] == task].set_index(cells)[list(UNITS)].to_dict("index")
         runs = []
@@ -351,18 +353,19 @@ class Analysis:
             for seed in self.seeds(task, method) if method != BASE else ():
                 if (method, seed) not in means:
                     continue  # the scorer applies to none of the shared prompts
-                runs.append(_run(method, seed, means[method, seed], spent, start))
+                runs.append(_run(method, seed, prompts, means[method, seed], spent, start))
         return runs
 
 
 def _run(
-    method: str, seed: int, means: Mapping[int, float], spent: Mapping[Any, Mapping[str, float]], start: float | None
-) -> Run:
+    method: str, seed: int, prompts: int, means: Mapping[int, float], spent: Mapping[Any, Mapping[str, float]],
+    start: float | None,
+) -> Run:  # fmt: skip
     x = {unit: [float(spent[(method, seed, update)][unit]) for update in means] for unit in UNITS}
     y = list(means.values())
     if start is not None and 0 not in means:
         x, y = {unit: [0.0, *values] for unit, values in x.items()}, [start, *y]
-    return Run(method, seed, {unit: tuple(values) for unit, values in x.items()}, tuple(y))
+    return Run(method, seed, prompts, {unit: tuple(values) for unit, values in x.items()}, tuple(y))
 
 
 def _only(table: pd.DataFrame, category: str | None) -> pd.DataFrame:

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "tutorial/smoke.md": "docs/tutorial/smoke.ipynb",
 }
 _LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^()\s]+)\)")
+_NAME = re.compile(r"<code>(-?-?[\w.-]{1,40})</code>")
 _SPECIAL = re.compile(r"(`[^`]*`)|([*_<>\[\]#])")
 
 
@@ -63,6 +64,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         if marker in markdown:
             markdown = markdown.replace(marker, "\n".join(part()))
     return _LINK.sub(lambda match: _link(match, page.file.src_uri), markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Mark names that a line must not end within: browsers break after each hyphen."""
+    return _NAME.sub(r'<code class="name">\1</code>', html)
 
 
 def _page_text(path: Path) -> str:
@@ -122,7 +128,8 @@ def prose(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return _SPECIAL.sub(lambda match: match[1] or f"\\{match[2]}", text)
+    """Text whose signs are no Markdown's, but for `code`."""
+    return _SPECIAL.sub(lambda match: match[1] or f"&#{ord(match[2])};", text)
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> str:

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from bench import registry
 from bench.cli.experiment_options import read_experiment, read_pictures
 from bench.cli.main import main, parser_of, read_options
 from bench.conformance import assert_conforms
 from bench.datasets.worlds import load_world
-from tests.support.documents import blocks, commands, file_blocks, mentioned
+from tests.support.documents import Block, blocks, commands, file_blocks, mentioned
 
 # The blocks that do not run here by themselves, by their first lines, each with the reason.
 RUN_ELSEWHERE = {
@@ -39,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_a_block_of_python_runs(block, folder: Path) -> None:
+def test_a_block_of_python_runs(block: Block, folder: Path) -> None:
     (folder / "block.py").write_text(block.text, encoding="utf-8")
     runpy.run_path("block.py")
 
@@ -95,6 +94,12 @@ def test_a_command_that_is_mentioned_is_one(place: str, words: list[str]) -> Non
         assert main(words) == 0
 
 
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_a_file_of_settings_can_be_given(block: Block, folder: Path) -> None:
+    (folder / "own.yaml").write_text(block.text, encoding="utf-8")
+    assert read_experiment(read_options("run", ["--preset", "own.yaml"])).methods
+
+
 def test_modules_that_are_started_exist() -> None:
     started = [words[words.index("-m") + 1] for _, words in [*commands(), *mentioned()] if "-m" in words[:-1]]
     ours = {name for name in started if name.split(".")[0] in ("bench", "rewards", "tests", "pretrain")}
@@ -114,6 +119,7 @@ def test_the_reward_of_the_page_conforms_and_scores_what_it_says(folder: Path, t
 
 @pytest.mark.slow
 def test_the_function_of_the_page_scores_what_it_says(folder: Path) -> None:
-    function = runpy.run_path("brightness.py")["brightness"]
-    assert function([""] * 3, [Image.new("RGB", (4, 2), (n, n, n)) for n in (0, 51, 255)]) == [0.0, 0.2, 1.0]
+    pictures = np.stack([np.full((4, 4, 3), value, np.uint8) for value in (0, 51, 255)])
+    scores = registry.load_reward("./brightness.py:brightness")()(pictures, [""] * 3, [{}] * 3)
+    assert scores.tolist() == pytest.approx([0.0, 0.2, 1.0], abs=1e-7)
     assert_conforms("./brightness.py:brightness")

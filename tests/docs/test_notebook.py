@@ -29,7 +29,7 @@ def test_it_runs_the_smoke_comparison_and_draws_its_curves(tmp_path: Path, monke
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     run, cells, curves, figure = (cell.outputs for cell in notebook.cells if cell.cell_type == "code")
-    assert "4 done" in run[0].text and "report.html" in run[0].text and "\x1b" not in run[0].text
+    assert "alignment/flowgrpo/seed0" in run[0].text and "report.html" in run[0].text and "\x1b" not in run[0].text
     for method in ("base", "sft", "soar", "flowgrpo"):
         assert method in cells[-1].data["text/plain"] and method in curves[-1].data["text/plain"]
     assert "done" in cells[-1].data["text/plain"] and "failed" not in cells[-1].data["text/plain"]

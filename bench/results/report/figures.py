@@ -31,7 +31,7 @@ from bench.results.report.gains import gain_paths
 from bench.results.report.markdown import printable
 from bench.results.statistics.analysis import Analysis, Run
 
-__all__ = ["Figure", "curves_figure", "experiment_figures", "headline_scorers", "scorer_kind"]
+__all__ = ["Figure", "curves_figure", "experiment_figures", "headline_scorers", "other_figures", "scorer_kind"]
 
 SIGNIFICANT = 6
 
@@ -88,6 +88,13 @@ def experiment_figures(analysis: Analysis, units: tuple[str, ...]) -> list[Figur
             _guidance_grid(analysis, task),
             _samples(analysis, task),
         ]
+    return [figure for figure in found if figure is not None]
+
+
+def other_figures(analysis: Analysis) -> list[Figure]:
+    """Those of lines and points besides the curves, which depend on no unit of the budget."""
+    found = [_proxy_against_gold(analysis)]
+    found += [draw(analysis, task) for task in analysis.tasks for draw in (_differences, _guidance_grid)]
     return [figure for figure in found if figure is not None]
 
 

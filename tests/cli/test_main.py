@@ -409,7 +409,7 @@ def test_doctor_tunes_into_a_file_that_a_run_reads(
 @pytest.mark.parametrize(
     "left_out",
     [
-        ["--results", "/somewhere/else"], ["--report=here.md"], ["--workers", "4"], ["--device", "cuda:1"],
+        ["--results", "/somewhere/else"], ["--workers", "4"], ["--device", "cuda:1"],
         ["--shard=true"], ["--cache-gib", "0"], ["--track", "trackio"], ["--reward-server", "http://127.0.0.1:9"],
         ["--reward-seconds", "null"], ["--scorers.jpeg.threads", "2"], ["--scorers.jpeg.device=cpu"],
     ],

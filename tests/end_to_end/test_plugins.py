@@ -155,7 +155,7 @@ def test_as_a_wheel_from_outside_the_tree_it_runs_by_its_name(
     assert main([*map(str, command[3:])]) == 2  # here, where it is not installed
     assert "no method 'reflexflow' is registered" in capsys.readouterr().err
     out = _done(command, registry.ROOT, {"PYTHONPATH": str(site)})
-    assert "alignment/reflexflow/seed0" in out and "done after" in out
+    assert "alignment/reflexflow/seed0" in out and "done, " in out
     record = CellRecord(results / "wheel" / "alignment" / "reflexflow" / "seed0")
     assert record.status() == "done"
     assert all(0 < event.metrics["direction"] < 4 for event in record.events() if event.kind == "step")

@@ -72,7 +72,7 @@ class Fickle(Reward):
             return [len(bytearray(int(number) << 20)) * 0.0 for _ in prompts]
         results: dict[str, Any] = {
             "fewer": scores[1:], "one": scores[0], "nan": np.full(len(images), np.nan), "text": ["good"] * len(images),
-            "nothing": None, "far": scores + 1, "ragged": [None] * len(images),
+            "nothing": None, "far": scores + 1, "ragged": [[0.5] * (1 + number % 2) for number in range(len(images))],
         }  # fmt: skip
         return results.get(word, scores)
 

@@ -161,12 +161,13 @@ def _members(path: Path, file: Any) -> list[tarfile.TarInfo]:
     if file.read(6).startswith(_COMPRESSED):
         raise DataError(f"{path} is compressed, and pictures are read from any place in it: unpack it to a plain .tar")
     file.seek(0)
+    found: list[tarfile.TarInfo] = []
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
-            found = tar.getmembers()
+            found.extend(tar)
             end = tar.offset
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: expected a whole tar file: {error}: get it again") from error
+        raise DataError(f"{path} is cut short or damaged after {len(found)} files ({error}): get it again") from error
     file.seek(end)
     rest = file.read(_AHEAD)
     if len(rest) < _BLOCK or any(rest[:_BLOCK]):

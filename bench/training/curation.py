@@ -1,4 +1,4 @@
-"""Curated data for supervised methods: the top share of fresh candidates, by category, as a scorer ranks them."""
+"""Curated data for supervised methods: the top share of fresh candidates as a scorer ranks them, or pairs of these."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.api import Needs
+from bench.api import DataError, Needs
 from bench.canonical import config_hash
 from bench.config.task import Task
 from bench.datasets.buckets import Size
-from bench.datasets.dataset import BucketedDataset, Dataset
+from bench.datasets.dataset import BucketedDataset, Dataset, Moments
 from bench.datasets.world import Candidates, World
 from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
 from bench.paths import cache_folder
@@ -31,28 +31,38 @@ _VERSION = 3  # of what is kept of a choice
 def training_data(context: TaskContext, needs: Needs) -> Dataset | BucketedDataset:
     """The supervised data of a task for a method with these needs."""
     task = context.task.unselected if needs.unselected else context.task
-    select = context.scorers[task.select] if task.select else None
+    chooses = task.reward if needs.pairs else task.select
+    select = context.scorers[chooses] if chooses else None
     return context.ranks.first_rank_first(
-        lambda: curated_data(context.world, task, context.policy, select, context.note)
+        lambda: curated_data(context.world, task, context.policy, select, context.note, pairs=needs.pairs)
     )
 
 
 def curated_data(
-    world: World, task: Task, policy: PipelinePolicy, select: Scorer | None, note: Callable[[str], object] = print
-) -> Dataset | BucketedDataset:
+    world: World, task: Task, policy: PipelinePolicy, select: Scorer | None, note: Callable[[str], object] = print,
+    *, pairs: bool = False,
+) -> Dataset | BucketedDataset:  # fmt: skip
     """The supervised data of a task: which pictures, kept where it was found out before, and their latent moments.
 
     Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
-    within each category the `top_share` with the highest score is kept. The folder in the cache is named by a hash of
-    all that the choice depends on. What is damaged there is told to `note` and made again. Moments are encoded once,
+    within each category the `top_share` with the highest score is kept. Of `pairs`, as many pictures as candidates are
+    scored where it is not known which one is better. The folder in the cache is named by a hash of all that the choice
+    depends on. What is damaged there is told to `note` and made again. Moments are encoded once,
     and read from the cache of encodings when they are drawn.
     """
-    choice = Checkpoints(cache_folder() / "curated" / _key(world, task, policy, select))
+    choice = Checkpoints(cache_folder() / "curated" / _key(world, task, policy, select, pairs=pairs))
     saved, complaints = choice.load()
     for complaint in complaints:
         note(f"curated data: {complaint}; it is made again")
-    found = functools.cache(lambda: world.candidates(task.categories or world.categories, task.candidates))
-    state = saved.state if saved is not None else _chosen(found(), task, select)
+    categories = task.categories or world.categories
+    found = functools.cache(
+        lambda: world.pairs(categories, max(1, task.candidates // 2)) if pairs
+        else world.candidates(categories, task.candidates)
+    )  # fmt: skip
+    if saved is not None:
+        state = saved.state
+    else:
+        state = _ranked_pairs(found(), task, select, note) if pairs else _chosen(found(), task, select)
     if saved is None:
         choice.save(0, {}, state)
     parts = [_dataset(policy, found, state, number) for number in range(len(state["parts"]))]
@@ -67,19 +77,24 @@ def _dataset(
 ) -> Dataset:
     """The pictures of one size, whose moments are encoded now, and read when they are drawn."""
     part = state["parts"][number]
-    rows, size = np.array(part["rows"]), part["size"] and tuple(part["size"])
+    size = part["size"] and tuple(part["size"])
+    kinds = [part, *([part["rejected"]] if "rejected" in part else [])]
 
-    def pixels(numbers: np.ndarray) -> np.ndarray:
-        buckets = {bucket.size: bucket.images for bucket in candidates().buckets}
-        # one choice serves pictures without buckets and those whose only bucket is the square
-        return buckets.get(size, candidates().images)[rows[numbers]]
+    def moments(kind: Mapping[str, Any]) -> Moments:
+        rows = np.array(kind["rows"])
 
-    pictures = moments_of(policy, part["digests"], pixels, size, share=1 / len(state["parts"]))
-    pictures.prepare(range(len(rows)))
-    return Dataset(
-        lambda index: stacked(pictures, [int(i) for i in index]), part["prompts"], part["metadata"],
-        state["selected_by"], state["scored"],
-    )  # fmt: skip
+        def pixels(numbers: np.ndarray) -> np.ndarray:
+            buckets = {bucket.size: bucket.images for bucket in candidates().buckets}
+            # one choice serves pictures without buckets and those whose only bucket is the square
+            return buckets.get(size, candidates().images)[rows[numbers]]
+
+        share = 1 / (len(kinds) * len(state["parts"]))
+        pictures = moments_of(policy, kind["digests"], pixels, size, share=share)
+        pictures.prepare(range(len(rows)))
+        return lambda index: stacked(pictures, [int(i) for i in index])
+
+    chosen, *rejected = [moments(kind) for kind in kinds]
+    return Dataset(chosen, part["prompts"], part["metadata"], state["selected_by"], state["scored"], *rejected)
 
 
 def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[str, Any]:
@@ -99,6 +114,45 @@ def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[s
         "selected_by": select.name if select else candidates.selected_by or "nothing",
         "scored": candidates.scored + (len(candidates.prompts) if select else 0),
     }
+
+
+def _ranked_pairs(
+    candidates: Candidates, task: Task, judge: Scorer | None, note: Callable[[str], object]
+) -> dict[str, Any]:
+    """Which picture of each pair is the better one, and which pairs are kept, by size: those that have one.
+
+    Raises:
+        DataError: no pair has.
+    """
+    half, scored = len(candidates.prompts) // 2, 0
+    first, second = np.arange(half), np.arange(half, 2 * half)
+    better, worse, told = first, second, np.ones(half, bool)
+    if not candidates.ranked:
+        assert judge is not None
+        scores, scored = _scores(candidates, judge), 2 * half
+        better, worse = np.where(scores[:half] >= scores[half:], (first, second), (second, first))
+        told = scores[better] > scores[worse]
+        if not told.any():
+            raise DataError(
+                f"task {task.name}: {judge.name} gives both pictures of every one of {half:,} pairs the same score, so "
+                "that none is better: name a finer scorer by --task.reward, or raise --task.candidates"
+            )
+        if not told.all():
+            note(f"pairs: {half - told.sum():,} of {half:,} left out, whose pictures {judge.name} scores the same")
+    if candidates.buckets:
+        parts = []
+        for bucket in candidates.buckets:
+            own = np.arange(len(bucket.rows) // 2)
+            names = [[bucket.digests[row] for row in rows] for rows in (own, own + len(own))]
+            part = _part(candidates, bucket.size, own.tolist(), bucket.rows[own], names[0])
+            parts.append(part | {"rejected": {"rows": (own + len(own)).tolist(), "digests": names[1]}})
+    else:
+        better, worse = better[told], worse[told]
+        part = _part(candidates, None, better.tolist(), better, digests_of(candidates, better.tolist()))
+        rejected = {"rows": worse.tolist(), "digests": digests_of(candidates, worse.tolist())}
+        parts = [part | {"rejected": rejected}]
+    chosen_by = candidates.selected_by or "nothing"
+    return {"parts": parts, "selected_by": judge.name if judge and scored else chosen_by, "scored": scored}
 
 
 def _part(
@@ -123,7 +177,7 @@ def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _key(world: World, task: Task, policy: PipelinePolicy, select: Scorer | None) -> str:
+def _key(world: World, task: Task, policy: PipelinePolicy, select: Scorer | None, *, pairs: bool) -> str:
     parts: dict[str, Any] = {
         "world": [world.name, world.version],
         "version": _VERSION,
@@ -133,4 +187,4 @@ def _key(world: World, task: Task, policy: PipelinePolicy, select: Scorer | None
         "top_share": task.top_share,
         "select": [select.name, select.reward.version, select.fingerprint, select.code] if select else None,
     }
-    return config_hash(parts)
+    return config_hash(parts | ({"pairs": True} if pairs else {}))

@@ -164,8 +164,9 @@ def _pictures(experiment: Experiment, task: Task) -> int:
     there = task.candidates
     if experiment.data is not None and experiment.data.found is not None:
         there = min(there, experiment.data.found.training)
-    every = any(stage.build().needs.unselected for chain in experiment.methods for stage in chain.stages)
-    return math.ceil((1.0 if every else task.top_share) * there)
+    needs = [stage.build().needs for chain in experiment.methods for stage in chain.stages]
+    single = math.ceil((1.0 if any(each.unselected for each in needs) else task.top_share) * there)
+    return single + (task.candidates if any(each.pairs for each in needs) else 0)
 
 
 def _host(experiment: Experiment, shapes: ModelShapes) -> BytesByPart:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench import flow
 from bench.api import Condition, ConfigError, Env, Method, Needs, Option, PluginError, Rollouts
+from methods._groups import Groups, reward_metrics, varied
 
 Terms = dict[str, tuple[float, Tensor]]
 Logs = dict[str, Tensor]
@@ -87,46 +88,28 @@ class OwnSamples(Method):
     @torch.no_grad()
     def collect(self, env: Env) -> Rollouts:
         """Samples, their global `index`, their `advantage`, and the number of their `group` among those kept."""
-        c, model = self.config, env.model
-        prompts, prompt_index = env.draw.prompts(c.num_groups)
-        index = (prompt_index[:, None] * c.num_generations + np.arange(c.num_generations)).reshape(-1)
-        owner = np.repeat(np.arange(len(prompts)), c.num_generations)
-        cond = model.encode([p.text for p in prompts])[torch.from_numpy(owner)]
-        latents, scores, unscored = [], [], []
-        for first in range(0, len(index), env.micro_batch):
-            rows = slice(first, first + env.micro_batch)
-            latents.append(self.sample(env, index[rows], cond[rows]))
-            pictures, requested = model.decode(latents[-1]), [prompts[i] for i in owner[rows]]
-            if env.scores_groups:
-                unscored.append(pictures)
-                continue
-            # A reward in another process scores these while the next ones are sampled
-            scores.append(env.submit(pictures, [p.text for p in requested], [p.metadata for p in requested]))
-        if env.scores_groups:
-            groups = np.concatenate(unscored).reshape(len(prompts), c.num_generations, *unscored[0].shape[1:])
-            for prompt, some in zip(prompts, groups, strict=True):
-                scores.append(env.submit(some, [prompt.text] * len(some), [prompt.metadata] * len(some)))
-        rewards = np.concatenate([result() for result in scores])
-        r = env.gather(torch.from_numpy(rewards).to(model.device).reshape(len(prompts), c.num_generations))
-        varied = r.amax(1) > r.amin(1)
-        kept = varied[:, None] & self.chosen(r)
-        number = (varied.cumsum(0) - 1)[:, None].expand_as(r)
-        own = torch.from_numpy(index % kept.numel()).to(model.device)
+        c, latents = self.config, []
+        groups = Groups.drawn(env, c.num_groups, c.num_generations)
+
+        def sample(rows: slice) -> Tensor:
+            latents.append(self.sample(env, groups.index[rows], groups.cond[rows]))
+            return latents[-1]
+
+        r = groups.scored(env, sample)
+        teaches = varied(r)
+        kept = teaches[:, None] & self.chosen(r)
+        number = (teaches.cumsum(0) - 1)[:, None].expand_as(r)
+        own = torch.from_numpy(groups.index % kept.numel()).to(r.device)
         mine = kept.flatten()[own]
         tensors = {
             "z0": torch.cat(latents),
-            "index": torch.from_numpy(index).to(model.device),
+            "index": torch.from_numpy(groups.index).to(r.device),
             "advantage": self.advantages(r).flatten()[own],
             "group": number.flatten()[own],
         }
-        metrics = {
-            "reward_mean": float(r.mean()),
-            "reward_std": float(r.std(correction=0)),
-            "reward_group_std": float(r.std(1, correction=0).mean()),
-            "frac_reward_zero_std": float((~varied).float().mean()),
-        }
-        kept_rows = mine.nonzero().flatten()
-        return Rollouts({name: t[kept_rows] for name, t in tensors.items()}, cond[kept_rows], c.updates, metrics)
+        rows = mine.nonzero().flatten()
+        tensors = {name: t[rows] for name, t in tensors.items()}
+        return Rollouts(tensors, groups.cond[rows], c.updates, reward_metrics(r))
 
     def sample(self, env: Env, index: np.ndarray, cond: Condition) -> Tensor:
         """Clean latents (b, *S) of new samples by the Euler ODE sampler."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench import flow
 from bench.api import Condition, ConfigError, Env, Method, Needs, Option, PluginError, Rollouts
+from methods._groups import Groups, reward_metrics, varied
 
 __all__ = ["FlowGRPO"]
 
@@ -111,47 +112,28 @@ class FlowGRPO(Method):
 
         `order` numbers the samples that are kept over all processes: it says which update a sample belongs to.
         """
-        c, model = self.config, env.model
-        prompts, prompt_index = env.draw.prompts(c.num_groups)
-        index, group = self.members(prompt_index)
-        cond = model.encode([p.text for p in prompts])[torch.from_numpy(group)]
-        start = self.window_starts(env, prompt_index)[group]
+        c = self.config
+        groups = Groups.drawn(env, c.num_groups, c.num_generations)
+        start = self.window_starts(env, groups.prompt_index)[groups.owner]
+        pieces: list[dict[str, Tensor]] = []
 
-        pieces, scores, unscored = [], [], []
-        for first in range(0, len(index), env.micro_batch):
-            rows = slice(first, first + env.micro_batch)
-            pieces.append(self.sample(env, cond[rows], index[rows], start[rows]))
-            images, requested = model.decode(pieces[-1].pop("z0")), [prompts[g] for g in group[rows]]
-            if env.scores_groups:
-                unscored.append(images)
-                continue
-            # A reward in another process scores these while the next ones are sampled
-            scores.append(env.submit(images, [p.text for p in requested], [p.metadata for p in requested]))
-        if env.scores_groups:
-            groups = np.concatenate(unscored).reshape(len(prompts), c.num_generations, *unscored[0].shape[1:])
-            for prompt, some in zip(prompts, groups, strict=True):
-                scores.append(env.submit(some, [prompt.text] * len(some), [prompt.metadata] * len(some)))
+        def sample(rows: slice) -> Tensor:
+            pieces.append(self.sample(env, groups.cond[rows], groups.index[rows], start[rows]))
+            return pieces[-1].pop("z0")
+
+        r = groups.scored(env, sample)
         tensors = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
-        rewards = np.concatenate([result() for result in scores])
-        r = env.gather(torch.from_numpy(rewards).to(model.device).reshape(len(prompts), c.num_generations))
         advantage = flow.group_advantages(r, c.advantage_eps, c.scale_rewards)
-        flat = r.amax(1) == r.amin(1)
-        kept = (~flat if c.drop_zero_groups else torch.ones_like(flat)).repeat_interleave(c.num_generations)
+        kept = (varied(r) | (not c.drop_zero_groups)).repeat_interleave(c.num_generations)
 
-        own = torch.from_numpy(index % len(kept)).to(model.device)
+        own = torch.from_numpy(groups.index % len(kept)).to(r.device)
         tensors["advantage"] = advantage.clamp(-c.advantage_clip, c.advantage_clip).flatten()[own]
         tensors["order"] = (kept.cumsum(0) - 1)[own]
         tensors = {key: value[kept[own]] for key, value in tensors.items()}
-        cond = cond[kept[own].nonzero().flatten()]
+        cond = groups.cond[kept[own].nonzero().flatten()]
         if c.beta > 0:
             tensors["v_ref"] = self.reference(env, tensors["x"], tensors["step"], cond)
-        metrics = {
-            "reward_mean": float(r.mean()),
-            "reward_std": float(r.std(correction=0)),
-            "reward_group_std": float(r.std(1, correction=0).mean()),
-            "frac_reward_zero_std": float(flat.float().mean()),
-        }
-        return Rollouts(tensors, cond, c.updates * c.num_iterations, metrics)
+        return Rollouts(tensors, cond, c.updates * c.num_iterations, reward_metrics(r))
 
     def window_starts(self, env: Env, prompt_index: np.ndarray) -> Tensor:
         """The step at which the window of each prompt's group begins (prompts,) int64."""
@@ -162,15 +144,6 @@ class FlowGRPO(Method):
             return torch.full((len(prompt_index),), place, device=env.model.device)
         places = max(c.sampling_steps // 2 - c.window, 0) + 1
         return (env.draw.uniform(prompt_index, "window") * places).long()
-
-    def members(self, prompt_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Global rollout index and position of the prompt (groups * num_generations,), a prompt's group adjacent.
-
-        Source: the order of trl's RepeatSampler with mini_repeat_count = `num_generations`.
-        """
-        size = self.config.num_generations
-        index = (prompt_index[:, None] * size + np.arange(size)).reshape(-1)
-        return index, np.repeat(np.arange(len(prompt_index)), size)
 
     def sample(self, env: Env, cond: Condition, index: np.ndarray, start: Tensor) -> dict[str, Tensor]:
         """Clean latents z0 (B, *S) of new samples and their windows, which begin at step `start` (B,).

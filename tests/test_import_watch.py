@@ -51,7 +51,7 @@ def test_one_that_lets_no_thread_speak_is_ended_by_a_dump_of_its_stack(tmp_path:
 
 @pytest.mark.slow
 def test_one_that_ends_is_left_alone_however_long_the_command_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "slow.py"
+    path = tmp_path / "slow.py"  # is listed alone: its step is never made
     lines = "    name = 'slow'\n\n    def step(self, update):\n        raise NotImplementedError\n"
     path.write_text(f"import time\n\nfrom bench.api import Method\n\ntime.sleep(0.5)\n\n\nclass Slow(Method):\n{lines}")
     done = command(path, note=0.2, limit=30)

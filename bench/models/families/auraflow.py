@@ -44,14 +44,6 @@ class AuraFlow(Family):
         for e in embeds.cpu():
             yield {"embeds": e.clone()}
 
-    def blank(self, count: int, length: int) -> TextCondition:
-        """As `Family.blank`."""
-        import torch
-
-        from bench.models.text_condition import TextCondition
-
-        return TextCondition(torch.zeros(count, length, self.parts.transformer.config.joint_attention_dim))
-
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`."""
         out: Tensor = transformer(x, encoder_hidden_states=cond.embeds, timestep=sigma, return_dict=False)[0]

@@ -48,6 +48,17 @@ def empty_apart(
             yield empty
 
 
+def counting_rows(embeds: Tensor, mask: Tensor) -> list[dict[str, Tensor]]:
+    """Of each text of a batch the embeddings (l, D) that its mask (B, L) has first, in main memory."""
+    return [{"embeds": e[: int(m.sum())].clone()} for e, m in zip(embeds.cpu(), mask.cpu(), strict=True)]
+
+
+def chat_turns(tokenizer: Any, texts: Sequence[str], *, thinking: bool) -> list[str]:
+    """Texts as turns of a user, in the words of the tokenizer's chat template."""
+    asked = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
+    return [tokenizer.apply_chat_template([{"role": "user", "content": text}], **asked) for text in texts]
+
+
 class Sides(NamedTuple):
     """Sides of pictures in pixels: a multiple of `unit`, at most `largest` if there is a limit; `native` by itself."""
 
@@ -60,7 +71,8 @@ class Family(abc.ABC):
     """One kind of pipeline. A subclass says in words what it is like, for lists, and in code what it does.
 
     latents, conditioning, time, guidance, schedule: in words. encoders: the text encoders' names. text_length: tokens
-    read of every text where nothing else is asked for. text_batch: texts that the encoders always take at once, so that
+    read of every text where nothing else is asked for. text_width: what the denoiser's configuration calls the width of
+    their embeddings. text_batch: texts that the encoders always take at once, so that
     each has the same bits in any company. ragged: texts keep their own lengths, and `TextCondition.lengths` says them.
     lora_targets: ends of the names of the modules that get adapters. blocks: lists of the denoiser's blocks. options:
     what beside plain passes was tried with it: `attention` (a kernel by name), `compile`, `shard`, `t5` (that it can do
@@ -78,6 +90,7 @@ class Family(abc.ABC):
     schedule: ClassVar[str]
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     text_length: ClassVar[int]
+    text_width: ClassVar[str] = "joint_attention_dim"
     text_batch: ClassVar[int] = 32
     ragged: ClassVar[bool] = False
     lora_targets: ClassVar[tuple[str, ...]] = ATTENTION
@@ -233,9 +246,15 @@ class Family(abc.ABC):
     def encode_texts(self, texts: list[str], length: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
         """`TextCondition.named` of each of `text_batch` texts, without its rows; the empty one is unconditional."""
 
-    @abc.abstractmethod
     def blank(self, count: int, length: int) -> TextCondition:
         """Conditioning of zeros: `count` rows, each as large as that of the longest text."""
+        import torch
+
+        from bench.models.text_condition import TextCondition
+
+        width = int(self.parts.transformer.config[self.text_width])
+        lengths = (length,) * count if self.ragged else None
+        return TextCondition(torch.zeros(count, length, width), lengths=lengths)
 
     # Passes
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.models.families.family import Config, Family, Sides
-from bench.models.families.packing import pack, unpack
+from bench.models.families.packing import PackedFamily, pack, unpack
 
 if TYPE_CHECKING:
     import torch
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 
 GUIDANCE = 3.5  # of diffusers' pipeline
-_NATIVE = 128  # latents of a side, as diffusers' pipeline has it
 
 
-class Flux1(Family):
+class Flux1(PackedFamily):
     """FLUX.1 dev and schnell. dev was distilled at a guidance scale that it takes as an input, in every pass.
 
     Guidance between two branches comes on top of it: a scale of 1, the conditional branch alone, is dev as published.
@@ -38,17 +37,6 @@ class Flux1(Family):
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     text_length: ClassVar[int] = 512
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
-
-    @classmethod
-    def sides(cls, transformer: Config, vae: Config) -> Sides:
-        """Positions are rotary: there is no largest side."""
-        pixels = cls.pixels_of(vae)
-        return Sides(2 * pixels, None, _NATIVE * pixels)
-
-    @property
-    def channels(self) -> int:
-        """Of a latent that is not packed."""
-        return int(self.parts.transformer.config.in_channels) // 4
 
     @classmethod
     def tokenizer_of(cls, folder: Path, text_length: int | None) -> str:
@@ -69,11 +57,8 @@ class Flux1(Family):
         """As `Family.blank`."""
         import torch
 
-        from bench.models.text_condition import TextCondition
-
-        config = self.parts.transformer.config
-        pooled = torch.zeros(count, config.pooled_projection_dim)
-        return TextCondition(torch.zeros(count, length, config.joint_attention_dim), pooled)
+        pooled = torch.zeros(count, self.parts.transformer.config.pooled_projection_dim)
+        return replace(super().blank(count, length), pooled=pooled)
 
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.models.families.family import ATTENTION, Config, Family, Sides
+from bench.models.families.family import ATTENTION, Config, Family, Sides, chat_turns
 
 if TYPE_CHECKING:
     import torch
@@ -73,23 +73,13 @@ class Flux2Klein(Family):
     @classmethod
     def tokens(cls, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         """Those of the chat's template too."""
-        turns = ([{"role": "user", "content": text}] for text in texts)
-        asked = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-        return super().tokens(tokenizer, [tokenizer.apply_chat_template(turn, **asked) for turn in turns])
+        return super().tokens(tokenizer, chat_turns(tokenizer, texts, thinking=False))
 
     def encode_texts(self, texts: list[str], length: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
         """All rows count, padding too."""
         embeds, _ = self.parts.encode_prompt(texts, device, max_sequence_length=length)
         for e in embeds.cpu():
             yield {"embeds": e.clone()}
-
-    def blank(self, count: int, length: int) -> TextCondition:
-        """As `Family.blank`."""
-        import torch
-
-        from bench.models.text_condition import TextCondition
-
-        return TextCondition(torch.zeros(count, length, self.parts.transformer.config.joint_attention_dim))
 
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`."""

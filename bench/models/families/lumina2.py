@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.models.families.family import Config, Family, Sides, empty_apart, renormalised
+from bench.models.families.family import Config, Family, Sides, counting_rows, empty_apart, renormalised
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,7 @@ class Lumina2(Family):
     guidance: ClassVar[str] = "true, then the norms of v_c along each row"
     schedule: ClassVar[str] = "static shift, or one of the number of channels"
     text_length: ClassVar[int] = 256
+    text_width: ClassVar[str] = "cap_feat_dim"
     text_batch: ClassVar[int] = 8
     ragged: ClassVar[bool] = True
     lora_targets: ClassVar[tuple[str, ...]] = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
@@ -55,18 +56,9 @@ class Lumina2(Family):
 
         def encode(texts: list[str], is_empty: bool) -> list[dict[str, Tensor]]:
             embeds, mask = self.parts._get_gemma_prompt_embeds([self._worded(t) for t in texts], device, length)
-            return [{"embeds": e[: int(m.sum())].clone()} for e, m in zip(embeds.cpu(), mask.cpu(), strict=True)]
+            return counting_rows(embeds, mask)
 
         yield from empty_apart(texts, encode)
-
-    def blank(self, count: int, length: int) -> TextCondition:
-        """As `Family.blank`."""
-        import torch
-
-        from bench.models.text_condition import TextCondition
-
-        width = self.parts.transformer.config.cap_feat_dim
-        return TextCondition(torch.zeros(count, length, width), lengths=(length,) * count)
 
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`."""

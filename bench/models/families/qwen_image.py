@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.models.families.family import Config, Family, Sides, renormalised
-from bench.models.families.packing import pack, unpack
+from bench.models.families.family import Config, renormalised
+from bench.models.families.packing import PackedFamily, pack, unpack
 
 if TYPE_CHECKING:
     import torch
@@ -15,10 +15,7 @@ if TYPE_CHECKING:
     from bench.models.text_condition import TextCondition
 
 
-_NATIVE = 128  # latents of a side, as diffusers' pipeline has it
-
-
-class QwenImage(Family):
+class QwenImage(PackedFamily):
     """Qwen-Image, arXiv 2508.02324. Its VAE is one of videos, of which a picture is the first frame.
 
     Texts are encoded one by one: the encoder pads a batch to its longest text, and bits would differ by company.
@@ -41,17 +38,6 @@ class QwenImage(Family):
     def pixels_of(vae: Config) -> int:
         """Pixels across one latent."""
         return int(2 ** len(vae["temperal_downsample"]))
-
-    @classmethod
-    def sides(cls, transformer: Config, vae: Config) -> Sides:
-        """Positions are rotary: there is no largest side."""
-        pixels = cls.pixels_of(vae)
-        return Sides(2 * pixels, None, _NATIVE * pixels)
-
-    @property
-    def channels(self) -> int:
-        """Of a latent that is not packed."""
-        return int(self.parts.transformer.config.in_channels) // 4
 
     def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (C, 1, 1, 1) of the VAE's latents."""
@@ -86,15 +72,6 @@ class QwenImage(Family):
         for text in texts:
             embeds, _ = self.parts.encode_prompt([text], device, max_sequence_length=length)
             yield {"embeds": embeds[0].cpu().clone()}
-
-    def blank(self, count: int, length: int) -> TextCondition:
-        """As `Family.blank`."""
-        import torch
-
-        from bench.models.text_condition import TextCondition
-
-        width = self.parts.transformer.config.joint_attention_dim
-        return TextCondition(torch.zeros(count, length, width), lengths=(length,) * count)
 
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`."""

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.models.families.family import Config, Family, Sides, empty_apart
+from bench.models.families.family import Config, Family, Sides, counting_rows, empty_apart
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,7 @@ class Sana(Family):
     time: ClassVar[str] = "1000 s by the model's timestep_scale"
     schedule: ClassVar[str] = "static flow_shift"
     text_length: ClassVar[int] = 300
+    text_width: ClassVar[str] = "caption_channels"
     text_batch: ClassVar[int] = 8
     ragged: ClassVar[bool] = True
     lora_targets: ClassVar[tuple[str, ...]] = tuple(
@@ -85,18 +86,9 @@ class Sana(Family):
                 texts, False, device=device, max_sequence_length=length,
                 complex_human_instruction=None if is_empty else self._instruction(),
             )  # fmt: skip
-            return [{"embeds": e[: int(m.sum())].clone()} for e, m in zip(embeds.cpu(), mask.cpu(), strict=True)]
+            return counting_rows(embeds, mask)
 
         yield from empty_apart(texts, encode)
-
-    def blank(self, count: int, length: int) -> TextCondition:
-        """As `Family.blank`."""
-        import torch
-
-        from bench.models.text_condition import TextCondition
-
-        width = self.parts.transformer.config.caption_channels
-        return TextCondition(torch.zeros(count, length, width), lengths=(length,) * count)
 
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`; of a model that learnt variances too, the first half."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -91,13 +92,9 @@ class StableDiffusion3(Family):
         """As `Family.blank`."""
         import torch
 
-        from bench.models.text_condition import TextCondition
-
-        config = self.parts.transformer.config
+        pooled = torch.zeros(count, self.parts.transformer.config.pooled_projection_dim)
         tokens = int(self.parts.text_encoder.config.max_position_embeddings) + length
-        return TextCondition(
-            torch.zeros(count, tokens, config.joint_attention_dim), torch.zeros(count, config.pooled_projection_dim)
-        )
+        return replace(super().blank(count, tokens), pooled=pooled)
 
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.models.families.family import Config, Family, Sides
+from bench.models.families.family import Config, Family, Sides, chat_turns
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,7 @@ class ZImage(Family):
     guidance: ClassVar[str] = "true; diffusers' scale is one less"
     schedule: ClassVar[str] = "static shift, or by tokens"
     text_length: ClassVar[int] = 512
+    text_width: ClassVar[str] = "cap_feat_dim"
     text_batch: ClassVar[int] = 8
     ragged: ClassVar[bool] = True
     lora_targets: ClassVar[tuple[str, ...]] = tuple(
@@ -50,9 +51,7 @@ class ZImage(Family):
     @classmethod
     def tokens(cls, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         """Those of the chat's template too."""
-        turns = ([{"role": "user", "content": text}] for text in texts)
-        asked = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
-        return super().tokens(tokenizer, [tokenizer.apply_chat_template(turn, **asked) for turn in turns])
+        return super().tokens(tokenizer, chat_turns(tokenizer, texts, thinking=True))
 
     def encode_texts(self, texts: list[str], length: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
         """The rows of each text that count."""
@@ -61,15 +60,6 @@ class ZImage(Family):
         )
         for e in rows:
             yield {"embeds": e.cpu().clone()}
-
-    def blank(self, count: int, length: int) -> TextCondition:
-        """As `Family.blank`."""
-        import torch
-
-        from bench.models.text_condition import TextCondition
-
-        width = self.parts.transformer.config.cap_feat_dim
-        return TextCondition(torch.zeros(count, length, width), lengths=(length,) * count)
 
     def velocity(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         """As `Family.velocity`."""

@@ -146,8 +146,8 @@ class Batch:
     """Training samples: latents (B, *S) float32, their conditioning after caption dropout, and their global index.
 
     `index` (B,) int64 counts samples drawn since the start of the stage over all processes: every random number that
-    belongs to a sample is keyed by it. `rejected` (B, *S) are, for a method with `Needs(pairs=True)`, the latents of the
-    pictures that were rejected for those of z0; a sample is a pair then.
+    belongs to a sample is keyed by it. For a method with `Needs(pairs=True)` a sample is a pair: `rejected`
+    (B, *S) are the latents of the pictures that were rejected for those of z0.
     """
 
     z0: Tensor

@@ -23,7 +23,7 @@ def check_together(experiment: Experiment, problems: Problems) -> None:
         needs = [registry.load_method(stage.source).needs for stage in chain.stages]
         needs_reward = any(each.reward for each in needs)
         differentiates = any(each.reward_gradient for each in needs)
-        ranks = any(each.pairs for each in needs) and experiment.world != "images"  # there the data says which is better
+        ranks = any(each.pairs for each in needs) and experiment.world != "images"  # whose pairs are ranked
         at_once = max(stage.build().prompts_at_once for stage in chain.stages)
         for task in experiment.tasks:
             _check_groupwise(task, problems)

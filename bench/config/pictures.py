@@ -37,7 +37,8 @@ class Found:
     fingerprint: 16 hex digits of all pictures and captions that are left, of the size they are brought to, and of the
     choice among them. selected_by: the scorer that chose among them in `bench curate`, `rule` how (`score >= 6.8`),
     `scored` among how many. left_out: rows left out, by kind of fault. buckets: pictures to train on, by size.
-    to_srgb: pictures whose colours are brought to sRGB from another profile. all_train: every caption trains, and
+    to_srgb: pictures whose colours are brought to sRGB from another profile. pairs: pictures to train on that have a
+    rejected one. all_train: every caption trains, and
     prompt sets judge.
     """
 
@@ -55,6 +56,7 @@ class Found:
     buckets: dict[str, int] | None = None
     to_srgb: int = 0
     all_train: bool = False
+    pairs: int = 0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -70,6 +72,13 @@ class Data:
         ),
     ]
     picture_column: Annotated[str | None, Option("column of the pictures; null: file_name, md5 or image")] = None
+    rejected_column: Annotated[
+        str | None,
+        Option(
+            "column of the pictures that were rejected for those of `picture_column`, where rows are pairs; null: "
+            "rejected_file_name, rejected_image and so on, or the better of Pick-a-Pic's jpg_0 and jpg_1 is chosen"
+        ),
+    ] = None
     caption_column: Annotated[str | None, Option("column of the captions; null: text, or caption_en for HY-SOAR")] = (
         None
     )
@@ -102,5 +111,10 @@ class Data:
     def identity(self) -> dict[str, Any]:
         """What numbers depend on and a report tells; where the pictures lie is no part of it."""
         told = dataclasses.asdict(self.found) if self.found is not None else {}
-        left_out = {"buckets": None, "to_srgb": 0, "all_train": False}  # the usual, which older records do not hold
+        left_out = {
+            "buckets": None,
+            "to_srgb": 0,
+            "all_train": False,
+            "pairs": 0,
+        }  # the usual, which older records do not hold
         return {name: value for name, value in told.items() if name not in left_out or value != left_out[name]}

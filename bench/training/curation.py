@@ -47,8 +47,8 @@ def curated_data(
     Candidates come from the world (the generator of the pre-training data, flaws included, or the user's pictures);
     within each category the `top_share` with the highest score is kept. Of `pairs`, as many pictures as candidates are
     scored where it is not known which one is better. The folder in the cache is named by a hash of all that the choice
-    depends on. What is damaged there is told to `note` and made again. Moments are encoded once,
-    and read from the cache of encodings when they are drawn.
+    depends on. What is damaged there is told to `note` and made again. Moments are encoded once, and read from the
+    cache of encodings when they are drawn.
     """
     choice = Checkpoints(cache_folder() / "curated" / _key(world, task, policy, select, pairs=pairs))
     saved, complaints = choice.load()
@@ -62,7 +62,7 @@ def curated_data(
     if saved is not None:
         state = saved.state
     else:
-        state = _ranked_pairs(found(), task, select, note) if pairs else _chosen(found(), task, select)
+        state = _chosen_pairs(found(), task, select, note) if pairs else _chosen(found(), task, select)
     if saved is None:
         choice.save(0, {}, state)
     parts = [_dataset(policy, found, state, number) for number in range(len(state["parts"]))]
@@ -116,43 +116,49 @@ def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[s
     }
 
 
-def _ranked_pairs(
+def _chosen_pairs(
     candidates: Candidates, task: Task, judge: Scorer | None, note: Callable[[str], object]
 ) -> dict[str, Any]:
-    """Which picture of each pair is the better one, and which pairs are kept, by size: those that have one.
+    """Which picture of each pair is chosen and which rejected, by the size that they are trained on."""
+    parts = []
+    for bucket in candidates.buckets:  # of ranked pairs alone: nothing is scored at these sizes
+        half, digests = len(bucket.rows) // 2, list(bucket.digests)
+        part = _part(candidates, bucket.size, list(range(half)), bucket.rows[:half], digests[:half])
+        parts.append(part | {"rejected": {"rows": list(range(half, 2 * half)), "digests": digests[half:]}})
+    if not candidates.buckets:
+        chosen, rejected = _ranked(candidates, task, judge, note)
+        part = _part(candidates, None, chosen.tolist(), chosen, digests_of(candidates, chosen.tolist()))
+        other = {"rows": rejected.tolist(), "digests": digests_of(candidates, rejected.tolist())}
+        parts.append(part | {"rejected": other})
+    if candidates.ranked or judge is None:
+        return {"parts": parts, "selected_by": candidates.selected_by or "nothing", "scored": 0}
+    return {"parts": parts, "selected_by": judge.name, "scored": len(candidates.prompts)}
+
+
+def _ranked(
+    candidates: Candidates, task: Task, judge: Scorer | None, note: Callable[[str], object]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the better and of the worse picture of each pair that has one.
 
     Raises:
-        DataError: no pair has.
+        DataError: none has.
     """
-    half, scored = len(candidates.prompts) // 2, 0
-    first, second = np.arange(half), np.arange(half, 2 * half)
-    better, worse, told = first, second, np.ones(half, bool)
-    if not candidates.ranked:
-        assert judge is not None
-        scores, scored = _scores(candidates, judge), 2 * half
-        better, worse = np.where(scores[:half] >= scores[half:], (first, second), (second, first))
-        told = scores[better] > scores[worse]
-        if not told.any():
-            raise DataError(
-                f"task {task.name}: {judge.name} gives both pictures of every one of {half:,} pairs the same score, so "
-                "that none is better: name a finer scorer by --task.reward, or raise --task.candidates"
-            )
-        if not told.all():
-            note(f"pairs: {half - told.sum():,} of {half:,} left out, whose pictures {judge.name} scores the same")
-    if candidates.buckets:
-        parts = []
-        for bucket in candidates.buckets:
-            own = np.arange(len(bucket.rows) // 2)
-            names = [[bucket.digests[row] for row in rows] for rows in (own, own + len(own))]
-            part = _part(candidates, bucket.size, own.tolist(), bucket.rows[own], names[0])
-            parts.append(part | {"rejected": {"rows": (own + len(own)).tolist(), "digests": names[1]}})
-    else:
-        better, worse = better[told], worse[told]
-        part = _part(candidates, None, better.tolist(), better, digests_of(candidates, better.tolist()))
-        rejected = {"rows": worse.tolist(), "digests": digests_of(candidates, worse.tolist())}
-        parts = [part | {"rejected": rejected}]
-    chosen_by = candidates.selected_by or "nothing"
-    return {"parts": parts, "selected_by": judge.name if judge and scored else chosen_by, "scored": scored}
+    first, second = np.arange(len(candidates.prompts)).reshape(2, -1)
+    if candidates.ranked:
+        return first, second
+    assert judge is not None  # a task without one is refused before anything runs
+    scores = _scores(candidates, judge)
+    better, worse = np.where(scores[first] >= scores[second], (first, second), (second, first))
+    told = scores[better] > scores[worse]
+    if not told.any():
+        raise DataError(
+            f"task {task.name}: {judge.name} gives both pictures of each of {len(first):,} pairs the same score, so "
+            "that none is better: name a finer scorer by --task.reward, or raise --task.candidates"
+        )
+    if not told.all():
+        ties = np.count_nonzero(~told)
+        note(f"pairs: {ties:,} of {len(first):,} are left out, whose pictures {judge.name} scores the same")
+    return better[told], worse[told]
 
 
 def _part(

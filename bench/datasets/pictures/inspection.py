@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,12 @@ from bench.config.pictures import Data
 from bench.datasets.buckets import Size, assign_buckets
 from bench.datasets.pictures.decoding import Crop, middle_crop, open_picture
 from bench.datasets.pictures.model_limits import CaptionLimits
-from bench.datasets.pictures.rows import FAULT_KINDS, LeftOut, PictureFault, PictureRow, PictureSource
+from bench.datasets.pictures.rows import FAULT_KINDS, NOT_BROKEN, LeftOut, PictureFault, PictureRow, PictureSource
 from bench.files import appears_whole, write_whole
 from bench.paths import cache_folder, inside, portable
 
 VERSION = "1"  # of what training sees of a picture; raise it with every change of how one is cropped or brought to size
-_LOOKED = "2"  # raise it with every change that can change what is left out, or what is kept of a picture
+_LOOKED = "3"  # raise it with every change that can change what is left out, or what is kept of a picture
 PICTURES, LEFT_OUT = "pictures.parquet", "left-out.csv"
 _SHOWN_FROM = 2000  # rows from which a progress bar is worth its line
 
@@ -41,7 +41,10 @@ _SHOWN_FROM = 2000  # rows from which a progress bar is worth its line
 @dataclass(frozen=True)
 class Picture:
     """A row that can be used: the hash of its bytes, its caption and tag, how it is cropped, and whether its colours
-    are brought to sRGB from another profile."""
+    are brought to sRGB from another profile.
+
+    rejected: the picture that was rejected for it, with its caption and tag.
+    """
 
     name: str
     digest: str
@@ -49,6 +52,7 @@ class Picture:
     tag: str | None
     crop: Crop
     has_profile: bool = False
+    rejected: Picture | None = None
 
     def prepared_digest(self, size: Size) -> str:
         """What names its pixels, cropped and brought to a size: the file, how it is prepared, and by which Pillow."""
@@ -72,9 +76,14 @@ class InspectedPictures:
         return len(self.kept) + len(self.left_out)
 
     @property
-    def share_left_out(self) -> float:
+    def broken(self) -> int:
+        """Rows left out that are broken, and not only undecided."""
+        return sum(row.kind not in NOT_BROKEN for row in self.left_out)
+
+    @property
+    def share_broken(self) -> float:
         """Of all rows, 0 to 1."""
-        return len(self.left_out) / max(1, self.rows)
+        return self.broken / max(1, self.rows)
 
     def kinds(self) -> dict[str, int]:
         """Rows left out, by kind of fault."""
@@ -94,7 +103,8 @@ def inspect_pictures(
     """
     key = {
         "version": _LOOKED, "source": source.stamp, "form": source.form, "path": str(Path(settings.path).resolve()),
-        "columns": [settings.picture_column, settings.caption_column, settings.tag_column, settings.pictures],
+        "columns": [settings.picture_column, settings.rejected_column, settings.caption_column, settings.tag_column,
+                    settings.pictures],
         "subset": settings.subset, "max_pixels": settings.max_pixels, "captions": captions.fingerprint,
         "resolution": resolution,
     }  # fmt: skip
@@ -118,7 +128,15 @@ def _inspect(
             picture, on_white, has_profile = open_picture(data, settings.max_pixels)
         except PictureFault as fault:
             return fault
-        return _Seen(row, digest_of(data), picture.size, on_white, has_profile)
+        seen = _Seen(row, digest_of(data), picture.size, on_white, has_profile)
+        if row.rejected is None:
+            return seen
+        other = look(replace(row, name=row.rejected, rejected=None))
+        if isinstance(other, PictureFault):
+            return PictureFault(other.kind, f"the rejected one, {row.rejected!r}: {other.detail}")
+        if seen.digest == other.digest:
+            return PictureFault("duplicate", "the chosen and the rejected picture are the same bytes")
+        return replace(seen, rejected=other)
 
     texts = captions.faults([row.caption for row in source.rows])
     kept: dict[str, _Seen] = {}
@@ -127,12 +145,12 @@ def _inspect(
         looked = _with_progress(pool.map(look, source.rows), len(source.rows))
         for row, found, text in zip(source.rows, looked, texts, strict=True):
             fault = found if isinstance(found, PictureFault) else text
-            if isinstance(found, _Seen) and fault is None and found.digest in kept:
-                fault = PictureFault("duplicate", f"the same bytes as {kept[found.digest].row.name!r}")
+            if isinstance(found, _Seen) and fault is None and found.digests in kept:
+                fault = PictureFault("duplicate", f"the same bytes as {kept[found.digests].row.name!r}")
             if fault is not None:
                 left_out.append(LeftOut(row.place, row.name, fault.kind, fault.detail))
             elif isinstance(found, _Seen):
-                kept[found.digest] = found
+                kept[found.digests] = found
     seen = list(kept.values())
     to = assign_buckets([s.shape for s in seen], sizes, settings.bucket_pictures)
     others = sum(s.row.bucket not in (None, size) for s, size in zip(seen, to, strict=True))
@@ -150,12 +168,19 @@ class _Seen:
     shape: Size
     on_white: bool
     has_profile: bool
+    rejected: _Seen | None = None
+
+    @property
+    def digests(self) -> str:
+        """Of its bytes, and of those of the rejected one."""
+        return self.digest if self.rejected is None else f"{self.digest} {self.rejected.digest}"
 
     def picture(self, to: Size) -> Picture:
         """What is kept of it, brought to a size."""
         return Picture(
             self.row.name, self.digest, str(self.row.caption), self.row.tag,
             middle_crop(*self.shape, to, self.on_white), self.has_profile,
+            None if self.rejected is None else self.rejected.picture(to),
         )  # fmt: skip
 
 
@@ -182,11 +207,11 @@ def _refuse_too_many(found: InspectedPictures, settings: Data) -> None:
             f"--data {settings.path}: expected captioned pictures, but none of its {found.rows} rows can be used"
             + (f" ({kinds}); {where}" if found.rows else ": the listing is empty")
         )
-    if found.share_left_out > settings.allow_broken:
+    if found.share_broken > settings.allow_broken:
         raise DataError(
-            f"--data {settings.path}: {len(found.left_out)} of {found.rows} rows are broken ({kinds}), "
-            f"{found.share_left_out:.1%}, and {settings.allow_broken:.1%} are allowed; {where}: mend them, or go on "
-            f"without them by --allow-broken {_rounded_up(found.share_left_out)}"
+            f"--data {settings.path}: {found.broken} of {found.rows} rows are broken ({kinds}), "
+            f"{found.share_broken:.1%}, and {settings.allow_broken:.1%} are allowed; {where}: mend them, or go on "
+            f"without them by --allow-broken {_rounded_up(found.share_broken)}"
         )
 
 
@@ -205,6 +230,8 @@ def _write(found: InspectedPictures) -> None:
     }  # fmt: skip
     columns["has_profile"] = [p.has_profile for p in found.kept]
     columns |= {field: [getattr(p.crop, field) for p in found.kept] for field in Crop._fields}
+    if any(p.rejected for p in found.kept):
+        columns["rejected"] = [p.rejected and _rejected(p.rejected) for p in found.kept]
     about = {"other_buckets": str(found.other_buckets)}
     table = pa.table(columns).replace_schema_metadata(about)
     with appears_whole(found.folder) as temporary:
@@ -221,12 +248,23 @@ def _read(folder: Path) -> InspectedPictures | None:
         with (folder / LEFT_OUT).open(encoding="utf-8", newline="") as file:
             left_out = [LeftOut(**cells) for cells in csv.DictReader(file)]
         texts = ("name", "digest", "caption", "tag", "has_profile")
-        kept = tuple(
-            Picture(crop=Crop(*(row[f] for f in Crop._fields)), **{name: row[name] for name in texts}) for row in rows
-        )
+
+        def picture(row: dict[str, Any]) -> Picture:
+            cells = {name: row[name] for name in texts}
+            other = row.get("rejected")
+            rejected = other and picture({**other, "caption": row["caption"], "tag": row["tag"]})
+            return Picture(crop=Crop(*(row[f] for f in Crop._fields)), **cells, rejected=rejected)
+
+        kept = tuple(map(picture, rows))
         return InspectedPictures(kept, tuple(left_out), folder, int(table.schema.metadata[b"other_buckets"]))
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
         return None
+
+
+def _rejected(picture: Picture) -> dict[str, Any]:
+    """What is kept of a rejected picture beside the chosen one."""
+    own = {"name": picture.name, "digest": picture.digest, "has_profile": picture.has_profile}
+    return own | picture.crop._asdict()
 
 
 def _cells(left_out: Sequence[LeftOut]) -> list[tuple[str, ...]]:
@@ -261,5 +299,7 @@ def pictures_fingerprint(found: InspectedPictures, resolution: int, chosen: Sequ
         [p.name, p.digest, p.caption, p.tag, *(() if p.crop.to == square else p.crop.to), *p.has_profile * ["sRGB"]]
         for p in found.kept
     ]
-    text = json.dumps([VERSION, resolution, rows, None if chosen is None else sorted(chosen)])
+    pairs = [[p.rejected.name, p.rejected.digest, p.rejected.has_profile] for p in found.kept if p.rejected]
+    named = None if chosen is None else sorted(chosen)
+    text = json.dumps([VERSION, resolution, rows, named, *([pairs] if pairs else [])])
     return blake2b(text.encode(), digest_size=8).hexdigest()

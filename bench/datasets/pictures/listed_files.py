@@ -17,6 +17,7 @@ from bench.api import DataError
 from bench.canonical import config_hash, hash_file
 from bench.config.pictures import Data
 from bench.datasets.pictures.named_files import locate_picture, read_picture_file
+from bench.datasets.pictures.pairs import pair_columns
 from bench.datasets.pictures.rows import LeftOut, PictureFault, PictureRow, require_column, tag_text
 from bench.reading import looks_like_utf16, parse_json, read_file
 
@@ -47,25 +48,31 @@ class ListedPictures:
         if not self._folder.is_dir():
             raise DataError(f"{self._folder}: expected the folder of the pictures; give it by --data.pictures")
         defaults = SOAR_COLUMNS if is_soar else ("file_name", "text")
-        picture = require_column(listing, "picture", settings.picture_column or defaults[0], found)
-        caption = require_column(listing, "caption", settings.caption_column or defaults[1], found)
+        picture, caption, pairs = pair_columns(listing, settings, defaults, found)
         tag = require_column(listing, "tag", settings.tag_column, found) if settings.tag_column else "tag"
         self._suffix = ".jpg" if is_soar else ""
         self._max_pixels = settings.max_pixels
         self.rows: list[PictureRow] = []
         self.left_out: list[LeftOut] = []
         for place, fields, problem in lines:
-            name = fields.get(picture) if fields else None
-            if fields is None or not _is_name(name):
-                reason = problem or f"its {picture!r} is no file name: {name!r}"
-                self.left_out.append(LeftOut(place, "", "broken line", reason))
+            try:
+                if fields is None:
+                    raise PictureFault("broken line", problem)
+                columns = pairs.ranked(fields) if pairs else (picture,)
+                name, *rejected = (self._file(fields, column) for column in columns)
+            except PictureFault as fault:
+                self.left_out.append(LeftOut(place, "", fault.kind, fault.detail))
             else:
-                self.rows.append(
-                    PictureRow(
-                        f"{name}{self._suffix}", place, fields.get(caption), tag_text(fields.get(tag)), _bucket(fields)
-                    )
-                )
-        self.stamp = config_hash({"listing": hash_file(listing), "files": [self._stat(row.name) for row in self.rows]})
+                tagged, bucket = tag_text(fields.get(tag)), _bucket(fields)
+                self.rows.append(PictureRow(name, place, fields.get(caption), tagged, bucket, *rejected))
+        files = [name for row in self.rows for name in (row.name, row.rejected) if name is not None]
+        self.stamp = config_hash({"listing": hash_file(listing), "files": [self._stat(name) for name in files]})
+
+    def _file(self, fields: Mapping[str, Any], column: str) -> str:
+        """The file that a line names in a column; raises PictureFault where it names none."""
+        if not _is_name(fields.get(column)):
+            raise PictureFault("broken line", f"its {column!r} is no file name: {fields.get(column)!r}")
+        return f"{fields[column]}{self._suffix}"
 
     def read(self, name: str) -> bytes:
         """The bytes of a file of the folder; raises PictureFault where there is none, or where it lies elsewhere."""

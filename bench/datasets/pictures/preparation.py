@@ -123,6 +123,7 @@ def prepare_pictures(settings: Data, model: Path, *, all_train: bool | None = No
         rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
         buckets=None if settings.buckets is None else _by_size(training, to),
         to_srgb=sum(picture.has_profile for picture in inspected.kept), all_train=all_train,
+        pairs=sum(picture.rejected is not None for picture in training),
     )  # fmt: skip
     if settings.found is not None and settings.found.fingerprint != found.fingerprint:
         raise DataError(
@@ -175,7 +176,7 @@ def pictures_table(prepared: PreparedPictures) -> str:
     lines = [
         f"data        {prepared.settings.path}: {found.form}, fingerprint {found.fingerprint}",
         f"rows        {found.rows:,}: {found.kept:,} can be used, {len(inspected.left_out):,} left out "
-        f"({inspected.share_left_out:.1%}; {prepared.settings.allow_broken:.1%} allowed)",
+        f"({inspected.share_broken:.1%} broken; {prepared.settings.allow_broken:.1%} allowed)",
     ]
     for kind in FAULT_KINDS:
         rows = [row for row in inspected.left_out if row.kind == kind]
@@ -191,7 +192,8 @@ def pictures_table(prepared: PreparedPictures) -> str:
     if found.all_train:
         lines.append("judged by   the prompt sets alone: the captions are too few to train on some and judge by others")
     chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored:,}" if found.selected_by else ""
-    lines.append(f"training    {found.training:,} pictures{chosen}")
+    pairs = f", {found.pairs:,} of them with one that was rejected for it" if found.pairs else ""
+    lines.append(f"training    {found.training:,} pictures{chosen}{pairs}")
     return "\n".join(lines)
 
 

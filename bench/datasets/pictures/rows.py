@@ -28,7 +28,9 @@ FAULT_KINDS = (
     "caption too long",
     "unreadable caption",
     "duplicate",
+    "tie",
 )
+NOT_BROKEN = ("tie",)  # kinds of which any share is right
 
 
 class PictureFault(DataError):
@@ -46,6 +48,7 @@ class PictureRow:
 
     name: of the picture within its source (a file's name, or a row's number). place: where the listing names it, for
     messages. caption: what stands in the caption's column. bucket: (width, height) that HY-SOAR's listing asks for.
+    rejected: the name of the picture that was rejected for it.
     """
 
     name: str
@@ -53,6 +56,7 @@ class PictureRow:
     caption: object
     tag: str | None = None
     bucket: tuple[int, int] | None = None
+    rejected: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class PictureSource(Protocol):
 
 
 def require_column(where: object, role: str, name: str, found: Iterable[str]) -> str:
-    """`name`, if it is among the columns that were found; `role` is picture, caption or tag.
+    """`name`, if it is among the columns that were found; `role` is picture, rejected, caption or tag.
 
     Raises:
         DataError: it is not.

@@ -46,8 +46,8 @@ __all__ = [
     "caption_variants",
     "caption_words",
     "hard_negatives",
-    "sample_prompts",
     "sample_pictures",
+    "sample_prompts",
     "sample_scenes",
 ]
 

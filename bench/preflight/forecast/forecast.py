@@ -166,7 +166,10 @@ def _pictures(experiment: Experiment, task: Task) -> int:
         there = min(there, experiment.data.found.training)
     needs = [stage.build().needs for chain in experiment.methods for stage in chain.stages]
     single = math.ceil((1.0 if any(each.unselected for each in needs) else task.top_share) * there)
-    return single + (task.candidates if any(each.pairs for each in needs) else 0)
+    if not any(each.pairs for each in needs):
+        return single
+    found = experiment.data.found if experiment.data is not None else None
+    return single + min(task.candidates, 2 * found.pairs if found else task.candidates)
 
 
 def _host(experiment: Experiment, shapes: ModelShapes) -> BytesByPart:

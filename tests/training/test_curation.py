@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.api import Needs
+from bench.api import DataError, Needs
 from bench.models.policy import PipelinePolicy
 from bench.scoring.loading import load_scorers
 from bench.scoring.ranking import top_share
@@ -149,3 +149,34 @@ def test_a_method_may_ask_for_all_candidates(tiny_pipeline, tmp_path, monkeypatc
     )  # a quarter of each category, rounded up
     assert (len(whole), whole.selected_by, whole.scored) == (64, "nothing", 0)
     assert set(chosen.prompts) <= set(whole.prompts)
+
+
+def test_pairs_are_ranked_by_the_reward_with_as_many_scores_as_a_selection(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    e, notes = experiment(tiny_pipeline, **{"task.reward": "scenes-aesthetic"}), []
+    policy, ready = PipelinePolicy.load(tiny_pipeline), scorers(e)
+    context = TaskContext(world(tiny_pipeline), e.tasks[0], policy, ready, note=notes.append)
+    first, again = (training_data(context, Needs(data=True, pairs=True)) for _ in range(2))
+    assert (first.scored, first.selected_by) == (64, "scenes-aesthetic")
+    two = context.world.pairs(e.tasks[0].categories, 32)
+    texts, about = [p.text for p in two.prompts], [p.metadata for p in two.prompts]
+    a, b = ready["scenes-aesthetic"].training_scores(two.images, texts, about).reshape(2, 32)
+    assert len(first) == (a != b).sum() > 20
+    assert list(first.prompts) == [text for text, differ in zip(texts, a != b, strict=False) if differ]
+    assert (len(notes) == 1) == bool((a == b).any())  # told when it is made, and not when it is read again
+    place = int(np.flatnonzero(a != b)[0])
+    better = two.images[[place if a[place] > b[place] else 32 + place]]
+    torch.testing.assert_close(first.moments(np.array([0]))[0], policy.encode_pictures(better)[0].cpu())
+    rows = np.arange(len(first))
+    for one, other in ((first.moments, again.moments), (first.rejected, again.rejected)):
+        assert all(map(torch.equal, one(rows), other(rows)))
+    assert not torch.equal(first.moments(rows)[0], first.rejected(rows)[0])
+
+
+def test_pairs_that_all_score_the_same_are_refused(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    (tmp_path / "flat.py").write_text(REWARD.replace("SIGN", "0"))
+    flat = load_scorers({str(tmp_path / "flat.py")})[str(tmp_path / "flat.py")]
+    e, policy = experiment(tiny_pipeline), PipelinePolicy.load(tiny_pipeline)
+    with pytest.raises(DataError, match="both pictures of each of 32 pairs the same score"):
+        curated_data(world(tiny_pipeline), e.tasks[0], policy, flat, pairs=True)

@@ -22,7 +22,9 @@ def _wrapped(lines: list[str]) -> str:
     found: list[str] = []
     for line in "\n".join(lines).split("\n"):
         indent = " " * (len(line) - len(line.lstrip()) + 2)
-        found += textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]
+        found += textwrap.wrap(
+            line, _WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+        ) or [""]
     return "\n".join(found)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,13 +33,13 @@ from bench.reading import read_text
 from bench.results.records.hashes import file_sha256, line_hash, sound_lines
 from bench.results.records.provenance import changed_sources, shown_sources
 from bench.results.records.schema import (
+    LEDGER,
     SCORE_COLUMNS,
     Cell,
     End,
     Event,
     ExperimentHeader,
     GridScores,
-    LedgerEntry,
     Milestone,
     PromptSetScores,
     SampleGrid,
@@ -263,7 +264,7 @@ class CellRecord:
     def end_failed(self, reason: str) -> None:
         """End a record whose worker cannot: the ledger is the last one that it recorded."""
         spent = [event.ledger for event in self.events() if isinstance(event, Step | Milestone)]
-        ledger = dump(spent[-1]) if spent else dict.fromkeys(LedgerEntry.model_fields, 0)
+        ledger = asdict(spent[-1]) if spent else dict.fromkeys(LEDGER, 0)
         self.append("end", status="failed", reason=reason, ledger=ledger)
 
     def telemetry(self, kind: str, **fields: Any) -> None:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 import pandas as pd
+import pyarrow as pa
 import yaml
+from pyarrow.csv import write_csv
 
 from bench.paths import portable
 from bench.results.statistics.analysis import Analysis
@@ -29,12 +31,14 @@ class Download:
 
 def downloads(analysis: Analysis) -> list[Download]:
     """Scores of every evaluation and prompt set, one row a sample; and the settings of the experiment."""
-    frame, buffer = _scores(analysis), io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    text = gzip.compress(frame.to_csv(index=False, lineterminator="\n").encode(), mtime=0)
+    frame, parquet, text = _scores(analysis), io.BytesIO(), io.BytesIO()
+    frame.to_parquet(parquet, index=False)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    with gzip.GzipFile(fileobj=text, mode="wb", compresslevel=6, mtime=0) as file:
+        write_csv(table, file)  # ten times as quick as pandas', and in little memory
     return [
-        Download("scores.csv", "text/csv", b64encode(text).decode(), is_compressed=True),
-        Download("scores.parquet", "application/vnd.apache.parquet", b64encode(buffer.getvalue()).decode()),
+        Download("scores.csv", "text/csv", b64encode(text.getvalue()).decode(), is_compressed=True),
+        Download("scores.parquet", "application/vnd.apache.parquet", b64encode(parquet.getvalue()).decode()),
         Download("settings.yaml", "application/yaml", b64encode(settings_yaml(analysis).encode()).decode()),
     ]
 

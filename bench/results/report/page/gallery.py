@@ -6,13 +6,15 @@ import io
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
 from bench.results.figures import split_tiles
 from bench.results.records.cell_reader import CellResult, damaged, named_file
+from bench.results.records.schema import SampleGrid
 from bench.results.report.markdown import format_number
 from bench.results.report.page.answer import marked, scorer_decimals
 from bench.results.statistics.analysis import REPORT, Analysis
@@ -24,15 +26,43 @@ SMALLEST = 64  # pixels, below which no picture is made
 
 
 @dataclass(frozen=True, eq=False)
+class Tiles:
+    """The pictures of one cell, which lie in a row in one file; decoded when they are asked for."""
+
+    cell: CellResult
+    kept: SampleGrid
+
+    @cached_property
+    def pixels(self) -> list[np.ndarray]:
+        """Each picture uint8 (H, W, 3); raises DataError where the file is no whole picture."""
+        path = named_file(self.cell, self.kept.file)
+        try:
+            return split_tiles(path.read_bytes(), self.kept.tile, len(self.kept.captions))
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on bytes that are no whole picture
+            raise damaged(path, "a PNG", error) from error
+
+    @cached_property
+    def digest(self) -> str:
+        """The hash of the file; the reader has held it to the record's, where that has one."""
+        return self.kept.sha256 or sha256(named_file(self.cell, self.kept.file).read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
 class Picture:
-    """One cell's picture of a prompt uint8 (H, W, 3). verdict: by gold; is_right: None where gold gives a score."""
+    """One cell's picture of a prompt. verdict: by gold; is_right: None where gold gives a score."""
 
     method: str
     name: str
     seed: int
-    pixels: np.ndarray
+    tiles: Tiles
+    place: int
     verdict: str
     is_right: bool | None
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8 (H, W, 3)."""
+        return self.tiles.pixels[self.place]
 
 
 @dataclass(frozen=True)
@@ -58,17 +88,21 @@ class Gallery:
     choices: Mapping[str, str] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        """All of it as plain data, pixels by their digest."""
+        """All of it as plain data, pictures by the hash of their file and their place in it."""
         rows = [
             [row.index, row.caption, row.category, list(row.tags)]
-            + [[one.name, one.seed, one.verdict, _digest(one.pixels)] for of in row.pictures.values() for one in of]
+            + [
+                [one.name, one.seed, one.verdict, one.tiles.digest, one.place]
+                for of in row.pictures.values()
+                for one in of
+            ]
             for row in self.rows
         ]
         return {"task": self.task, "gold": self.gold, "note": self.note, "rows": rows, "choices": dict(self.choices)}
 
 
 def read_galleries(analysis: Analysis) -> list[Gallery]:
-    """One gallery a task whose cells kept pictures; raises DataError where these cannot be read."""
+    """One gallery a task whose cells kept pictures; raises DataError where a file of these is missing."""
     found = (_gallery(analysis, task) for task in analysis.tasks)
     return [gallery for gallery in found if gallery.rows]
 
@@ -82,11 +116,12 @@ def _gallery(analysis: Analysis, task: str) -> Gallery:
     captions: dict[int, str] = {}
     pictures: dict[int, dict[str, list[Picture]]] = {}
     for cell in cells:
-        for index, caption, pixels in _tiles(cell):
+        assert cell.pictures is not None  # others were left out above
+        head, tiles = cell.header, Tiles(cell, cell.pictures)
+        name = marked(analysis, task, head.method)
+        for place, (index, caption) in enumerate(zip(tiles.kept.prompt_indices, tiles.kept.captions, strict=True)):
             captions.setdefault(index, caption)
-            head = cell.header
-            told = scores.told(head.method, head.seed, index)
-            one = Picture(head.method, marked(analysis, task, head.method), head.seed, pixels, *told)
+            one = Picture(head.method, name, head.seed, tiles, place, *scores.told(head.method, head.seed, index))
             pictures.setdefault(index, {}).setdefault(head.method, []).append(one)
     samples = analysis.experiment.samples
     own = samples[(samples["task"] == task) & (samples["split"] == REPORT)].drop_duplicates("prompt_index")
@@ -116,19 +151,6 @@ def _gold(analysis: Analysis, task: str) -> str:
     """The scorer that says who got a prompt right: the headline's if it is gold, else the first gold one."""
     names = [analysis.primary(task), *analysis.scorers(task)]
     return next((name for name in names if analysis.info(name).gold), names[0])
-
-
-def _tiles(cell: CellResult) -> list[tuple[int, str, np.ndarray]]:
-    """Prompt index, caption and pixels of every picture of a cell."""
-    kept = cell.pictures
-    if kept is None:
-        return []
-    path = named_file(cell, kept.file)
-    try:
-        tiles = split_tiles(path.read_bytes(), kept.tile, len(kept.captions))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on bytes that are no whole picture
-        raise damaged(path, "a PNG", error) from error
-    return list(zip(kept.prompt_indices, kept.captions, tiles, strict=True))
 
 
 class _Scores:
@@ -222,7 +244,3 @@ def _encoded(pixels: np.ndarray, side: int | None = None) -> bytes:
         image.thumbnail((side, side))
         image.save(buffer, format="WEBP", quality=85)
     return buffer.getvalue()
-
-
-def _digest(pixels: np.ndarray) -> str:
-    return blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=8).hexdigest()

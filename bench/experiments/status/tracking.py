@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bench.api import ConfigError, DataError
 from bench.config.settings import Experiment
@@ -156,18 +156,19 @@ class WeightsAndBiases:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import; else it reports over the network
         import wandb
 
-        self._mode = os.environ.get("WANDB_MODE") or "offline"
-        if self._mode not in ("offline", "online"):
-            raise ConfigError(f"--track wandb: WANDB_MODE is {self._mode!r}: set it to offline or online, or leave it")
-        if self._mode == "online":
+        asked = os.environ.get("WANDB_MODE") or "offline"
+        if asked not in ("offline", "online"):
+            raise ConfigError(f"--track wandb: WANDB_MODE is {asked!r}: set it to offline or online, or leave it")
+        mode: Literal["offline", "online"] = "online" if asked == "online" else "offline"
+        if mode == "online":
             _require_login(wandb)
         where = os.environ.get("WANDB_PROJECT") or "bench"
         self.hint = f"wandb sync {folder / 'wandb' / 'offline-run-*'}   (sends them; nothing was sent yet)"
-        if self._mode == "online":
+        if mode == "online":
             self.hint = f"project {where} at wandb, group {project}"
         self._wandb = wandb
         self._settings = wandb.Settings(
-            project=where, run_group=project, mode=self._mode, silent=True, console="off", host="", program="bench",
+            project=where, run_group=project, mode=mode, silent=True, console="off", host="", program="bench",
             disable_git=True, disable_code=True, disable_job_creation=True, symlink=False, x_disable_meta=True,
             x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
         )  # fmt: skip

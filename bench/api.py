@@ -288,7 +288,11 @@ class Env(Protocol):
         """What `collect` gathered last, or None before it."""
 
     def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """The task's training reward (B,) float32 of uint8 pictures (B, H, W, 3); higher is better."""
+        """The task's training reward (B,) float32 of uint8 pictures (B, H, W, 3); higher is better.
+
+        NaN where the reward abstains: such a picture is left out of its group (`flow.group_advantages`,
+        `flow.varied_groups`), and counted by `flow.reward_metrics`.
+        """
 
     def submit(
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
@@ -451,7 +455,10 @@ class Reward(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Scores (B,) float32 of pictures uint8 (B, H, W, 3)."""
+        """Scores (B,) float32 of pictures uint8 (B, H, W, 3).
+
+        A list may hold None for a picture that cannot be judged, whatever its prompt: it counts nowhere.
+        """
 
     def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
         """Scores (B,) float32 of pictures float32 (B, 3, H, W) in [0, 1], with gradient to them.

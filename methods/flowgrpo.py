@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench import flow
 from bench.api import Condition, ConfigError, Env, Method, Needs, Option, PluginError, Rollouts
-from methods._groups import Groups, reward_metrics, varied
+from methods._groups import Groups
 
 __all__ = ["FlowGRPO"]
 
@@ -124,7 +124,8 @@ class FlowGRPO(Method):
         r = groups.scored(env, sample)
         tensors = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
         advantage = flow.group_advantages(r, c.advantage_eps, c.scale_rewards)
-        kept = (varied(r) | (not c.drop_zero_groups)).repeat_interleave(c.num_generations)
+        kept = (flow.varied_groups(r) | (not c.drop_zero_groups)).repeat_interleave(c.num_generations)
+        kept &= ~r.isnan().flatten()
 
         own = torch.from_numpy(groups.index % len(kept)).to(r.device)
         tensors["advantage"] = advantage.clamp(-c.advantage_clip, c.advantage_clip).flatten()[own]
@@ -133,7 +134,7 @@ class FlowGRPO(Method):
         cond = groups.cond[kept[own].nonzero().flatten()]
         if c.beta > 0:
             tensors["v_ref"] = self.reference(env, tensors["x"], tensors["step"], cond)
-        return Rollouts(tensors, cond, c.updates * c.num_iterations, reward_metrics(r))
+        return Rollouts(tensors, cond, c.updates * c.num_iterations, flow.reward_metrics(r))
 
     def window_starts(self, env: Env, prompt_index: np.ndarray) -> Tensor:
         """The step at which the window of each prompt's group begins (prompts,) int64."""

@@ -23,7 +23,8 @@ class Dataset:
 
     `moments` gives mean and std (n, *S) float32 of some rows: moments rather than one draw, so that sampling the VAE
     stays random. `selected_by` names the scorer that chose the pictures, `scored` how many candidates it looked at.
-    `rejected` are the moments of the pictures that were rejected for these, where the rows are pairs.
+    `more` are the captions of each row beside the one in `prompts`; empty where no row has any. `rejected` are the
+    moments of the pictures that were rejected for these, where the rows are pairs.
     """
 
     moments: Moments
@@ -31,6 +32,7 @@ class Dataset:
     metadata: Sequence[Mapping[str, Any]]
     selected_by: str
     scored: int
+    more: Sequence[Sequence[str]] = ()
     rejected: Moments | None = None
 
     def __post_init__(self) -> None:
@@ -54,7 +56,7 @@ class Dataset:
         if len(sizes) != 1:
             raise DataError(f"dataset: expected as many latents as captions, got sizes {sorted(sizes)}")
         worse = None if rejected is None else lambda rows: (rejected[rows], std[rows])
-        return cls(lambda rows: (mean[rows], std[rows]), prompts, metadata, "nothing", 0, worse)
+        return cls(lambda rows: (mean[rows], std[rows]), prompts, metadata, "nothing", 0, rejected=worse)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -62,6 +64,21 @@ class Dataset:
     def rows(self, index: np.ndarray) -> tuple[list[str], list[Mapping[str, Any]]]:
         """Captions and metadata of these rows."""
         return [self.prompts[i] for i in index], [self.metadata[i] for i in index]
+
+    @property
+    def texts(self) -> list[str]:
+        """All captions that training may see."""
+        return [*self.prompts, *(text for texts in self.more for text in texts)]
+
+    def drawn(self, index: np.ndarray, draws: Callable[[], np.ndarray]) -> list[str]:
+        """One caption of each of these rows, all of a row equally likely by `draws` (b,) in [0, 1).
+
+        Nothing is drawn where no row has several.
+        """
+        if not self.more:
+            return [self.prompts[i] for i in index]
+        choices = [(self.prompts[i], *self.more[i]) for i in index]
+        return [some[int(draw * len(some))] for some, draw in zip(choices, draws(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -108,6 +125,16 @@ class BucketedDataset:
         """Captions and metadata of these rows, which are of one part."""
         part, own = self._within(index)
         return part.rows(own)
+
+    @property
+    def texts(self) -> list[str]:
+        """All captions that training may see."""
+        return [text for part in self.parts for text in part.texts]
+
+    def drawn(self, index: np.ndarray, draws: Callable[[], np.ndarray]) -> list[str]:
+        """One caption of each of these rows, which are of one part."""
+        part, own = self._within(index)
+        return part.drawn(own, draws)
 
     def moments(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Mean and std (B, *S) float32 of these rows, which are of one part."""

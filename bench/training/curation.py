@@ -94,12 +94,21 @@ def _dataset(
         return lambda index: stacked(pictures, [int(i) for i in index])
 
     chosen, *rejected = [moments(kind) for kind in kinds]
-    return Dataset(chosen, part["prompts"], part["metadata"], state["selected_by"], state["scored"], *rejected)
+    return Dataset(
+        chosen, part["prompts"], part["metadata"], state["selected_by"], state["scored"], part.get("more", ()),
+        *rejected,
+    )  # fmt: skip
 
 
 def _chosen(candidates: Candidates, task: Task, select: Scorer | None) -> dict[str, Any]:
     """Which candidates are kept, by the size that they are trained on, and what a data set says of itself."""
-    kept = top_share(_scores(candidates, select), [p.category for p in candidates.prompts], task.top_share)
+    scores = _scores(candidates, select)
+    judged = np.flatnonzero(~np.isnan(scores))
+    if select is not None and not len(judged):
+        raise DataError(f"{select.name} abstains from all {len(scores)} candidates: select by another scorer")
+    kept = judged[
+        top_share(scores[judged], [candidates.prompts[row].category for row in judged.tolist()], task.top_share)
+    ]
     if candidates.buckets:
         parts = []
         for bucket in candidates.buckets:
@@ -122,17 +131,24 @@ def _chosen_pairs(
     """Which picture of each pair is chosen and which rejected, by the size that they are trained on."""
     parts = []
     for bucket in candidates.buckets:  # of ranked pairs alone: nothing is scored at these sizes
-        half, digests = len(bucket.rows) // 2, list(bucket.digests)
-        part = _part(candidates, bucket.size, list(range(half)), bucket.rows[:half], digests[:half])
-        parts.append(part | {"rejected": {"rows": list(range(half, 2 * half)), "digests": digests[half:]}})
+        chosen, rejected = (
+            _part(candidates, bucket.size, rows, bucket.rows[rows], [bucket.digests[row] for row in rows])
+            for rows in np.arange(len(bucket.rows)).reshape(2, -1).tolist()
+        )
+        parts.append(_with_rejected(chosen, rejected))
     if not candidates.buckets:
-        chosen, rejected = _ranked(candidates, task, judge, note)
-        part = _part(candidates, None, chosen.tolist(), chosen, digests_of(candidates, chosen.tolist()))
-        other = {"rows": rejected.tolist(), "digests": digests_of(candidates, rejected.tolist())}
-        parts.append(part | {"rejected": other})
+        chosen, rejected = (
+            _part(candidates, None, rows.tolist(), rows, digests_of(candidates, rows.tolist()))
+            for rows in _ranked(candidates, task, judge, note)
+        )
+        parts.append(_with_rejected(chosen, rejected))
     if candidates.ranked or judge is None:
         return {"parts": parts, "selected_by": candidates.selected_by or "nothing", "scored": 0}
     return {"parts": parts, "selected_by": judge.name, "scored": len(candidates.prompts)}
+
+
+def _with_rejected(chosen: dict[str, Any], rejected: dict[str, Any]) -> dict[str, Any]:
+    return chosen | {"rejected": {name: rejected[name] for name in ("rows", "digests")}}
 
 
 def _ranked(
@@ -149,27 +165,33 @@ def _ranked(
     assert judge is not None  # a task without one is refused before anything runs
     scores = _scores(candidates, judge)
     better, worse = np.where(scores[first] >= scores[second], (first, second), (second, first))
-    told = scores[better] > scores[worse]
+    told = scores[better] > scores[worse]  # not where one is NaN, from which the judge abstains
     if not told.any():
         raise DataError(
-            f"task {task.name}: {judge.name} gives both pictures of each of {len(first):,} pairs the same score, so "
-            "that none is better: name a finer scorer by --task.reward, or raise --task.candidates"
+            f"task {task.name}: {judge.name} gives both pictures of each of {len(first):,} pairs the same score, or "
+            "abstains, so that none is better: name another scorer by --task.reward, or raise --task.candidates"
         )
     if not told.all():
         ties = np.count_nonzero(~told)
-        note(f"pairs: {ties:,} of {len(first):,} are left out, whose pictures {judge.name} scores the same")
+        note(
+            f"pairs: {ties:,} of {len(first):,} are left out: {judge.name} scores their pictures the same, or abstains"
+        )
     return better[told], worse[told]
 
 
 def _part(
     candidates: Candidates, size: Size | None, rows: list[int], numbers: np.ndarray, digests: Sequence[str]
 ) -> dict[str, Any]:
-    """The pictures of one size: `rows` among its pictures, `numbers` among all candidates."""
+    """The pictures of one size: `rows` among its pictures, `numbers` among all candidates; each as often as shown."""
+    if candidates.repeats:
+        times = [candidates.repeats[number] for number in numbers]
+        numbers = np.repeat(numbers, times)
+        rows, digests = (np.repeat(list(each), times).tolist() for each in (rows, digests))
     prompts = [candidates.prompts[number] for number in numbers]
     return {
         "size": size, "rows": rows, "digests": list(digests), "prompts": [p.text for p in prompts],
         "metadata": [p.metadata for p in prompts],
-    }  # fmt: skip
+    } | ({"more": [list(candidates.more[number]) for number in numbers]} if candidates.more else {})  # fmt: skip
 
 
 def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:

@@ -67,7 +67,8 @@ class SampleDraw:
 
     def _batch(self, dataset: Dataset | BucketedDataset, index: np.ndarray) -> Batch:
         rows = np.array([self._order.row(int(i)) for i in index])
-        texts, metadata = dataset.rows(rows)
+        _, metadata = dataset.rows(rows)
+        texts = dataset.drawn(rows, lambda: rng.uniform(self._seed, "caption", index))
         if self._train.caption_dropout:
             dropped = rng.uniform(self._seed, "caption_dropout", index) < self._train.caption_dropout
             texts = ["" if d else t for d, t in zip(dropped, texts, strict=True)]
@@ -334,7 +335,9 @@ class TrainingEnv:
         """The scores that were waited for, their parts logged."""
         scores = waiting()
         for part, values in reward.parts.items():
-            self.log.add(f"reward.{portable(part)}", torch.from_numpy(values).to(self.model.device))
+            judged = values[~np.isnan(values)]
+            if len(judged):
+                self.log.add(f"reward.{portable(part)}", torch.from_numpy(judged).to(self.model.device))
         return scores
 
     def gather(self, rows: Tensor) -> Tensor:

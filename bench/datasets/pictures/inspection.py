@@ -26,14 +26,14 @@ from bench.api import DataError
 from bench.canonical import config_hash
 from bench.config.pictures import Data
 from bench.datasets.buckets import Size, assign_buckets
-from bench.datasets.pictures.decoding import Crop, middle_crop, open_picture
-from bench.datasets.pictures.model_limits import CaptionLimits
+from bench.datasets.pictures.decoding import Crop, decoder_of, middle_crop, open_picture
+from bench.datasets.pictures.model_limits import CaptionLimits, ReadCaptions
 from bench.datasets.pictures.rows import FAULT_KINDS, NOT_BROKEN, LeftOut, PictureFault, PictureRow, PictureSource
 from bench.files import appears_whole, write_whole
 from bench.paths import cache_folder, inside, portable
 
 VERSION = "1"  # of what training sees of a picture; raise it with every change of how one is cropped or brought to size
-_LOOKED = "3"  # raise it with every change that can change what is left out, or what is kept of a picture
+_LOOKED = "4"  # raise it with every change that can change what is left out, or what is kept of a picture
 PICTURES, LEFT_OUT = "pictures.parquet", "left-out.csv"
 _SHOWN_FROM = 2000  # rows from which a progress bar is worth its line
 
@@ -43,7 +43,9 @@ class Picture:
     """A row that can be used: the hash of its bytes, its caption and tag, how it is cropped, and whether its colours
     are brought to sRGB from another profile.
 
-    rejected: the picture that was rejected for it, with its caption and tag.
+    more: its captions beside the first. cut, unread: how many of them all, as in `ReadCaptions`. repeats: how often an
+    epoch shows it. decoder: what reads it, where that is not Pillow itself. rejected: the picture that was rejected for
+    it, with the same caption, tag, `more` and `repeats`.
     """
 
     name: str
@@ -52,13 +54,19 @@ class Picture:
     tag: str | None
     crop: Crop
     has_profile: bool = False
+    more: tuple[str, ...] = ()
+    cut: int = 0
+    unread: int = 0
+    repeats: int = 1
+    decoder: str = ""
     rejected: Picture | None = None
 
     def prepared_digest(self, size: Size) -> str:
         """What names its pixels, cropped and brought to a size: the file, how it is prepared, and by which Pillow."""
         cut = middle_crop(self.crop.width, self.crop.height, size, self.crop.on_white)
         colours = " to sRGB" if self.has_profile else ""
-        return f"{VERSION} {PIL.__version__} {self.digest} {tuple(cut)}{colours}"
+        by = f" by {self.decoder}" if self.decoder else ""
+        return f"{VERSION} {PIL.__version__} {self.digest} {tuple(cut)}{colours}{by}"
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ def _inspect(
             picture, on_white, has_profile = open_picture(data, settings.max_pixels)
         except PictureFault as fault:
             return fault
-        seen = _Seen(row, digest_of(data), picture.size, on_white, has_profile)
+        seen = _Seen(row, digest_of(data), picture.size, on_white, has_profile, decoder_of(data))
         if row.rejected is None:
             return seen
         other = look(replace(row, name=row.rejected, rejected=None))
@@ -138,25 +146,26 @@ def _inspect(
             return PictureFault("duplicate", "the chosen and the rejected picture are the same bytes")
         return replace(seen, rejected=other)
 
-    texts = captions.faults([row.caption for row in source.rows])
-    kept: dict[str, _Seen] = {}
+    texts = captions.read([row.caption for row in source.rows])
+    kept: dict[str, tuple[_Seen, ReadCaptions]] = {}
     left_out = list(source.left_out)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         looked = _with_progress(pool.map(look, source.rows), len(source.rows))
         for row, found, text in zip(source.rows, looked, texts, strict=True):
-            fault = found if isinstance(found, PictureFault) else text
-            if isinstance(found, _Seen) and fault is None and found.digests in kept:
-                fault = PictureFault("duplicate", f"the same bytes as {kept[found.digests].row.name!r}")
-            if fault is not None:
-                left_out.append(LeftOut(row.place, row.name, fault.kind, fault.detail))
-            elif isinstance(found, _Seen):
-                kept[found.digests] = found
-    seen = list(kept.values())
-    to = assign_buckets([s.shape for s in seen], sizes, settings.bucket_pictures)
-    others = sum(s.row.bucket not in (None, size) for s, size in zip(seen, to, strict=True))
-    return InspectedPictures(
-        tuple(s.picture(size) for s, size in zip(seen, to, strict=True)), tuple(left_out), folder, others
-    )
+            if isinstance(found, PictureFault):
+                fault = found
+            elif isinstance(text, PictureFault):
+                fault = text
+            elif found.digests in kept:
+                fault = PictureFault("duplicate", f"the same bytes as {kept[found.digests][0].row.name!r}")
+            else:
+                kept[found.digests] = found, text
+                continue
+            left_out.append(LeftOut(row.place, row.name, fault.kind, fault.detail))
+    to = assign_buckets([s.shape for s, _ in kept.values()], sizes, settings.bucket_pictures)
+    others = sum(s.row.bucket not in (None, size) for (s, _), size in zip(kept.values(), to, strict=True))
+    pictures = tuple(s.picture(text, size) for (s, text), size in zip(kept.values(), to, strict=True))
+    return InspectedPictures(pictures, tuple(left_out), folder, others)
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,7 @@ class _Seen:
     shape: Size
     on_white: bool
     has_profile: bool
+    decoder: str
     rejected: _Seen | None = None
 
     @property
@@ -175,12 +185,13 @@ class _Seen:
         """Of its bytes, and of those of the rejected one."""
         return self.digest if self.rejected is None else f"{self.digest} {self.rejected.digest}"
 
-    def picture(self, to: Size) -> Picture:
+    def picture(self, captions: ReadCaptions, to: Size) -> Picture:
         """What is kept of it, brought to a size."""
+        first, *more = captions.texts
         return Picture(
-            self.row.name, self.digest, str(self.row.caption), self.row.tag,
-            middle_crop(*self.shape, to, self.on_white), self.has_profile,
-            None if self.rejected is None else self.rejected.picture(to),
+            self.row.name, self.digest, first, self.row.tag, middle_crop(*self.shape, to, self.on_white),
+            self.has_profile, tuple(more), captions.cut, captions.unread, self.row.repeats, self.decoder,
+            None if self.rejected is None else self.rejected.picture(captions, to),
         )  # fmt: skip
 
 
@@ -221,6 +232,8 @@ def _rounded_up(share: float) -> float:
 
 # What is kept
 
+_PLAIN = ("has_profile", "cut", "unread", "repeats", "decoder")  # columns that are fields
+
 
 def _write(found: InspectedPictures) -> None:
     """Both lists as files of one folder; a folder of another process that was quicker holds the same."""
@@ -228,7 +241,8 @@ def _write(found: InspectedPictures) -> None:
         "name": [p.name for p in found.kept], "digest": [p.digest for p in found.kept],
         "caption": [p.caption for p in found.kept], "tag": [p.tag for p in found.kept],
     }  # fmt: skip
-    columns["has_profile"] = [p.has_profile for p in found.kept]
+    columns |= {name: [getattr(p, name) for p in found.kept] for name in _PLAIN}
+    columns["more"] = pa.array([list(p.more) for p in found.kept], pa.list_(pa.string()))
     columns |= {field: [getattr(p.crop, field) for p in found.kept] for field in Crop._fields}
     if any(p.rejected for p in found.kept):
         columns["rejected"] = [p.rejected and _rejected(p.rejected) for p in found.kept]
@@ -247,23 +261,23 @@ def _read(folder: Path) -> InspectedPictures | None:
         rows = table.to_pylist()
         with (folder / LEFT_OUT).open(encoding="utf-8", newline="") as file:
             left_out = [LeftOut(**cells) for cells in csv.DictReader(file)]
-        texts = ("name", "digest", "caption", "tag", "has_profile")
+        names = ("name", "digest", "caption", "tag", *_PLAIN)
 
-        def picture(row: dict[str, Any]) -> Picture:
-            cells = {name: row[name] for name in texts}
-            other = row.get("rejected")
-            rejected = other and picture({**other, "caption": row["caption"], "tag": row["tag"]})
-            return Picture(crop=Crop(*(row[f] for f in Crop._fields)), **cells, rejected=rejected)
+        def picture(row: dict[str, Any], rejected: Picture | None = None) -> Picture:
+            cells = {name: row[name] for name in names}
+            crop = Crop(*(row[field] for field in Crop._fields))
+            return Picture(crop=crop, more=tuple(row["more"]), **cells, rejected=rejected)
 
-        kept = tuple(map(picture, rows))
+        others = (row.get("rejected") for row in rows)
+        kept = tuple(picture(row, other and picture(row | other)) for row, other in zip(rows, others, strict=True))
         return InspectedPictures(kept, tuple(left_out), folder, int(table.schema.metadata[b"other_buckets"]))
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
         return None
 
 
 def _rejected(picture: Picture) -> dict[str, Any]:
-    """What is kept of a rejected picture beside the chosen one."""
-    own = {"name": picture.name, "digest": picture.digest, "has_profile": picture.has_profile}
+    """What is kept of a rejected picture, where it differs from the chosen one."""
+    own = {name: getattr(picture, name) for name in ("name", "digest", "has_profile", "decoder")}
     return own | picture.crop._asdict()
 
 
@@ -295,11 +309,17 @@ def copy_lists(found: InspectedPictures, folder: Path) -> None:
 def pictures_fingerprint(found: InspectedPictures, resolution: int, chosen: Sequence[str] | None) -> str:
     """16 hex digits of what training sees: pictures, captions, tags, sizes, colours, and the choice among them."""
     square = (resolution, resolution)
-    rows = [
-        [p.name, p.digest, p.caption, p.tag, *(() if p.crop.to == square else p.crop.to), *p.has_profile * ["sRGB"]]
-        for p in found.kept
-    ]
+
+    def unusual(p: Picture) -> list[object]:
+        several = [["captions", *p.more]] if p.more else []
+        return [*(() if p.crop.to == square else p.crop.to), *p.has_profile * ["sRGB"], *several, *_repeated(p)]
+
+    rows = [[p.name, p.digest, p.caption, p.tag, *unusual(p)] for p in found.kept]
     pairs = [[p.rejected.name, p.rejected.digest, p.rejected.has_profile] for p in found.kept if p.rejected]
     named = None if chosen is None else sorted(chosen)
     text = json.dumps([VERSION, resolution, rows, named, *([pairs] if pairs else [])])
     return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _repeated(picture: Picture) -> list[object]:
+    return [] if picture.repeats == 1 else [["repeats", picture.repeats]]

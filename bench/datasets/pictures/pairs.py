@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.config.pictures import Data
-from bench.datasets.pictures.rows import PictureFault, require_column
+from bench.datasets.pictures.rows import PictureFault, caption_column, require_column
 
 _PICK_A_PIC = ("jpg_0", "jpg_1"), ("label_0", "label_1"), "caption"
 
 
 @dataclass(frozen=True)
 class PairColumns:
-    """The columns of the two pictures, chosen first where no `labels` rank them, and of their caption."""
+    """The columns of the two pictures, chosen first where no `labels` rank them."""
 
     pictures: tuple[str, str]
-    labels: tuple[str, str] | None
-    caption: str
+    labels: tuple[str, str] | None = None
 
     def ranked(self, cells: Mapping[str, Any]) -> tuple[str, str]:
         """The columns of the chosen and of the rejected picture of a row.
@@ -54,13 +53,12 @@ def pair_columns(
     names = list(found)
     pictures, labels, text = _PICK_A_PIC
     given = settings.picture_column or settings.rejected_column
-    pairs = None
     if given is None and {*pictures, *labels} <= {*names}:
-        pairs = PairColumns(pictures, labels, text)
-    picture = pairs.pictures[0] if pairs else settings.picture_column or usual[0]
-    picture = require_column(where, "picture", picture, names)
+        caption = caption_column(where, settings.caption_column, text, names)
+        return pictures[0], caption, PairColumns(pictures, labels)
+    picture = require_column(where, "picture", settings.picture_column or usual[0], names)
+    caption = caption_column(where, settings.caption_column, usual[1], names)
     rejected = settings.rejected_column or f"rejected_{picture}"
-    if settings.rejected_column or rejected in names:
-        pairs = PairColumns((picture, require_column(where, "rejected", rejected, names)), None, usual[1])
-    caption = settings.caption_column or (pairs.caption if pairs else usual[1])
-    return picture, require_column(where, "caption", caption, names), pairs
+    if settings.rejected_column is None and rejected not in names:
+        return picture, caption, None
+    return picture, caption, PairColumns((picture, require_column(where, "rejected", rejected, names)))

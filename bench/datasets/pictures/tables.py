@@ -70,28 +70,34 @@ class TablePictures:
 
 
 def open_parquet_folder(there: Sequence[Path], settings: Data) -> TablePictures:
-    """The rows of those parquet files of a folder that belong to `settings.subset`, as their names tell.
+    """The rows of those parquet files of a folder that belong to `settings.subset`; raises as what it calls does."""
+    files, note = files_of_subset(there, settings.subset, "parquet file")
+    return open_parquet(files, settings, note)
+
+
+def files_of_subset(there: Sequence[Path], wanted: str, kind: str) -> tuple[list[Path], str]:
+    """Those files of a folder that belong to the split `wanted`, as their names tell, and which those are, in words.
 
     Raises:
-        DataError: there are none, or some name a split and others do not; and as `open_parquet` does.
+        DataError: there are none, or some name a split and others do not.
     """
     splits = {path: _split_in_name(path.stem) for path in there}
     named = sorted({split for split in splits.values() if split})
-    subset = _split_in_name(settings.subset) or settings.subset
+    subset = _split_in_name(wanted) or wanted
     if not named:
         named, splits = [Data.subset], dict.fromkeys(there, Data.subset)
     unnamed = [path.name for path, split in splits.items() if split is None]
     folder = there[0].parent
     if unnamed:
         raise DataError(
-            f"{folder} has parquet files of {', '.join(named)}, as their names tell, and {unnamed[0]} whose split is "
+            f"{folder} has {kind}s of {', '.join(named)}, as their names tell, and {unnamed[0]} whose split is "
             "not known: name it for its split, or give the file that is meant by --data"
         )
     files = [path for path, split in splits.items() if split == subset]
     if not files:
-        raise DataError(f"{folder} has no parquet file of {subset!r} but {', '.join(named)}: name one by --data.subset")
+        raise DataError(f"{folder} has no {kind} of {subset!r} but {', '.join(named)}: name one by --data.subset")
     others = len(there) - len(files)
-    return open_parquet(files, settings, f", split {subset}; {others} of other splits unused" if others else "")
+    return files, f", split {subset}; {others} of other splits unused" if others else ""
 
 
 def _split_in_name(name: str) -> str | None:

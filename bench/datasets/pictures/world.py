@@ -110,6 +110,8 @@ class ImagesWorld:
             StoredPictures(self._prepared, rows, self._prepared.square), [as_prompt(i, p) for i, p in enumerate(rows)],
             selected_by=found.selected_by or "", scored=found.scored, ranked=ranked,
             digests=[p.prepared_digest(self._prepared.square) for p in rows], buckets=self._buckets(rows),
+            more=[self._prepared.more_captions(p) for p in rows] if found.several else (),
+            repeats=[p.repeats for p in rows] if found.shown else (),
         )  # fmt: skip
 
     def _buckets(self, rows: Sequence[Picture]) -> tuple[Bucket, ...]:

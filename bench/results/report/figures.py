@@ -144,14 +144,19 @@ def curves_figure(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figu
         {
             "methods": _trained(analysis, task),
             "units": shown,
-            "scorers": [{"name": scorer, "kind": scorer_kind(analysis, task, scorer)} for scorer in scorers],
+            "scorers": [
+                {"name": scorer, "kind": scorer_kind(analysis, task, scorer), "prompts": runs[scorer][0].prompts}
+                for scorer in scorers
+            ],
             "base": base,
             "runs": listed,
             "means": _means(first, runs, shown),
         }
     )
+    counts = dict.fromkeys(f"{runs[scorer][0].prompts:,}" for scorer in scorers)
     caption = (
-        "Scores along the budget on the prompts that all milestones share. Lines: mean over seeds; bands: from the "
+        f"Scores along the budget on the {' or '.join(counts)} prompts that all milestones share. Lines: mean over "
+        "seeds; bands: from the "
         "lowest seed to the highest; dotted: the untouched base. Equal cost and equal updates are different "
         "comparisons; the budget "
         f"here is the same for all: {analysis.experiment.header.budget or 'not stated'}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,30 @@ def test_a_listing_names_the_rejected_picture_beside_the_chosen_one(tmp_path: Pa
     with pytest.raises(DataError, match=r"column 'path3' for each rejected.*--data.rejected_column"):
         opened(tmp_path, **columns | {"rejected_column": "path3"})
     assert named(opened(tmp_path, picture_column="path1", caption_column="prompt"))[0] == ("0.png", None, "a cat")
+
+
+def test_a_pair_may_have_several_captions(tmp_path: Path) -> None:
+    pair_folder(tmp_path, 2)
+    (tmp_path / "metadata.jsonl").unlink()
+    listing = 'file_name\trejected_file_name\tcaptions\n0.png\trejected_0.png\t["a cat", "one cat"]\n'
+    (tmp_path / "metadata.tsv").write_text(f"{listing}1.png\trejected_1.png\ta dog\n")
+    source = opened(tmp_path)
+    assert named(source) == [("0.png", "rejected_0.png", ["a cat", "one cat"])]
+    assert [(row.place, row.name, row.kind) for row in source.left_out] == [("metadata.tsv:3", "1.png", "broken line")]
+
+
+def test_forms_without_pairs_refuse_a_column_for_them(tmp_path: Path) -> None:
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    noise(0).save(beside / "0.png")
+    (beside / "0.txt").write_text("a cat")
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("0.png", "0.txt"):
+            tar.add(beside / name, name)
+    for path in (beside, tmp_path / "0.tar"):
+        assert len(opened(path).rows) == 1
+        with pytest.raises(DataError, match=r"--data.rejected_column.*leave it out"):
+            opened(path, rejected_column="rejected")
 
 
 def test_a_change_of_a_rejected_file_is_seen(tmp_path: Path) -> None:
@@ -136,11 +161,13 @@ def test_a_pair_is_left_out_where_either_picture_is_broken(
 
 
 def test_what_was_found_is_read_again_as_it_was(tmp_path: Path, tiny_pipeline: Path) -> None:
-    settings = Data(path=str(pair_folder(tmp_path)))
+    texts = captions(COUNT)
+    settings = Data(path=str(pair_folder(tmp_path, text=[texts[0], f"{texts[0]} below"])))
     first, second = (prepare_pictures(settings, tiny_pipeline).inspected for _ in range(2))
     assert (first.folder / PICTURES).is_file() and first.kept == second.kept
-    assert first.kept[0].rejected is not None
-    assert (first.kept[0].rejected.name, first.kept[0].rejected.crop.width) == ("rejected_0.png", 20)
+    rejected = first.kept[0].rejected
+    assert rejected is not None and (rejected.name, rejected.crop.width) == ("rejected_0.png", 20)
+    assert (rejected.caption, rejected.more) == (texts[0], (f"{texts[0]} below",))
 
 
 def test_another_rejected_picture_is_another_data_set(tmp_path: Path, tiny_pipeline: Path) -> None:

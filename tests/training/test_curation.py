@@ -8,14 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.api import DataError, Needs
+from bench.api import DataError, Needs, Prompt
+from bench.config.task import Task
+from bench.datasets.world import Candidates
 from bench.models.policy import PipelinePolicy
 from bench.scoring.loading import load_scorers
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
 from bench.scoring.weighted_sum import WeightedSum
 from bench.training.context import TaskContext
-from bench.training.curation import cache_folder, curated_data, training_data
+from bench.training.curation import _chosen_pairs, cache_folder, curated_data, training_data
 from tests.support.cells import experiment, run, scorers, world
 
 
@@ -171,6 +173,16 @@ def test_pairs_are_ranked_by_the_reward_with_as_many_scores_as_a_selection(tiny_
     for one, other in ((first.moments, again.moments), (first.rejected, again.rejected)):
         assert all(map(torch.equal, one(rows), other(rows)))
     assert not torch.equal(first.moments(rows)[0], first.rejected(rows)[0])
+
+
+def test_a_pair_has_more_captions_and_is_shown_as_often_as_its_folder_says():
+    pictures = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    prompts, more = [Prompt(0, "a cat", {}), Prompt(1, "a dog", {})] * 2, [("one cat",), ()] * 2
+    pairs = Candidates(pictures, prompts, more=more, repeats=[1, 2] * 2, ranked=True)
+    (part,) = _chosen_pairs(pairs, Task(name="pairs", scorers=("light",), primary="light"), None, print)["parts"]
+    assert (part["rows"], part["rejected"]["rows"]) == ([0, 1, 1], [2, 3, 3])
+    assert part["prompts"] == ["a cat", "a dog", "a dog"] and part["more"] == [["one cat"], [], []]
+    assert len({*part["digests"], *part["rejected"]["digests"]}) == 4
 
 
 def test_pairs_that_all_score_the_same_are_refused(tiny_pipeline, tmp_path, monkeypatch):

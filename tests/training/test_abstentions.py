@@ -161,4 +161,5 @@ def test_methods_are_compared_on_prompts_that_all_were_judged_on(
     assert part.scores("alignment", "base", "scenes-clip").shape == (1, 14)
     for scorer in ("scenes-geneval", "scenes-ocr"):
         assert part.row("alignment", "soar", scorer) == whole.row("alignment", "soar", scorer)
-    assert "soar" in render_document(tmp_path / "part", tmp_path / "REPORT.md").text
+    texts = dict(render_document(tmp_path / "part", tmp_path / "REPORT.md").texts)
+    assert all("soar" in text for text in texts.values()) and tmp_path / "REPORT.md" in texts

@@ -310,3 +310,13 @@ def group_preference_weight(advantage: Tensor, gain: Tensor, beta: float) -> Ten
     2311.12908.
     """
     return torch.sigmoid(beta * (advantage * gain).mean(1, keepdim=True))
+
+
+def preference_loss(gain_chosen: Tensor, gain_rejected: Tensor, beta: float) -> Tensor:
+    """-log S(-beta/2 (gain_chosen - gain_rejected)) (B,), S the logistic function; each gain (B,) is e - e_ref.
+
+    Its derivative by e_chosen is beta/2 times the `group_preference_weight` of the pair, by e_rejected minus that.
+
+    Source: Diffusion-DPO, arXiv 2311.12908; for flow models Flow-DPO, arXiv 2501.13918.
+    """
+    return -torch.nn.functional.logsigmoid(-beta / 2 * (gain_chosen - gain_rejected))

@@ -32,7 +32,7 @@ class FlowGRPO(Method):
     GRPO-Guard (arXiv 2510.22319): `ratio_normalisation`, with a clip range of its own (2e-6 there); the loss of a step
     is divided by its |d|.
 
-    Source: Flow-GRPO, arXiv 2505.05470, algorithm 1; the window from its reference code. Deviations from that code: the
+    Source: Flow-GRPO, arXiv 2505.05470; the window from its reference code. Deviations from that code: the
     KL keeps |d| (`flow.gaussian_kl`), the last step adds no noise, advantages use the group's deviation (the paper).
     As there, no gradient goes through the unconditional branch, unless `detach_unconditional` is off. Steps of the
     window go together as far as a micro-batch holds them; the reference's velocities are computed once per rollout

@@ -39,8 +39,9 @@ class Found:
     choice among them. selected_by: the scorer that chose among them in `bench curate`, `rule` how (`score >= 6.8`),
     `scored` among how many. left_out: rows left out, by kind of fault. buckets: pictures to train on, by size.
     to_srgb: pictures whose colours are brought to sRGB from another profile. all_train: every caption trains, and
-    prompt sets judge. cut: captions cut to what the text encoders read. unread: captions with punctuation that they do
-    not know. several: pictures with more than one caption. shown: pictures of an epoch, where folders repeat theirs.
+    prompt sets judge. pairs: pictures to train on that have a rejected one. cut: captions cut to what the text encoders
+    read. unread: captions with punctuation that they do not know. several: pictures with more than one caption. shown:
+    pictures of an epoch, where folders repeat theirs.
     """
 
     fingerprint: str
@@ -57,6 +58,7 @@ class Found:
     buckets: dict[str, int] | None = None
     to_srgb: int = 0
     all_train: bool = False
+    pairs: int = 0
     cut: int = 0
     unread: int = 0
     several: int = 0
@@ -78,6 +80,13 @@ class Data:
         ),
     ]
     picture_column: Annotated[str | None, Option("column of the pictures; null: file_name, md5 or image")] = None
+    rejected_column: Annotated[
+        str | None,
+        Option(
+            "column of the pictures that were rejected for those of `picture_column`, where rows are pairs; null: "
+            "rejected_file_name, rejected_image and so on, or the better of Pick-a-Pic's jpg_0 and jpg_1 is chosen"
+        ),
+    ] = None
     caption_column: Annotated[
         str | None,
         Option(
@@ -134,5 +143,5 @@ class Data:
         """What numbers depend on and a report tells; where the pictures lie is no part of it."""
         told = dataclasses.asdict(self.found) if self.found is not None else {}
         usual: dict[str, Any] = {"buckets": None, "to_srgb": 0, "all_train": False}  # which older records do not hold
-        usual |= dict.fromkeys(("cut", "unread", "several", "shown"), 0)
+        usual |= dict.fromkeys(("pairs", "cut", "unread", "several", "shown"), 0)
         return {name: value for name, value in told.items() if name not in usual or value != usual[name]}

@@ -23,7 +23,7 @@ from bench.scoring.scorer import Scorer
 from bench.scoring.weighted_sum import WeightedSum
 from bench.scoring.workers.messages import decode_scores, encode_scores
 from bench.training.context import TaskContext
-from bench.training.curation import _chosen
+from bench.training.curation import _chosen, _chosen_pairs
 from bench.training.evaluate import Evaluator, _mean_of_samples
 from methods.raft import RAFT
 from tests.support import synthetic_results
@@ -82,6 +82,18 @@ def test_what_a_filter_abstains_from_is_not_kept() -> None:
     assert [part["rows"] for part in state["parts"]] == [[2, 4]] and state["scored"] == 6  # half of 0, 2 and 4
     with pytest.raises(DataError, match="light abstains from all 3 candidates: select by another scorer"):
         _chosen(Candidates(PICTURES[1::2], prompts[:3]), task, Scorer(Light()))
+
+
+def test_a_pair_of_which_a_picture_is_not_judged_is_left_out() -> None:
+    prompts, notes = [Prompt(number, f"picture {number}", {}) for number in range(3)] * 2, []
+    task = Task(name="pictures", scorers=("light",), primary="light")
+    pairs = Candidates(PICTURES[[0, 1, 4, 2, 4, 2]], prompts)  # of levels 0 and 2, 1 and 4, 4 and 2
+    (part,) = _chosen_pairs(pairs, task, Scorer(Light()), notes.append)["parts"]
+    assert (part["rows"], part["rejected"]["rows"]) == ([3, 2], [0, 5])
+    assert part["prompts"] == ["picture 0", "picture 2"]
+    assert notes == ["pairs: 1 of 3 are left out: light scores their pictures the same, or abstains"]
+    with pytest.raises(DataError, match="the same score, or abstains, so that none is better"):
+        _chosen_pairs(Candidates(PICTURES, prompts), task, Scorer(Light()), notes.append)
 
 
 def test_training_leaves_it_out_of_its_group_and_logs_how_many() -> None:
@@ -149,5 +161,5 @@ def test_methods_are_compared_on_prompts_that_all_were_judged_on(
     assert part.scores("alignment", "base", "scenes-clip").shape == (1, 14)
     for scorer in ("scenes-geneval", "scenes-ocr"):
         assert part.row("alignment", "soar", scorer) == whole.row("alignment", "soar", scorer)
-    texts = render_document(tmp_path / "part", tmp_path / "REPORT.md").texts
-    assert all("soar" in text for _, text in texts) and texts
+    texts = dict(render_document(tmp_path / "part", tmp_path / "REPORT.md").texts)
+    assert all("soar" in text for text in texts.values()) and tmp_path / "REPORT.md" in texts

@@ -20,12 +20,12 @@ from bench.api import DataError
 from bench.canonical import config_hash, hash_file
 from bench.config.pictures import Data
 from bench.datasets.pictures.named_files import locate_picture, read_picture_file
+from bench.datasets.pictures.pairs import pair_columns
 from bench.datasets.pictures.rows import (
     SEVERAL,
     LeftOut,
     PictureFault,
     PictureRow,
-    caption_column,
     is_name,
     require_column,
     tag_text,
@@ -62,29 +62,35 @@ class ListedPictures:
         if not self._folder.is_dir():
             raise DataError(f"{self._folder}: expected the folder of the pictures; give it by --data.pictures")
         defaults = SOAR_COLUMNS if is_soar else ("file_name", "text")
-        picture = require_column(listing, "picture", settings.picture_column or defaults[0], found)
-        caption = caption_column(listing, settings.caption_column, defaults[1], found)
+        picture, caption, pairs = pair_columns(listing, settings, defaults, found)
         tag = require_column(listing, "tag", settings.tag_column, found) if settings.tag_column else "tag"
         self._suffix = ".jpg" if is_soar else ""
         self._max_pixels = settings.max_pixels
         self.rows: list[PictureRow] = []
         self.left_out: list[LeftOut] = []
         for place, fields, problem in lines:
-            name = fields.get(picture) if fields else None
-            if fields is None or not is_name(name):
-                reason = problem or f"its {picture!r} is no file name: {name!r}"
-                self.left_out.append(LeftOut(place, "", "broken line", reason))
-                continue
+            name = ""
             try:
-                texts = fields.get(caption)
-                if caption == SEVERAL and listing.suffix in (".csv", ".tsv"):
-                    texts = _json_list(texts)
-            except ValueError as error:
-                self.left_out.append(LeftOut(place, f"{name}{self._suffix}", "broken line", str(error)))
+                if fields is None:
+                    raise PictureFault("broken line", problem)
+                columns = pairs.ranked(fields) if pairs else (picture,)
+                name, *others = (self._file(fields, column) for column in columns)
+                is_in_cell = caption == SEVERAL and listing.suffix in (".csv", ".tsv")
+                texts = _json_list(fields[caption]) if is_in_cell else fields.get(caption)
+            except PictureFault as fault:
+                self.left_out.append(LeftOut(place, name, fault.kind, fault.detail))
                 continue
-            tag_, bucket = tag_text(fields.get(tag)), _bucket(fields)
-            self.rows.append(PictureRow(f"{name}{self._suffix}", place, texts, tag_, bucket))
-        self.stamp = config_hash({"listing": hash_file(listing), "files": [self._stat(row.name) for row in self.rows]})
+            tagged, bucket = tag_text(fields.get(tag)), _bucket(fields)
+            rejected = others[0] if others else None
+            self.rows.append(PictureRow(name, place, texts, tagged, bucket, rejected))
+        files = [name for row in self.rows for name in (row.name, row.rejected) if name is not None]
+        self.stamp = config_hash({"listing": hash_file(listing), "files": [self._stat(name) for name in files]})
+
+    def _file(self, fields: Mapping[str, Any], column: str) -> str:
+        """The file that a line names in a column; raises PictureFault where it names none."""
+        if not is_name(fields.get(column)):
+            raise PictureFault("broken line", f"its {column!r} is no file name: {fields.get(column)!r}")
+        return f"{fields[column]}{self._suffix}"
 
     def read(self, name: str) -> bytes:
         """The bytes of a file of the folder; raises PictureFault where there is none, or where it lies elsewhere."""
@@ -150,13 +156,14 @@ def _json_items(path: Path) -> Iterator[Line]:
 
 
 def _json_list(text: object) -> list[Any]:
-    """The captions in a cell of a table of text."""
+    """The captions in a cell of a table of text; raises PictureFault where it holds no list of them."""
     try:
         found = parse_json(str(text))
     except ValueError:
         found = None
     if not isinstance(found, list):
-        raise ValueError(f'its {SEVERAL!r} are no list in JSON, like ["a cat", "a cat asleep"]: {text!r}')
+        told = f'its {SEVERAL!r} are no list in JSON, like ["a cat", "a cat asleep"]: {text!r}'
+        raise PictureFault("broken line", told)
     return found
 
 

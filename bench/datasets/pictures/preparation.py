@@ -129,6 +129,7 @@ def prepare_pictures(settings: Data, model: Path, *, all_train: bool | None = No
         rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
         buckets=None if settings.buckets is None else _by_size(training, to),
         to_srgb=sum(picture.has_profile for picture in inspected.kept), all_train=all_train,
+        pairs=sum(picture.rejected is not None for picture in training),
         cut=sum(picture.cut for picture in inspected.kept), unread=sum(picture.unread for picture in inspected.kept),
         several=sum(bool(picture.more) for picture in inspected.kept),
         shown=sum(p.repeats for p in training) if any(p.repeats > 1 for p in training) else 0,
@@ -187,7 +188,7 @@ def pictures_table(prepared: PreparedPictures) -> str:
     lines = [
         f"data        {prepared.settings.path}: {found.form}, fingerprint {found.fingerprint}",
         f"rows        {found.rows:,}: {found.kept:,} can be used, {len(inspected.left_out):,} left out "
-        f"({inspected.share_left_out:.1%}; {prepared.settings.allow_broken:.1%} allowed)",
+        f"({inspected.share_broken:.1%} broken; {prepared.settings.allow_broken:.1%} allowed)",
     ]
     for kind in FAULT_KINDS:
         rows = [row for row in inspected.left_out if row.kind == kind]
@@ -211,8 +212,9 @@ def pictures_table(prepared: PreparedPictures) -> str:
     if found.all_train:
         lines.append("judged by   the prompt sets alone: the captions are too few to train on some and judge by others")
     chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored:,}" if found.selected_by else ""
+    pairs = f", {found.pairs:,} of them with one that was rejected for it" if found.pairs else ""
     shown = f", shown {found.shown:,} times an epoch, as their folders repeat them" if found.shown else ""
-    lines.append(f"training    {found.training:,} pictures{chosen}{shown}")
+    lines.append(f"training    {found.training:,} pictures{chosen}{pairs}{shown}")
     return "\n".join(lines)
 
 

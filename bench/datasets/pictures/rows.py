@@ -35,7 +35,9 @@ FAULT_KINDS = (
     "caption too long",
     "unreadable caption",
     "duplicate",
+    "tie",
 )
+NOT_BROKEN = ("tie",)  # kinds of which any share is right
 
 
 class PictureFault(DataError):
@@ -53,7 +55,8 @@ class PictureRow:
 
     name: of the picture within its source (a file's name, or a row's number). place: where the listing names it, for
     messages. caption: what stands in the caption's column, or a list of several captions. bucket: (width, height) that
-    HY-SOAR's listing asks for. repeats: how often an epoch shows it.
+    HY-SOAR's listing asks for. rejected: the name of the picture that was rejected for it. repeats: how often an epoch
+    shows it.
     """
 
     name: str
@@ -61,6 +64,7 @@ class PictureRow:
     caption: object
     tag: str | None = None
     bucket: tuple[int, int] | None = None
+    rejected: str | None = None
     repeats: int = 1
 
 
@@ -101,7 +105,7 @@ class PictureSource(Protocol):
 
 
 def require_column(where: object, role: str, name: str, found: Iterable[str]) -> str:
-    """`name`, if it is among the columns that were found; `role` is picture, caption or tag.
+    """`name`, if it is among the columns that were found; `role` is picture, rejected, caption or tag.
 
     Raises:
         DataError: it is not.
@@ -140,7 +144,7 @@ def is_name(value: object) -> bool:
 
 def refuse_columns(form: str, settings: Data) -> None:
     """Raise DataError for settings that are of listings and tables alone."""
-    for name in ("picture_column", "caption_column", "tag_column", "pictures"):
+    for name in ("picture_column", "rejected_column", "caption_column", "tag_column", "pictures"):
         if getattr(settings, name) is not None:
             raise DataError(f"--data {settings.path} has {form}, which need no --data.{name}: leave it out")
 

@@ -27,6 +27,7 @@ class SelectionColumns(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     picture_column: str | None = None
+    rejected_column: str | None = None
     caption_column: str | None = None
     tag_column: str | None = None
     subset: str = "train"

@@ -41,6 +41,8 @@ class Shards:
         """`note` says which of the shards of a folder these are."""
         if settings.pictures is not None:
             raise DataError("--data.pictures: expected none, for these pictures lie in the tar files: leave it out")
+        if settings.rejected_column is not None:
+            raise DataError("--data.rejected_column: expected none, for tar files hold no pairs: leave it out")
         self.form = f"WebDataset ({len(shards)} shard{'s' if len(shards) > 1 else ''}{note})"
         self._settings = settings
         self._places: dict[str, tuple[Path, _Member]] = {}

@@ -15,14 +15,8 @@ from bench.api import DataError
 from bench.canonical import config_hash
 from bench.config.pictures import Data
 from bench.datasets.pictures.named_files import read_picture_file
-from bench.datasets.pictures.rows import (
-    LeftOut,
-    PictureFault,
-    PictureRow,
-    caption_column,
-    require_column,
-    tag_text,
-)
+from bench.datasets.pictures.pairs import pair_columns
+from bench.datasets.pictures.rows import LeftOut, PictureFault, PictureRow, require_column, tag_text
 from bench.paths import cache_folder
 
 
@@ -36,25 +30,36 @@ class TablePictures:
         self.form = form
         self._folder = Path(settings.pictures) if settings.pictures else folder
         names: Sequence[str] = table.column_names
-        self._column = require_column(where, "picture", settings.picture_column or "image", names)
-        caption = caption_column(where, settings.caption_column, "text", names)
+        self._column, caption, pairs = pair_columns(where, settings, ("image", "text"), names)
         tags_column = require_column(where, "tag", settings.tag_column, names) if settings.tag_column else "tag"
-        if isinstance(table.features[self._column], datasets.Image):
-            table = table.cast_column(self._column, datasets.Image(decode=False))
+        for column in pairs.pictures if pairs else (self._column,):
+            if isinstance(table.features[column], datasets.Image):
+                table = table.cast_column(column, datasets.Image(decode=False))
         self._table = table
         self._max_pixels = settings.max_pixels
         captions = table[caption][:]
         tags = table[tags_column][:] if tags_column in names else [None] * len(captions)
-        self.rows = [
-            PictureRow(str(number), f"row {number}", text, tag_text(tag))
-            for number, (text, tag) in enumerate(zip(captions, tags, strict=True))
-        ]
+        labels = {name: table[name][:] for name in (pairs.labels or () if pairs else ())}
+        self.rows: list[PictureRow] = []
         self.left_out: list[LeftOut] = []
+        for number, (text, tag) in enumerate(zip(captions, tags, strict=True)):
+            place, name, rejected = f"row {number}", str(number), None
+            try:
+                if pairs:
+                    columns = pairs.ranked({label: values[number] for label, values in labels.items()})
+                    name, rejected = (f"{number}.{column}" for column in columns)
+                self.rows.append(PictureRow(name, place, text, tag_text(tag), rejected=rejected))
+            except PictureFault as fault:
+                self.left_out.append(LeftOut(place, name, fault.kind, fault.detail))
         self.stamp = config_hash({"table": stamp})
 
     def read(self, name: str) -> bytes:
-        """The bytes of the picture of that row; raises PictureFault where it has none, or its file lies elsewhere."""
-        cell = self._table[int(name)][self._column]
+        """The bytes of the picture of that row; raises PictureFault where it has none, or its file lies elsewhere.
+
+        Of pairs the name is that of row and column, with a dot between them.
+        """
+        number, _, column = name.partition(".")
+        cell = self._table[int(number)][column or self._column]
         if isinstance(cell, dict):
             cell = cell["path"] if cell.get("bytes") is None else cell["bytes"]
         if isinstance(cell, bytes):

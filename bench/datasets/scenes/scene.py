@@ -46,6 +46,7 @@ __all__ = [
     "caption_variants",
     "caption_words",
     "hard_negatives",
+    "sample_pictures",
     "sample_prompts",
     "sample_scenes",
 ]
@@ -211,6 +212,28 @@ def sample_scenes(
         raise ValueError(f"wrong_caption_share must lie in [0, 1], got {wrong_caption_share}")
     indices = range(start, start + count)
     return [_sample_scene(stream, seed, i, split, wrong_caption_share, style) for i in indices]
+
+
+def sample_pictures(
+    stream: str, seed: int, prompt: Prompt, count: int, *, wrong_share: float = 0.0, style: str = "broad"
+) -> list[Scene]:
+    """`count` scenes of one prompt without held-out combinations, as `sample_prompts` gave it; `index` names it.
+
+    wrong_share: in [0, 1], the share of near misses, of which the prompt is false. style: as of `sample_scenes`.
+    """
+    rng = random.Random(f"pictures/{stream}/{seed}/{prompt.index}/{prompt.text}")
+    found = []
+    for _ in range(count):
+        wrong = rng.random() < wrong_share
+        while True:
+            shown = pick(rng, pick(rng, [p for p in near_misses(prompt.metadata) if p])) if wrong else prompt.metadata
+            items = _sample_items(rng, shown, held_out=False)
+            kind, text = prompt.metadata["tag"], shown.get("text", "")
+            scene = Scene(kind, items, text, _sample_style(rng, style), prompt.text, prompt.metadata, wrong)
+            if is_true(scene, prompt.metadata) != wrong:
+                found.append(scene)
+                break
+    return found
 
 
 def sample_prompts(stream: str, seed: int, start: int, count: int, *, split: str = "train") -> list[Prompt]:

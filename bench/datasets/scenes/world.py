@@ -11,7 +11,7 @@ from bench.api import ConfigError, Prompt
 from bench.datasets.base_model import base_model
 from bench.datasets.scenes.manifest import ASSETS
 from bench.datasets.scenes.render import render_scenes
-from bench.datasets.scenes.scene import sample_prompts, sample_scenes
+from bench.datasets.scenes.scene import sample_pictures, sample_prompts, sample_scenes
 from bench.datasets.scenes.vocabulary import CATEGORIES, HELD_OUT_CATEGORIES
 from bench.datasets.splits import SPLITS, text_bucket
 from bench.datasets.world import Candidates
@@ -78,6 +78,15 @@ class ScenesWorld:
             prompts += [Prompt(len(prompts) + i, s.caption, s.metadata) for i, s in enumerate(scenes)]
             images.append(render_scenes(scenes))
         return Candidates(np.concatenate(images), prompts)
+
+    def pairs(self, categories: Sequence[str], count: int) -> Candidates:
+        """Two pictures of each of `count` training prompts, as flawed as candidates are; not ranked."""
+        prompts = self.prompts("train", categories, count)
+        two = [sample_pictures("pairs", 0, prompt, 2, wrong_share=WRONG_CAPTIONS) for prompt in prompts]
+        scenes = [pair[half] for half in (0, 1) for pair in two]
+        chunks = range(0, len(scenes), _CHUNK)
+        images = np.concatenate([render_scenes(scenes[start : start + _CHUNK]) for start in chunks])
+        return Candidates(images, 2 * prompts)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Image embeddings of the world's CLIP."""

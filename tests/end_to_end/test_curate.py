@@ -192,7 +192,7 @@ def test_from_curation_to_a_report_that_names_the_scorer(
     run = ["run", "--preset", str(tmp_path / "tiny.yaml"), *data, "--results", str(results), *model]
     assert main(run) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
-    assert "60: 59 can be used, 1 left out (1.7%; 2.0% allowed)" in out
+    assert "60: 59 can be used, 1 left out (1.7% broken; 2.0% allowed)" in out
     assert "Supervised methods use scenes-aesthetic as a data filter" in " ".join(out.split())
     report = (results / "mine" / "REPORT.md").read_text()
     assert "Supervised methods use scenes-aesthetic as a data filter" in report

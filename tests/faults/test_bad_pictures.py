@@ -76,7 +76,7 @@ def test_every_fault_is_counted_listed_and_kept_out(folder: Path, tiny_pipeline:
     expected = {kind: sum(row[0] == kind for row in ROWS) for kind in {row[0] for row in ROWS}}
     assert found.kinds() == {**expected, "broken line": 1, "outside": 1} == prepared.found.left_out
     shown = pictures_table(prepared)
-    assert "rows        50: 30 can be used, 20 left out (40.0%; 50.0% allowed)" in shown
+    assert "rows        50: 30 can be used, 20 left out (40.0% broken; 50.0% allowed)" in shown
     assert "no caption                 5   metadata.jsonl:40 bad9 it is empty" in shown
     assert str(found.folder / "left-out.csv") in shown and max(map(len, shown.splitlines()[3:-4])) <= 100
 

@@ -142,7 +142,9 @@ def test_rollouts_weigh_what_the_method_keeps(found: ExperimentForecast) -> None
     (stage,) = found.stages["flowgrpo"]
     c = stage.settings.config
     pictures, window = c.num_groups * c.num_generations, c.window
-    latents = 4 * pictures * window * 16 * 8 * 8 * 4  # states and the next ones; v_u and the reference's
+    # States and the next ones; v_u; the reference's
+    tensors = 2 + (c.guidance != 1 and c.detach_unconditional) + (c.beta > 0)
+    latents = tensors * pictures * window * 16 * 8 * 8 * 4
     small = pictures * (window * (4 + 8) + 4 + 8)  # log-probabilities and steps; advantages and order
     texts = pictures * ((77 + 24) * 48 + 40) * 4
     assert stage.spending.rollouts == latents + small + texts

@@ -15,6 +15,7 @@ from bench import registry
 from bench.cli.commands import NAMES
 from bench.cli.facts import BLOCKS, block_settings, named_settings, preset_summaries
 from bench.config.built_in_tasks import TASKS
+from tests.support.chromium import needs_chromium, opened_chromium
 from tests.support.documents import pages
 
 pytestmark = pytest.mark.slow
@@ -110,15 +111,11 @@ def test_every_page_is_in_the_navigation(site: Path) -> None:
     assert [str(path) for path in written if f'href="{path.with_suffix(".html").as_posix()}"' not in shown] == []
 
 
+@needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_opens_from_disk_and_fits_the_screen(site: Path, width: int) -> None:
     """In Chromium: nothing is asked of elsewhere, nothing is complained of, and nothing hangs over the side."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = Path("/usr/bin/chromium")
-    if not chromium.is_file():
-        pytest.skip(f"{chromium} is not installed")
-    with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
+    with opened_chromium() as browser:
         page = browser.new_page(viewport={"width": width, "height": 800})
         requests, complaints = [], []
         page.on("request", lambda request: requests.append(request.url))
@@ -129,6 +126,5 @@ def test_it_opens_from_disk_and_fits_the_screen(site: Path, width: int) -> None:
             assert over <= 0, name
             broken = "Array.from(document.images).filter(one => one.complete && !one.naturalWidth).length"
             assert page.evaluate(broken) == 0, name
-        browser.close()
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
     assert complaints == []

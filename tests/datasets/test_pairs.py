@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tarfile
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,14 @@ def pick_a_pic(path: Path, labels: list[tuple[Any, Any]]) -> Path:
 
 
 def test_the_better_of_two_labelled_pictures_is_chosen(tmp_path: Path) -> None:
-    source = opened(pick_a_pic(tmp_path / "train.parquet", [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.0, None)]))
+    source = opened(
+        pick_a_pic(tmp_path / "train.parquet", [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.0, None), (nan, 1.0)])
+    )
     first, second = captions(2)
     assert named(source) == [("0.jpg_0", "0.jpg_1", first), ("1.jpg_1", "1.jpg_0", second)]
-    assert [(row.place, row.kind) for row in source.left_out] == [("row 2", "tie"), ("row 3", "broken line")]
+    assert [(row.place, row.kind) for row in source.left_out] == [
+        ("row 2", "tie"), ("row 3", "broken line"), ("row 4", "broken line"),
+    ]  # fmt: skip
     assert [source.read(name) for name in ("1.jpg_1", "1.jpg_0")] == [png(noise(3)), png(noise(2))]
     alone = opened(tmp_path / "train.parquet", picture_column="jpg_1", caption_column="caption")
     assert named(alone)[2] == ("2", None, captions(3)[2]) and alone.read("2") == png(noise(5))

@@ -7,6 +7,7 @@ Source: Pick-a-Pic, arXiv 2305.01569, the card of its data set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ class PairColumns:
             return self.pictures
         try:
             first, second = (float(cells[name]) for name in self.labels)
+            if not math.isfinite(first) or not math.isfinite(second):
+                raise ValueError
         except (KeyError, TypeError, ValueError):
             told = ", ".join(f"{name} {cells.get(name)!r}" for name in self.labels)
             raise PictureFault("broken line", f"expected a number as each label, got {told}") from None

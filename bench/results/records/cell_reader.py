@@ -25,7 +25,7 @@ from bench.results.records.schema import (
     Scorers,
     Step,
     Telemetry,
-    parse_event,
+    parse_line,
 )
 from bench.results.records.score_files import damaged, read_scores
 from bench.results.records.verification import cell_problems, check_pictures, record_problems, score_problems
@@ -92,8 +92,9 @@ def look_at_cell(folder: Path, place: str, header: ExperimentHeader) -> tuple[Ce
         found = _read_cell(inside(folder, f"{place}/{RECORD}").parent)
         if found is None:
             return None, {}, []
-        cell, lines, events = found
-        problems += [*_place_problems(folder, cell), *record_problems(lines, events), *cell_problems(header, events)]
+        cell, events, values = found
+        problems += [*_place_problems(folder, cell), *record_problems(cell.header, values)]
+        problems += cell_problems(header, events)
         tables, wrong = _read_files(cell, header)
     except DataError as error:  # without where the results lie, which is no part of the report
         told = str(error).replace(f"{folder}/{place}/", "").replace(f"{folder}/", "").replace(str(folder), folder.name)
@@ -101,15 +102,16 @@ def look_at_cell(folder: Path, place: str, header: ExperimentHeader) -> tuple[Ce
     return cell, tables, list(dict.fromkeys(problems + wrong))
 
 
-def _read_cell(folder: Path) -> tuple[CellResult, list[str], list[Event]] | None:
-    """One cell, with the lines and events of its record; None for a record without a whole line."""
+def _read_cell(folder: Path) -> tuple[CellResult, list[Event], list[dict[str, Any]]] | None:
+    """One cell, with the events of its record and the values of its lines; None for a record without a whole line."""
     path = folder / RECORD
     if not path.exists() and any(folder.glob("*.parquet")):
         raise DataError(f"{path} is missing, but there are score files: restore it, or remove {folder}")
     lines, torn = read_lines(path)
-    events = [parse_event(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
-    if not events:
+    parsed = [parse_line(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    if not parsed:
         return None
+    events, values = [event for event, _ in parsed], [held for _, held in parsed]
     if not isinstance(events[0], Cell):
         raise DataError(f"{path}:1: expected the cell event, found {events[0].kind!r}")
     ends = [number for number, event in enumerate(events) if isinstance(event, End)]
@@ -128,7 +130,7 @@ def _read_cell(folder: Path) -> tuple[CellResult, list[str], list[Event]] | None
         scorers=_last(events, Scorers),
         sets=tuple(event for event in events if isinstance(event, PromptSetScores)),
     )
-    return cell, lines, events
+    return cell, events, values
 
 
 def _read_files(cell: CellResult, header: ExperimentHeader) -> tuple[Tables, list[str]]:

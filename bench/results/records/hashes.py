@@ -6,7 +6,7 @@ Telemetry is in none of them. Records of schema 1 have no hashes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b, file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ def line_hash(values: Mapping[str, Any], before: str) -> str:
     return blake2b(f"{before}\n{text}".encode(), digest_size=8).hexdigest()
 
 
-def sound_lines(lines: Sequence[str], folder: Path | None = None) -> tuple[list[str], str | None]:
+def sound_lines(lines: Iterable[Mapping[str, Any]], folder: Path | None = None) -> tuple[list[str], str | None]:
     """The hashes of the lines of a record, from the first on, that are as they were written; and why the next is not.
 
-    With a `folder`, the files that a line names have to lie there as they were recorded. Every line has to be an event.
+    lines: their values. With a `folder`, the files that a line names have to lie there as they were recorded. Every
+    line has to be an event.
     """
     hashes: list[str] = []
-    for number, line in enumerate(lines, 1):
-        values = json.loads(line)
+    for number, values in enumerate(lines, 1):
         if values.get("hash") != line_hash(values, hashes[-1] if hashes else ""):
             return hashes, f"line {number} is not the one that was written there: it was changed, moved or repeated"
         if folder is not None:

@@ -48,6 +48,7 @@ __all__ = [
     "dump",
     "parse_event",
     "parse_header",
+    "parse_line",
     "parse_telemetry",
 ]
 
@@ -362,9 +363,14 @@ def parse_event(line: str, where: str = "event") -> Event:
 
     Raises DataError for anything but a known event with exactly its fields, and for records of a newer schema.
     """
-    _refuse_newer(line, where)
+    return parse_line(line, where)[0]
+
+
+def parse_line(line: str, where: str = "event") -> tuple[Event, dict[str, Any]]:
+    """As `parse_event`; and beside the event the values that the line holds, which its hash is of."""
+    values = _parsed(line, where)
     try:
-        return _EVENT.validate_json(line)
+        return _EVENT.validate_json(line), values
     except ValidationError as error:
         raise DataError(_explain(error, where)) from error
 
@@ -379,7 +385,7 @@ def parse_telemetry(line: str, where: str = "telemetry") -> Telemetry:
 
 def parse_header(text: str, where: str = "header") -> ExperimentHeader:
     """The text of an `experiment.json`; raises DataError as `parse_event` does."""
-    _refuse_newer(text, where)
+    _parsed(text, where)
     try:
         return ExperimentHeader.model_validate_json(text)
     except ValidationError as error:
@@ -391,7 +397,8 @@ def dump(event: BaseModel) -> dict[str, Any]:
     return event.model_dump(mode="json", by_alias=True)
 
 
-def _refuse_newer(text: str, where: str) -> None:
+def _parsed(text: str, where: str) -> Any:
+    """The values of a text; raises DataError where it is no JSON, or of a newer schema."""
     try:
         value = parse_json(text)
     except ValueError as error:
@@ -399,6 +406,7 @@ def _refuse_newer(text: str, where: str) -> None:
     schema = value.get("schema") if isinstance(value, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         raise DataError(f"{where}: schema {schema} is newer than this bench reads ({SCHEMA}): update bench")
+    return value
 
 
 def _explain(error: ValidationError, where: str) -> str:

@@ -14,7 +14,7 @@ from bench.api import DataError
 from bench.results.records.hashes import refuse_other_data
 from bench.results.records.schema import SCORE_COLUMNS
 
-__all__ = ["KEYS", "ScoreRows", "columns_of", "damaged", "read_scores"]
+__all__ = ["KEYS", "ScoreRows", "coded_columns", "columns_of", "damaged", "read_scores"]
 
 KEYS = ["task", "method", "seed"]
 _BLOCK = 128  # tables that are joined at once: thousands of small ones take several times the memory of their rows
@@ -66,12 +66,23 @@ def read_scores(path: Path, digest: str | None) -> pa.Table:
 
 def columns_of(table: pa.Table) -> dict[str, np.ndarray]:
     """The columns of a table by name, texts as objects."""
-    return {name: _values(table.column(name)) for name in table.column_names}
+    found = zip(table.column_names, table.columns, strict=True)
+    return {
+        n: (c.combine_chunks().dictionary_decode() if n in _TEXTS else c).to_numpy(zero_copy_only=False)
+        for n, c in found
+    }
 
 
-def _values(column: pa.ChunkedArray) -> np.ndarray:
-    whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    return (whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole).to_numpy(zero_copy_only=False)
+def coded_columns(table: pa.Table) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """The columns of a table by name, all of numbers; a text is its place in the list beside, NaN where there is none.
+
+    Several times as quick as `columns_of`.
+    """
+    columns, texts = dict(zip(table.column_names, table.columns, strict=True)), {}
+    for name in _TEXTS:
+        whole = columns[name].combine_chunks()
+        columns[name], texts[name] = whole.indices, whole.dictionary.to_pylist()
+    return {name: column.to_numpy(zero_copy_only=False) for name, column in columns.items()}, texts
 
 
 class ScoreRows:

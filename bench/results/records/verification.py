@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,7 @@ from bench.results.records.schema import (
     SampleGrid,
     Step,
 )
-from bench.results.records.score_files import columns_of
+from bench.results.records.score_files import coded_columns
 
 __all__ = ["cell_problems", "check_pictures", "record_problems", "score_problems"]
 
@@ -41,10 +42,9 @@ ROUNDING = 1e-9  # relative: sums are taken in another order on another machine
 Columns = Mapping[str, np.ndarray]  # of a score file, by name
 
 
-def record_problems(lines: Sequence[str], events: Sequence[Event]) -> list[str]:
-    """Lines that are not as they were written."""
-    first = events[0]
-    wrong = sound_lines(lines)[1] if isinstance(first, Cell) and first.schema_ > 1 else None
+def record_problems(cell: Cell, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines, by their values, that are not as they were written; `cell` is the first of them."""
+    wrong = sound_lines(lines)[1] if cell.schema_ > 1 else None
     return [wrong] if wrong else []
 
 
@@ -179,22 +179,24 @@ def score_problems(
     header: ExperimentHeader, event: Milestone | PromptSetScores | GridScores, table: pa.Table
 ) -> list[str]:
     """What the scores of a file contradict: the event that names it, and the ranges of their scorers."""
-    columns = columns_of(table)
+    columns, texts = coded_columns(table)
     scorers = [name for name in columns if name not in SCORE_COLUMNS]
     strange = [name for name in scorers if name not in header.scorers]
     if strange:
         return [f"experiment.json does not describe scorer {name!r} (gold? margin?)" for name in strange]
-    found = [*_ranges(header, columns, scorers), *_rows(event, columns)]
+    scores = np.array([columns[name] for name in scorers], np.float32).reshape(len(scorers), table.num_rows)
+    found = [*_ranges(header, scorers, scores), *_rows(event, columns)]
     if not isinstance(event, GridScores):
-        found += _means(event, columns, scorers)
+        found += _means(event, columns, texts, dict(zip(scorers, scores.astype(np.float64), strict=True)))
     return [f"{event.file}: {problem}" for problem in found]
 
 
-def _ranges(header: ExperimentHeader, columns: Columns, scorers: Sequence[str]) -> Iterator[str]:
-    for name in scorers:
+def _ranges(header: ExperimentHeader, scorers: Sequence[str], scores: np.ndarray) -> Iterator[str]:
+    """Values of scores (S, N) outside their scorer's range."""
+    least = np.fmin.reduce(scores, axis=1, initial=np.nan)
+    most = np.fmax.reduce(scores, axis=1, initial=np.nan)
+    for name, *worst in zip(scorers, least, most, strict=True):
         low, high = (None if bound is None else np.float32(bound) for bound in header.scorers[name].range)
-        values = columns[name][~np.isnan(columns[name])]
-        worst = [values.min(), values.max()] if values.size else []
         out = [v for v in worst if np.isinf(v) or (low is not None and v < low) or (high is not None and v > high)]
         if out:
             yield f"{name} has the value {out[0]:g}, outside its range of {low} to {high}"
@@ -208,19 +210,21 @@ def _rows(event: Milestone | PromptSetScores | GridScores, columns: Columns) -> 
         for name, value in own.items():
             if (columns[name] != value).any():
                 yield f"it holds scores of another {name} than the {value:g} that the record has"
-    prompts = list(zip(*(columns[name].tolist() for name in SCORE_COLUMNS), strict=True))
-    if len(set(prompts)) < len(prompts):  # quicker than numpy's, on the few rows of a file
+    # each row as its bytes in a set: quicker than numpy's own, on the few rows of a file
+    rows = np.array([columns[name] for name in SCORE_COLUMNS], np.float64).T.copy()
+    if len(set(rows.view(f"V{rows.itemsize * len(SCORE_COLUMNS)}").ravel().tolist())) < len(rows):
         yield "a prompt was scored twice"
 
 
-def _means(event: Milestone | PromptSetScores, columns: Columns, scorers: Sequence[str]) -> Iterator[str]:
+def _means(
+    event: Milestone | PromptSetScores, columns: Columns, texts: Mapping[str, list[str]], scores: Columns
+) -> Iterator[str]:
     """Means and counts that are not those of the rows, over all and by category."""
-    counted = columns["split"] != HELD_OUT
-    of_category = {name: counted & (columns["category"] == name) for name in set(columns["category"].tolist())}
-    for name in sorted({*scorers, *event.scores}):
-        values = columns[name].astype(np.float64) if name in columns else np.full(len(counted), np.nan)
+    counted = ~_is(HELD_OUT, "split", columns, texts)
+    for name in sorted({*scores, *event.scores}):
+        values = scores[name] if name in scores else np.full(len(counted), np.nan)
         there, stated = np.isfinite(values), event.scores.get(name)
-        count = int((there & counted).sum())
+        count = np.count_nonzero(there & counted)
         if stated is None:
             if count:
                 yield f"it has scores of {name}, the record has no mean of them"
@@ -229,12 +233,17 @@ def _means(event: Milestone | PromptSetScores, columns: Columns, scorers: Sequen
             yield f"it has {count} scores of {name}, the record says {stated.n}"
             continue
         for category, mean in [(None, stated.mean), *stated.by_category.items()]:
-            rows = counted if category is None else of_category.get(category, np.zeros_like(counted))
+            rows = counted if category is None else counted & _is(category, "category", columns, texts)
             of = values[rows & there]
             if not of.size or not _close(float(of.mean()), mean, ROUNDING):
                 within = f" in {category}" if category is not None else ""
                 real = f"{of.mean():.6g}" if of.size else "of nothing"
                 yield f"the mean of {name}{within} is {real}, the record says {mean:.6g}"
+
+
+def _is(text: str, name: str, columns: Columns, texts: Mapping[str, list[str]]) -> np.ndarray:
+    """Of each row (N,), whether this column holds that text."""
+    return columns[name] == (texts[name].index(text) if text in texts[name] else -1)
 
 
 def check_pictures(event: SampleGrid, path: Path) -> None:

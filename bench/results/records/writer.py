@@ -17,6 +17,7 @@ names it. The events are typed in `schema` beside this module; `reader` reads ex
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -203,7 +204,7 @@ class CellRecord:
         Beside them what is wrong with the next one, None where all lines are sound. Raises DataError as `events` does.
         """
         self.events()
-        return sound_lines(read_lines(inside(self.folder, RECORD))[0], self.folder)
+        return sound_lines(map(json.loads, read_lines(inside(self.folder, RECORD))[0]), self.folder)
 
     def events(self) -> list[Event]:
         """All events so far, in order. Raises DataError where a line is not an event."""
@@ -290,7 +291,8 @@ class CellRecord:
         infinite = [column for column in scorers if not (frame[column].isna() | frame[column].abs().le(3e38)).all()]
         if infinite:
             raise NonFiniteError(f"scores {name!r}: infinite values of {', '.join(infinite)}")
-        data = frame.to_parquet(None, index=False, compression="zstd", write_page_checksum=True)
+        # Not compressed: the columns of so few rows get no smaller, and take twice as long to read
+        data = frame.to_parquet(None, index=False, compression=None, write_page_checksum=True)
         write_whole(self.folder / name, data)
 
     def read_scores(self, name: str) -> dict[str, np.ndarray]:

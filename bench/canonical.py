@@ -19,9 +19,11 @@ def canonical_json(value: Any, indent: int | None = None) -> str:
 
     Raises NonFiniteError for NaN and infinities, naming the field; DataError for values that JSON cannot hold.
     """
-    _refuse_non_finite(value, "")
     try:
         return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent, default=_plain)
+    except ValueError:
+        _refuse_non_finite(value, "")
+        raise
     except TypeError as error:
         raise DataError(f"a record holds numbers, texts, lists and mappings only: {error}") from error
 

@@ -147,9 +147,13 @@ def panels(
 
 def saved(figure: Figure, form: Form) -> bytes:
     """The picture without a date or a version in it, on a canvas that holds all of it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     unsaid = dict.fromkeys(["Software"] if form == "png" else ["Date", "Creator"])
-    figure.savefig(buffer, format=form, metadata=unsaid, facecolor="white", bbox_inches="tight", pad_inches=0.08)
+    # measured here, because matplotlib's own "tight" draws the whole figure once more for it
+    whole = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer()).padded(0.08)
+    figure.savefig(buffer, format=form, metadata=unsaid, facecolor="white", bbox_inches=whole)
     return buffer.getvalue()
 
 

@@ -50,7 +50,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 
 @pytest.fixture(scope="module")
 def html(small: Analysis) -> str:
-    return PageDocument(small).render()
+    return PageDocument(small).render().decode()
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def hostile(analysis: Analysis) -> Analysis:
 
 @pytest.mark.slow
 def test_texts_of_a_stranger_stay_texts(small: Analysis) -> None:
-    html = PageDocument(hostile(small)).render()
+    html = PageDocument(hostile(small)).render().decode()
     page = Parsed(html)
     scripts = page.all("script")
     assert [script.get("type") for script in scripts] == 3 * ["application/octet-stream"] + [None]
@@ -325,7 +325,7 @@ def test_pages_of_the_committed_results_are_small(name: str) -> None:
 
 def test_an_experiment_without_pictures_or_curves_has_a_page(small: Analysis) -> None:
     bare = tuple(replace(cell, pictures=None) for cell in small.experiment.results if cell.header.method == "base")
-    html = PageDocument(Analysis(replace(small.experiment, results=bare))).render()
+    html = PageDocument(Analysis(replace(small.experiment, results=bare))).render().decode()
     assert "No pictures were recorded." in html and "No curves were recorded." in html
     assert Parsed(html)._open == []
 

@@ -40,7 +40,7 @@ def write_page(analysis: Analysis) -> Path:
     path, document = page_of(analysis.experiment.folder), PageDocument(analysis)
     if _stored(path) != (document.data_hash, _made()):
         text = document.render()
-        write_whole(path, (_FIRST.format(document.data_hash, _made(), _digest(text.encode())) + text).encode())
+        write_whole(path, _FIRST.format(document.data_hash, _made(), _digest(text)).encode() + text)
     return path
 
 

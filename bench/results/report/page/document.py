@@ -86,11 +86,11 @@ class PageDocument:
         }
         return blake2b(canonical_json(facts).encode(), digest_size=8).hexdigest()
 
-    def render(self) -> str:
-        """The HTML; the same for the same results and library versions."""
+    def render(self) -> bytes:
+        """The HTML in UTF-8; the same for the same results and library versions."""
         script, style = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
         sources, smaller = picture_sources(self._galleries)
-        return _environment().get_template("page.html.jinja").render(
+        parts = _environment().get_template("page.html.jinja").generate(
             **self._facts,
             signs=SIGNS,
             style=Markup(style),
@@ -106,6 +106,7 @@ class PageDocument:
             smaller=smaller,
             downloads=downloads(self.analysis),
         )  # fmt: skip
+        return b"".join(part.encode() for part in parts)  # one text of all takes several times the memory
 
     def _described(self, task: str, unit: str, figure: Figure) -> str:
         """What a reader who does not see the curves should know: where each begins and ends."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -164,14 +164,16 @@ class _Scores:
         self._passes = bool(values) and set(np.concatenate(values).tolist()) <= {0.0, 1.0}
         self._decimals = scorer_decimals(analysis, task, gold)
         self._sign = 1 if analysis.info(gold).higher_is_better else -1
-        self._at = {
-            method: {index: column for column, (_, index) in enumerate(table.columns)}
+        self._at = {  # the row of each seed, the column of each prompt
+            method: (_places(table.index), _places(index for _, index in table.columns))
             for method, table in self._tables.items()
         }
 
     def _score(self, method: str, seed: int, index: int) -> float | None:
-        table, at = self._tables.get(method), self._at.get(method, {}).get(index)
-        return None if table is None or at is None or seed not in table.index else float(table.loc[seed].iloc[at])
+        rows, columns = self._at.get(method, ({}, {}))
+        if seed not in rows or index not in columns:
+            return None
+        return float(self._tables[method].to_numpy()[rows[seed], columns[index]])
 
     def told(self, method: str, seed: int, index: int) -> tuple[str, bool | None]:
         """In words, and whether it is right where the scorer passes or fails."""
@@ -209,6 +211,10 @@ class _Scores:
         for n, (_, name) in enumerate(self._methods):
             found |= {f"right-{n}": f"{name} is right", f"wrong-{n}": f"{name} is wrong"}
         return found
+
+
+def _places(names: Iterable[int]) -> dict[int, int]:
+    return {name: place for place, name in enumerate(names)}
 
 
 def picture_sources(galleries: list[Gallery]) -> tuple[dict[Picture, str], str]:

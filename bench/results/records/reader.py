@@ -5,7 +5,9 @@ Every cell is verified as it is read. One that is not whole is refused, with its
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,20 +81,21 @@ def read_experiment(folder: Path) -> ExperimentResults:
     cells: list[CellResult] = []
     samples, grid, sets = ScoreRows(), ScoreRows(), ScoreRows()
     refused: list[RefusedCell] = []
-    for place in sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*/seed*")):
-        cell, tables, problems = look_at_cell(folder, place, header)
-        if problems:
-            task, method, seed = place.split("/")
-            refused.append(RefusedCell(task, method, seed, tuple(problems)))
-        elif cell is not None:
-            cells.append(cell)
-            # of two evaluations after one update the later one has all prompts
-            for file in {item.update: item.file for item in cell.milestones}.values():
-                samples.add(**_keys(cell), table=tables[file])
-            if cell.grid:
-                grid.add(**_keys(cell), table=tables[cell.grid.file])
-            for item in cell.sets:
-                sets.add(**_keys(cell), table=tables[item.file])
+    with _without_collection():
+        for place in sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*/seed*")):
+            cell, tables, problems = look_at_cell(folder, place, header)
+            if problems:
+                task, method, seed = place.split("/")
+                refused.append(RefusedCell(task, method, seed, tuple(problems)))
+            elif cell is not None:
+                cells.append(cell)
+                # of two evaluations after one update the later one has all prompts
+                for file in {item.update: item.file for item in cell.milestones}.values():
+                    samples.add(**_keys(cell), table=tables[file])
+                if cell.grid:
+                    grid.add(**_keys(cell), table=tables[cell.grid.file])
+                for item in cell.sets:
+                    sets.add(**_keys(cell), table=tables[item.file])
     of_samples, of_grid = samples.frame(), grid.frame()
     scorers = sorted({name for frame in (of_samples, of_grid) for name in frame if name not in (*KEYS, *SCORE_COLUMNS)})
     return ExperimentResults(
@@ -108,6 +111,18 @@ def read_experiment(folder: Path) -> ExperimentResults:
         sets=sets.frame(),
         refused=tuple(refused),
     )
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """No search for cycles meanwhile: thousands of events hold none, and it would take a tenth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _keys(cell: CellResult) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from hashlib import blake2b
 import pandas as pd
 import pyarrow as pa
 import yaml
-from pyarrow.csv import write_csv
-from pyarrow.parquet import write_table
+from pyarrow.csv import CSVWriter
+from pyarrow.parquet import ParquetWriter
 
 from bench.paths import portable
 from bench.results.statistics.analysis import Analysis
 
 __all__ = ["Download", "downloads", "scores_digest", "settings_yaml"]
 
-_ROWS = 2**16  # that are hashed at once: it takes several times the memory of their scores
+_ROWS = 2**16  # that are hashed or written at once: it takes several times the memory of their scores
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,20 @@ class Download:
 
 def downloads(analysis: Analysis) -> list[Download]:
     """Scores of every evaluation and prompt set, one row a sample; and the settings of the experiment."""
-    table, parquet, text = pa.Table.from_pandas(_scores(analysis), preserve_index=False), io.BytesIO(), io.BytesIO()
-    write_table(table, parquet)
-    with gzip.GzipFile(fileobj=text, mode="wb", compresslevel=6, mtime=0) as file:
-        write_csv(table, file)  # ten times as quick as pandas', and in little memory
+    frame, parquet, text = _scores(analysis), io.BytesIO(), io.BytesIO()
+    schema = pa.Schema.from_pandas(frame, preserve_index=False)
+    with (
+        gzip.GzipFile(fileobj=text, mode="wb", compresslevel=6, mtime=0) as file,
+        CSVWriter(file, schema) as rows,  # ten times as quick as pandas', and in little memory
+        ParquetWriter(parquet, schema) as table,
+    ):
+        for start in range(0, len(frame), _ROWS):
+            part = pa.Table.from_pandas(frame.iloc[start : start + _ROWS], schema, preserve_index=False)
+            rows.write_table(part)
+            table.write_table(part)
     return [
-        Download("scores.csv", "text/csv", b64encode(text.getvalue()).decode(), is_compressed=True),
-        Download("scores.parquet", "application/vnd.apache.parquet", b64encode(parquet.getvalue()).decode()),
+        Download("scores.csv", "text/csv", b64encode(text.getbuffer()).decode(), is_compressed=True),
+        Download("scores.parquet", "application/vnd.apache.parquet", b64encode(parquet.getbuffer()).decode()),
         Download("settings.yaml", "application/yaml", b64encode(settings_yaml(analysis).encode()).decode()),
     ]
 

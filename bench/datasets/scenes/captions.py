@@ -129,6 +129,25 @@ def text_claim(text: str) -> Claim:
     return {"tag": "text", "include": [], "text": text}
 
 
+def partial_claims(claim: Claim) -> list[Claim]:
+    """Claims that say less and are true wherever this one is: without an object, a colour or the relation.
+
+    Empty for categories whose captions say one thing alone.
+    """
+    tag, parts = claim["tag"], claim["include"]
+    plain = [{"class": part["class"], "count": part["count"]} for part in parts]
+    if tag == "colors":
+        return [object_claim("single_object", plain)]
+    if tag == "two_object":
+        return [object_claim("single_object", [part]) for part in plain]
+    if tag == "position":
+        return [object_claim("two_object", plain), *(object_claim("single_object", [part]) for part in plain)]
+    if tag == "color_attr":
+        coloured = [object_claim("colors", [{**part}]) for part in parts]
+        return [object_claim("two_object", plain), *coloured]
+    return []
+
+
 def _part_edits(parts: list[dict[str, Any]], others: set[str]) -> Iterator[list[dict[str, Any]]]:
     """Every change of one class or one colour."""
     for k, part in enumerate(parts):

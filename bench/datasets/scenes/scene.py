@@ -16,11 +16,13 @@ from bench.datasets.scenes.captions import (
     hard_negatives,
     near_misses,
     object_claim,
+    partial_claims,
     pick,
     styled_wording,
     text_claim,
     wordings,
 )
+from bench.datasets.scenes.claims import LONGEST_TEXT, is_text
 from bench.datasets.scenes.glyphs import aspect
 from bench.datasets.scenes.layout import Box, place_row, place_shapes
 from bench.datasets.scenes.types import Claim, Item, Scene, Style
@@ -85,9 +87,8 @@ def _sample_claim(rng: random.Random, category: str) -> Claim:
     """What a caption of this category says, held-out combinations included."""
     if category == "text":
         while True:
-            text = "".join(pick(rng, GLYPHS) for _ in range(1 + int(rng.random() * 3)))
-            # A spelling that is also a word of the captions ("AN") would be one word to a tokenizer.
-            if len(text) == 1 or text.lower() not in caption_words():
+            text = "".join(pick(rng, GLYPHS) for _ in range(1 + int(rng.random() * LONGEST_TEXT)))
+            if is_text(text):
                 return text_claim(text)
     first = pick(rng, SHAPES)
     second = pick(rng, [shape for shape in SHAPES if shape != first])
@@ -171,19 +172,26 @@ def _false_claim(rng: random.Random, scene: Scene, held_out: bool) -> Claim:
             return claim
 
 
-def _sample_scene(stream: str, seed: int, index: int, split: str, wrong_share: float, style_kind: str) -> Scene:
+def _sample_scene(
+    stream: str, seed: int, index: int, split: str, wrong_share: float, partial_share: float, style_kind: str
+) -> Scene:
     rng, category = _generator("scene", stream, seed, split, index)
     claim = _claim_of_split(rng, category, split == "held_out")
     items = _sample_items(rng, claim, split == "held_out")
     style = _sample_style(rng, style_kind)
     # Drawn whether used or not: a different share then changes captions only, never pictures.
-    wrong = rng.random() < wrong_share
+    place = rng.random()
+    less = partial_claims(claim) if wrong_share <= place < wrong_share + partial_share else []
+    # What says one thing alone cannot say less of it, and is wrong instead
+    wrong = place < wrong_share + partial_share and not less
     styled = rng.random() < STYLE_WORDS_SHARE
     scene = Scene(category, items, claim.get("text", ""), style, "", claim, wrong)
+    if less:
+        claim = pick(rng, less)
     if wrong:
         claim = _false_claim(rng, scene, split == "held_out")
     caption = styled_wording(claim, style, rng) if styled else pick(rng, wordings(claim))
-    return Scene(category, items, scene.text, style, caption, claim, wrong)
+    return Scene(category, items, scene.text, style, caption, claim, wrong, bool(less))
 
 
 def sample_scenes(
@@ -194,23 +202,26 @@ def sample_scenes(
     *,
     split: str = "train",
     wrong_caption_share: float = 0.0,
+    partial_caption_share: float = 0.0,
     style: str = "broad",
 ) -> list[Scene]:
     """Scenes number `start` to `start + count - 1` of a stream; categories take turns.
 
     split: "train" has no held-out combination, neither in pictures nor in captions, right or wrong; "held_out" has at
     least one in every right caption, and no `single_object`. wrong_caption_share: in [0, 1], the share that is
-    captioned with a false claim, half of them near misses. style: "broad" (mostly fair, each flaw at 15 %), "clean"
+    captioned with a false claim, half of them near misses; partial_caption_share: that whose caption leaves something
+    out, or is false too where it could not. style: "broad" (mostly fair, each flaw at 15 %), "clean"
     (no flaw) or "ugly" (each flaw at 70 %).
 
     Raises: ValueError for an unknown split or style, a negative index, or a share outside [0, 1].
     """
     if style not in STYLES:
         raise ValueError(f"style must be one of {STYLES}, not {style!r}")
-    if not 0.0 <= wrong_caption_share <= 1.0:
-        raise ValueError(f"wrong_caption_share must lie in [0, 1], got {wrong_caption_share}")
+    shares = wrong_caption_share, partial_caption_share
+    if not (min(shares) >= 0.0 and sum(shares) <= 1.0):
+        raise ValueError(f"wrong_caption_share and partial_caption_share must lie in [0, 1] together, got {shares}")
     indices = range(start, start + count)
-    return [_sample_scene(stream, seed, i, split, wrong_caption_share, style) for i in indices]
+    return [_sample_scene(stream, seed, i, split, *shares, style) for i in indices]
 
 
 def sample_prompts(stream: str, seed: int, start: int, count: int, *, split: str = "train") -> list[Prompt]:

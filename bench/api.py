@@ -97,14 +97,19 @@ def Option(help: str, *, effect: Effect = "numbers", metavar: str = "", before: 
 class Needs:
     """What a method asks of the harness; the runner refuses a task that cannot give it.
 
-    data: clean latents with captions. reward: `env.score` and training prompts. log_prob: stochastic sampling with
-    log-probabilities. reference: the frozen model at stage entry.
+    data: clean latents with captions. unselected: those of all candidates of the task, whatever it selects. reward:
+    `env.score` and training prompts. log_prob: stochastic sampling with log-probabilities. reference: the frozen model
+    at stage entry. old: a second policy of the same architecture that follows the trained one as the method says.
+    reward_gradient: a reward with a gradient, beside `reward`.
     """
 
     data: bool = False
+    unselected: bool = False
     reward: bool = False
     log_prob: bool = False
     reference: bool = False
+    old: bool = False
+    reward_gradient: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,10 +229,16 @@ class Model(Protocol):
         """The unconditional and the conditional velocity v_u, v_c, each (B, *S), by one pass of 2 B rows."""
 
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
-        """v_u + scale (v_c - v_u); v_c alone where scale is 1. Source: arXiv 2207.12598, eq. 6."""
+        """`guide` of both branches; v_c alone where scale is 1."""
+
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u), renormalised where the model's family does that. Source: arXiv 2207.12598, eq. 6."""
 
     def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
         """`guided_velocity` of the frozen model at stage entry, without gradient."""
+
+    def old_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
+        """`guided_velocity` of the old policy, without gradient: the model at stage entry until `env.update_old`."""
 
     def null(self, cond: Condition) -> Condition:
         """The empty prompt's conditioning, as many rows as `cond` has."""
@@ -240,6 +251,9 @@ class Model(Protocol):
 
     def decode(self, z0: Tensor) -> np.ndarray:
         """Latents (B, *S) to pictures uint8 (B, H, W, 3), without gradient, in chunks."""
+
+    def decode_with_gradient(self, z0: Tensor) -> Tensor:
+        """Latents (B, *S) to pictures float32 (B, 3, H, W) in [0, 1], with gradient."""
 
 
 class Env(Protocol):
@@ -276,8 +290,18 @@ class Env(Protocol):
     ) -> Callable[[], np.ndarray]:
         """Begin what `score` does; called, what this returns gives the scores.
 
-        A reward in another process scores meanwhile, one in this process before this returns.
+        A reward in another process scores meanwhile, one in this process before this returns. Where `scores_groups`,
+        the pictures are all of one group, and of one prompt.
         """
+
+    @property
+    def scores_groups(self) -> bool:
+        """Whether the task's reward scores whole groups only; asked before `submit` by methods that sample groups."""
+
+    def score_with_gradient(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """The task's training reward (B,) float32 of pictures float32 (B, 3, H, W) in [0, 1], with gradient."""
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows (b, ...) of all processes that train together, in order (B, ...).
@@ -301,6 +325,12 @@ class Env(Protocol):
 
         Raises:
             NonFiniteError: a loss or the gradient is NaN or infinite; no weight has changed.
+        """
+
+    def update_old(self, decay: float) -> None:
+        """Weights of the old policy <- decay old + (1 - decay) trained, decay in [0, 1]; in float32, kept for a resume.
+
+        Where several processes train together, all of them have to call it with the same number.
         """
 
     def skip_update(self, reason: str) -> dict[str, float]:
@@ -377,6 +407,9 @@ class Reward(abc.ABC):
     another process, as measured there. `random_weights` is the `module:function` that writes its checkpoint at real
     size with random weights, where it looks for the published one: `bench rehearse` calls it with the reward's name and
     with `shrunken=True` where a small one will do. `stands_for` names the gold scorer that a proxy stands for.
+    `differentiable` says that `scores` gives what a call gives, with a gradient. `groupwise` says that a call has to be
+    a whole group of pictures of one prompt, and that a score may depend on all of them: such a reward trains, and
+    neither judges nor selects.
     """
 
     name: ClassVar[str]
@@ -393,6 +426,8 @@ class Reward(abc.ABC):
     environment: ClassVar[Path | None] = None
     worker_flops: float = 0.0
     random_weights: ClassVar[str] = ""
+    differentiable: ClassVar[bool] = False
+    groupwise: ClassVar[bool] = False
 
     @classmethod  # noqa: B027 - most rewards have none
     def require_checkpoint(cls) -> None:
@@ -412,6 +447,13 @@ class Reward(abc.ABC):
     @abc.abstractmethod
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 of pictures uint8 (B, H, W, 3)."""
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Scores (B,) float32 of pictures float32 (B, 3, H, W) in [0, 1], with gradient to them.
+
+        What a call gives, but for grey levels and the filter of a resize. Only where the class is `differentiable`.
+        """
+        raise PluginError(f"reward {self.name!r} has no scores(): it is not differentiable")
 
     def submit(
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]

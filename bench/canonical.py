@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
 from bench.api import DataError, NonFiniteError
+
+_SHOWN, _LONGEST = 3, 60  # differences that are told, and letters of a value
 
 
 def canonical_json(value: Any, indent: int | None = None) -> str:
@@ -27,6 +29,24 @@ def canonical_json(value: Any, indent: int | None = None) -> str:
 def config_hash(config: Mapping[str, Any]) -> str:
     """16 hex digits that name a resolved configuration."""
     return blake2b(canonical_json(config).encode(), digest_size=8).hexdigest()
+
+
+def told_differences(held: Any, new: Any) -> str:
+    """Which settings differ, and how: the first few of them, `train.learning_rate is 0.1, was 0.2`; empty: none."""
+    found = list(_differences(held, new, ""))
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ", ".join(found[:_SHOWN]) + more
+
+
+def _differences(held: Any, new: Any, place: str) -> Iterator[str]:
+    if isinstance(held, Mapping) and isinstance(new, Mapping):
+        for name in sorted({*held, *new}):
+            yield from _differences(held.get(name), new.get(name), f"{place}.{name}" if place else str(name))
+    elif isinstance(held, list) and isinstance(new, list) and len(held) == len(new):
+        for number, (before, now) in enumerate(zip(held, new, strict=True)):
+            yield from _differences(before, now, f"{place}.{number}")
+    elif held != new:
+        yield f"{place} is {str(new)[:_LONGEST]}, was {str(held)[:_LONGEST]}"
 
 
 def _plain(value: Any) -> Any:

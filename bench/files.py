@@ -75,6 +75,12 @@ def remove_parts(folder: Path) -> None:
         _remove(path)
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there; a folder in its place is nobody's that we know of, and stays."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals into one message that says how to mend them."""
@@ -85,6 +91,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; expected a folder, but a file stands in its place: move "
             "that file, or choose another folder"
         ) from error
+    except IsADirectoryError as error:
+        raise DataError(f"cannot write {path}: expected a file, but a folder stands in its place: move it") from error
     except OSError as error:
         raise DataError(
             f"cannot write {path}: {error.strerror or error}; expected a writable place with room left: free some "

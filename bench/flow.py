@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 Scale = Literal["group", "batch", "none"]
+Noise = Literal["sde", "dance", "cps"]
 
 
 def align(sigma: Tensor, x: Tensor) -> Tensor:
@@ -115,6 +116,12 @@ def correction_target(z_prime: Tensor, z0: Tensor, sigma_prime: Tensor) -> Tenso
     return (z_prime - z0) / align(sigma_prime, z0)
 
 
+def turned(displacement: Tensor, direction: Tensor) -> Tensor:
+    """A displacement (B, *S) of the same length in another `direction` (B, *S), which is not 0."""
+    length, other = (x.flatten(1).norm(dim=1) for x in (displacement, direction))
+    return align(length / other, direction) * direction
+
+
 # Flow-GRPO, arXiv 2505.05470 -----------------------------------------------------------------------------------------
 
 
@@ -129,10 +136,39 @@ def sde_mean_std(
 
     Source: Flow-GRPO, arXiv 2505.05470, eq. 9 and the text below it (there t for sigma).
     """
-    s2 = noise_level**2 * sigma / (1 - sigma.clamp(max=sigma_max))
+    return _sde_step(x, v, sigma, sigma_next, noise_level**2 * sigma / (1 - sigma.clamp(max=sigma_max)))
+
+
+def _sde_step(x: Tensor, v: Tensor, sigma: Tensor, sigma_next: Tensor, s2: Tensor) -> tuple[Tensor, Tensor]:
+    """One SDE step with the marginals of the ODE; s2 is the square of its diffusion s."""
     d = sigma_next - sigma
     drift = v + align(s2 / (2 * sigma), x) * (x + align(1 - sigma, x) * v)
     return x + align(d, x) * drift, align((s2 * d.abs()).sqrt(), x)
+
+
+def noisy_step(
+    noise: Noise, x: Tensor, v: Tensor, sigma: Tensor, sigma_next: Tensor, noise_level: float, sigma_max: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Mean (B, *S) and standard deviation (B, 1, ..., 1) of one step that adds noise.
+
+    `sde` is Flow-GRPO's, see `sde_mean_std`. `dance` is the same SDE with s = noise_level at every level. `cps`
+    (coefficients-preserving sampling) leaves exactly the noise of sigma_next: with x0 = x - sigma v, x1 = x +
+    (1 - sigma) v and std = sigma_next sin(noise_level pi/2), mean = (1 - sigma_next) x0 + sqrt(sigma_next^2 - std^2)
+    x1; noise_level is in (0, 1].
+
+    Source: DanceGRPO, arXiv 2505.07818, and CPS, arXiv 2509.05952, each as in its reference code; Flow-GRPO, arXiv
+    2505.05470. DanceGRPO writes the drift as v - (s^2/2) score with score = -(x - (1 - sigma) x0)/sigma^2, which is
+    that of `sde_mean_std`.
+    """
+    if noise == "sde":
+        return sde_mean_std(x, v, sigma, sigma_next, noise_level, sigma_max)
+    if noise == "dance":
+        return _sde_step(x, v, sigma, sigma_next, torch.full_like(sigma, noise_level**2))
+    if noise == "cps":
+        added, kept = (trig(noise_level * math.pi / 2) for trig in (math.sin, math.cos))
+        z0, z1 = x - align(sigma, x) * v, x + align(1 - sigma, x) * v
+        return align(1 - sigma_next, x) * z0 + align(kept * sigma_next, x) * z1, align(added * sigma_next, x)
+    raise ValueError(f"noisy_step: expected noise sde, dance or cps, got {noise!r}")
 
 
 def log_prob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -154,6 +190,18 @@ def gaussian_kl(mean: Tensor, mean_ref: Tensor, std: Tensor) -> Tensor:
     2 s^2: a coefficient beta there corresponds to |d| beta here, about a tenth at ten steps.
     """
     return ((mean - mean_ref) ** 2 / (2 * std**2)).flatten(1).mean(1)
+
+
+def normalised_log_ratio(log_ratio: Tensor, mean: Tensor, mean_old: Tensor, std: Tensor) -> Tensor:
+    """The log-ratio (B,) of Gaussians that share std, freed of its negative mean and of the scale of the step.
+
+    (log_ratio + |mean - mean_old|^2/(2 std^2)) std, with MEAN over dimensions: linear in mean - mean_old, so that clip
+    ranges cut both sides of 1 alike and mean the same at every noise level.
+
+    Source: GRPO-Guard, arXiv 2510.22319 (RatioNorm), as in its reference code, with the std of each sample where that
+    takes the mean over samples.
+    """
+    return (log_ratio + gaussian_kl(mean, mean_old, std)) * std.flatten()
 
 
 def group_advantages(rewards: Tensor, eps: float = 1e-4, scale: Scale = "group") -> Tensor:
@@ -182,3 +230,45 @@ def ppo_loss(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
     """
     r = log_ratio.exp()
     return torch.maximum(-advantage * r, -advantage * r.clamp(1 - clip_range, 1 + clip_range))
+
+
+# Reinforcement on the forward process: losses of own samples z0, noised to z at sigma -----------------------------
+
+
+def nft_loss(v: Tensor, v_old: Tensor, target: Tensor, sigma: Tensor, optimality: Tensor, beta: float) -> Tensor:
+    """(q |x+ - z0|^2/w+ + (1 - q) |x- - z0|^2/w-)/beta (B,) with q = `optimality` (B,) in [0, 1], |.|^2 a mean.
+
+    v+ = (1 - beta) v_old + beta v and v- = (1 + beta) v_old - beta v are the implicit positive and negative policies,
+    x+- = z - sigma v+- their clean latents, and w+- = sg mean |x+- - z0|, at least 1e-5, so that no noise level rules.
+
+    Source: DiffusionNFT, arXiv 2509.16117, as in its reference code, which multiplies by the largest advantage too.
+    """
+
+    def matched(prediction: Tensor) -> Tensor:
+        error = align(sigma, target) * (prediction - target)  # of the clean latent, but for its sign
+        weight = error.detach().abs().flatten(1).mean(1).clamp(min=1e-5)
+        return error.square().flatten(1).mean(1) / weight
+
+    positive, negative = (1 - beta) * v_old + beta * v, (1 + beta) * v_old - beta * v
+    return (optimality * matched(positive) + (1 - optimality) * matched(negative)) / beta
+
+
+def matching_log_prob(error: Tensor, sigma: Tensor, power: float) -> Tensor:
+    """-(sigma/p)((e + 1e-10)^p - 1e-10^p) (B,): a log-likelihood by the flow-matching error e (B,); p is `power`.
+
+    Source: Advantage Weighted Matching, arXiv 2509.25050, weighting `ghuber` of its reference code; p = 1 is -sigma e.
+    """
+    log_p: Tensor = -sigma / power * ((error + 1e-10) ** power - 1e-10**power)
+    return log_p
+
+
+def group_preference_weight(advantage: Tensor, gain: Tensor, beta: float) -> Tensor:
+    """S(beta mean_i A_i (e_i - e_i,ref)) (groups, 1), S the logistic function; `gain` is e - e_ref (groups, K).
+
+    How far the group's order is from learnt: 1/2 at the reference. Of a pair with A = (1, -1) it is the weight of
+    Diffusion-DPO's gradient, S(beta/2 [(e_w - e_w,ref) - (e_l - e_l,ref)]).
+
+    Source: DGPO, arXiv 2510.08425, as in its reference code; Flow-DPO, arXiv 2501.13918; Diffusion-DPO, arXiv
+    2311.12908.
+    """
+    return torch.sigmoid(beta * (advantage * gain).mean(1, keepdim=True))

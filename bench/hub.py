@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import DataError
-from bench.reading import read_json
+from bench.families import refuse_other_pipeline
 
 # The parts of a pipeline; not the same weights once more in one file or in half precision, which lie beside them.
 _WANTED = ("model_index.json", "scheduler/*", "tokenizer*/*", "*/config.json", "*/*.safetensors*")
-_FAMILY = "StableDiffusion3"  # of the pipelines that can be trained, as their class names begin
 _UNWANTED = ("*.fp16*", "*.msgpack", "*.bin")
 
 
@@ -57,23 +56,6 @@ def is_model_here(model: str | None) -> bool:
     except DataError:
         return False
     return True
-
-
-def refuse_other_pipeline(folder: Path) -> None:
-    """Refuse a pipeline of another family than SD3; one whose index is damaged is told when it is loaded.
-
-    Raises:
-        DataError: its index says that it is another pipeline.
-    """
-    try:
-        name = read_json(folder / "model_index.json")["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return
-    if not str(name).startswith(_FAMILY):
-        raise DataError(
-            f"{folder}: expected a {_FAMILY}Pipeline (Stable Diffusion 3 or 3.5), but its model_index.json says that "
-            f"it is a {str(name)[:60]}, whose denoiser and text encoders are others: give an SD3 model by --model"
-        )
 
 
 def locate_data_set(name: str, patterns: Sequence[str]) -> Path:

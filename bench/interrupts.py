@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import CodeType, FrameType
 
 _AGAIN_SECONDS = 0.05
+WAIT_SECONDS = 20.0  # for the end of an import, which a plugin's may never have
 
 
 @contextmanager
 def interrupts_after_imports(until: CodeType) -> Iterator[None]:
-    """KeyboardInterrupt waits for the end of an import that is under way within the function of this code.
+    """KeyboardInterrupt waits for the end of an import that is under way within the function of this code, if not long.
 
     Libraries may swallow it there, or be left half imported. In other threads than the main one nothing changes.
     """
@@ -22,8 +24,12 @@ def interrupts_after_imports(until: CodeType) -> Iterator[None]:
         yield
         return
 
+    asked: float | None = None
+
     def interrupt(number: int, frame: FrameType | None) -> None:
-        while frame is not None and frame.f_code is not until:
+        nonlocal asked
+        asked = time.monotonic() if asked is None else asked
+        while frame is not None and frame.f_code is not until and time.monotonic() < asked + WAIT_SECONDS:
             if frame.f_code.co_filename.startswith("<frozen importlib"):
                 signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
                 return

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -184,11 +184,7 @@ def validate(
     for name in values:
         if name not in types:
             problems.add(f"{prefix}{name}", f"no such setting{hint(name, types)}")
-    known = {
-        name: parse_text(types[name], value) if isinstance(value, Text) else value
-        for name, value in values.items()
-        if name in types
-    }
+    known = {name: _typed(types[name], value) for name, value in values.items() if name in types}
     unusable = {name: reason for name, value in known.items() if (reason := _why_unusable(value))}
     for name, reason in unusable.items():
         problems.add(f"{prefix}{name}", reason)
@@ -201,6 +197,16 @@ def validate(
                 problems.add(*_explain(detail, prefix, known))
         return None
     return instance if len(problems.messages) == before else None
+
+
+def _typed(annotation: Any, value: Any) -> Any:
+    """A value, or those of a mapping, with what the command line gave read as its type wants."""
+    if isinstance(value, Text):
+        return parse_text(annotation, value)
+    bare = get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+    if isinstance(value, Mapping) and get_origin(bare) is dict:
+        return {name: _typed(get_args(bare)[1], item) for name, item in value.items()}
+    return value
 
 
 def read_dataclass(cls: type[T], path: Path) -> T:
@@ -223,7 +229,7 @@ def validate_rest(cls: type[T], values: Mapping[str, Any], ready: Mapping[str, A
         if name in ready or name not in values:
             continue
         given = values[name]
-        value = parse_text(annotation, given) if isinstance(given, Text) else given
+        value = _typed(annotation, given)
         if reason := _why_unusable(value):
             problems.add(name, reason)
             continue

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bench.api import DataError
+from bench.reading import kind_of
 
 ELSEWHERE = ".../"  # stands for where a path lies that is in neither the working folder nor the user's
 _ENDS = r"\s'\"`,;:()\[\]{}<>|*+="  # of a path within a text
@@ -18,11 +20,16 @@ _ABSOLUTE = re.compile(rf"{_BEGINS}/(?!/)[^{_ENDS}]+")
 _SERVER = re.compile(rf"\b(https?://)(?:[^{_ENDS}/]+:\d+|(?<=http://)[^{_ENDS}/]+)")
 
 
+class NoFileError(DataError):
+    """What stands there is neither a file nor a folder."""
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path of a file or folder below `folder`, whether it exists or not; `folder` itself may be a link.
 
     Raises:
         DataError: `name` is absolute, leads out of the folder, or is or passes a link, which could lead anywhere.
+        NoFileError: it is or passes a pipe, a socket or a device, which could keep whoever opens it waiting.
     """
     pure = PurePosixPath(name)
     if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
@@ -33,11 +40,17 @@ def inside(folder: Path, name: str) -> Path:
     path = folder
     for part in pure.parts:
         path = path / part
-        if path.is_symlink():
+        try:
+            mode = path.lstat().st_mode
+        except OSError:  # nothing there, or nothing that can be looked at: told by whoever opens it
+            continue
+        if stat.S_ISLNK(mode):
             raise DataError(
                 f"{path} is a link: expected a file or a folder itself, so that nothing outside {folder} is read or "
                 "written; put what it points to in its place"
             )
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise NoFileError(f"{path} is {kind_of(mode)}: expected a file or a folder; remove it, or put that there")
     return path
 
 

@@ -6,11 +6,12 @@ import ast
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from hashlib import blake2b
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
+from traceback import FrameSummary
 from types import CodeType, ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,21 @@ def own_file(cls: type) -> Path | None:
     path = Path(inspect.getfile(cls)).resolve()
     inside = any(path.is_relative_to(ROOT / package) for package in (_HARNESS, "methods", "rewards"))
     return None if inside else path
+
+
+def place_of(frames: Iterable[FrameSummary], files: Collection[str] = ()) -> str:
+    """FILE:LINE of the last frame that is in one of the `files`, and then of the last of all; empty without any.
+
+    Frames of the harness and of the import system are no place.
+    """
+    others = [frame for frame in frames if not is_ours(frame.filename)]
+    own = [frame for frame in others if frame.filename in files]
+    return ", in ".join(dict.fromkeys(f"{frame.filename}:{frame.lineno}" for frame in (*own[-1:], *others[-1:])))
+
+
+def is_ours(file: str) -> bool:
+    """Whether the code of this file is the harness's own, or the import system's."""
+    return "importlib" in file or Path(file).is_relative_to(ROOT / _HARNESS)
 
 
 def import_file(file: Path) -> ModuleType:

@@ -7,28 +7,23 @@ import sys
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from bench.api import BenchError, PluginError
+from bench.import_watch import watched_import
+from bench.plugin_code import place_of
 from bench.process_end import plugin_stays
 
-_HARNESS = Path(__file__).resolve().parent
 # What numpy, and what draws on its arrays, say of an array that may only be read
 _READ_ONLY = re.compile(r"read-?only|WRITEABLE")
 
 
 def plugin_error(error: BaseException, files: Collection[str] = ()) -> str:
-    """The error in one line, with its place: the last line of `files` on the way to it, and then where it was raised.
-
-    Lines of the harness and of the import system are no place; without `files` it is the line that raised it.
-    """
+    """The error in one line, with its place, as `place_of` has it: without `files` it is the line that raised it."""
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
         return message
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
-    own = [frame for frame in frames if frame.filename in files]
-    places = [f"{frame.filename}:{frame.lineno}" for frame in (*own[-1:], *frames[-1:])]
-    return f"{message} ({', in '.join(dict.fromkeys(places))})" if places else message
+    place = place_of(traceback.extract_tb(error.__traceback__), files)
+    return f"{message} ({place})" if place else message
 
 
 @contextmanager
@@ -46,9 +41,12 @@ def plugin_errors(what: str, plugin: type) -> Iterator[None]:
 
 @contextmanager
 def import_errors(origin: str) -> Iterator[None]:
-    """Turns whatever goes wrong while a plugin's module is imported into a PluginError that names its `origin`."""
+    """Turns whatever goes wrong while a plugin's module is imported into a PluginError that names its `origin`.
+
+    An import that hangs ends the process, as `watched_import` has it.
+    """
     try:
-        with plugin_stays(origin):
+        with plugin_stays(origin), watched_import(origin):
             yield
     except (Exception, SystemExit) as error:  # a plugin's module may raise anything at all
         raise PluginError(f"{origin} cannot be imported: {plugin_error(error)}") from error
@@ -58,10 +56,6 @@ def _mend(error: BaseException) -> str:
     if not isinstance(error, OSError) and _READ_ONLY.search(str(error)):
         return "pictures are read-only, for others look at them too: let it draw on a copy, images.copy()"
     return "mend it, then give the same command again"
-
-
-def _is_ours(file: str) -> bool:
-    return "importlib" in file or Path(file).is_relative_to(_HARNESS)
 
 
 def _files(plugin: type) -> set[str]:

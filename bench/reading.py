@@ -51,8 +51,7 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
-            kind = next((name for is_kind, name in _KINDS if is_kind(about.st_mode)), "something else")
-            raise OSError(errno.EINVAL, f"expected a file, but it is {kind}", str(path))
+            raise OSError(errno.EINVAL, f"expected a file, but it is {kind_of(about.st_mode)}", str(path))
         if about.st_size > most:
             told = f"it has {about.st_size:,} bytes, of which at most {most:,} are read here"
             raise OSError(errno.EFBIG, told, str(path))
@@ -60,6 +59,11 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
             return file.read()
     finally:
         os.close(descriptor)
+
+
+def kind_of(mode: int) -> str:
+    """What a place of this `st_mode` is called that is no file."""
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench import flow
 from bench.api import Condition, ConfigError, Env, Method, Needs, Option, PluginError, Rollouts
+from methods._groups import Groups, reward_metrics, varied
 
 __all__ = ["FlowGRPO"]
 
@@ -23,6 +24,13 @@ class FlowGRPO(Method):
 
     A window of SDE steps per group, placed at random in the first half, is trained; the other steps are ODE steps
     (Flow-GRPO-Fast). `window` = `sampling_steps` - 1 is plain Flow-GRPO. The last step is always an ODE step.
+
+    Variants are settings. Flow-GRPO-Fast as its authors run it: `guidance` 1, `same_latent`, `noise` cps,
+    `scale_rewards` batch, `beta` 0. MixGRPO (arXiv 2507.21802): `window_order` sliding, which moves the window over all
+    steps and begins anew, where the paper's stays at the end. DanceGRPO (arXiv 2505.07818): `noise` dance,
+    `noise_level` .3, `same_latent`, `beta` 0, `guidance` 1; it trains any 60 % of the steps, which has no setting.
+    GRPO-Guard (arXiv 2510.22319): `ratio_normalisation`, with a clip range of its own (2e-6 there); the loss of a step
+    is divided by its |d|.
 
     Source: Flow-GRPO, arXiv 2505.05470, algorithm 1; the window from its reference code. Deviations from that code: the
     KL keeps |d| (`flow.gaussian_kl`), the last step adds no noise, advantages use the group's deviation (the paper).
@@ -39,6 +47,7 @@ class FlowGRPO(Method):
     needs: ClassVar[Needs] = Needs(reward=True, log_prob=True, reference=True)
     small: ClassVar[Mapping[str, Any]] = {
         "num_groups": 2, "num_generations": 3, "sampling_steps": 3, "window": 1, "epsilon": 1e-5,
+        "window_order": "sliding", "window_every": 1,
     }  # fmt: skip
     inert: ClassVar[Mapping[str, str]] = {"drop_zero_groups": "acts on groups whose rewards are all equal"}
 
@@ -66,6 +75,19 @@ class FlowGRPO(Method):
             bool, Option("no gradient through v_u, as in the reference code", before=False)
         ] = True
         drop_zero_groups: Annotated[bool, Option("leave out groups whose rewards are all equal [yes]")] = True
+        noise: Annotated[
+            flow.Noise, Option("of a trained step: Flow-GRPO's SDE, DanceGRPO's, or CPS [sde]", before="sde")
+        ] = "sde"
+        window_order: Annotated[
+            Literal["random", "sliding"], Option("where a window begins: MixGRPO's slides [random]", before="random")
+        ] = "random"
+        window_every: Annotated[
+            int, Option("rollout phases until a sliding window moves by one step [25]", ge=1, le=10**6, before=25)
+        ] = 25
+        same_latent: Annotated[bool, Option("one initial latent for all of a group [no; Fast: yes]", before=False)] = (
+            False
+        )
+        ratio_normalisation: Annotated[bool, Option("GRPO-Guard's ratio and weight of a step", before=False)] = False
 
     config: Config
 
@@ -76,6 +98,8 @@ class FlowGRPO(Method):
                 f"flowgrpo.window {config.window}: expected at most {config.sampling_steps - 1}, one less than "
                 f"flowgrpo.sampling_steps, because the last step is an ODE step and has no log-probability"
             )
+        if config.noise == "cps" and config.noise_level > 1:
+            raise ConfigError(f"flowgrpo.noise_level {config.noise_level}: expected at most 1 with noise cps")
 
     @property
     def prompts_at_once(self) -> int:
@@ -88,72 +112,63 @@ class FlowGRPO(Method):
 
         `order` numbers the samples that are kept over all processes: it says which update a sample belongs to.
         """
-        c, model = self.config, env.model
-        prompts, prompt_index = env.draw.prompts(c.num_groups)
-        index, group = self.members(prompt_index)
-        cond = model.encode([p.text for p in prompts])[torch.from_numpy(group)]
-        places = max(c.sampling_steps // 2 - c.window, 0) + 1  # of the window
-        start = (env.draw.uniform(prompt_index, "window") * places).long()[group]
+        c = self.config
+        groups = Groups.drawn(env, c.num_groups, c.num_generations)
+        start = self.window_starts(env, groups.prompt_index)[groups.owner]
+        pieces: list[dict[str, Tensor]] = []
 
-        pieces, scores = [], []
-        for first in range(0, len(index), env.micro_batch):
-            rows = slice(first, first + env.micro_batch)
-            pieces.append(self.sample(env, cond[rows], index[rows], start[rows]))
-            images, requested = model.decode(pieces[-1].pop("z0")), [prompts[g] for g in group[rows]]
-            # A reward in another process scores these while the next ones are sampled
-            scores.append(env.submit(images, [p.text for p in requested], [p.metadata for p in requested]))
+        def sample(rows: slice) -> Tensor:
+            pieces.append(self.sample(env, groups.cond[rows], groups.index[rows], start[rows]))
+            return pieces[-1].pop("z0")
+
+        r = groups.scored(env, sample)
         tensors = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
-        rewards = np.concatenate([result() for result in scores])
-        r = env.gather(torch.from_numpy(rewards).to(model.device).reshape(len(prompts), c.num_generations))
         advantage = flow.group_advantages(r, c.advantage_eps, c.scale_rewards)
-        flat = r.amax(1) == r.amin(1)
-        kept = (~flat if c.drop_zero_groups else torch.ones_like(flat)).repeat_interleave(c.num_generations)
+        kept = (varied(r) | (not c.drop_zero_groups)).repeat_interleave(c.num_generations)
 
-        own = torch.from_numpy(index % len(kept)).to(model.device)
+        own = torch.from_numpy(groups.index % len(kept)).to(r.device)
         tensors["advantage"] = advantage.clamp(-c.advantage_clip, c.advantage_clip).flatten()[own]
         tensors["order"] = (kept.cumsum(0) - 1)[own]
         tensors = {key: value[kept[own]] for key, value in tensors.items()}
-        cond = cond[kept[own].nonzero().flatten()]
+        cond = groups.cond[kept[own].nonzero().flatten()]
         if c.beta > 0:
             tensors["v_ref"] = self.reference(env, tensors["x"], tensors["step"], cond)
-        metrics = {
-            "reward_mean": float(r.mean()),
-            "reward_std": float(r.std(correction=0)),
-            "reward_group_std": float(r.std(1, correction=0).mean()),
-            "frac_reward_zero_std": float(flat.float().mean()),
-        }
-        return Rollouts(tensors, cond, c.updates * c.num_iterations, metrics)
+        return Rollouts(tensors, cond, c.updates * c.num_iterations, reward_metrics(r))
 
-    def members(self, prompt_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Global rollout index and position of the prompt (groups * num_generations,), a prompt's group adjacent.
-
-        Source: the order of trl's RepeatSampler with mini_repeat_count = `num_generations`.
-        """
-        size = self.config.num_generations
-        index = (prompt_index[:, None] * size + np.arange(size)).reshape(-1)
-        return index, np.repeat(np.arange(len(prompt_index)), size)
+    def window_starts(self, env: Env, prompt_index: np.ndarray) -> Tensor:
+        """The step at which the window of each prompt's group begins (prompts,) int64."""
+        c = self.config
+        if c.window_order == "sliding":
+            phase = int(prompt_index[0]) // c.num_groups
+            place = phase // c.window_every % (c.sampling_steps - c.window)
+            return torch.full((len(prompt_index),), place, device=env.model.device)
+        places = max(c.sampling_steps // 2 - c.window, 0) + 1
+        return (env.draw.uniform(prompt_index, "window") * places).long()
 
     def sample(self, env: Env, cond: Condition, index: np.ndarray, start: Tensor) -> dict[str, Tensor]:
         """Clean latents z0 (B, *S) of new samples and their windows, which begin at step `start` (B,).
 
-        A window is x and x_next (B, window, *S), log_prob and step (B, window), and v_u (B, window, *S) where the
-        unconditional branch has no gradient.
+        A window is x and x_next (B, window, *S), log_prob and step (B, window), v_u (B, window, *S) where the
+        unconditional branch has no gradient, and mean (B, window, *S) where ratios are normalised.
         """
         c, sigmas = self.config, env.model.sigmas(self.config.sampling_steps).to(env.model.device)
-        path, log_probs, unconditional = [env.draw.noise(index, "rollout")], [], []
+        first_of_group = index - index % c.num_generations if c.same_latent else index
+        path, log_probs, means, unconditional = [env.draw.noise(first_of_group, "rollout")], [], [], []
         first, last = int(start.min()), int(start.max()) + c.window
         for i in range(c.sampling_steps):
             x, (s, s_next) = path[-1], sigmas[i : i + 2]
             v, v_u = self.velocities(env, x, s.expand(len(x)), cond)
             x_next, log_p = flow.euler_step(x, v, s, s_next), torch.zeros(len(x), device=x.device)
+            mean = x_next
             if first <= i < last:
                 inside = (start <= i) & (i < start + c.window)
-                mean, std = flow.sde_mean_std(x, v, s, s_next, c.noise_level, sigmas[1])
+                mean, std = flow.noisy_step(c.noise, x, v, s, s_next, c.noise_level, sigmas[1])
                 noisy = mean + std * env.draw.noise(index, f"sde{i}")
                 x_next = torch.where(flow.align(inside, x), noisy, x_next)
                 log_p = flow.log_prob(x_next, mean, std)
             path.append(x_next)
             log_probs.append(log_p)
+            means.append(mean)
             unconditional.append(v_u)
         states, rows = torch.stack(path, 1), torch.arange(len(start), device=start.device)[:, None]
         steps = start[:, None] + torch.arange(c.window, device=start.device)
@@ -164,6 +179,8 @@ class FlowGRPO(Method):
             "log_prob": torch.stack(log_probs, 1)[rows, steps],
             "step": steps,
         }
+        if c.ratio_normalisation:
+            window["mean"] = torch.stack(means, 1)[rows, steps]
         if c.detach_unconditional and c.guidance != 1:
             window["v_u"] = torch.stack(unconditional, 1)[rows, steps]
         return window
@@ -174,7 +191,7 @@ class FlowGRPO(Method):
             v = env.model.velocity(x, sigma, cond)
             return v, v
         v_u, v_c = env.model.velocity_branches(x, sigma, cond)
-        return flow.guide(v_u, v_c, self.config.guidance), v_u
+        return env.model.guide(v_u, v_c, self.config.guidance), v_u
 
     def reference(self, env: Env, x: Tensor, step: Tensor, cond: Condition) -> Tensor:
         """Guided velocities of the reference (B, window, *S) at states x (B, window, *S) of the sampling steps."""
@@ -213,12 +230,15 @@ class FlowGRPO(Method):
             s, s_next = sigmas[i], sigmas[i + 1]
             v_u = t["v_u"][places] if "v_u" in t and rollouts.used == 0 else None
             v = self.trained_velocity(env, x, s, cond, v_u)
-            mean, std = flow.sde_mean_std(x, v, s, s_next, c.noise_level, sigmas[1])
+            mean, std = flow.noisy_step(c.noise, x, v, s, s_next, c.noise_level, sigmas[1])
             log_ratio = flow.log_prob(t["x_next"][places], mean, std) - t["log_prob"][places]
-            terms = {"policy": (1.0, flow.ppo_loss(log_ratio, advantage, clip))}
+            if c.ratio_normalisation:
+                log_ratio = flow.normalised_log_ratio(log_ratio, mean, t["mean"][places], std)
+            policy = flow.ppo_loss(log_ratio, advantage, clip)
+            terms = {"policy": (1.0, policy / (s - s_next) if c.ratio_normalisation else policy)}
             if c.beta > 0:
                 v_ref = t["v_ref"][places]
-                mean_ref, _ = flow.sde_mean_std(x, v_ref, s, s_next, c.noise_level, sigmas[1])
+                mean_ref, _ = flow.noisy_step(c.noise, x, v_ref, s, s_next, c.noise_level, sigmas[1])
                 terms["kl"] = (c.beta, flow.gaussian_kl(mean, mean_ref, std))
                 log["norm_ratio"].append(v.detach().flatten(1).norm(dim=1) / v_ref.flatten(1).norm(dim=1))
             log["ratio"].append(log_ratio.detach().exp())
@@ -234,4 +254,4 @@ class FlowGRPO(Method):
         if v_u is None:
             with torch.no_grad():
                 v_u = env.model.velocity(x, sigma, env.model.null(cond))
-        return flow.guide(v_u, env.model.velocity(x, sigma, cond), c.guidance)
+        return env.model.guide(v_u, env.model.velocity(x, sigma, cond), c.guidance)

@@ -86,7 +86,7 @@ class SOAR(SFT):
         """v_cfg = sg[v_u + w (v_c - v_u)] (B, *S) at z; v_c is at hand, so only the unconditional pass is added."""
         if self.config.guidance == 1:
             return v_c
-        return flow.guide(env.model.velocity(z, s0, env.model.null(batch.cond)), v_c, self.config.guidance)
+        return env.model.guide(env.model.velocity(z, s0, env.model.null(batch.cond)), v_c, self.config.guidance)
 
     @torch.no_grad()
     def rollout(self, env: Env, z: Tensor, v_cfg: Tensor, s0: Tensor, s1: Tensor, batch: Batch, path: int) -> Tensor:

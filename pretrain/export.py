@@ -17,7 +17,7 @@ from bench.datasets.scenes.manifest import ASSETS, write_manifest
 from bench.datasets.scenes.proxies import AESTHETIC_FOLDER, CLIP_FOLDER, OCR_FOLDER
 from bench.datasets.worlds import load_world
 from bench.models.embedded_flops import EmbeddedFlops, write_flops
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.scoring.loading import load_scorers
 from pretrain import aesthetic, clip, encode, ocr, transformer, vae
 from pretrain.pipeline import assemble_pipeline
@@ -58,7 +58,7 @@ def _save_scorers(folder: Path, target: Path) -> None:
 
 def count_flops(pipeline: Path) -> EmbeddedFlops:
     """The FLOPs of a pipeline's passes, and of the rewards that train in the tasks of scenes."""
-    policy, world = SD3Policy.load(pipeline, device="cpu"), load_world("scenes", str(pipeline))
+    policy, world = PipelinePolicy.load(pipeline, device="cpu"), load_world("scenes", str(pipeline))
     policy.prepare(Train(), 0)
     tasks = [task for task in TASKS[world.name].values() if task.get("reward")]
     scorers = load_scorers({task["reward"] for task in tasks})

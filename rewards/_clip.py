@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     # Scores (b,) float32 of pictures uint8 (b, H, W, 3) with their prompts
     Judge = Callable[[np.ndarray, Sequence[str]], Tensor]
+    # The same of pictures float32 (b, 3, H, W) in [0, 1], with gradient
+    GradientJudge = Callable[[Tensor, Sequence[str]], Tensor]
 CHUNK = 32  # pictures in one pass
 
 
@@ -26,9 +28,11 @@ class ClipReward(Reward):
     """A reward that stands on the CLIP of `checkpoint`."""
 
     checkpoint: ClassVar[PublishedCheckpoint]
+    differentiable: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._judge: Judge | None = None
+        self._gradient_judge: GradientJudge | None = None
         self.fingerprint = ""
 
     @classmethod
@@ -50,6 +54,10 @@ class ClipReward(Reward):
     def judge(self, clip: Clip) -> Judge:
         """How pictures are scored, once the CLIP is read."""
 
+    @abc.abstractmethod
+    def gradient_judge(self, clip: Clip) -> GradientJudge:
+        """How they are scored with gradient."""
+
     def load(self) -> None:
         """Read the checkpoint.
 
@@ -60,7 +68,8 @@ class ClipReward(Reward):
         from rewards._clip_model import shared_clip
 
         self.fingerprint = weights_fingerprint(*self.files())
-        self._judge = self.judge(shared_clip(located(self.checkpoint)))
+        clip = shared_clip(located(self.checkpoint))
+        self._judge, self._gradient_judge = self.judge(clip), self.gradient_judge(clip)
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 of pictures uint8 (B, H, W, 3) of any size.
@@ -74,6 +83,16 @@ class ClipReward(Reward):
         assert self._judge is not None
         parts = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
         return np.concatenate([self._judge(images[part], prompts[part]).cpu().numpy() for part in parts])
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The same of pictures float32 (B, 3, H, W) in [0, 1], with gradient; a resize rounds to no grey levels."""
+        from torch import cat
+
+        if self._gradient_judge is None:
+            self.load()
+        assert self._gradient_judge is not None
+        parts = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
+        return cat([self._gradient_judge(images[part], prompts[part]) for part in parts])
 
 
 class ClipAgreement(ClipReward):
@@ -91,6 +110,12 @@ class ClipAgreement(ClipReward):
 
         return centre_crop(images, size)
 
+    def prepared_with_gradient(self, images: Tensor, size: int) -> Tensor:
+        """The same of pictures float32 (B, 3, H, W) in [0, 1]."""
+        from rewards._clip_model import centre_crop_with_gradient
+
+        return centre_crop_with_gradient(images, size)
+
     def scale(self, clip: Clip) -> float:
         """What the cosine is multiplied with."""
         return 1.0
@@ -101,6 +126,16 @@ class ClipAgreement(ClipReward):
 
         def agreement(images: np.ndarray, prompts: Sequence[str]) -> Tensor:
             pictures = clip.image(self.prepared(images, clip.size))
+            return scale * (pictures * clip.text(prompts)).sum(1).clamp(-1, 1)
+
+        return agreement
+
+    def gradient_judge(self, clip: Clip) -> GradientJudge:
+        """Cosine times scale."""
+        scale = self.scale(clip)
+
+        def agreement(images: Tensor, prompts: Sequence[str]) -> Tensor:
+            pictures = clip.image_with_gradient(self.prepared_with_gradient(images, clip.size))
             return scale * (pictures * clip.text(prompts)).sum(1).clamp(-1, 1)
 
         return agreement

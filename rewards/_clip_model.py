@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from bench.api import DataError
@@ -96,8 +97,11 @@ class Clip:
     def image(self, pixels: Tensor) -> Tensor:
         """Unit embeddings (B, D) of normalised pictures (B, 3, size, size)."""
         network = f"CLIP {id(self)}"  # which scorers of this process hold together
-        there = pixels.to(self.device)
-        return features(network, pixels, lambda: _unit(self.model.get_image_features(pixel_values=there).pooler_output))
+        return features(network, pixels, lambda: self.image_with_gradient(pixels))
+
+    def image_with_gradient(self, pixels: Tensor) -> Tensor:
+        """Unit embeddings (B, D) of normalised pictures (B, 3, size, size), with gradient."""
+        return _unit(self.model.get_image_features(pixel_values=pixels.to(self.device)).pooler_output)
 
 
 def centre_crop(images: np.ndarray, size: int, middle: Callable[[int], int] = lambda margin: margin // 2) -> Tensor:
@@ -116,6 +120,19 @@ def centre_crop(images: np.ndarray, size: int, middle: Callable[[int], int] = la
     return normalised(torch.from_numpy(resized[box]).permute(0, 3, 1, 2) / 255)
 
 
+def centre_crop_with_gradient(
+    images: Tensor, size: int, middle: Callable[[int], int] = lambda margin: margin // 2
+) -> Tensor:
+    """What `centre_crop` does to pictures float32 (B, 3, H, W) in [0, 1], with gradient; no grey levels."""
+    height, width = images.shape[2:]
+    short = min(height, width)
+    height, width = size * height // short, size * width // short
+    top, left = middle(height - size), middle(width - size)
+    if short != size:
+        images = interpolate(images, (height, width), mode="bicubic", align_corners=False, antialias=True)
+    return normalised(images.clamp(0, 1)[:, :, top : top + size, left : left + size])
+
+
 def rounded_middle(margin: int) -> int:
     """Half of a margin as torchvision's `CenterCrop` rounds it, to the even one of two neighbours."""
     return round(margin / 2)
@@ -123,7 +140,7 @@ def rounded_middle(margin: int) -> int:
 
 def normalised(pixels: Tensor) -> Tensor:
     """(x - mean) / deviation by channel, of pixels (B, 3, H, W) in [0, 1]."""
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, DEVIATION))
+    mean, deviation = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, DEVIATION))
     return (pixels - mean) / deviation
 
 

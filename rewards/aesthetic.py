@@ -13,7 +13,7 @@ from rewards.clipscore import OPENAI_CLIP
 if TYPE_CHECKING:
     from torch import nn
 
-    from rewards._clip import Judge
+    from rewards._clip import GradientJudge, Judge
     from rewards._clip_model import Clip
 
 __all__ = ["HEAD", "Aesthetic", "head"]
@@ -73,10 +73,29 @@ class Aesthetic(ClipReward):
         Raises:
             DataError: the head has other tensors than its network.
         """
-        from rewards._clip_model import centre_crop, rounded_middle, shapes
+        from rewards._clip_model import centre_crop, rounded_middle
+
+        layers = self.layers(clip)
+        return lambda images, prompts: layers(clip.image(centre_crop(images, clip.size, rounded_middle)))[:, 0]
+
+    def gradient_judge(self, clip: Clip) -> GradientJudge:
+        """The same with gradient."""
+        from rewards._clip_model import centre_crop_with_gradient, rounded_middle
+
+        layers = self.layers(clip)
+        return lambda images, prompts: layers(
+            clip.image_with_gradient(centre_crop_with_gradient(images, clip.size, rounded_middle))
+        )[:, 0]
+
+    def layers(self, clip: Clip) -> nn.Module:
+        """The head, frozen.
+
+        Raises:
+            DataError: it has other tensors than its network.
+        """
+        from rewards._clip_model import shapes
 
         network = head(clip.dimensions)
         tensors = read_tensors(located(HEAD) / HEAD.files[0], shapes(network), str(clip.device))
         network.load_state_dict(tensors, assign=True)
-        layers = network.requires_grad_(False).eval()["layers"]
-        return lambda images, prompts: layers(clip.image(centre_crop(images, clip.size, rounded_middle)))[:, 0]
+        return network.requires_grad_(False).eval()["layers"]

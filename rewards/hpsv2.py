@@ -59,14 +59,18 @@ class HPSv2(ClipAgreement):
     def prepared(self, images: np.ndarray, size: int) -> Tensor:
         """The whole picture, its longer side `size`, on a black square; resized as real numbers, not grey levels."""
         import torch
+
+        return self.prepared_with_gradient(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, size)
+
+    def prepared_with_gradient(self, images: Tensor, size: int) -> Tensor:
+        """The same of pictures float32 (B, 3, H, W) in [0, 1]."""
         from torch.nn.functional import interpolate, pad
 
         from rewards._clip_model import normalised
 
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
-        longer = max(pixels.shape[2:])
-        height, width = (round(side * size / longer) for side in pixels.shape[2:])
+        longer = max(images.shape[2:])
+        height, width = (round(side * size / longer) for side in images.shape[2:])
         if longer != size:
-            pixels = interpolate(pixels, (height, width), mode="bicubic", align_corners=False, antialias=True)
+            images = interpolate(images, (height, width), mode="bicubic", align_corners=False, antialias=True)
         left, top = (size - width) // 2, (size - height) // 2
-        return normalised(pad(pixels, (left, size - width - left, top, size - height - top)))
+        return normalised(pad(images, (left, size - width - left, top, size - height - top)))

@@ -11,6 +11,8 @@ import numpy as np
 from bench.api import Reward
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bench.datasets.scenes.proxies import AestheticHead, ProxyClip
 
 
@@ -29,6 +31,7 @@ class ScenesAestheticHead(Reward):
     source: ClassVar[str] = "github.com/christophschuhmann/improved-aesthetic-predictor"
     held: ClassVar[Mapping[str, float]] = {}
     reads_prompts: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
 
     def __init__(self, assets: Path | None = None) -> None:
         self._assets = assets
@@ -67,9 +70,18 @@ class ScenesAestheticHead(Reward):
         Raises:
             DataError: pictures of another size.
         """
+        clip, head = self._loaded()
+        scores: np.ndarray = head(clip.image(images)).numpy()
+        return scores
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The same of pictures float32 (B, 3, 64, 64) in [0, 1], with gradient."""
+        clip, head = self._loaded()
+        scores: Tensor = head(clip.image_with_gradient(images))
+        return scores
+
+    def _loaded(self) -> tuple[ProxyClip, AestheticHead]:
         if self._networks is None:
             self.load()
         assert self._networks is not None
-        clip, head = self._networks
-        scores: np.ndarray = head(clip.image(images)).numpy()
-        return scores
+        return self._networks

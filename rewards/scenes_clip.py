@@ -11,6 +11,8 @@ import numpy as np
 from bench.api import Reward
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bench.datasets.scenes.proxies import ProxyClip
 
 
@@ -30,6 +32,7 @@ class ScenesClip(Reward):
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     source: ClassVar[str] = "arXiv 2104.08718"
     held: ClassVar[Mapping[str, float]] = {}
+    differentiable: ClassVar[bool] = True
 
     def __init__(self, assets: Path | None = None) -> None:
         self._assets = assets
@@ -54,8 +57,16 @@ class ScenesClip(Reward):
         Raises:
             DataError: pictures of another size; a prompt too long, or with letters that the tokenizer does not know.
         """
+        clip = self._loaded()
+        return (clip.image(images) * clip.text(prompts)).sum(1).clamp(-1, 1).numpy()
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The same of pictures float32 (B, 3, 64, 64) in [0, 1], with gradient."""
+        clip = self._loaded()
+        return (clip.image_with_gradient(images) * clip.text(prompts)).sum(1).clamp(-1, 1)
+
+    def _loaded(self) -> ProxyClip:
         if self._clip is None:
             self.load()
         assert self._clip is not None
-        cosine = (self._clip.image(images) * self._clip.text(prompts)).sum(1)
-        return cosine.clamp(-1, 1).numpy()
+        return self._clip

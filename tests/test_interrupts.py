@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def test_an_import_is_ended_before_the_interrupt(tmp_path: Path, monkeypatch: py
         work()
     assert sys.modules["interrupted_module"].whole
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)] == before
+
+
+def test_an_import_without_an_end_is_interrupted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "endless_module.py").write_text(MODULE.replace("0.2", "60"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("bench.interrupts.WAIT_SECONDS", 0.2)
+
+    def work() -> None:
+        import endless_module  # type: ignore[import-not-found]  # noqa: F401
+
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), interrupts_after_imports(work.__code__):
+        work()
+    assert 0.2 < time.monotonic() - begin < 10
 
 
 def test_elsewhere_it_comes_at_once() -> None:

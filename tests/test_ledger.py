@@ -9,7 +9,7 @@ import torch
 
 from bench.api import BudgetExhausted
 from bench.budget import Budget, Ledger
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.preflight.conformance.observers import count_passes
 from bench.training.context import TaskContext
 from bench.training.stage import Stage, StageStart
@@ -18,7 +18,7 @@ from tests.support.cells import experiment, scorers, world
 
 def enter(pipeline: Path, label: str, budget: str, **overrides) -> tuple[Stage, Ledger, float]:
     e = experiment(pipeline, methods=[label], **overrides)
-    ledger, policy = Ledger(), SD3Policy.load(pipeline)
+    ledger, policy = Ledger(), PipelinePolicy.load(pipeline)
     unit = policy.measure_flops().forward
     context = TaskContext(world(pipeline), e.tasks[0], policy, scorers(e))
     stage = Stage.enter(StageStart(e.stages(label)[0], Budget.parse(budget)), context, ledger, unit)

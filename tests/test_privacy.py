@@ -21,6 +21,7 @@ import pytest
 from bench import registry
 from bench.canonical import config_hash
 from bench.datasets.pictures.inspection import InspectedPictures, copy_lists, csv_bytes
+from bench.experiments.grid import experiment_header
 from bench.results.records.hashes import line_hash
 from bench.results.records.schema import Telemetry, dump, parse_telemetry
 from bench.results.records.writer import read_experiment_header
@@ -42,6 +43,8 @@ def texts(path: Path) -> Iterator[str]:
         yield from file.schema_arrow.names
         if path.name.startswith("pictures"):  # the texts of scores are splits and categories
             yield from map(str, (cell for column in file.read().columns for cell in column.to_pylist()))
+    elif path.suffix == ".html":  # data: URLs and files within aside, whose letters may look like paths
+        yield from re.sub(r"[\w+/=]{40,}", "", path.read_text(encoding="utf-8")).splitlines()
     elif path.suffix == ".png":
         yield from (text.decode("latin-1") for text in re.findall(rb"tEXt([\x00-\x7f]{4,200})", path.read_bytes()))
     else:
@@ -165,6 +168,11 @@ class Bright(Reward):
     def __call__(self, images, prompts, metadata):
         return images.astype(np.float32).mean((1, 2, 3)) / 255
 '''
+
+
+def test_a_header_keeps_no_folder_of_whatever_command_it_is_given(tiny_pipeline: Path, tmp_path: Path) -> None:
+    header = experiment_header(experiment(tiny_pipeline), tmp_path, "python -m bench run --preset /srv/ada/mine.yaml")
+    assert header.command == "python -m bench run --preset .../mine.yaml"
 
 
 @pytest.mark.slow

@@ -76,8 +76,8 @@ def test_files_and_modules(tmp_path: Path) -> None:
         ("class Lazy(Method):\n    name = 'lazy'\n", "Lazy does not define step()"),
         ("raise SystemExit(3)\n", "cannot be imported: SystemExit: 3"),
         (
-            "import os\nos._exit(0)\n",
-            "cannot be imported: ProcessExit: os._exit(0) would end this process without a word",
+            "import os\nos._exit(7)\n",
+            "cannot be imported: ProcessExit: os._exit(7) would end this process without a word",
         ),
         (
             "from os import _exit\ntry:\n    _exit(3)\nexcept Exception:\n    pass\n",
@@ -114,8 +114,10 @@ def test_broken_files_get_one_message(tmp_path: Path, text: str, message: str) -
 
 def test_os_exit_is_pythons_own_again_after_an_import(tmp_path: Path) -> None:
     """Also what the module took for itself, and what it forks or calls later, end a process as ever."""
+    before = os._exit
     text = "import os\nfrom os import _exit\nif os.fork() == 0:\n    _exit(0)\nassert os.wait()[1] == 0\n"
     method = registry.load_method(write(tmp_path, text + GOOD))
+    assert os._exit is before  # not one more call around it after each import
     for end in (os._exit, sys.modules[method.__module__]._exit):  # type: ignore[attr-defined]
         child = os.fork()
         if child == 0:

@@ -29,7 +29,7 @@ from bench.experiments.grid import run_experiment
 from bench.experiments.sample import load_checkpoint
 from bench.experiments.status.tracking import tracker_of
 from bench.files import remove_parts, write_whole
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.parsing import read_yaml
 from bench.paths import inside
 from bench.results import report
@@ -426,7 +426,7 @@ def test_a_pipeline_that_brings_code_or_pickles_is_refused(tiny_pipeline: Path, 
     (pickled / "vae" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps({"a": Bomb(marker)}))
     for folder in (brings_code, pickled):
         with pytest.raises(BenchError, match="StableDiffusion3Pipeline"):
-            SD3Policy.load(folder)
+            PipelinePolicy.load(folder)
     assert not marker.exists()
 
 

@@ -12,13 +12,17 @@ from bench.registry import registered
 
 @dataclass(frozen=True)
 class PluginEntry:
-    """One registered plugin, or a command. `problem` says why its source cannot be read; then `summary` is empty."""
+    """One registered plugin, or a command. `problem` says why its source cannot be read; then `summary` is empty.
+
+    `needs` are those that the class itself declares.
+    """
 
     name: str
     summary: str
     paper: str
     file: str
     problem: str = ""
+    needs: tuple[str, ...] = ()
 
 
 def entries(group: str) -> list[PluginEntry]:
@@ -44,13 +48,26 @@ def describe(name: str, found: tuple[EntryPoint, ...]) -> PluginEntry:
         if isinstance(node, ast.ClassDef) and node.name == entry.attr:
             text = ast.get_docstring(node) or ast.get_docstring(tree) or ""
             return PluginEntry(
-                name, text.split("\n", 1)[0], _assigned(node, "paper") or _assigned(node, "source"), str(file)
-            )
+                name, text.split("\n", 1)[0], _text(node, "paper") or _text(node, "source"), str(file),
+                needs=_keywords(_assigned(node, "needs")),
+            )  # fmt: skip
     return PluginEntry(name, "", "", str(file), f"defines no class {entry.attr}")
 
 
-def _assigned(node: ast.ClassDef, name: str) -> str:
+def _text(node: ast.ClassDef, name: str) -> str:
     """The text that a class body assigns to a name, or nothing."""
+    value = _assigned(node, name)
+    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
+
+
+def _keywords(value: ast.expr | None) -> tuple[str, ...]:
+    """What a call sets to true by name."""
+    found = value.keywords if isinstance(value, ast.Call) else []
+    return tuple(str(k.arg) for k in found if isinstance(k.value, ast.Constant) and k.value.value is True)
+
+
+def _assigned(node: ast.ClassDef, name: str) -> ast.expr | None:
+    """What a class body assigns to a name."""
     for statement in node.body:
         if isinstance(statement, ast.Assign):
             targets, value = statement.targets, statement.value
@@ -59,6 +76,6 @@ def _assigned(node: ast.ClassDef, name: str) -> str:
         else:
             continue
         named = any(isinstance(target, ast.Name) and target.id == name for target in targets)
-        if named and isinstance(value, ast.Constant) and isinstance(value.value, str):
-            return value.value
-    return ""
+        if named:
+            return value
+    return None

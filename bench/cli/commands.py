@@ -65,15 +65,13 @@ def load_command(name: str) -> Command:
 def _added(name: str, found: tuple[EntryPoint, ...]) -> Command:
     """The module of a command that another package brings."""
     from bench.api import PluginError
-    from bench.plugin_errors import plugin_error
+    from bench.plugin_errors import import_errors
 
     what = f"command {name!r} ({', '.join(entry.value for entry in found)})"
     if len(found) > 1:
         raise PluginError(f"{what} is registered {len(found)} times: uninstall all packages but one that add it")
-    try:
+    with import_errors(what):
         module = importlib.import_module(found[0].module)
-    except (Exception, SystemExit) as error:  # a module of others may raise anything at all
-        raise PluginError(f"{what} cannot be imported: {plugin_error(error)}") from error
     missing = [part for part in ("__doc__", "EPILOG", "add_arguments", "run") if getattr(module, part, None) is None]
     if missing:
         raise PluginError(

@@ -180,11 +180,11 @@ def _writable(results: Path) -> Iterator[MachineFinding]:
 
 def _throughput() -> Iterator[MachineFinding]:
     from bench.datasets.worlds import load_world
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
     from bench.preflight.forecast.throughput import forward_rate, threads, training_rate
 
     try:
-        policy = SD3Policy.load(load_world("scenes").model)
+        policy = PipelinePolicy.load(load_world("scenes").model)
     except BenchError as error:
         yield MachineFinding("bad", str(error))
         return
@@ -243,10 +243,10 @@ def tune(path: Path) -> int:
 
 def _measure(count: int) -> Rates:
     from bench.datasets.worlds import load_world
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
     from bench.preflight.forecast.throughput import forward_rate, threads, training_rate
 
-    policy = SD3Policy.load(load_world("scenes").model)
+    policy = PipelinePolicy.load(load_world("scenes").model)
     with threads(1):
         forward = {size: forward_rate(policy, size) for size in PASSES}
         training = {size: training_rate(policy, size) for size in (8, 16, 32)}

@@ -152,10 +152,10 @@ def with_pictures(experiment: Any, *, is_first: bool = True) -> tuple[Any, Any]:
     if experiment.world != "images":
         return experiment, None
     from bench.datasets.base_model import base_model
-    from bench.datasets.pictures.enough_captions import require_captions
-    from bench.datasets.pictures.preparation import pictures_table, prepare_pictures, require_pictures
+    from bench.datasets.pictures.enough_captions import pictures_of, require_captions
+    from bench.datasets.pictures.preparation import pictures_table
 
-    prepared = prepare_pictures(require_pictures(experiment.data), base_model(experiment.model))
+    prepared = pictures_of(experiment, base_model(experiment.model))
     if is_first:
         print(f"{pictures_table(prepared)}\n")
     require_captions(prepared, experiment)

@@ -1,4 +1,4 @@
-"""List methods, rewards, tasks and presets, or show one with its settings.
+"""List methods, rewards, tasks, models and presets, or show one with its settings.
 
 The overview reads sources and imports no plugin; one method or reward is imported.
 """
@@ -10,12 +10,13 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import registry
-from bench.cli.catalogue import entries
+from bench.cli.catalogue import PluginEntry, entries
 from bench.cli.setting import settings_in
 from bench.config.built_in_tasks import TASKS
+from bench.families import families
 from bench.suggest import hint
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ EPILOG = """Examples:
   bench list
   bench list soar
   bench list alignment
+  bench list models
   bench list quick
   bench list train"""
 
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
     parser.add_argument(
         "what", nargs="?", metavar="WHAT",
-        help="methods, rewards, tasks, presets, or the name or file of one of them; "
+        help="methods, rewards, tasks, models, presets, or the name or file of one of them; "
         f"{', '.join(_SETTINGS[:-1])} or {_SETTINGS[-1]} for their settings; nothing for an overview",
     )  # fmt: skip
 
@@ -49,19 +51,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def listing(what: str | None = None) -> str:
-    """The overview, one of its parts (methods, rewards, tasks, presets), or all about one name.
+    """The overview, one of its parts (methods, rewards, tasks, models, presets), or all about one name.
 
     Raises:
         ConfigError: there is nothing of that name.
         PluginError: the method or reward of that name cannot be imported.
     """
     if what is None:
-        parts = [_plugins("methods"), _plugins("rewards"), _tasks(), _presets()]
+        parts = [_plugins("methods"), _plugins("rewards"), _tasks(), _models(), _presets()]
         return "\n\n".join([*parts, f"bench list NAME shows one of them; settings: bench list {', '.join(_SETTINGS)}"])
     if what in _GROUPS:
         return _plugins(what)
-    if what in ("tasks", "presets"):
-        return _tasks() if what == "tasks" else _presets()
+    if what in _PARTS:
+        return _PARTS[what]()
     return _one(what)
 
 
@@ -78,10 +80,15 @@ def _plugins(kind: str) -> str:
     return _table(
         kind,
         (
-            (entry.name, f"BROKEN: {entry.problem}" if entry.problem else f"{entry.summary} [{_short(entry.file)}]")
+            (entry.name, f"BROKEN: {entry.problem}" if entry.problem else _summary(entry, methods=kind == "methods"))
             for entry in found
         ),
     )
+
+
+def _summary(entry: PluginEntry, *, methods: bool) -> str:
+    facts = [f"{entry.paper or 'no paper given'}; needs {', '.join(entry.needs) or 'nothing'}"] if methods else []
+    return "\n      ".join([f"{entry.summary} [{_short(entry.file)}]", *facts])
 
 
 def _short(file: str) -> str:
@@ -107,6 +114,31 @@ def _presets() -> str:
     return _table("presets", rows)
 
 
+def _models() -> str:
+    """Families of models, and what each needs."""
+    rows = []
+    for family in families():
+        rows.append((family.name, f"{family.models} [{family.pipeline}]"))
+        rows += [("", f"{fact}: {getattr(family, fact)}") for fact in ("guidance", "schedule")]
+        rows.append(("", f"LoRA targets: {', '.join(family.lora_targets)}"))
+    return _table("models", rows)
+
+
+def _family(family: Any) -> str:
+    facts = [
+        (fact, getattr(family, fact))
+        for fact in ("models", "pipeline", "latents", "conditioning", "time", "guidance", "schedule", "source")
+    ]
+    facts += [("encoders", ", ".join(family.encoders)), ("LoRA targets", ", ".join(family.lora_targets))]
+    facts += [("text length", f"{family.text_length} tokens"), ("options", ", ".join(sorted(family.options)) or "none")]
+    return "\n\n".join(
+        [f"model family {family.name}\n{textwrap.indent(_docstring(family), '  ')}", _table("facts", facts)]
+    )
+
+
+_PARTS = {"tasks": _tasks, "models": _models, "presets": _presets}
+
+
 def _one(name: str) -> str:
     """All that has this name: a method, reward, task, preset or block of settings, or several of them."""
     found = list(_named(name))
@@ -116,7 +148,8 @@ def _one(name: str) -> str:
 
     known = [
         *registry.names(registry.METHODS), *registry.names(registry.REWARDS), *(t for w in TASKS.values() for t in w),
-        *(path.stem for path in _PRESETS.glob("*.yaml")), *_GROUPS, "tasks", "presets", *_SETTINGS,
+        *(path.stem for path in _PRESETS.glob("*.yaml")), *(family.name for family in families()), *_GROUPS, *_PARTS,
+        *_SETTINGS,
     ]  # fmt: skip
     raise ConfigError(f"nothing is named {name!r}{hint(name, known)}")
 
@@ -127,6 +160,9 @@ def _named(name: str) -> Iterator[str]:
     for tasks in TASKS.values():
         if name in tasks:
             yield _table(f"task {name}", ((field, str(value)) for field, value in tasks[name].items()))
+    for family in families():
+        if name in (family.name, family.pipeline):
+            yield _family(family)
     if (_PRESETS / f"{name}.yaml").is_file():
         yield (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8").rstrip()
     if name in _SETTINGS:
@@ -152,6 +188,7 @@ def _reward(cls: type[Reward]) -> str:
     facts = [
         ("kind", "gold: computed exactly from the picture" if cls.gold else "proxy: learned"),
         ("range", f"{bounds}, {'higher' if cls.higher_is_better else 'lower'} is better"),
+        ("gradient", "with one" if cls.differentiable else "none"),
         ("version", cls.version),
         ("source", cls.source or "none given"),
     ]

@@ -1,4 +1,4 @@
-"""Write the report and all figures from the results alone."""
+"""Write the report, all figures and each experiment's page from the results alone."""
 
 from __future__ import annotations
 

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         return 0  # the first process tells how the run ended
     path, folder = report_path(args), inside(args.results, experiment.name)
     report.require_place(path)
+    report.require_place(report.page_of(folder))
     with ProgressDisplay() as display:
         failed = grid.run_experiment(
             experiment, args.results, 1 if team else experiment.workers,
@@ -89,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_places(folder: Path, report: Path, curves: str | None, cache_gib: float) -> None:
     from bench.cli.cache import cache_savings
+    from bench.results.report import page_of
 
     print(f"\nreport       {report}")
     for picture in sorted((folder / "figures").glob("samples*.png")):
@@ -97,6 +99,8 @@ def _print_places(folder: Path, report: Path, curves: str | None, cache_gib: flo
         print(f"curves       {curves}")
     if cache := cache_savings(folder, cache_gib):
         print(f"cache        {cache}")
+    if (page := page_of(folder)).is_file():
+        print(f"open         {page}")
 
 
 def command_line(given: Sequence[str]) -> str:

@@ -60,5 +60,8 @@ def _verified(folder: Path) -> Iterator[tuple[int, int, str]]:
     for cell in experiment.results:
         yield 0, int(not cell.is_hashed), ""
         for name, digest in cell.end.model.items() if cell.end else ():
-            found = changed_file(cell.folder, name, digest) if (cell.folder / name).exists() else None  # not committed
+            try:
+                found = changed_file(cell.folder, name, digest) if (cell.folder / name).exists() else None  # no commit
+            except DataError as error:  # a link, or a pipe, in its place
+                found = str(error)
             yield 0, 0, f"{cell.folder}: {found}" if found else ""

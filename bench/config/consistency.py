@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import registry
-from bench.config.reward_expression import scorers_of_task
+from bench.config.reward_expression import is_sum, parts_of, read_sum, scorers_of_task
 from bench.config.settings import Experiment
+from bench.config.task import Task
 from bench.parsing import Problems
 
 
@@ -19,16 +20,51 @@ def check_together(experiment: Experiment, problems: Problems) -> None:
         shares = experiment.split
         if isinstance(shares, tuple) and len(chain.stages) not in (1, len(shares)):
             problems.add("split", f"{len(shares)} shares, but {chain.label!r} has {len(chain.stages)} stages")
-        needs_reward = any(registry.load_method(stage.source).needs.reward for stage in chain.stages)
+        needs = [registry.load_method(stage.source).needs for stage in chain.stages]
+        needs_reward = any(each.reward for each in needs)
+        differentiates = any(each.reward_gradient for each in needs)
         at_once = max(stage.build().prompts_at_once for stage in chain.stages)
         for task in experiment.tasks:
+            _check_groupwise(task, problems)
             if needs_reward and task.reward is None:
                 problems.add(f"task {task.name}", f"has no reward to train on, and {chain.label!r} needs one")
+            if differentiates and task.reward is not None:
+                _check_gradient(experiment, task, chain.label, problems)
             if at_once > task.train_prompts:
                 problems.add(
                     f"task {task.name}", f"train_prompts {task.train_prompts}, but {chain.label!r} takes {at_once} "
                     "different ones at once: give it fewer, or the task more",
                 )  # fmt: skip
+
+
+def _check_groupwise(task: Task, problems: Problems) -> None:
+    """What scores whole groups trains, and neither judges nor selects."""
+    for spec in filter(None, (task.select, *task.scorers)):
+        grouped = is_sum(spec) and read_sum(spec).grouped
+        if grouped or any(registry.load_reward(part).groupwise for part in parts_of(spec)):
+            problems.add(
+                f"task {task.name}", f"{spec!r} scores a group of pictures of one prompt at once, which a method "
+                "makes: it trains, by --task.reward, and neither selects nor judges",
+            )  # fmt: skip
+
+
+def _check_gradient(experiment: Experiment, task: Task, label: str, problems: Problems) -> None:
+    """A reward whose gradient is taken has one, and is computed in the process that trains."""
+    parts = parts_of(task.reward)
+    without = [name for name in parts if not registry.load_reward(name).differentiable]
+    if is_sum(str(task.reward)) and read_sum(str(task.reward)).grouped:
+        without.append(f"a sum within groups ({task.reward})")
+    if without:
+        problems.add(
+            f"task {task.name}", f"{label!r} takes the gradient of the reward, and {', '.join(without)} has none: name "
+            "a differentiable one by --reward (bench list NAME says which are)",
+        )  # fmt: skip
+    apart = [name for name in parts if name in experiment.scorers and experiment.scorers[name].process]
+    if experiment.reward_server is not None or apart:
+        problems.add(
+            f"task {task.name}", f"{label!r} takes the gradient of the reward, which other processes cannot give: "
+            "leave out --reward-server and --scorers.NAME.process for it",
+        )  # fmt: skip
 
 
 def _check_files(experiment: Experiment, problems: Problems) -> None:
@@ -51,6 +87,12 @@ def _check_shard(experiment: Experiment, problems: Problems) -> None:
         problems.add(
             "shard", f"true is for weights that are trained wholly, and {', '.join(lora)} trains LoRA adapters: "
             "leave that out of --methods here, and run it alone with the same --name and without --shard",
+        )  # fmt: skip
+    old = sorted({stage.name for stage in stages if registry.load_method(stage.source).needs.old})
+    if experiment.shard and old:
+        problems.add(
+            "shard", f"true shares out one policy, and {', '.join(old)} keeps an old one beside it: leave that out of "
+            "--methods here, and run it alone with the same --name and without --shard",
         )  # fmt: skip
     if experiment.shard and experiment.runtime.compile:
         problems.add("shard", "true does not go with compiled blocks: set runtime.compile to false")

@@ -37,7 +37,8 @@ class Found:
     fingerprint: 16 hex digits of all pictures and captions that are left, of the size they are brought to, and of the
     choice among them. selected_by: the scorer that chose among them in `bench curate`, `rule` how (`score >= 6.8`),
     `scored` among how many. left_out: rows left out, by kind of fault. buckets: pictures to train on, by size.
-    to_srgb: pictures whose colours are brought to sRGB from another profile.
+    to_srgb: pictures whose colours are brought to sRGB from another profile. all_train: every caption trains, and
+    prompt sets judge.
     """
 
     fingerprint: str
@@ -53,6 +54,7 @@ class Found:
     scored: int = 0
     buckets: dict[str, int] | None = None
     to_srgb: int = 0
+    all_train: bool = False
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -76,7 +78,8 @@ class Data:
     subset: Annotated[str, Option("split of a saved dataset or of the hub's")] = "train"
     resolution: Annotated[int | None, Option("pixels of a side; null: the model's own", ge=8, le=16_384)] = None
     text_length: Annotated[
-        int | None, Option("tokens that T5 reads; null: 256; 0: there is no T5", ge=0, le=16_384)
+        int | None,
+        Option("tokens that are read of a caption; null: the family's own; 0: there is no T5", ge=0, le=16_384),
     ] = None
     max_pixels: Annotated[int, Option("a picture of more is left out unread", ge=1, le=_LARGEST)] = 89_478_485
     allow_broken: Annotated[float, Option("share of the rows that may be broken; more stops the run", ge=0, le=1)] = (
@@ -99,5 +102,5 @@ class Data:
     def identity(self) -> dict[str, Any]:
         """What numbers depend on and a report tells; where the pictures lie is no part of it."""
         told = dataclasses.asdict(self.found) if self.found is not None else {}
-        left_out = {"buckets": None, "to_srgb": 0}  # the usual, which older records do not hold
+        left_out = {"buckets": None, "to_srgb": 0, "all_train": False}  # the usual, which older records do not hold
         return {name: value for name, value in told.items() if name not in left_out or value != left_out[name]}

@@ -28,7 +28,8 @@ from bench.config.settings import (
     configured,
 )
 from bench.config.task import Task
-from bench.hub import is_hub_id, refuse_other_pipeline
+from bench.families import family_of, pipeline_of, refuse_other_pipeline
+from bench.hub import is_hub_id, locate_model
 from bench.parsing import Problems, Text, parse_text, shown, unique, validate, validate_rest
 from bench.suggest import hint
 
@@ -50,6 +51,11 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Block:
     return merged
 
 
+def _pipeline(model: object) -> str:
+    """The class of pipeline of a model folder, or of a fetched one; raises DataError where it is not here."""
+    return str(pipeline_of(locate_model(str(model))))
+
+
 class Resolver:
     """Turns merged, raw settings into an `Experiment`, and collects what is wrong on the way."""
 
@@ -68,7 +74,7 @@ class Resolver:
             self.problems.add("world", f"no such world: {world!r}{hint(str(world), WORLDS)}")
         self._check_model(self.raw.get("model"), str(self.raw.get("weights", "stored")))
         runtime = validate(Runtime, self._block("runtime"), "runtime", self.problems)
-        train = validate(Train, self._block("train"), "train", self.problems)
+        train = validate(Train, self._targets() | self._block("train"), "train", self.problems)
         evaluation = self._evaluation()
         tasks = self._tasks(str(world))
         data = self._data(str(world), runtime or Runtime())
@@ -102,6 +108,17 @@ class Resolver:
                 self.problems.add("model", str(error))
         elif Path(model).exists() or not is_hub_id(model):
             self.problems.add("model", f"{model} is no checkpoint folder in the diffusers format (no model_index.json)")
+
+    def _targets(self) -> Block:
+        """The family's own LoRA targets, of a model whose family is known before it is loaded."""
+        model = self.raw.get("model")
+        if not isinstance(model, str):
+            return {}
+        try:
+            family = family_of(BY_NAME[model].pipeline if model in BY_NAME else _pipeline(model))
+        except DataError:  # told where the model is looked for
+            return {}
+        return {"lora_targets": list(family.lora_targets)}
 
     def _block(self, name: str) -> Block:
         """A mapping of the settings, empty where there is none."""

@@ -1,7 +1,8 @@
 """What a task's `reward` and `select` name: one reward, or a weighted sum like `0.7*clipscore+0.3*aesthetic`.
 
 `standardised(0.7*clipscore+0.3*aesthetic)` brings every part to mean 0 and deviation 1 over candidates of the task
-first, so that weights mean the same whatever the scale of a scorer. `bench.scoring.weighted_sum` computes them.
+first, so that weights mean the same whatever the scale of a scorer; `grouped(0.7*clipscore+0.3*aesthetic)` within each
+group of pictures of one prompt, while a method trains. `bench.scoring.weighted_sum` computes them.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from bench.api import ConfigError
 if TYPE_CHECKING:
     from bench.config.task import Task
 
-_STANDARDISED = re.compile(r"standardised\((.*)\)", re.DOTALL)
+_WRAPPED = re.compile(r"(standardised|grouped)\((.*)\)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class SumExpression:
-    """Its parts, {scorer: weight}, and whether they are standardised."""
+    """Its parts, {scorer: weight}, and whether they are standardised over candidates, or within each group."""
 
     parts: dict[str, float]
     standardised: bool
+    grouped: bool = False
 
 
 def is_sum(spec: str) -> bool:
     """Whether a task names a weighted sum, and no single reward."""
-    return "*" in spec or _STANDARDISED.fullmatch(spec.strip()) is not None
+    return "*" in spec or _WRAPPED.fullmatch(spec.strip()) is not None
 
 
 def parts_of(spec: str | None) -> tuple[str, ...]:
@@ -55,9 +57,9 @@ def read_sum(spec: str) -> SumExpression:
     Raises:
         ConfigError: a part is not `weight*scorer`, a weight is zero or no finite number, or a scorer is named twice.
     """
-    inner = _STANDARDISED.fullmatch(spec.strip())
+    wrapped = _WRAPPED.fullmatch(spec.strip())
     parts: dict[str, float] = {}
-    for term in (inner[1] if inner else spec).split("+"):
+    for term in (wrapped[2] if wrapped else spec).split("+"):
         text, star, scorer = (part.strip() for part in term.partition("*"))
         value = _weight(text)
         if not star or not scorer or value is None:
@@ -68,7 +70,8 @@ def read_sum(spec: str) -> SumExpression:
         if scorer in parts:
             raise ConfigError(f"weighted sum {spec!r}: {scorer!r} stands there twice: add its weights up")
         parts[scorer] = value
-    return SumExpression(parts, inner is not None)
+    how = wrapped[1] if wrapped else ""
+    return SumExpression(parts, how == "standardised", how == "grouped")
 
 
 def _weight(text: str) -> float | None:

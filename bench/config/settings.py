@@ -80,7 +80,18 @@ class Runtime:
     ] = None
     t5: Annotated[bool, Option("load the T5 text encoder where the model has one")] = True
     text_length: Annotated[
-        int | None, Option("tokens that T5 reads, of every text; null: 256, or 0 where there is no T5", ge=0, le=16_384)
+        int | None,
+        Option(
+            "tokens that are read of every text, in SD3 by T5; null: the family's own (SD3: 256, 0 without T5)",
+            ge=0,
+            le=16_384,
+        ),
+    ] = None
+    embedded_guidance: Annotated[
+        float | None,
+        Option(
+            "guidance scale that the denoiser takes as an input, where it does; null: 3.5", ge=0, le=1000, before=None
+        ),
     ] = None
     denoiser_weights: Annotated[
         Literal["float32", "bfloat16"],
@@ -96,6 +107,10 @@ class Runtime:
         Literal["auto", "math", "flash", "efficient", "cudnn"], Option("torch's kernel of the denoiser's attention")
     ] = "auto"
     compile: Annotated[bool, Option("compile the blocks of the denoiser by torch.compile")] = False
+
+    def identity(self) -> dict[str, Any]:
+        """What numbers depend on, JSON-able."""
+        return without_later(Runtime, _plain(self))
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -438,7 +453,7 @@ class Experiment:
 
     def _values(self, *effects: Effect) -> dict[str, Any]:
         """The settings of these effects, without absolute paths."""
-        values = self.resolved() | {"evaluation": self.evaluation.identity()}
+        values = self.resolved() | {"evaluation": self.evaluation.identity(), "runtime": self.runtime.identity()}
         marks = option_effects(Experiment)
         kept = {name: values[name] for name in marks if marks[name] in effects and name != "data"} | self._pictures()
         return portable_values(kept)
@@ -453,7 +468,7 @@ class Experiment:
             "world": self.world,
             "model": self.model,
             "weights": self.weights,
-            "runtime": _plain(self.runtime),
+            "runtime": self.runtime.identity(),
             "threads": self.threads,
             "task": _plain(self.task(task)),
             "evaluation": self.evaluation.identity(),

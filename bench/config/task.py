@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated
 
 from pydantic import ConfigDict, model_validator
@@ -36,6 +36,11 @@ class Task:
     margins: Annotated[
         dict[str, Annotated[float, Option("", gt=0)]], Option("scorer: differences within +-margin are a tie")
     ] = field(default_factory=dict)
+
+    @property
+    def unselected(self) -> Task:
+        """This task with all of its candidates as supervised data."""
+        return replace(self, select=None, top_share=1.0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:

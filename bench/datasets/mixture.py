@@ -107,6 +107,10 @@ class ClosedFormPolicy:
         """Texts of `TEXTS`, or the empty one, to labels."""
         return Labels(torch.tensor([TEXTS.index(text) if text else -1 for text in prompts]))
 
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u) (B, *S)."""
+        return flow.guide(v_u, v_c, scale)
+
     def null(self, cond: Any) -> Labels:
         """The empty prompt, as many rows as `cond` has."""
         return Labels(torch.full_like(cond.label, -1))
@@ -119,6 +123,10 @@ class ClosedFormPolicy:
         """The two coordinates (B, 2) as the grey levels of pictures (B, 1, 2, 3)."""
         grey = (128 + GREY_LEVELS * z0.detach()).round().clamp(0, 255).to(torch.uint8).numpy()
         return np.repeat(grey[:, None, :, None], 3, axis=3)
+
+    def decode_with_gradient(self, z0: Tensor) -> Tensor:
+        """The two coordinates (B, 2) as pictures float32 (B, 3, 1, 2) in [0, 1]."""
+        return ((128 + GREY_LEVELS * z0) / 255).clamp(0, 1)[:, None, None, :].expand(-1, 3, -1, -1)
 
     def frozen_copy(self) -> ClosedFormPolicy:
         """The policy as it is now."""
@@ -160,6 +168,23 @@ class RewardedMode(Reward):
         place = (images[:, 0, :, 0].astype(np.float32) - 128) / GREY_LEVELS
         distance = np.linalg.norm(place - MEANS[REWARDED].numpy(), axis=1)
         return (distance < SUPPORT * DEVIATION).astype(np.float32)
+
+
+class NearRewardedMode(Reward):
+    """exp(-d^2/8) with d the distance from the mean of the rewarded mode: a reward with a gradient."""
+
+    name: ClassVar[str] = "closed-form-near"
+    gold: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
+
+    def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Scores (B,) float32 in [0, 1] of uint8 (B, 1, 2, 3)."""
+        return self.scores(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, prompts, metadata).numpy()
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The same of float32 (B, 3, 1, 2) in [0, 1], with gradient."""
+        place = (255 * images[:, 0, 0] - 128) / GREY_LEVELS
+        return torch.exp(-(place - MEANS[REWARDED]).square().sum(1) / 8)
 
 
 @dataclass(frozen=True)

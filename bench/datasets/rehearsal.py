@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from bench import rng
 from bench.api import ConfigError, Prompt, Reward
 from bench.datasets.splits import SPLITS
 from bench.datasets.world import Candidates
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _GRID = 4  # an embedding is the mean colours of 4 x 4 fields
 
@@ -60,7 +63,12 @@ class Brightness(Reward):
     name: ClassVar[str] = "brightness"
     gold: ClassVar[bool] = True
     held: ClassVar[Mapping[str, float]] = {}
+    differentiable: ClassVar[bool] = True
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 in [0, 1] of uint8 (B, H, W, 3)."""
         return (images.mean((1, 2, 3)) / 255).astype(np.float32)
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The same of float32 (B, 3, H, W) in [0, 1], with gradient."""
+        return images.mean((1, 2, 3))

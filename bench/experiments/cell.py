@@ -25,7 +25,7 @@ from bench.experiments.resume import cell_header, recorded_sources
 from bench.experiments.scorer_roles import record_scorers
 from bench.files import remove_parts
 from bench.locks import hold_lock
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.paths import inside
 from bench.results.records.hashes import file_sha256
 from bench.results.records.provenance import changed_sources, source_hashes
@@ -35,7 +35,7 @@ from bench.scoring.loading import Placement, load_scorers
 from bench.scoring.weighted_sum import standard_candidates
 from bench.training.checkpoint import Checkpoints, Saved
 from bench.training.context import TaskContext
-from bench.training.curation import curated_data
+from bench.training.curation import training_data
 from bench.training.evaluate import Evaluator
 from bench.training.failure_dump import remove_failure_dump, write_failure_dump
 from bench.training.loop import Training
@@ -182,7 +182,7 @@ class _Cell:
         if self.ranks.is_first:
             goes_on = goes_on or bool(self._judged)
             record_scorers(self.log.record, self.task, scorers, goes_on=goes_on, of_sets=of_sets)
-        policy = SD3Policy.of(self.experiment, world, self.log.note)
+        policy = PipelinePolicy.of(self.experiment, world, self.log.note)
         self.log.encodings = policy.store.counts if policy.store is not None else None
         if self.experiment.shard:
             policy.shards = ShardedPasses(self.ranks)
@@ -191,11 +191,8 @@ class _Cell:
     def _prepare_data(self, context: TaskContext) -> None:
         """Encode the supervised data while there is one cell only, so that those that train find it in the cache."""
         stages = [stage for chain in self.experiment.methods for stage in chain.stages]
-        if any(stage.build().needs.data for stage in stages):
-            select = context.scorers[self.task.select] if self.task.select else None
-            self.ranks.first_rank_first(
-                lambda: curated_data(context.world, self.task, context.policy, select, context.note)
-            )
+        for needs in {needs.unselected: needs for stage in stages if (needs := stage.build().needs).data}.values():
+            training_data(context, needs)
 
     # Training
 
@@ -226,7 +223,7 @@ class _Cell:
                 f"`{replay_command(self.job)}` runs it again"
             ) from error
 
-    def _judge_or_save(self, training: Training, policy: SD3Policy, evaluator: Evaluator) -> None:
+    def _judge_or_save(self, training: Training, policy: PipelinePolicy, evaluator: Evaluator) -> None:
         """After an update: the evaluation that is due, and a checkpoint with it or by itself."""
         due = [m for m in self._milestones if m <= training.fraction and m < 1.0]
         if due:
@@ -250,7 +247,7 @@ class _Cell:
 
     # The end
 
-    def _finish(self, policy: SD3Policy, evaluator: Evaluator) -> None:
+    def _finish(self, policy: PipelinePolicy, evaluator: Evaluator) -> None:
         """The last evaluation, what was judged of it before left out; then the model, and the end of the record."""
         stages, update = 1 if self.is_base else len(self.experiment.stages(self.job.label)), self.log.update
         final = [event for event in self._judged if isinstance(event, Milestone)]

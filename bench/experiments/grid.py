@@ -114,7 +114,8 @@ def experiment_header(experiment: Experiment, folder: Path, command: str = "") -
     trials = experiment.tuning_trials
     if (folder / EXPERIMENT).exists():
         old = read_experiment_header(folder)
-        if all(old.config.get(name) == value for name, value in shared.items()):
+        held = portable_values(old.config)  # older versions stored absolute paths
+        if all(held.get(name) == value for name, value in shared.items()):
             shared = old.config  # older versions recorded settings too that decide no number
         tasks, scorers = {**old.tasks, **tasks}, {**old.scorers, **scorers}
         methods = (*old.methods, *(m for m in methods if m not in old.methods))

@@ -31,7 +31,7 @@ from bench.datasets.worlds import experiment_world
 from bench.experiments.cell_log import refuse_other_cell
 from bench.experiments.recorded import recorded_model, with_given_plugins
 from bench.experiments.resume import own_sources
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.parsing import option_effects, values_before
 from bench.paths import inside, portable_values
 from bench.results.records.provenance import changed_sources, shown_sources, source_hashes
@@ -98,7 +98,7 @@ def _changed(job: CellJob, cell: Cell) -> list[str]:
 def _again(job: CellJob, checkpoints: Path, saved: Saved | None, about: Mapping[str, Any], folder: Path) -> int:
     experiment = job.experiment
     world, task = experiment_world(experiment), experiment.task(job.task)
-    policy = SD3Policy.of(experiment, world)
+    policy = PipelinePolicy.of(experiment, world)
     ledger = Ledger.from_state(saved.state["ledger"]) if saved else Ledger()
     scorers = load_scorers(
         {task.reward, task.select},
@@ -191,7 +191,8 @@ def _pictures(folder: Path, experiment: Experiment, requested: Data | None, reco
     """The pictures that the cell was trained on, looked for where `requested` says; where they lay is not recorded."""
     if requested is None:
         raise DataError(f"{folder} was trained on pictures of your own: say where they lie, by --data FOLDER")
-    found = prepare_pictures(requested, base_model(experiment.model)).settings
+    all_train = bool((recorded or {}).get("all_train"))
+    found = prepare_pictures(requested, base_model(experiment.model), all_train=all_train).settings
     if portable_values(json.loads(canonical_json(found.identity()))) != recorded:
         raise DataError(
             f"{requested.path}: expected the pictures and settings that {folder} was trained on, got others"

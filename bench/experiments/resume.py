@@ -9,11 +9,12 @@ from typing import Any
 
 from bench import registry
 from bench.api import DataError
-from bench.canonical import config_hash
+from bench.canonical import config_hash, told_differences
 from bench.config.job import CellJob
 from bench.config.reward_expression import scorers_of_task
-from bench.config.settings import BASE
+from bench.config.settings import BASE, Experiment
 from bench.hub import locate_model
+from bench.paths import portable_values
 from bench.plugin_code import code_files, own_file
 from bench.results.records.listing import list_cells
 from bench.results.records.provenance import base_files, changed_sources, collect, shown_sources, source_hashes
@@ -58,13 +59,15 @@ def remaining_jobs(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) 
     A finished cell of these jobs is verified before it counts as done.
 
     Raises:
-        DataError: a record is damaged or of a newer schema; a cell was recorded with other settings, by other code,
-            or from another base; or it is finished, and not what was recorded; a link stands in the place of one.
+        DataError: a record is damaged or of a newer schema; a cell was recorded with other settings, of whatever seed,
+            by other code, or from another base; or it is finished, and not what was recorded; a link stands in the
+            place of one; or there is something to run beside records with absolute paths.
     """
     by_folder = {job.folder: job for job in jobs}
     looked = _Sources(_base_sources(jobs[0]))
     others: dict[Path, list[str]] = {}
     uncomparable: list[Path] = []
+    absolute: list[Path] = []
     todo, done = list(jobs), list[Path]()
     for place in list_cells(folder):
         record = CellRecord(place)
@@ -72,8 +75,9 @@ def remaining_jobs(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) 
         if status in ("new", "failed"):  # begins afresh where it has to
             continue
         cell, sources = _recorded(record)
-        if job is not None:
-            _refuse_other_settings(job, cell)
+        _refuse_other_settings(jobs[0].experiment, cell, place)
+        if portable_values(cell.config) != cell.config:
+            absolute.append(place)
         if cell.provenance.covers == "package":
             uncomparable.append(place)
         elif changed := looked.changed(sources, job):
@@ -83,6 +87,12 @@ def remaining_jobs(jobs: Sequence[CellJob], folder: Path, *, allow_mixed: bool) 
         if status == "done" and job is not None:
             todo.remove(job)
             done.append(place)
+    if todo and absolute:
+        raise DataError(
+            f"{len(absolute)} cells in {folder} were recorded by an older version, with absolute paths in their "
+            f"settings ({absolute[0]} is one), and nothing goes on beside them: their report stays as it is; give this "
+            "run another --name, or remove that folder to run all of it afresh"
+        )
     if not allow_mixed:
         _refuse_other_code(others, uncomparable if todo else [], folder)
     _verify(done, folder)
@@ -142,11 +152,19 @@ def _recorded(record: CellRecord) -> tuple[Cell, dict[str, str]]:
     return first, first.provenance.sources | late
 
 
-def _refuse_other_settings(job: CellJob, cell: Cell) -> None:
-    if cell.config_hash != config_hash(job.experiment.cell_config(job.task, job.label)):
+def _refuse_other_settings(experiment: Experiment, cell: Cell, place: Path) -> None:
+    """Raise DataError for a cell that the experiment would make with other settings; its task, for another method."""
+    if cell.task not in [task.name for task in experiment.tasks]:
+        return
+    is_known = cell.method in (BASE, *(chain.label for chain in experiment.methods))
+    new = experiment.cell_config(cell.task, cell.method if is_known else BASE)
+    held = portable_values(cell.config)
+    if not is_known:
+        held, new = {"task": held.get("task")}, {"task": new["task"]}
+    if config_hash(held) != config_hash(new):
         raise DataError(
-            f"{job.folder} was recorded with other settings than those asked for now: give this run another --name, or "
-            "remove that folder"
+            f"{place} was recorded with other settings than those asked for now ({told_differences(held, new)}): give "
+            "this run another --name, or remove that folder"
         )
 
 

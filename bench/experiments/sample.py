@@ -26,7 +26,7 @@ from bench.results.records.writer import RECORD, read_events, read_lines
 
 if TYPE_CHECKING:
     from bench.datasets.world import World
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
 
 GUIDANCE, STEPS = 3.0, 20  # where no cell says others
 _GAP = 4  # pixels between tiles
@@ -80,7 +80,7 @@ def sample_grid(
 
 def load_checkpoint(
     world: World, checkpoint: Path | None, note: Callable[[str], object] = lambda text: None
-) -> SD3Policy:
+) -> PipelinePolicy:
     """The world's base with the weights of a checkpoint; a cell of the results or a transformer's folder.
 
     `note` is told where nothing says whether they are whole.
@@ -90,13 +90,13 @@ def load_checkpoint(
             those that the cell left, or of another shape than the base's.
     """
     folder = None if checkpoint is None else _weights_folder(checkpoint)
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
 
     if checkpoint is None or folder is None:
-        return SD3Policy.load(world.model)
+        return PipelinePolicy.load(world.model)
     _refuse_other_model(folder, note)
     runtime, kind = _as_trained(checkpoint)
-    policy = SD3Policy.load(world.model, runtime=runtime, weights=kind)
+    policy = PipelinePolicy.load(world.model, runtime=runtime, weights=kind)
     try:
         weights = type(policy.transformer).from_pretrained(folder, use_safetensors=True).state_dict()
     except (OSError, ValueError) as error:
@@ -201,7 +201,7 @@ def _examples(world: World) -> list[str]:
     return [world.prompts("report", [category], 1)[0].text for category in world.categories]
 
 
-def _row(policy: SD3Policy, text: str, *, guidance: float, steps: int, seed: int, samples: int) -> np.ndarray:
+def _row(policy: PipelinePolicy, text: str, *, guidance: float, steps: int, seed: int, samples: int) -> np.ndarray:
     """`samples` pictures of one prompt, uint8 (samples, H, W, 3)."""
     import torch
 

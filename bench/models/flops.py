@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import copy
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.models.conditioning import TextCondition
+from bench.models.text_condition import TextCondition
+
+if TYPE_CHECKING:
+    from bench.models.families.family import Family
 
 
 @dataclass(frozen=True)
 class PassFlops:
     """Measured FLOPs of one sample: denoiser forward, its backward to all trained weights, the same where gradient goes
-    on into the state, the reference's forward (without adapters), VAE decoding."""
+    on into the state, the reference's forward (without adapters), VAE decoding and its backward to the latent."""
 
     forward: float
     backward: float
     backward_through: float
     reference: float
     decode: float
+    decode_backward: float = 0.0
 
     def times(self, factor: int) -> PassFlops:
         """Those of so many samples."""
@@ -31,7 +35,7 @@ class PassFlops:
 
 
 def count(
-    transformer: Any, vae: Any, latent: tuple[int, ...], cond: TextCondition, device: str | None = None
+    family: Family, transformer: Any, latent: tuple[int, ...], cond: TextCondition, device: str | None = None
 ) -> PassFlops:
     """The FLOPs of one sample, with the trained weights as they are set up now.
 
@@ -42,16 +46,14 @@ def count(
     from bench.models import kernels  # which imports diffusers, as forecasts of known passes need not
 
     device = device or ("cpu" if transformer.device.type == "cpu" else "meta")
-    denoiser, decoder = _stand_in(transformer, device), _stand_in(vae, device)
+    denoiser, decoder = (_stand_in(part, device) for part in (transformer, family.parts.vae))
+    decoder.requires_grad_(False)
     denoiser.disable_gradient_checkpointing()
-    kernels.choose_attention(denoiser, "auto")
+    kernels.choose_attention(denoiser, "auto", family)
     x, inputs = torch.zeros(1, *latent, device=device), cond.to(device)
 
     def velocity(x: Tensor) -> Tensor:
-        return denoiser(
-            hidden_states=x, timestep=torch.zeros(1, device=device), encoder_hidden_states=inputs.embeds,
-            pooled_projections=inputs.pooled, return_dict=False,
-        )[0]  # fmt: skip
+        return family.velocity(denoiser, x, torch.zeros(1, device=device), inputs)
 
     # Not every fused attention kernel is in torch's table of FLOPs; the plain one is.
     with sdpa_kernel(SDPBackend.MATH):
@@ -65,9 +67,13 @@ def count(
             denoiser.disable_adapters()
             with FlopCounterMode(display=False) as reference, torch.no_grad():
                 velocity(x)
-        with FlopCounterMode(display=False) as decode, torch.no_grad():
-            decoder.decode(x)
-    counts = (forward.get_total_flops(), backward, through, reference.get_total_flops(), decode.get_total_flops())
+        with FlopCounterMode(display=False) as decode, torch.enable_grad():
+            picture = family.decode(decoder, x.clone().requires_grad_())
+        picture_backward = _backward(picture)
+    counts = (
+        forward.get_total_flops(), backward, through, reference.get_total_flops(), decode.get_total_flops(),
+        picture_backward,
+    )  # fmt: skip
     return PassFlops(*map(float, counts))
 
 

@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.api import ConfigError
+from bench.models.families.family import Family
 
 _BACKENDS = {
     "math": SDPBackend.MATH,
@@ -31,8 +32,13 @@ class _Pinned(JointAttnProcessor2_0):
             return super().__call__(*args, **kwargs)
 
 
-def choose_attention(transformer: Any, name: str) -> None:
-    """Let the denoiser's attention take this kernel of torch's and no other; `auto` leaves the choice to torch."""
+def choose_attention(transformer: Any, name: str, family: Family) -> None:
+    """Let the denoiser's attention take this kernel of torch's and no other; `auto` leaves the choice to torch.
+
+    A family without the option `attention` has refused all but `auto`.
+    """
+    if "attention" not in family.options:
+        return
     transformer.set_attn_processor(JointAttnProcessor2_0() if name == "auto" else _Pinned(name))
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import StableDiffusion3Pipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor
 
+from bench.api import ConfigError
 from bench.config.settings import Train
 from bench.files import appears_whole
+from bench.models.families.family import Family
 
 NAME = "default"
 
@@ -29,11 +32,15 @@ class Adapter:
     config: dict[str, Any]
 
 
-def add(transformer: Any, train: Train, seed: int) -> None:
+def add(transformer: Any, train: Train, seed: int, family: Family) -> None:
     """Add fresh adapters, float32 and trainable, that change nothing yet; all other weights stay frozen.
+
+    Raises:
+        ConfigError: the denoiser has no module of a name that is asked for.
 
     Source: LoRA, arXiv 2106.09685; rank, alpha, targets and the Gaussian start as in Flow-GRPO, arXiv 2505.05470.
     """
+    _refuse_strange_targets(transformer, train.lora_targets, family)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         transformer.add_adapter(
@@ -46,6 +53,16 @@ def add(transformer: Any, train: Train, seed: int) -> None:
     for parameter in transformer.parameters():
         if parameter.requires_grad:  # peft gives them the precision of the weights beneath
             parameter.data = parameter.data.float()
+
+
+def _refuse_strange_targets(transformer: Any, targets: Sequence[str], family: Family) -> None:
+    names = [f".{name}" for name, _ in transformer.named_modules()]
+    strange = [target for target in targets if not any(name.endswith(f".{target}") for name in names)]
+    if strange:
+        raise ConfigError(
+            f"train.lora_targets: no module of {type(transformer).__name__} has a name that ends with "
+            f"{', '.join(strange)}: say --train.lora_targets {','.join(family.lora_targets)}, or some of them"
+        )
 
 
 def taken(transformer: Any) -> Adapter:
@@ -63,15 +80,15 @@ def fold(transformer: Any) -> None:
     transformer.unload_lora()
 
 
-def save(adapter: Adapter, folder: Path) -> None:
-    """Write what `load_lora_weights` of diffusers' StableDiffusion3Pipeline reads, scale included.
+def save(adapter: Adapter, folder: Path, pipeline: str) -> None:
+    """Write what `load_lora_weights` of that class of diffusers' pipelines reads, scale included.
 
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
     with appears_whole(folder) as temporary:
         try:
-            StableDiffusion3Pipeline.save_lora_weights(
+            getattr(diffusers, pipeline).save_lora_weights(
                 temporary, transformer_lora_layers=dict(adapter.tensors),
                 transformer_lora_adapter_metadata=adapter.config,
             )  # fmt: skip

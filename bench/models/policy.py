@@ -1,6 +1,7 @@
-"""The policy: velocity field, conditioning and decoder of a diffusers StableDiffusion3Pipeline.
+"""The policy: velocity field, conditioning and decoder of a diffusers pipeline.
 
-The embedded miniature and SD3.5-Medium are the same classes, loaded by the same call; only the folder differs.
+The embedded miniature and the published models are the same class, loaded by the same call; what differs between kinds
+of pipelines says their family.
 Arithmetic outside the transformer is float32 whatever the transformer's precision.
 """
 
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.transformers import SD3Transformer2DModel
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -30,25 +30,28 @@ from bench.files import appears_whole
 from bench.hub import locate_model
 from bench.models import autoencoder, flops, kernels
 from bench.models import lora as adapters
-from bench.models.conditioning import TextCondition, TextEncoding
+from bench.models.conditioning import TextEncoding
 from bench.models.encoding_cache.folder import folder_of_all
 from bench.models.encoding_cache.keys import encoder_identity
 from bench.models.encoding_cache.store import Store
+from bench.models.families.family import Family
 from bench.models.flops import PassFlops
-from bench.models.loading import ENCODERS, load_encoders, load_pipeline
+from bench.models.loading import family_class, load_encoders, load_pipeline
+from bench.models.text_condition import TextCondition
 from bench.models.velocity import guided
 
-__all__ = ["Frozen", "PassFlops", "SD3Policy", "TextCondition"]
+__all__ = ["Frozen", "PassFlops", "PipelinePolicy", "TextCondition"]
 
 _LESS = "say --train.gradient_checkpointing true, or lower --train.micro_batch or --evaluation.batch_size"
 
 
-class SD3Policy:
-    """A rectified-flow model in the SD3 family.
+class PipelinePolicy:
+    """A rectified-flow model of one of the families.
 
     Attributes:
+        family: what is its own of this kind of pipeline.
         latent_shape: (C, h, w) of one clean latent.
-        shift: the scheduler's shift of the noise schedule.
+        shift: of the noise schedule; that of pictures of the model's own size, where it depends on the size.
         transformer: the part that is trained; everything else stays frozen.
         precision: of the transformer's passes, float32 or bfloat16.
         texts: encodes texts, and keeps what it found.
@@ -61,13 +64,16 @@ class SD3Policy:
         self, pipeline: Any, runtime: Runtime, device: torch.device, *, precision: str = "float32",
         encoders: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:  # fmt: skip
-        self.pipeline = pipeline  # a StableDiffusion3Pipeline, whose parts type checkers cannot see
-        self.transformer: SD3Transformer2DModel = pipeline.transformer
+        self.pipeline = pipeline  # of diffusers, whose parts type checkers cannot see
+        self.family: Family = family_class(pipeline)(pipeline, runtime)
+        self.transformer: Any = pipeline.transformer
         self.device = device
         self.precision = precision
-        self.latent_shape = autoencoder.latent_shape(pipeline, runtime.resolution)
-        self.shift = float(pipeline.scheduler.config.shift)
-        self.texts = TextEncoding(pipeline, device, runtime.text_length, parked=runtime.park_encoders, load=encoders)
+        side = runtime.resolution
+        size = None if side is None else (side, side)
+        self.latent_shape = self.family.latent_of(size, f"runtime.resolution {side}")
+        self.shift = self.family.shift(self.latent_shape)
+        self.texts = TextEncoding(self.family, device, runtime.text_length, parked=runtime.park_encoders, load=encoders)
         self.store: Store | None = None
         self.vae_identity = ""
         self.shards: ShardedPasses | None = None
@@ -78,7 +84,7 @@ class SD3Policy:
         # differently, and a copy of the model would not be the model to the last bit.
         for parameter in self.transformer.parameters():
             parameter.data = parameter.data.clone()
-        kernels.choose_attention(self.transformer, runtime.attention)
+        kernels.choose_attention(self.transformer, runtime.attention, self.family)
         if runtime.compile:
             kernels.compile_blocks(self.transformer, device)
 
@@ -86,8 +92,8 @@ class SD3Policy:
     def load(
         cls, path: str | Path, *, precision: str = "float32", runtime: Runtime | None = None, device: str = "auto",
         weights: str = "stored", encoders: bool = True,
-    ) -> SD3Policy:  # fmt: skip
-        """Load a StableDiffusion3Pipeline folder, or the hub id of a fetched one; or its shape with random `weights`.
+    ) -> PipelinePolicy:  # fmt: skip
+        """Load a pipeline folder, or the hub id of a fetched one; or its shape with random `weights`.
 
         Without `encoders` the stored text encoders are loaded when a text has to be encoded, and leave memory again.
 
@@ -103,8 +109,8 @@ class SD3Policy:
         return cls(pipeline, runtime, where, precision=precision, encoders=later)
 
     @classmethod
-    def of(cls, experiment: Experiment, world: World, note: Callable[[str], object] = print) -> SD3Policy:
-        """The base model of an experiment; raises as `load` does.
+    def of(cls, experiment: Experiment, world: World, note: Callable[[str], object] = print) -> PipelinePolicy:
+        """The base model of an experiment; raises as `load` does, and for what its family does not have.
 
         What stored weights encode goes into the cache on disk, whose troubles `note` is told.
         """
@@ -113,6 +119,7 @@ class SD3Policy:
             world.model, precision=experiment.train.precision, runtime=runtime, device=experiment.device,
             weights=experiment.weights, encoders=not (is_cached and runtime.park_encoders),
         )  # fmt: skip
+        policy.family.refuse(experiment)
         if is_cached:
             policy.keep(Store(folder_of_all(), experiment.cache_gib * 2**30, note), locate_model(world.model))
         return policy
@@ -120,7 +127,7 @@ class SD3Policy:
     def keep(self, store: Store, folder: Path) -> None:
         """From now on look for encodings in a store, and keep there what is encoded ahead; `folder` is the pipeline."""
         held = self._runtime.frozen_weights
-        tokenizers = [name.replace("text_encoder", "tokenizer") for name in ENCODERS]
+        tokenizers = [name.replace("text_encoder", "tokenizer") for name in self.family.encoders]
         there = [name for name in tokenizers if getattr(self.pipeline, name) is not None]
         texts = [*there, *(name.replace("tokenizer", "text_encoder") for name in there)]
         self.store = store
@@ -148,25 +155,26 @@ class SD3Policy:
         return self._run(self.transformer, x, sigma, cond)
 
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: TextCondition, scale: float) -> Tensor:
-        """v_u + scale (v_c - v_u) by one pass; v_c alone where scale is 1. Source: arXiv 2207.12598, eq. 6."""
-        return guided(self.velocity, self.null, x, sigma, cond, scale)
+        """The guided velocity by one pass; v_c alone where scale is 1. Source: arXiv 2207.12598, eq. 6."""
+        return guided(self, self.velocity, x, sigma, cond, scale)
 
-    def _run(self, transformer: SD3Transformer2DModel, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u) (B, *S), renormalised where the family does that."""
+        return self.family.guide(v_u, v_c, scale)
+
+    def _run(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         alone = partial(self._pass, transformer, x, sigma, cond)
         return alone() if self.shards is None else self.shards.forward(transformer, x, alone)
 
-    def _idle(self, transformer: SD3Transformer2DModel, through: bool) -> Tensor:
+    def _idle(self, transformer: Any, through: bool) -> Tensor:
         """A pass of one sample that nobody asked for; `through`: its state wants a gradient."""
         x = torch.zeros(1, *self.latent_shape, device=self.device, requires_grad=through)
         return self._pass(transformer, x, torch.ones(1, device=self.device), self.encode([""]))
 
-    def _pass(self, transformer: SD3Transformer2DModel, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
+    def _pass(self, transformer: Any, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with memory_told(f"a pass of {len(x)} samples", _LESS), half:
-            out = transformer(
-                hidden_states=x, timestep=sigma * 1000.0, encoder_hidden_states=cond.embeds,
-                pooled_projections=cond.pooled, return_dict=False,
-            )[0]  # fmt: skip
+            out = self.family.velocity(transformer, x, sigma, cond)
         return out.float()
 
     @contextmanager
@@ -181,7 +189,7 @@ class SD3Policy:
 
     def sigmas(self, steps: int) -> Tensor:
         """The sampling schedule (steps + 1,) float32 from 1 to exactly 0, shifted as the scheduler says."""
-        return flow.sigma_schedule(steps, self.shift).to(self.device)
+        return self.family.sigmas(self.latent_shape, steps).to(self.device)
 
     @torch.no_grad()
     def sample(self, noise: Tensor, cond: TextCondition, *, steps: int, guidance: float) -> Tensor:
@@ -196,7 +204,11 @@ class SD3Policy:
 
     def decode(self, z0: Tensor) -> np.ndarray:
         """Latents (B, *S) to pictures uint8 (B, H, W, 3)."""
-        return autoencoder.decode_latents(self.pipeline.vae, z0)
+        return autoencoder.decode_latents(self.family, z0)
+
+    def decode_with_gradient(self, z0: Tensor) -> Tensor:
+        """Latents (B, *S) to pictures float32 (B, 3, H, W) in [0, 1], with gradient."""
+        return autoencoder.decode_with_gradient(self.family, z0)
 
     def encode_pictures(self, images: np.ndarray, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, *S) float32 of the scaled latents of pictures uint8 (B, H, W, 3).
@@ -207,7 +219,7 @@ class SD3Policy:
             ConfigError: the model takes no pictures of that size.
             DataError: the pictures are of another size.
         """
-        return autoencoder.encode_images(self.pipeline.vae, images, self.latent_of(size))
+        return autoencoder.encode_images(self.family, images, self.latent_of(size))
 
     def latent_of(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
         """(C, h, w) of a latent of pictures of a size (W, H); None is the model's own.
@@ -217,7 +229,7 @@ class SD3Policy:
         """
         if size is None:
             return self.latent_shape
-        return autoencoder.latent_of(self.pipeline, size, f"pictures of {size[0]}x{size[1]} pixels")
+        return self.family.latent_of(size, f"pictures of {size[0]}x{size[1]} pixels")
 
     # Training
 
@@ -229,7 +241,7 @@ class SD3Policy:
         else:
             self.transformer.disable_gradient_checkpointing()
         if train.adaptation == "lora":
-            adapters.add(self.transformer, train, seed)
+            adapters.add(self.transformer, train, seed, self.family)
             self._lora = True
         else:
             self.transformer.requires_grad_(True)
@@ -247,7 +259,7 @@ class SD3Policy:
         """Have the weights whole again, in `where`, if ranks share them out; every rank has to ask for it at once."""
         if self.shards is not None and any(map(is_sharded, self.transformer.parameters())):
             self.transformer = self.pipeline.transformer = self.shards.unshard(self.transformer, where)
-            kernels.choose_attention(self.transformer, self._runtime.attention)
+            kernels.choose_attention(self.transformer, self._runtime.attention, self.family)
 
     def merge(self) -> None:
         """End a stage: fold LoRA adapters into the weights, which are float32 from then on, and freeze."""
@@ -270,7 +282,7 @@ class SD3Policy:
         """Write the adapters that the last `merge` folded, for `load_lora_weights` of diffusers; False without any."""
         if self._adapter is None:
             return False
-        adapters.save(self._adapter, folder)
+        adapters.save(self._adapter, folder, self.family.pipeline)
         return True
 
     def frozen_copy(self) -> Frozen:
@@ -316,13 +328,16 @@ class SD3Policy:
 
         `latent` is the shape of the sample; None: `latent_shape`.
         """
-        return flops.count(self.transformer, self.pipeline.vae, latent or self.latent_shape, self.encode([""]))
+        cond = self.encode([""])
+        if self.family.ragged:  # no text costs more than it is charged
+            cond = self.family.blank(1, self.texts.length).to(self.device)
+        return flops.count(self.family, self.transformer, latent or self.latent_shape, cond)
 
 
 class Frozen:
     """A frozen velocity field beside its policy: a copy of the weights, or the weights under the adapters."""
 
-    def __init__(self, policy: SD3Policy, transformer: SD3Transformer2DModel | None) -> None:
+    def __init__(self, policy: PipelinePolicy, transformer: Any | None) -> None:
         self._policy = policy
         self._transformer = transformer
 
@@ -335,7 +350,7 @@ class Frozen:
 
     @torch.no_grad()
     def velocity(self, x: Tensor, sigma: Tensor, cond: TextCondition) -> Tensor:
-        """As `SD3Policy.velocity`, without gradient."""
+        """As `PipelinePolicy.velocity`, without gradient."""
         if self._transformer is not None:
             return self._policy._run(self._transformer, x, sigma, cond)
         with self._policy.without_adapters():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,49 +27,46 @@ def build_random_pipeline(
     model: str, device: str = "cpu", *, t5: bool = True, seed: int = 0, denoiser: str = "float32",
     frozen: str = "float32",
 ) -> Any:  # fmt: skip
-    """A StableDiffusion3Pipeline of that shape on a device, with random weights, the same for one `seed`.
+    """A pipeline of that shape on a device, with random weights, the same for one `seed`.
 
     `denoiser` and `frozen` are the precisions in which the transformer and all other weights are drawn: T5-XXL in
     float32 alone would take most of a 24 GB card. The tokenizers are of the right classes, but know only characters.
+    Without `t5` the part that its family can do without is left out.
 
     Raises:
         ConfigError: there is no such architecture.
     """
+    import diffusers
     import torch
-    from diffusers import (
-        AutoencoderKL,
-        FlowMatchEulerDiscreteScheduler,
-        SD3Transformer2DModel,
-        StableDiffusion3Pipeline,
-    )
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
     shape = architecture_named(model)
-    blocks = len(shape.vae["block_out_channels"])
+    absent = () if t5 else _T5_PARTS.get(shape.pipeline, ())
     gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    parts: dict[str, Any] = dict.fromkeys(absent)
     with torch.random.fork_rng(devices=gpus), torch.device(device), _drawn_in(frozen):
         torch.manual_seed(seed)
-        with _drawn_in(denoiser):
-            transformer = SD3Transformer2DModel(**shape.transformer)
-        return StableDiffusion3Pipeline(
-            transformer=transformer,
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=shape.shift),
-            vae=AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
-                use_quant_conv=False, use_post_quant_conv=False, **shape.vae,
-            ),
-            text_encoder=CLIPTextModelWithProjection(CLIPTextConfig(**_CLIP_TOKENS, **shape.clip_l)),
-            text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**_CLIP_TOKENS, **shape.clip_g)),
-            text_encoder_3=T5EncoderModel(T5Config(**shape.t5)) if t5 else None,
-            tokenizer=_clip_tokenizer(), tokenizer_2=_clip_tokenizer(), tokenizer_3=_t5_tokenizer() if t5 else None,
-        )  # fmt: skip
+        for name, (kind, numbers) in shape.parts.items():
+            if name not in absent:
+                with _drawn_in(denoiser if name == "transformer" else frozen):
+                    parts[name] = build_part(kind, numbers)
+    made = {name: _TOKENIZERS[kind]() for name, kind in shape.tokenizers.items() if name not in absent}
+    return getattr(diffusers, shape.pipeline)(**parts, **made)
 
 
-# Where the published tokenizers have their two special tokens is of no account here; that encoders and tokenizers agree
-# is. An eos_token_id other than 2 makes the text encoders pool at that token.
-_CLIP_TOKENS: dict[str, Any] = {
-    "max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
-}  # fmt: skip
+_T5_PARTS = {"StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3")}
+
+
+def build_part(kind: str, numbers: Mapping[str, Any]) -> Any:
+    """A model or scheduler of diffusers, or a model of transformers, by the name of its class and its numbers."""
+    import diffusers
+    import transformers
+
+    if hasattr(diffusers, kind):
+        return getattr(diffusers, kind)(**numbers)
+    cls = getattr(transformers, kind)
+    return cls(cls.config_class(**numbers))
+
+
 _CHARACTERS = sorted(set(string.ascii_lowercase + string.digits))
 
 
@@ -85,3 +82,27 @@ def _t5_tokenizer() -> Any:
 
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((c, -3.0) for c in _CHARACTERS)]
     return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=512)
+
+
+_CHAT = (
+    "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif %}"
+)
+
+
+def _qwen_tokenizer() -> Any:
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens = [*special, *sorted(ByteLevel.alphabet())]
+    found = Qwen2Tokenizer(
+        vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=131072,
+        extra_special_tokens=special[1:],
+    )  # fmt: skip
+    found.chat_template = _CHAT
+    return found
+
+
+_TOKENIZERS: dict[str, Callable[[], Any]] = {"clip": _clip_tokenizer, "t5": _t5_tokenizer, "qwen": _qwen_tokenizer}

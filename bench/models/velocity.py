@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import flow
 from bench.api import Condition, ConfigError
 
 
@@ -27,8 +26,18 @@ class Reference(VelocityField, Protocol):
         """Weights and buffers by name, which have to stay as they are."""
 
 
-class Policy(VelocityField, Protocol):
-    """What an environment needs of its policy: SD3 pipelines and the closed-form mixture both are one.
+class Guide(Protocol):
+    """What guidance takes beside a velocity."""
+
+    def null(self, cond: Any) -> Any:
+        """The empty prompt's conditioning, as many rows as `cond` has."""
+
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """The guided velocity (B, *S) of the unconditional and the conditional one."""
+
+
+class Policy(VelocityField, Guide, Protocol):
+    """What an environment needs of its policy: pipelines and the closed-form mixture both are one.
 
     `shift` is that of the noise schedule.
     """
@@ -43,14 +52,14 @@ class Policy(VelocityField, Protocol):
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Text to conditioning; the empty text is the unconditional one."""
 
-    def null(self, cond: Any) -> Condition:
-        """The empty prompt's conditioning, as many rows as `cond` has."""
-
     def sigmas(self, steps: int) -> Tensor:
         """The sampling schedule (steps + 1,) float32, from 1 down to exactly 0."""
 
     def decode(self, z0: Tensor) -> np.ndarray:
         """Latents (B, *S) to pictures uint8 (B, H, W, 3)."""
+
+    def decode_with_gradient(self, z0: Tensor) -> Tensor:
+        """Latents (B, *S) to pictures float32 (B, 3, H, W) in [0, 1]."""
 
 
 def branches(velocity: Any, null: Any, x: Tensor, sigma: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
@@ -60,10 +69,10 @@ def branches(velocity: Any, null: Any, x: Tensor, sigma: Tensor, cond: Any) -> t
     return v_u, v_c
 
 
-def guided(velocity: Any, null: Any, x: Tensor, sigma: Tensor, cond: Any, scale: float) -> Tensor:
-    """Classifier-free guidance over any velocity function, in one pass; conditional only where scale is 1."""
+def guided(model: Guide, velocity: Any, x: Tensor, sigma: Tensor, cond: Any, scale: float) -> Tensor:
+    """Classifier-free guidance as the model has it over any velocity function, in one pass; v_c where scale is 1."""
     if scale == 1.0:
         return velocity(x, sigma, cond)
     if scale < 0:
         raise ConfigError(f"guidance scale {scale}: expected 0 or more")
-    return flow.guide(*branches(velocity, null, x, sigma, cond), scale)
+    return model.guide(*branches(velocity, model.null, x, sigma, cond), scale)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from bench.config.load import load_settings
 from bench.datasets.worlds import experiment_world
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.scoring.loading import load_scorers
 from bench.training.context import TaskContext
 from bench.training.evaluate import Evaluator
@@ -39,7 +39,7 @@ def changes_in(precision: Precision, prompts: int = PROMPTS) -> list[ScoreChange
     """
     experiment = load_settings("quick")
     task, world = experiment.tasks[0], experiment_world(experiment)
-    policy, scorers = SD3Policy.load(world.model), load_scorers(set(task.scorers))
+    policy, scorers = PipelinePolicy.load(world.model), load_scorers(set(task.scorers))
     judged: dict[Precision | None, dict[str, dict[str, Any]]] = {}
     both: tuple[Precision | None, Precision] = (None, precision)
     for each in both:

@@ -8,10 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.api import NonFiniteError, PluginError, Reward
+from bench.device import present_device
 from bench.plugin_code import code_hash
 from bench.plugin_errors import plugin_errors
 from bench.scoring.workers.remote_reward import RemoteReward
@@ -34,6 +37,7 @@ class Scorer:
     def __init__(self, reward: Reward, flops: float = 0.0, guard: Guard = unguarded) -> None:
         self.reward = reward
         self.flops = flops
+        self.gradient_flops = 0.0  # of one picture's score with gradient, and its backward pass
         self._guard = guard
 
     @property
@@ -105,6 +109,25 @@ class Scorer:
             )
         return scores
 
+    def training_scores_with_gradient(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """Scores (B,) of pictures float32 (B, 3, H, W) in [0, 1], turned so that higher is better, with gradient.
+
+        Raises:
+            PluginError: the reward is not differentiable, raises, or gives a wrong shape or a graph that is cut.
+        """
+        if not self.reward.differentiable:
+            raise PluginError(f"reward {self.name!r}: its gradient was asked for, and it is not differentiable")
+        with self._guard(self.name, "one call"), self._plugin_errors(f"on {len(images)} pictures, with gradient"):
+            scores = self.reward.scores(images, list(prompts), list(metadata))
+        if scores.shape != (len(images),) or (images.requires_grad and not scores.requires_grad):
+            raise PluginError(
+                f"reward {self.name!r}: expected scores ({len(images)},) with a gradient to the pictures, got shape "
+                f"{tuple(scores.shape)}, {'with' if scores.requires_grad else 'without'} one: mend its scores()"
+            )
+        return scores.float() if self.reward.higher_is_better else -scores.float()
+
     def training_scores(
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
     ) -> np.ndarray:
@@ -153,3 +176,10 @@ class Scorer:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self(image[None], [prompt], [metadata])
         self.flops = float(counter.get_total_flops()) + self.reward.measure_worker_flops(image, prompt, metadata)
+
+    def measure_gradient(self, image: np.ndarray, prompt: str, metadata: Mapping[str, object]) -> None:
+        """Count the FLOPs of one picture's score with gradient, and of the way back, as `measure` does without."""
+        x = torch.from_numpy(image[None]).permute(0, 3, 1, 2).to(present_device()).float().div(255).requires_grad_()
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.enable_grad():
+            self.training_scores_with_gradient(x, [prompt], [metadata]).sum().backward()
+        self.gradient_flops = float(counter.get_total_flops())

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bench.api import ConfigError, DataError, Reward
 from bench.config.reward_expression import is_sum, read_sum
@@ -23,7 +25,12 @@ class WeightedSum(Reward):
 
     mean is 0 and deviation 1, unless the sum is `standardised(...)`: then they are those of the part's scores of the
     first `STANDARD_CANDIDATES` candidates of the task, measured when a cell begins or goes on, and so the same every
-    time. `latest` has the scores of each part in the last call, as the part gives them.
+    time. Of a sum that is `grouped(...)` they are those of the part's scores in the call, which are a whole group of
+    one prompt: no part rules the sum by its scale in this group, and one that tells no picture from another adds
+    nothing. `latest` has the scores of each part in the last call, as the part gives them.
+
+    Source of grouped sums: GDPO, arXiv 2601.05242, whose last step, over the batch, is `scale_rewards` batch of a
+    method.
     """
 
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
@@ -83,12 +90,38 @@ class WeightedSum(Reward):
             self.latest = {name: scores() for name, scores in pending.items()}
             total = np.zeros(len(images))
             for name, scorer in self.scorers.items():
-                mean, deviation = self.standards[name]
+                scores = self.latest[name].astype(np.float64)
+                mean, deviation = self._standard_of_group(scores) if self.sum.grouped else self.standards[name]
                 sign = 1 if scorer.reward.higher_is_better else -1
-                total += sign * self.sum.parts[name] * (self.latest[name].astype(np.float64) - mean) / deviation
+                total += sign * self.sum.parts[name] * (scores - mean) / deviation
             return total.astype(np.float32)
 
         return result
+
+    @property
+    def groupwise(self) -> bool:  # type: ignore[override]
+        """Whether a call has to be a whole group."""
+        return self.sum.grouped or any(scorer.reward.groupwise for scorer in self.scorers.values())
+
+    @staticmethod
+    def _standard_of_group(scores: np.ndarray) -> tuple[float, float]:
+        """Mean and deviation + 1e-4, as advantages have it, of a group's scores (B,); equal ones become exactly 0."""
+        return (float(scores[0]), 1.0) if np.ptp(scores) == 0 else (float(scores.mean()), float(scores.std()) + 1e-4)
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        """Whether every part is, and the sum is no matter of groups."""
+        return not self.sum.grouped and all(scorer.reward.differentiable for scorer in self.scorers.values())
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Sums (B,) of pictures float32 (B, 3, H, W) in [0, 1], with gradient."""
+        total = torch.zeros(len(images), device=images.device)
+        for name, scorer in self.scorers.items():
+            mean, deviation = self.standards[name]
+            sign = 1 if scorer.reward.higher_is_better else -1
+            raw = sign * scorer.training_scores_with_gradient(images, prompts, metadata)  # as the part gives them
+            total = total + sign * self.sum.parts[name] * (raw - mean) / deviation
+        return total
 
     def measure_worker_flops(self, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]) -> float:
         """FLOPs of one picture that the parts spend in other processes."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.api import DataError
 from bench.canonical import canonical_json, config_hash, hash_file
-from bench.files import remove_parts, write_whole
+from bench.files import remove_file, remove_parts, write_whole
 from bench.paths import inside
 from bench.reading import read_json
 from bench.tensors import write_tensors
@@ -58,8 +58,8 @@ class Checkpoints:
         numbers = self._numbers()
         kept = [it for it in numbers if it <= number][-KEEP:]  # those above were passed over, or this would not rise
         for old in (it for it in numbers if it not in kept):
-            (self.folder / f"{old:08d}.json").unlink(missing_ok=True)
-            (self.folder / f"{old:08d}.safetensors").unlink(missing_ok=True)
+            for kind in ("json", "safetensors"):
+                remove_file(self.folder / f"{old:08d}.{kind}")
 
     def load(self, refuse: Callable[[Mapping[str, Any]], None] = lambda state: None) -> tuple[Saved | None, list[str]]:
         """The newest good checkpoint, or None without any; and what is wrong with each newer one.
@@ -99,7 +99,7 @@ class Checkpoints:
         remove_parts(self.folder)
         for name in (f"{_NUMBER}.json", f"{_NUMBER}.safetensors", "stage[0-9]*.safetensors"):
             for path in self.folder.glob(name):
-                path.unlink()
+                remove_file(path)
 
     def _digest(self, name: str) -> str:
         if name not in self._digests:

@@ -13,7 +13,7 @@ from bench.distributed.ranks import SINGLE_PROCESS, Ranks
 from bench.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TaskContext:
 
     world: World
     task: Task
-    policy: SD3Policy
+    policy: PipelinePolicy
     scorers: Mapping[str, Scorer]
     ranks: Ranks = SINGLE_PROCESS
     note: Callable[[str], object] = print

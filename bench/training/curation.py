@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.api import Needs
 from bench.canonical import config_hash
 from bench.config.task import Task
 from bench.datasets.buckets import Size
@@ -18,16 +19,26 @@ from bench.paths import cache_folder
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
 from bench.training.checkpoint import Checkpoints
+from bench.training.context import TaskContext
 
 if TYPE_CHECKING:
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
 
 _CHUNK = 256
 _VERSION = 3  # of what is kept of a choice
 
 
+def training_data(context: TaskContext, needs: Needs) -> Dataset | BucketedDataset:
+    """The supervised data of a task for a method with these needs."""
+    task = context.task.unselected if needs.unselected else context.task
+    select = context.scorers[task.select] if task.select else None
+    return context.ranks.first_rank_first(
+        lambda: curated_data(context.world, task, context.policy, select, context.note)
+    )
+
+
 def curated_data(
-    world: World, task: Task, policy: SD3Policy, select: Scorer | None, note: Callable[[str], object] = print
+    world: World, task: Task, policy: PipelinePolicy, select: Scorer | None, note: Callable[[str], object] = print
 ) -> Dataset | BucketedDataset:
     """The supervised data of a task: which pictures, kept where it was found out before, and their latent moments.
 
@@ -51,7 +62,9 @@ def curated_data(
     return BucketedDataset(tuple(parts), tuple(policy.latent_of(tuple(part["size"])) for part in state["parts"]))
 
 
-def _dataset(policy: SD3Policy, candidates: Callable[[], Candidates], state: Mapping[str, Any], number: int) -> Dataset:
+def _dataset(
+    policy: PipelinePolicy, candidates: Callable[[], Candidates], state: Mapping[str, Any], number: int
+) -> Dataset:
     """The pictures of one size, whose moments are encoded now, and read when they are drawn."""
     part = state["parts"][number]
     rows, size = np.array(part["rows"]), part["size"] and tuple(part["size"])
@@ -110,7 +123,7 @@ def _scores(candidates: Candidates, select: Scorer | None) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _key(world: World, task: Task, policy: SD3Policy, select: Scorer | None) -> str:
+def _key(world: World, task: Task, policy: PipelinePolicy, select: Scorer | None) -> str:
     parts: dict[str, Any] = {
         "world": [world.name, world.version],
         "version": _VERSION,

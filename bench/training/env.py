@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -133,10 +134,15 @@ class MeteredModel:
         reference: Reference | None,
         metering: Metering,
         passes: Mapping[tuple[int, ...], PassFlops],
+        old: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
-        """`passes` are the FLOPs of one sample by the shape of its latent: of all shapes that it is trained on."""
+        """`passes` are the FLOPs of one sample by the shape of its latent: of all shapes that it is trained on.
+
+        Inside `old()` the policy is the old one.
+        """
         self._policy = policy
         self._reference = reference
+        self._old = old
         self._ledger = metering.ledger
         self._limit = metering.limit
         self._ranks = metering.ranks
@@ -163,19 +169,31 @@ class MeteredModel:
         return branches(self.velocity, self.null, x, sigma, cond)
 
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
-        """v_u + scale (v_c - v_u)."""
-        return guided(self.velocity, self.null, x, sigma, cond, scale)
+        """`guide` of both branches."""
+        return guided(self, self.velocity, x, sigma, cond, scale)
+
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u), renormalised where the model's family does that."""
+        return self._policy.guide(v_u, v_c, scale)
 
     def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
         """The frozen model at stage entry, without gradient."""
         if self._reference is None:
             raise PluginError("this method asks for the reference model but does not say so: Needs(reference=True)")
-        return guided(self._reference_pass, self.null, x, sigma, cond, scale)
+        return guided(self, self._reference_pass, x, sigma, cond, scale)
 
     def _reference_pass(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
         assert self._reference is not None
         self._charge_forward(len(x) * self._flops(x).reference, 0.0)
         return self._reference.velocity(x, sigma, cond)
+
+    @torch.no_grad()
+    def old_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float = 1.0) -> Tensor:
+        """The old policy, without gradient."""
+        if self._old is None:
+            raise PluginError("this method asks for the old policy but does not say so: set needs = Needs(old=True)")
+        with self._old():
+            return self.guided_velocity(x, sigma, cond, scale)
 
     def reference_tensors(self) -> dict[str, Tensor]:
         """Weights of the frozen model at stage entry, by name; none where the method needs none."""
@@ -195,12 +213,21 @@ class MeteredModel:
 
     def decode(self, z0: Tensor) -> np.ndarray:
         """Latents to pictures, charged as VAE decoding."""
-        flops, images = len(z0) * self._flops(z0).decode, len(z0) * self._ranks.size
+        self._charge_decode(z0, self._flops(z0).decode)
+        return self._policy.decode(z0.detach())
+
+    def decode_with_gradient(self, z0: Tensor) -> Tensor:
+        """Latents to pictures in [0, 1]; the way back is charged at once, where gradient flows into the latents."""
+        flops = self._flops(z0)
+        self._charge_decode(z0, flops.decode + (flops.decode_backward if z0.requires_grad else 0.0))
+        return self._policy.decode_with_gradient(z0)
+
+    def _charge_decode(self, z0: Tensor, of_one: float) -> None:
+        flops, images = len(z0) * of_one, len(z0) * self._ranks.size
         self._limit.reserve(cost=flops / self.unit, flops=flops, images=images)
         self._ledger.decode_cost += flops / self.unit
         self._ledger.flops += flops
         self._ledger.images += images
-        return self._policy.decode(z0.detach())
 
     def _flops(self, x: Tensor) -> PassFlops:
         """Of one sample, of all ranks."""
@@ -261,15 +288,41 @@ class TrainingEnv:
         """Begin to score, charged at once; what this returns gives the scores."""
         if self._reward is None:
             raise PluginError("this method asks for a reward but does not say so: set needs = Needs(reward=True)")
-        calls = len(images) * self._ranks.size
-        flops = calls * self._reward.flops
-        cost = flops / self.model.unit
-        self._limit.reserve(cost=cost, flops=flops)
+        if self.scores_groups and len(set(prompts)) > 1:
+            raise PluginError(
+                f"reward {self._reward.name!r} scores a whole group of one prompt at once, and the method gave it "
+                f"pictures of {len(set(prompts))} prompts: ask env.scores_groups, or train on another reward"
+            )
+        self._reserve_scores(len(images), self._reward.flops)
         waiting = self._reward.submit_training_scores(images, prompts, metadata)
-        self._ledger.reward_cost += cost
-        self._ledger.flops += flops
-        self._ledger.reward_calls += calls
+        self._charge_scores(len(images), self._reward.flops)
         return partial(self._scored, self._reward, waiting)
+
+    @property
+    def scores_groups(self) -> bool:
+        """Whether the reward scores whole groups only."""
+        return self._reward is not None and self._reward.reward.groupwise
+
+    def score_with_gradient(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """The task's training reward (B,) with gradient; the way back is charged at once."""
+        if self._reward is None:
+            raise PluginError("this method asks for a reward but does not say so: set needs = Needs(reward=True)")
+        self._reserve_scores(len(images), self._reward.gradient_flops)
+        scores = self._reward.training_scores_with_gradient(images, prompts, metadata)
+        self._charge_scores(len(images), self._reward.gradient_flops)
+        return scores
+
+    def _reserve_scores(self, count: int, of_one: float) -> None:
+        flops = count * self._ranks.size * of_one
+        self._limit.reserve(cost=flops / self.model.unit, flops=flops)
+
+    def _charge_scores(self, count: int, of_one: float) -> None:
+        calls = count * self._ranks.size
+        self._ledger.reward_cost += calls * of_one / self.model.unit
+        self._ledger.flops += calls * of_one
+        self._ledger.reward_calls += calls
 
     def _scored(self, reward: Scorer, waiting: Pending) -> np.ndarray:
         """The scores that were waited for, their parts logged."""
@@ -342,6 +395,14 @@ class TrainingEnv:
         told = self._ranks.all_gather_object("log", self.log.fetch())
         self._begin_update()
         return means(told)
+
+    def update_old(self, decay: float) -> None:
+        """Let the old policy follow."""
+        if not 0 <= decay <= 1:
+            raise PluginError(f"update_old({decay}): expected a number from 0, all of the trained weights, to 1, none")
+        if not self.optimizer.keeps_old:
+            raise PluginError("this method updates an old policy but does not say so: set needs = Needs(old=True)")
+        self.optimizer.update_old(decay)
 
     def abandon(self) -> None:
         """Drop the gradient of a step that the budget cut short."""

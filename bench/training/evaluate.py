@@ -23,7 +23,7 @@ from bench.config.settings import Evaluation
 from bench.datasets.prompts.sets import LoadedSet, among, load_sets
 from bench.features import shared_features
 from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
-from bench.models.policy import Frozen, SD3Policy
+from bench.models.policy import Frozen, PipelinePolicy
 from bench.models.velocity import VelocityField
 from bench.paths import portable
 from bench.scoring.scorer import Scorer
@@ -92,7 +92,7 @@ class Evaluator:
         if settings.drift_states:
             self._base: Frozen = base.frozen_copy()
 
-    def judge(self, policy: SD3Policy, update: int, *, final: bool) -> Judgement:
+    def judge(self, policy: PipelinePolicy, update: int, *, final: bool) -> Judgement:
         """Sample and score the prompts of a milestone, or all of them and the held-out ones at the end."""
         settings = self._settings
         jobs = self._final_jobs() if final else self._reported(settings.milestone_prompts)
@@ -107,7 +107,7 @@ class Evaluator:
             drift=self._drift(policy) if settings.drift_states else {},
         )
 
-    def grid(self, policy: SD3Policy, update: int) -> Frame | None:
+    def grid(self, policy: PipelinePolicy, update: int) -> Frame | None:
         """The guidance x steps grid on the first prompts; None where the settings ask for none.
 
         Where guidance and steps are those of the final evaluation after that update, so are the rows.
@@ -137,7 +137,7 @@ class Evaluator:
     def _final_jobs(self) -> list[Job]:
         return self._reported() + [("held_out", p) for p in self._held_out]
 
-    def prompt_sets(self, policy: SD3Policy, update: int, without: Collection[str] = ()) -> Iterator[SetJudgement]:
+    def prompt_sets(self, policy: PipelinePolicy, update: int, without: Collection[str] = ()) -> Iterator[SetJudgement]:
         """The prompt sets in turn, but those `without`; a prompt's score is the mean of its samples' scores.
 
         Each sample has noise of its own.
@@ -168,7 +168,7 @@ class Evaluator:
         captions = self._world.candidates(self._categories, self._task.candidates).prompts
         return frozenset(p.text for p in (*own, *captions))
 
-    def pictures(self, policy: SD3Policy) -> tuple[bytes, list[Prompt], tuple[int, int]]:
+    def pictures(self, policy: PipelinePolicy) -> tuple[bytes, list[Prompt], tuple[int, int]]:
         """A PNG with one row of tiles, its prompts, and a tile's (width, height)."""
         settings = self._settings
         prompts = self._prompts[: settings.pictures]
@@ -197,7 +197,7 @@ class Evaluator:
         return self._ranks.map_items(batches, ticking)
 
     def _score(
-        self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, update: int,
+        self, policy: PipelinePolicy, jobs: Sequence[Job], guidance: float, steps: int, update: int,
         scorers: Mapping[str, Scorer], noise: str = "z1",
     ) -> Frame:  # fmt: skip
         """Sample and score; the columns of all jobs."""
@@ -229,7 +229,9 @@ class Evaluator:
             }
         return lambda: frame | {name: scores() for name, scores in waiting.items()}
 
-    def _sample(self, policy: SD3Policy, jobs: Sequence[Job], guidance: float, steps: int, noise: str) -> np.ndarray:
+    def _sample(
+        self, policy: PipelinePolicy, jobs: Sequence[Job], guidance: float, steps: int, noise: str
+    ) -> np.ndarray:
         """Pictures of one batch."""
         z1 = np.concatenate(
             [
@@ -243,7 +245,7 @@ class Evaluator:
             z0 = policy.sample(x, cond, steps=steps, guidance=guidance)
         return policy.decode(z0)
 
-    def _diversity(self, policy: SD3Policy) -> float:
+    def _diversity(self, policy: PipelinePolicy) -> float:
         """Mean pairwise cosine distance of image embeddings among samples of one prompt, over prompts."""
         settings = self._settings
         jobs = self._reported(settings.diversity_prompts)
@@ -256,7 +258,7 @@ class Evaluator:
         return mean_pairwise_distance(np.stack(samples, axis=1))
 
     @torch.no_grad()
-    def _fixed_states(self, base: SD3Policy, categories: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
+    def _fixed_states(self, base: PipelinePolicy, categories: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
         """Forward-noised candidates (N, *S), their sigma (N,) spread evenly over (0, 1), and their captions."""
         candidates = self._world.candidates(categories, self._settings.drift_states)
         index = range(len(candidates.prompts))
@@ -268,7 +270,7 @@ class Evaluator:
         return flow.interpolate(z0, z1, sigma), sigma, [p.text for p in candidates.prompts]
 
     @torch.no_grad()
-    def _drift(self, policy: SD3Policy) -> dict[str, float]:
+    def _drift(self, policy: PipelinePolicy) -> dict[str, float]:
         """How far the model has moved from the base.
 
         velocity: |v - v_base|^2 / |v_base|^2 over the fixed states. norm_ratio: |v| / |v_base|, the inflation that
@@ -289,7 +291,7 @@ class Evaluator:
         size = self._settings.batch_size
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
-    def _at_states(self, model: VelocityField, policy: SD3Policy) -> Tensor:
+    def _at_states(self, model: VelocityField, policy: PipelinePolicy) -> Tensor:
         """Velocities (N, D) float32 at the fixed states."""
         found = []
         for part in self._parts(len(self._state_texts)):
@@ -297,7 +299,7 @@ class Evaluator:
             found.append(model.velocity(self._states[rows], self._state_sigma[rows], cond).flatten(1))
         return torch.cat(found)
 
-    def _path_kl(self, policy: SD3Policy, index: range) -> Tensor:
+    def _path_kl(self, policy: PipelinePolicy, index: range) -> Tensor:
         """Sum over the steps of SDE paths of the KL between the model's and the base's next-step Gaussians (n,)."""
         cond = policy.encode([self._state_texts[i] for i in index])
         sigmas = policy.sigmas(PATH_STEPS)

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.api import Batch, DataError
 from bench.canonical import canonical_json
 from bench.files import write_whole
-from bench.models.conditioning import TextCondition
+from bench.models.text_condition import TextCondition
 from bench.paths import inside, portable
 from bench.reading import read_json
 from bench.tensors import write_tensors
@@ -55,7 +55,7 @@ def dumped_tensors(stage: Stage) -> dict[str, Tensor]:
     latest, rollouts = failed_batch(stage), stage.env.rollouts
     if latest is not None:
         assert isinstance(latest.cond, TextCondition)
-        found |= {"z0": latest.z0, "embeds": latest.cond.embeds, "pooled": latest.cond.pooled}
+        found |= {"z0": latest.z0, **latest.cond.named()}
     if rollouts is not None:
         found |= {f"rollout.{name}": tensor for name, tensor in rollouts.tensors.items()}
     return {name: tensor.detach().cpu() for name, tensor in found.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ class Optimizer:
     methods with few, dear updates and methods with many cheap ones are averaged over the same spending.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], train: Train) -> None:
+    def __init__(self, parameters: list[torch.nn.Parameter], train: Train, *, keeps_old: bool = False) -> None:
+        """`keeps_old`: hold the weights of an old policy too, which are those of now until `update_old`."""
         self.parameters = parameters
         self._train = train
         self._is_sharded = any(map(is_sharded, parameters))
@@ -31,6 +34,12 @@ class Optimizer:
         self._last_fraction = 0.0
         if train.ema_half_life:
             self._average = [p.detach().clone() for p in parameters]
+        self._old = [p.detach().clone() for p in parameters] if keeps_old else []
+
+    @property
+    def keeps_old(self) -> bool:
+        """Whether there is an old policy."""
+        return bool(self._old)
 
     def zero_grad(self) -> None:
         """Forget the accumulated gradient."""
@@ -64,6 +73,25 @@ class Optimizer:
             average.lerp_(p, 1 - keep)
 
     @torch.no_grad()
+    def update_old(self, decay: float) -> None:
+        """The old policy's weights <- decay old + (1 - decay) those of now."""
+        for old, p in zip(self._old, self.parameters, strict=True):
+            old.lerp_(p, 1 - decay)
+
+    @contextmanager
+    def old_weights(self) -> Iterator[None]:
+        """The model is the old policy inside. Its tensors are exchanged, not their values: a graph that waits for its
+        backward pass stays whole."""
+        now = [p.data for p in self.parameters]
+        for old, p in zip(self._old, self.parameters, strict=True):
+            p.data = old
+        try:
+            yield
+        finally:
+            for data, p in zip(now, self.parameters, strict=True):
+                p.data = data
+
+    @torch.no_grad()
     def swap_average(self) -> None:
         """Exchange the weights with their moving average (for evaluation, and back); nothing where it is off."""
         if self._average is None:
@@ -83,6 +111,8 @@ class Optimizer:
             held = {"weight": p, **self._adamw.state.get(p, {})}
             if self._average is not None:
                 held["average"] = self._average[i]
+            if self._old:
+                held["old"] = self._old[i]
             for key, value in held.items():
                 together = full_tensor(value.detach())
                 if keep or not is_sharded(value):
@@ -106,3 +136,5 @@ class Optimizer:
                 self._adamw.state[p]["step"] = tensors[f"step.{i}"].to(counts, copy=True)
             if self._average is not None:
                 self._average[i].copy_(shard_like(tensors[f"average.{i}"], p))
+            if self._old:
+                self._old[i].copy_(tensors[f"old.{i}"])

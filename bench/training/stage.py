@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from bench.api import ConfigError, Method, PluginError, Prompt, Rollouts
+from bench.api import ConfigError, Method, Needs, PluginError, Prompt, Rollouts
 from bench.budget import Budget, Ledger, Limit
 from bench.config.settings import StageSettings as StageSettings
 from bench.datasets.dataset import BucketedDataset, Dataset
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
-from bench.models.conditioning import TextCondition
 from bench.models.flops import PassFlops
+from bench.models.text_condition import TextCondition
 from bench.plugin_errors import plugin_errors
 from bench.scoring.scorer import Scorer
 from bench.tensors import load_tensors, write_tensors
 from bench.training.context import Metering, TaskContext
-from bench.training.curation import curated_data
+from bench.training.curation import training_data
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
 
 if TYPE_CHECKING:
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class Stage:
     """Advances a method phase by phase: `collect` where the buffer is empty, then `step`."""
 
     def __init__(
-        self, method: Method, env: TrainingEnv, limit: Limit, policy: SD3Policy, ranks: Ranks = SINGLE_PROCESS
+        self, method: Method, env: TrainingEnv, limit: Limit, policy: PipelinePolicy, ranks: Ranks = SINGLE_PROCESS
     ) -> None:
         self.method = method
         self.env = env
@@ -82,18 +82,18 @@ class Stage:
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
         policy.precision = train.precision
         trained = policy.prepare(train, plan.noise_seed)
-        dataset = _training_data(context, ledger) if method.needs.data else None
+        dataset = _training_data(context, method.needs, ledger) if method.needs.data else None
         passes = _measured(policy, dataset)
-        optimizer = Optimizer(policy.shard(trained), train)
+        optimizer = Optimizer(policy.shard(trained), train, keeps_old=method.needs.old)
         if method.needs.reference and train.adaptation == "lora":
             reference = policy.frozen_copy()
         prompts = _training_prompts(context) if method.needs.reward else []
         metering = Metering(ledger, Limit(plan.budget, ledger, plan.spent), unit, ranks)
         draw = SampleDraw(policy, metering, train, plan.noise_seed, dataset, prompts)
-        model = MeteredModel(policy, reference, metering, passes)
+        model = MeteredModel(policy, reference, metering, passes, optimizer.old_weights if method.needs.old else None)
         texts = [*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""]
         ranks.first_rank_first(lambda: policy.texts.prepare(texts))
-        reward = _training_reward(context) if method.needs.reward else None
+        reward = _training_reward(context, method.needs) if method.needs.reward else None
         env = TrainingEnv(draw, model, optimizer, reward, metering, train)
         return cls(method, env, metering.limit, policy, ranks)
 
@@ -184,7 +184,9 @@ class Stage:
         if self.env.rollouts is not None:
             cond = self.env.rollouts.cond
             assert isinstance(cond, TextCondition)
-            rows = {"rollout_cond.embeds": cond.embeds, "rollout_cond.pooled": cond.pooled}
+            if cond.lengths is not None:  # all ranks need one length to gather them
+                cond = cond.padded(max(self._ranks.all_gather_object("longest", cond.embeds.shape[1])))
+            rows = {f"rollout_cond.{name}": t.to(self.policy.device) for name, t in cond.named().items()}
             rows |= {f"rollout.{name}": t for name, t in self.env.rollouts.tensors.items()}
             out |= {name: self._ranks.all_gather(t) for name, t in rows.items()}
         return out
@@ -217,7 +219,7 @@ class Stage:
             self.method.load_state_dict(state["method"])
         if state["rollouts"] is not None:
             own, device = self._own_rows(state["rollout_rows"]), self.policy.device
-            cond = TextCondition(tensors["rollout_cond.embeds"], tensors["rollout_cond.pooled"])[own].to(device)
+            cond = TextCondition.of(_under(tensors, "rollout_cond."))[own].to(device)
             rows = {name: t[own].to(device) for name, t in _under(tensors, "rollout.").items()}
             self.env.rollouts = Rollouts(rows, cond, **state["rollouts"])
 
@@ -233,12 +235,8 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _training_data(context: TaskContext, ledger: Ledger) -> Dataset | BucketedDataset:
-    task, scorers = context.task, context.scorers
-    select = scorers[task.select] if task.select else None
-    dataset = context.ranks.first_rank_first(
-        lambda: curated_data(context.world, task, context.policy, select, context.note)
-    )
+def _training_data(context: TaskContext, needs: Needs, ledger: Ledger) -> Dataset | BucketedDataset:
+    dataset = training_data(context, needs)
     ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
     return dataset
 
@@ -248,23 +246,26 @@ def _training_prompts(context: TaskContext) -> list[Prompt]:
     return context.world.prompts("train", categories, context.task.train_prompts)
 
 
-def _training_reward(context: TaskContext) -> Scorer:
+def _training_reward(context: TaskContext, needs: Needs) -> Scorer:
     """The scorer that trains, whose FLOPs are known."""
     assert context.task.reward is not None
     reward = context.scorers[context.task.reward]
     example = context.world.candidates(context.task.categories or context.world.categories, 1)
-    reward.measure(example.images[0], example.prompts[0].text, example.prompts[0].metadata)
+    one = example.images[0], example.prompts[0].text, example.prompts[0].metadata
+    reward.measure(*one)
+    if needs.reward_gradient:
+        reward.measure_gradient(*one)
     return reward
 
 
-def _measured(policy: SD3Policy, dataset: Dataset | BucketedDataset | None) -> dict[tuple[int, ...], PassFlops]:
+def _measured(policy: PipelinePolicy, dataset: Dataset | BucketedDataset | None) -> dict[tuple[int, ...], PassFlops]:
     """The FLOPs of one sample's passes, by the shape of its latent; before weights are shared out among ranks."""
     shapes = set(dataset.shapes) if isinstance(dataset, BucketedDataset) else set()
     own = tuple(policy.latent_shape)
     return {own: policy.measure_flops(), **{shape: policy.measure_flops(shape) for shape in shapes - {own}}}
 
 
-def _enter_with(policy: SD3Policy, entry: Path, ranks: Ranks) -> None:
+def _enter_with(policy: PipelinePolicy, entry: Path, ranks: Ranks) -> None:
     """Take the weights at stage entry from `entry`, or keep them there for a resume."""
     policy.unshard(policy.device)
     if ranks.all_gather_object("entry", entry.is_file())[0]:

@@ -380,7 +380,7 @@ def test_doctor_examines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr("bench.cli.doctor.package_conflicts", lambda: [])
     assert main(["doctor", "--results", str(tmp_path / "results")]) == 0
     out = capsys.readouterr().out
-    for part in ("python 3", "torch ", "GiB of memory", "3 methods registered", "can be written", "1 thread: "):
+    for part in ("python 3", "torch ", "GiB of memory", "12 methods registered", "can be written", "1 thread: "):
         assert part in out
     assert not (tmp_path / "results").exists()
     monkeypatch.setattr("bench.cli.doctor.package_conflicts", lambda: ["package 'methods' is foreign"])
@@ -417,6 +417,10 @@ def test_doctor_tunes_into_a_file_that_a_run_reads(
 def test_the_recorded_command_leaves_out_where_and_how_it_was_computed(left_out: list[str]) -> None:
     kept = ["--methods", "sft", "--config", "machine.yaml", "--threads", "2", "--name=x", "--soar.num_points", "3"]
     assert command_line(["run", *kept[:4], *left_out, *kept[4:]]) == f"python -m bench run {' '.join(kept)}"
+
+
+def test_the_recorded_command_names_no_folder() -> None:
+    assert command_line(["run", "--preset", "/srv/ada/mine.yaml"]) == "python -m bench run --preset .../mine.yaml"
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def test_the_new_reward_is_the_mean_saturation(here: Path, capsys: pytest.Captur
     np.testing.assert_allclose(scores, [1, 0, 0, 0.8 * 0.75], rtol=1e-6)
     singles = [reward(image[None], [""], [{}])[0] for image in images]
     assert scores.tolist() == singles
-    assert main(["check", "./vivid.py"]) == 0 and "reward vivid: 7 checks" in capsys.readouterr().out
+    assert main(["check", "./vivid.py"]) == 0 and "reward vivid: 8 checks" in capsys.readouterr().out
 
 
 @pytest.mark.slow

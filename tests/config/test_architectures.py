@@ -11,8 +11,9 @@ from bench.api import ConfigError
 from bench.config.architectures import architecture_named
 from bench.config.load import load_settings
 from bench.config.settings import Runtime, Train
+from bench.families import family_of
 from bench.models import flops
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.models.random_pipeline import build_random_pipeline
 
 # Of the checkpoints on the hub, in millions: the transformers are known as 2B, 2.5B (with its table of positions, which
@@ -22,6 +23,7 @@ PUBLISHED = {
     "stabilityai/stable-diffusion-3.5-medium": 2243.2,
     "stabilityai/stable-diffusion-3.5-large": 8056.6,
 }
+OTHERS = ("black-forest-labs/FLUX.2-klein-base-4B", "Tongyi-MAI/Z-Image")
 ENCODERS = {"text_encoder": 123.65, "text_encoder_2": 694.66, "text_encoder_3": 4762.31, "vae": 83.82}
 
 
@@ -38,6 +40,39 @@ def test_the_numbers_make_the_published_models(model: str) -> None:
     assert pipeline.transformer.pos_embed.pos_embed.shape[1] == side**2
     for name, count in ENCODERS.items():
         assert millions(getattr(pipeline, name)) == pytest.approx(count, abs=0.01)
+
+
+@pytest.mark.slow
+def test_the_numbers_make_models_of_other_families_as_published() -> None:
+    """klein is known as 4B, with 3,875M weights, its VAE has 84,046,115, and Z-Image as 6B, with 6.15B."""
+    klein, z_image = (build_random_pipeline(name, "meta") for name in OTHERS)
+    assert millions(klein.transformer) == pytest.approx(3875, abs=1)
+    assert sum(p.numel() for p in klein.vae.parameters()) == 84_046_115
+    assert millions(z_image.transformer) == pytest.approx(6150, abs=10)
+    assert millions(z_image.vae) == pytest.approx(ENCODERS["vae"], abs=0.01)
+    for pipeline in (klein, z_image):
+        assert millions(pipeline.text_encoder) == pytest.approx(4022.5, abs=1)  # Qwen3-4B, its embedding tied
+
+
+@pytest.mark.parametrize(
+    ("preset", "model", "scale"), [("flux2-klein-lora", OTHERS[0], 4.0), ("z-image-lora", OTHERS[1], 5.0)]
+)
+def test_presets_of_other_families_train_and_judge_alike_on_their_own_targets(
+    preset: str, model: str, scale: float
+) -> None:
+    experiment = load_settings(preset)
+    family = family_of(architecture_named(model).pipeline)
+    assert experiment.model == model and experiment.runtime.text_length == family.text_length
+    for label in ("sft", "soar", "flowgrpo"):
+        train = experiment.stages(label)[0].train
+        assert train.adaptation == "lora" and train.lora_targets == family.lora_targets
+    guidance = {experiment.stages(label)[0].config.guidance for label in ("soar", "flowgrpo")}
+    assert guidance == {experiment.evaluation.guidance} == {scale} and not experiment.runtime.compile
+
+
+def test_targets_that_are_asked_for_go_before_the_familys_own() -> None:
+    asked = load_settings("z-image-lora", {"train.lora_targets": ["attention.to_q"]})
+    assert asked.stages("sft")[0].train.lora_targets == ("attention.to_q",)
 
 
 def test_the_shrunken_one_has_all_that_the_medium_one_has() -> None:
@@ -57,7 +92,7 @@ def test_random_weights_are_the_same_for_a_seed_and_leave_the_global_generator_a
 
 
 def test_texts_pictures_and_noise_levels_all_reach_the_velocity() -> None:
-    policy = SD3Policy.load("shrunken", weights="random", device="cpu", runtime=Runtime(text_length=24))
+    policy = PipelinePolicy.load("shrunken", weights="random", device="cpu", runtime=Runtime(text_length=24))
     x = torch.randn(1, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
     v = policy.velocity(x, torch.tensor([0.5]), policy.encode(["a star"]))
     for other in (
@@ -68,8 +103,8 @@ def test_texts_pictures_and_noise_levels_all_reach_the_velocity() -> None:
         assert (v - other).norm() > 1e-3 * v.norm()
 
 
-def trainable(pipeline: Path, **train: object) -> SD3Policy:
-    policy = SD3Policy.load(pipeline, device="cpu", runtime=Runtime(attention="math"))
+def trainable(pipeline: Path, **train: object) -> PipelinePolicy:
+    policy = PipelinePolicy.load(pipeline, device="cpu", runtime=Runtime(attention="math"))
     policy.prepare(Train(**train), 0)
     return policy
 
@@ -92,7 +127,7 @@ def test_gradient_checkpointing_changes_neither_the_gradient_nor_the_cost(adapta
 @pytest.mark.slow
 def test_flops_are_counted_alike_by_running_and_by_looking_at_shapes(tiny_pipeline: Path) -> None:
     policy = trainable(tiny_pipeline, adaptation="lora")
-    arguments = (policy.transformer, policy.pipeline.vae, policy.latent_shape, policy.encode([""]))
+    arguments = (policy.family, policy.transformer, policy.latent_shape, policy.encode([""]))
     ran, looked = flops.count(*arguments, device="cpu"), flops.count(*arguments, device="meta")
     assert ran == looked == policy.measure_flops()
     assert ran.reference < ran.forward < ran.backward < ran.backward_through

@@ -217,6 +217,21 @@ def test_every_problem_is_told_at_once(toy: str) -> None:
         ({"split": [0.5, 0.3, 0.2], "methods": ["sft+soar"]}, "3 shares, but 'sft+soar' has 2 stages"),
         ({"name": "a/b"}, "name: String should match pattern"),
         ({"task.reward": None, "methods": ["flowgrpo"]}, "has no reward to train on, and 'flowgrpo' needs one"),
+        ({"methods": ["methods.diffusionnft:DiffusionNFT"], "shard": True}, "diffusionnft keeps an old one beside it"),
+        ({"methods": ["methods.draft:DRaFT"], "task.reward": "scenes-geneval"}, "and scenes-geneval has none"),
+        (
+            {"methods": ["methods.draft:DRaFT"], "task.reward": "0.5*scenes-clip+0.5*scenes-ocr"},
+            "and scenes-ocr has none",
+        ),
+        ({"task.select": "grouped(0.5*scenes-clip+0.5*scenes-ocr)"}, "it trains, by --task.reward, and neither"),
+        (
+            {"methods": ["methods.draft:DRaFT"], "task.reward": "grouped(0.5*scenes-clip+0.5*scenes-aesthetic-head)"},
+            "and a sum within groups",
+        ),
+        (
+            {"methods": ["methods.draft:DRaFT"], "reward_server": "http://127.0.0.1:1"},
+            "which other processes cannot give",
+        ),
     ],
 )  # fmt: skip
 def test_wrong_settings_get_one_message(toy: str, overrides: dict[str, Any], message: str) -> None:

@@ -17,7 +17,8 @@ from bench.datasets.pictures.preparation import pictures_table, prepare_pictures
 from bench.datasets.pictures.selection import Selection, columns_of, write_selection
 from bench.datasets.pictures.world import ImagesWorld
 from bench.datasets.splits import SPLITS
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
+from tests.datasets.test_data_pictures import ADOBE, SRGB
 from tests.support.user_pictures import captions, image_folder, noise, png, write_listing
 
 SIDE = 64  # pixels of the tiny pipeline
@@ -70,7 +71,7 @@ def test_a_fetched_model_is_named_by_its_hub_id(
     (place / "refs" / "main").write_text(commit)
     by_id = ImagesWorld(Data(path=str(folder)), name)
     assert by_id.version == world(folder, tiny_pipeline).version
-    assert SD3Policy.load(by_id.model, device="cpu").latent_shape
+    assert PipelinePolicy.load(by_id.model, device="cpu").latent_shape
 
 
 def test_tags_are_the_categories(folder: Path, tiny_pipeline: Path) -> None:
@@ -153,6 +154,15 @@ def test_what_was_found_is_read_again_and_made_again_where_it_is_damaged(
         "place,name,kind,detail",
         "metadata.jsonl:1,0.png,zero bytes,the file is empty",
     ]
+
+
+def test_pictures_of_another_colour_profile_are_counted_and_told(tiny_pipeline: Path, tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "pictures")
+    for name, icc in (("0.png", ADOBE), ("1.png", ADOBE), ("2.png", SRGB)):
+        (folder / name).write_bytes(png(noise(int(name[0])), icc_profile=icc))
+    prepared = prepare_pictures(Data(path=str(folder)), tiny_pipeline)
+    assert prepared.found.to_srgb == 2 and prepared.settings.identity()["to_srgb"] == 2
+    assert "2 brought from their colour profile to sRGB" in pictures_table(prepared)
 
 
 def select(folder: Path, names: list[str]) -> Path:

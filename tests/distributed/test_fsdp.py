@@ -17,7 +17,7 @@ from bench.distributed.dtensors import full_tensor, to_local
 from bench.distributed.fsdp_passes import ShardedPasses
 from bench.distributed.launch import RankInfo
 from bench.distributed.ranks import SINGLE_PROCESS, ProcessGroup, Ranks
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.tensors import load_tensors, write_tensors
 from bench.training.frozen_check import FrozenCheck
 from bench.training.optimizer import Optimizer
@@ -28,7 +28,7 @@ SAMPLES = 3  # of which the first process has all and the second none, so that i
 TRAIN = Train(clip_norm=0.5, ema_half_life=0.5, gradient_checkpointing=True)
 
 
-def loss(policy: SD3Policy, rows: slice) -> Tensor:
+def loss(policy: PipelinePolicy, rows: slice) -> Tensor:
     """Of two guided passes, the second at a state that the first one made: gradient goes through that state."""
     noise = torch.randn(SAMPLES, *policy.latent_shape, generator=torch.Generator().manual_seed(1))[rows]
     cond = policy.encode(["a red circle"] * len(noise))
@@ -37,14 +37,14 @@ def loss(policy: SD3Policy, rows: slice) -> Tensor:
     return (policy.guided_velocity(noise - 0.2 * v, sigma - 0.2, cond, 2.0) + v).square().sum()
 
 
-def prepared(pipeline: Path, ranks: Ranks | None = None) -> tuple[SD3Policy, Optimizer]:
+def prepared(pipeline: Path, ranks: Ranks | None = None) -> tuple[PipelinePolicy, Optimizer]:
     """A policy in training, shared out among `ranks`."""
-    policy = SD3Policy.load(pipeline, device="cpu")
+    policy = PipelinePolicy.load(pipeline, device="cpu")
     policy.shards = ShardedPasses(ranks) if ranks else None
     return policy, Optimizer(policy.shard(policy.prepare(TRAIN, 0)), TRAIN)
 
 
-def updated(policy: SD3Policy, optimizer: Optimizer, ranks: Ranks, rows: slice) -> float:
+def updated(policy: PipelinePolicy, optimizer: Optimizer, ranks: Ranks, rows: slice) -> float:
     """Two updates by samples of this process alone; returns the last gradient's norm."""
     for fraction in (0.2, 0.4):
         if rows.stop > rows.start:
@@ -96,7 +96,7 @@ def _in_bfloat16(ranks: Ranks, pipeline: Path, folder: Path) -> object:
 
 def _reference(ranks: Ranks, pipeline: Path, folder: Path) -> object:
     """A frozen copy that is shared out answers as the model does, by as many passes as each process wants."""
-    policy = SD3Policy.load(pipeline, device="cpu")
+    policy = PipelinePolicy.load(pipeline, device="cpu")
     policy.shards = ShardedPasses(ranks)
     reference = policy.frozen_copy()
     same = []
@@ -200,7 +200,7 @@ def test_bfloat16_rounds_as_with_whole_weights(folder: Path, tiny_pipeline: Path
 
 def test_each_process_holds_half(found: list[dict[str, Any]], tiny_pipeline: Path) -> None:
     """Every weight of the tiny denoiser has an even number of rows."""
-    count = sum(p.numel() for p in SD3Policy.load(tiny_pipeline, device="cpu").transformer.parameters())
+    count = sum(p.numel() for p in PipelinePolicy.load(tiny_pipeline, device="cpu").transformer.parameters())
     for rank in found:
         assert rank["_updates"][1] == dict.fromkeys(("weight", "exp_avg", "exp_avg_sq", "average"), count / 2)
 
@@ -213,7 +213,7 @@ def test_state_goes_there_and_back(found: list[dict[str, Any]]) -> None:
 
 @pytest.mark.slow
 def test_a_shared_reference_is_the_model(found: list[dict[str, Any]], tiny_pipeline: Path) -> None:
-    transformer = SD3Policy.load(tiny_pipeline, device="cpu").transformer
+    transformer = PipelinePolicy.load(tiny_pipeline, device="cpu").transformer
     count = sum(p.numel() for p in transformer.parameters()) // 2 + sum(b.numel() for b in transformer.buffers())
     assert [rank["_reference"] for rank in found] == [[[True, True], count]] * 2
 

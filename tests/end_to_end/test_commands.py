@@ -42,6 +42,8 @@ def test_from_a_run_to_its_report_and_samples(
     out = capsys.readouterr().out
     assert "alignment/soar+flowgrpo/seed0" in out and "done after" in out
     assert str(report) in out and str(results / "small" / "figures" / "samples-alignment.png") in out
+    page = results / "small" / "report.html"
+    assert out.splitlines()[-1].split() == ["open", str(page)] and b"</html>" in page.read_bytes()
 
     record = results / "small" / "alignment" / "sft" / "seed0" / "record.jsonl"
     before, text = record.read_bytes(), report.read_text()

@@ -34,7 +34,7 @@ def test_a_second_run_adds_its_methods_to_the_table(tiny_pipeline, tmp_path):
     assert held.methods == ("sft", "soar")
     assert held.config_hash == grid.experiment_header(first, folder).config_hash
     other = experiment(tiny_pipeline, methods=["sft"], budget="999")
-    with pytest.raises(DataError, match="another name"):
+    with pytest.raises(DataError, match=r"budget is 999, was 400.* another --name"):
         write_experiment_header(folder, grid.experiment_header(other, folder))
 
 

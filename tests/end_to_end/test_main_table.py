@@ -24,7 +24,7 @@ from bench.results.report.main_table import papers_table
 from bench.results.report.terminal import terminal_table
 from bench.results.statistics.analysis import ALIKE, Analysis
 from tests.support.cells import settings
-from tests.support.user_pictures import captions, image_folder
+from tests.support.user_pictures import captions, image_folder, write_listing
 
 CLAIMS = (
     ("single_object", "a red star", {"class": "bench", "count": 1}),
@@ -53,15 +53,19 @@ def done(tiny_pipeline: Path, tiny_weights: Path, tmp_path_factory: pytest.TempP
     """The base and two seeds of SFT, judged; the folder holds results/."""
     folder = tmp_path_factory.mktemp("sets")
     trained = next(text for text in captions(30) if split_of(text) == "train")
+    pictures = image_folder(folder / "pictures", 30)
+    return run(folder / "results", tiny_pipeline, pictures, seeds=2, **write_sets(folder, trained))
+
+
+def run(results: Path, pipeline: Path, pictures: Path, **more: Any) -> tuple[Experiment, Path]:
+    """The base and SFT on these pictures, and where the results lie."""
     more = {
-        "world": "images", "tasks": ["pictures"], "data.path": str(image_folder(folder / "pictures", 30)),
-        "task.scorers": ["scenes-aesthetic", "jpeg"], "task.select": None, "methods": ["sft"], "seeds": 2,
+        "world": "images", "tasks": ["pictures"], "data.path": str(pictures),
+        "task.scorers": ["scenes-aesthetic", "jpeg"], "task.select": None, "methods": ["sft"],
         "evaluation.held_out_prompts": 0, "evaluation.diversity_prompts": 2, "evaluation.final_prompts": 4,
         "budget": "3updates", "evaluation.milestones": [1.0], "evaluation.grid_steps": [], "evaluation.drift_states": 2,
-    }  # fmt: skip
-    e = load_settings("smoke", settings(tiny_pipeline, **more) | write_sets(folder, trained))
-    e, _ = with_pictures(with_prompt_sets(e))
-    results = folder / "results"
+    } | more  # fmt: skip
+    e, _ = with_pictures(with_prompt_sets(load_settings("smoke", settings(pipeline, **more))))
     write_experiment_header(results / e.name, grid.experiment_header(e, results / e.name, "bench run"))
     for job in grid.experiment_jobs(e, results):
         run_cell(job, lambda event: None)
@@ -176,3 +180,40 @@ def test_seeds_are_judged_each_for_itself(done: tuple[Experiment, Path]) -> None
     folder = done[1] / done[0].name / "pictures"
     seeds = [pd.read_parquet(folder / "sft" / f"seed{n}" / "prompts-drawbench.parquet") for n in (0, 1)]
     assert not np.array_equal(seeds[0]["aesthetic"], seeds[1]["aesthetic"])
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_pictures_of_one_caption_are_judged_by_the_sets_alone(tiny_pipeline: Path, tmp_path: Path, split: str) -> None:
+    """Whatever split its hash would give it: all of them train, and the prompts of the sets are those of the report."""
+    caption = next(text for text in captions(90) if split_of(text) == split)
+    pictures = image_folder(tmp_path / "pictures", 6)
+    write_listing(pictures, [{"file_name": f"{number}.png", "text": caption} for number in range(6)])
+    (tmp_path / "own.txt").write_text("four red circles\nfour blue stars\nfour green hearts\nfour blue stars\n")
+    more = {
+        "evaluation.prompt_sets.own": {"path": str(tmp_path / "own.txt"), "scorers": ["jpeg"], "samples": 2},
+        "evaluation.held_out_prompts": 2, "evaluation.grid_steps": [2], "evaluation.pictures": 2,
+    }  # fmt: skip
+    e, results = run(tmp_path / "results", tiny_pipeline, pictures, **more)
+    assert e.data is not None and e.data.found is not None
+    assert e.data.found.captions == {"train": 1, "tune": 0, "report": 0, "held_out": 0} and e.data.found.training == 6
+    found = read_experiment(results / e.name)
+    assert found.refused == () and set(found.cells["status"]) == {"done"}
+    own = found.samples[found.samples["method"] == "sft"]
+    assert set(own["split"]) == {"report"} and sorted(own["prompt_index"].unique()) == [0, 1, 2]
+    assert own["scenes-aesthetic"].notna().all()
+    drawn = next(cell.pictures for cell in found.results if cell.header.method == "sft")
+    assert drawn is not None and len(drawn.captions) == 2 and caption not in drawn.captions
+    assert {"four red circles", "four blue stars", "four green hearts"} > set(drawn.captions)
+    recorded = found.results[0].header.config
+    assert recorded["data"]["all_train"] is True and "own.txt" not in json.dumps(recorded)
+    report.write_report(results, tmp_path / "REPORT.md")
+    page = (tmp_path / "REPORT.md").read_text()
+    assert (
+        "too few captions to judge by: the prompts are those of the prompt sets" in page
+        and "Prompt set own" in terminal_table(found)
+    )
+    read, _ = with_pictures(with_prompt_sets(load_settings("smoke", settings(
+        tiny_pipeline, **{"world": "images", "tasks": ["pictures"], "data.path": str(image_folder(tmp_path / "p", 90))},
+        **{"task.select": None, **more},
+    ))))  # fmt: skip
+    assert "all_train" not in read.data.identity()  # with captions enough, the sets stand beside them

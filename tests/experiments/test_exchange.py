@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.config.settings import Runtime, Train
 from bench.datasets.worlds import load_world
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.registry import ROOT
 
 STEPS, GUIDANCE = 3, 3.0
@@ -22,9 +22,9 @@ PROMPTS = ["a red circle", "two blue squares"]
 BASE = load_world("scenes").model
 
 
-def trained(train: Train, runtime: Runtime | None = None, size: float = 0.02) -> SD3Policy:
+def trained(train: Train, runtime: Runtime | None = None, size: float = 0.02) -> PipelinePolicy:
     """The embedded base, its trained weights moved at random, its stage ended."""
-    policy = SD3Policy.load(BASE, runtime=runtime, device="cpu", precision=train.precision)
+    policy = PipelinePolicy.load(BASE, runtime=runtime, device="cpu", precision=train.precision)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in policy.prepare(train, 0):
@@ -32,7 +32,7 @@ def trained(train: Train, runtime: Runtime | None = None, size: float = 0.02) ->
     return policy
 
 
-def noise(policy: SD3Policy) -> Tensor:
+def noise(policy: PipelinePolicy) -> Tensor:
     return torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(1))
 
 

@@ -16,11 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.canonical import config_hash
 from bench.cli.main import main
 from bench.locks import hold_lock
+from bench.paths import portable
 from bench.results.records.schema import End
 from bench.results.records.writer import CellRecord
 from bench.training.loop import MAX_SKIPPED_IN_A_ROW
+from tests.support.no_files import ends_within, full_folder, listening_socket, pipe
 from tests.support.synthetic_results import as_schema_1
 from tests.support.user_pictures import image_folder
 
@@ -209,7 +212,7 @@ class Lacking(Reward):
 NEEDED = [
     (["--device", "cuda"], ["device 'cuda': expected a CUDA device", "say --device cpu"]),
     (["--model", "nobody/nothing"], ["nobody/nothing: there is no such folder", "bench fetch nobody/nothing"]),
-    (["--model", "FLUX"], ["expected a StableDiffusion3Pipeline", "says that it is a FluxPipeline", "by --model"]),
+    (["--model", "PIXART"], ["a PixArtSigmaPipeline is no rectified flow: it predicts the noise", "by --model"]),
     (["--task.reward", "LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
     (["--task.select", "0.5*scenes-aesthetic+0.5*LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
     (["--task.scorers", "scenes-geneval,LACKING"], ["nobody/nothing: expected weights; to get it: make it"]),
@@ -223,17 +226,17 @@ NEEDED = [
 ]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 @pytest.mark.parametrize(("arguments", "messages"), NEEDED)
 def test_what_a_run_needs_is_looked_for_before_anything_is_written(
     arguments: list[str], messages: list[str], tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # as on a machine without
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "lacking.py").write_text(LACKING)
-    shutil.copytree(tiny_pipeline, tmp_path / "flux")
-    edit(tmp_path / "flux" / "model_index.json", "StableDiffusion3Pipeline", "FluxPipeline")
-    files = {"LACKING": tmp_path / "lacking.py", "FLUX": tmp_path / "flux", "PICTURES": tmp_path / "pictures"}
+    shutil.copytree(tiny_pipeline, tmp_path / "pixart")
+    edit(tmp_path / "pixart" / "model_index.json", "StableDiffusion3Pipeline", "PixArtSigmaPipeline")
+    files = {"LACKING": tmp_path / "lacking.py", "PIXART": tmp_path / "pixart", "PICTURES": tmp_path / "pictures"}
     given = [*arguments]
     for name, path in files.items():
         given = [argument.replace(name, str(path)) for argument in given]
@@ -257,14 +260,27 @@ def test_what_is_recorded_needs_nothing(
 
 
 @pytest.mark.parametrize("arguments", [["sample", "--out", "OUT/a.png"], ["run", "--results", "OUT"], ["plan"]])
+@pytest.mark.parametrize(
+    ("pipeline", "told"),
+    [
+        ("PixArtSigmaPipeline", "is no rectified flow: it predicts the noise of a diffusion process"),
+        ("SanaSprintPipeline", "is no rectified flow: it is a consistency model"),
+        ("StableDiffusionXLPipeline", "is no rectified flow: it predicts the noise of a diffusion process"),
+        ("MochiPipeline", "expected a pipeline of one of the families that can be trained (StableDiffusion3Pipeline"),
+    ],
+)
 def test_another_pipeline_is_called_by_its_name(
-    arguments: list[str], tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    pipeline: str,
+    told: str,
+    tiny_pipeline: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(tiny_pipeline, tmp_path / "flux")
-    edit(tmp_path / "flux" / "model_index.json", "StableDiffusion3Pipeline", "FluxPipeline")
+    shutil.copytree(tiny_pipeline, tmp_path / "other")
+    edit(tmp_path / "other" / "model_index.json", "StableDiffusion3Pipeline", pipeline)
     given = [argument.replace("OUT", str(tmp_path / "out")) for argument in arguments]
-    told = ["expected a StableDiffusion3Pipeline (Stable Diffusion 3 or 3.5)", "says that it is a FluxPipeline"]
-    refused([*given, "--model", str(tmp_path / "flux")], told, capsys)
+    refused([*given, "--model", str(tmp_path / "other")], [told, pipeline], capsys)
     assert not (tmp_path / "out").exists()
 
 
@@ -431,7 +447,18 @@ PREPARED = [
     (not_text, [], ["record.jsonl: not UTF-8 text", "the file is damaged"]),
     (without_header, [], ["record.jsonl does not begin with a cell event: remove that folder"]),
     (nothing, ["--train.learning_rate", "1e-3"], ["was recorded with other settings", "another --name"]),
-    (nothing, ["--budget", "3updates", "--seeds", "[7]"], ["holds experiment 'tiny' with configuration"]),
+    (nothing, ["--budget", "3updates", "--seeds", "[7]"], ["other settings", "budgets.0 is 3 updates, was 2 updates"]),
+    (nothing, ["--train.learning_rate", "1e-3", "--seeds", "[7]"], ["train.learning_rate is 0.001, was 0.0001"]),
+    (nothing, ["--task.margins.scenes-geneval", "0.5", "--seeds", "[7]"], ["margins.scenes-geneval is 0.5, was 0.01"]),
+    *[
+        (lambda folder, file=file, make=make: make(folder / file), [], [Path(file).name, told])
+        for file in ("results/tiny/run.lock", "results/tiny/experiment.json", str(RECORD), f"{CELL}/telemetry.jsonl")
+        for make, told in (
+            (pipe, "is a pipe: expected a file or a folder; remove it"),
+            (listening_socket, "is a socket: expected a file or a folder; remove it"),
+            (full_folder, "expected a file, but"),
+        )
+    ],
     (nothing, ["--evaluation.steps", "2", "--seeds", "[7]"], ["was recorded with other settings"]),
 ]
 
@@ -443,7 +470,28 @@ def test_a_results_folder(
 ) -> None:  # fmt: skip
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     prepare(tmp_path)
-    refused(command(tmp_path, tiny_pipeline, *arguments), messages, capsys)
+    with ends_within(60):
+        refused(command(tmp_path, tiny_pipeline, *arguments), messages, capsys)
+
+
+def test_results_that_were_recorded_with_absolute_paths(
+    finished: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As before paths were stored without their folders: what is finished counts, and nothing is added to it."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "results" / "tiny"
+    as_schema_1(folder)
+    for path in [*folder.rglob("record.jsonl"), folder / "experiment.json"]:
+        lines = path.read_text().splitlines()
+        head = json.loads(lines[0])
+        assert head["config"]["model"] == portable(str(tiny_pipeline)) != str(tiny_pipeline)
+        head["config"]["model"] = str(tiny_pipeline)
+        head["config_hash"] = config_hash(head["config"])
+        path.write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
+    assert main(command(tmp_path, tiny_pipeline)) == 0
+    assert "nothing to run" in capsys.readouterr().out
+    told = ["recorded by an older version, with absolute paths", "another --name, or remove that folder to run all"]
+    refused(command(tmp_path, tiny_pipeline, "--seeds", "2"), told, capsys)
 
 
 def test_a_results_folder_that_another_process_holds(

@@ -155,7 +155,11 @@ def few_captions(folder: Path) -> None:
     captioned(folder, [text for text in captions(90) if split_of(text) == "train"][:4])
 
 
-ADVICE = "give many different captions, best one of its own to each picture; as a rule 50 are enough"
+ADVICE = (
+    "give many different captions, best one of its own to each picture; as a rule 50 are enough; or train on all of "
+    "them, and judge by prompts of your own (--evaluation.prompt_sets.NAME FILE)"
+)
+SETS = ["--evaluation.prompt_sets.own.path", "FOLDER/own.txt", "--evaluation.prompt_sets.own.scorers", "jpeg"]
 
 
 CASES = [
@@ -179,7 +183,17 @@ CASES = [
     (nothing, ["--preset", "quick"], ["no task 'alignment' in world 'images'"]),
     (nothing, ["--reward", "beauty"], ["no reward 'beauty' is registered"]),
     (one_caption_to_train_on, [], ["1 different captions for task pictures", "1 in report (there are none)", ADVICE]),
-    (one_caption_to_judge_by, [], ["the captions of its 30 pictures leave none to train on", ADVICE]),
+    (one_caption_to_judge_by, [], ["at least 1 in train (there are none), 1 in held_out (there are none)", ADVICE]),
+    (
+        one_caption_to_train_on,
+        [*SETS, "--methods", "flowgrpo", "--flowgrpo.num_groups", "2"],
+        ["at least 2 in train (there is 1): give more captions, or have the method take fewer at once"],
+    ),
+    (
+        one_caption_to_train_on,
+        [*SETS, "--reward", "scenes-ocr"],
+        ["its headline scenes-ocr can judge none of the 2 prompts"],
+    ),
     (
         few_captions,
         [],
@@ -200,6 +214,7 @@ def test_a_run_does_not_begin(
 ) -> None:  # fmt: skip
     folder = image_folder(tmp_path / "pictures", GOOD)
     prepare_(folder)
+    (folder / "own.txt").write_text("a circle\na star\n")
     given = [argument.replace("FOLDER", str(folder)) for argument in arguments]
     data = [] if "--data" in given else ["--data", str(folder)]
     methods = [] if "--methods" in given else ["--methods", "sft"]

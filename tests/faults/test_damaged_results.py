@@ -14,6 +14,7 @@ import pytest
 from bench.api import DataError
 from bench.cli.main import main
 from bench.results.records.reader import read_experiment
+from tests.support.no_files import ends_within, full_folder, pipe
 from tests.support.synthetic_results import World, as_schema_1, write_world
 
 SMALL = World(tasks=("alignment",), methods=("sft",), seeds=1, prompts=8, milestone_prompts=4, grid=((3.0,), (5,)))
@@ -107,6 +108,27 @@ def test_the_report_names_it(
     if in_cell:
         assert "estore it, or remove alignment/sft/seed0 and run the cell again" in error
         assert "base" in (tmp_path / "REPORT.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("make", [pipe, full_folder])
+@pytest.mark.parametrize(
+    "file", ["experiment.json", *(f"alignment/sft/seed0/{name}" for name in (
+        "record.jsonl", "telemetry.jsonl", "scores-000625.parquet", "grid.parquet", "pictures.png"
+    ))],
+)  # fmt: skip
+def test_what_stands_where_a_file_belongs_is_named_and_waited_for_by_nobody(
+    file: str, make: Callable[[Path], None], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(whole, results)
+    make(results / "synthetic" / file)
+    for command in ("report", "verify", "status"):
+        with ends_within(60):
+            status = main([command, "--results", str(results)])
+        told = capsys.readouterr()
+        is_read = command != "status" or Path(file).suffix in (".json", ".jsonl")
+        assert status in ((1, 2) if is_read else (0,)) and "Traceback" not in told.err + told.out
+        assert not is_read or Path(file).name in told.err + told.out
 
 
 def test_a_report_that_cannot_be_written_is_told(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

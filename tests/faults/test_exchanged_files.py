@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +10,22 @@ from pathlib import Path
 import pytest
 
 from bench.api import DataError
+from bench.canonical import canonical_json
 from bench.cli.main import main
 from bench.config.job import CellJob
+from bench.config.pictures import Data
 from bench.config.settings import Experiment
+from bench.datasets.pictures.preparation import prepare_pictures
 from bench.experiments import cell as runner
 from bench.experiments import grid, replay
 from bench.experiments.resume import remaining_jobs
+from bench.paths import portable_values
+from bench.results.records.hashes import line_hash
 from bench.results.records.writer import CellRecord, write_experiment_header
 from tests.results.test_verification import edit_events, edit_lines, swap
 from tests.support.cells import experiment, facts, run
+from tests.support.no_files import ends_within, full_folder, pipe
+from tests.support.user_pictures import image_folder
 
 STOP = 12  # updates; two milestones and all but the last checkpoints lie before
 
@@ -72,6 +80,23 @@ def last_milestone(folder: Path) -> Path:
     return sorted((folder / "seed0").glob("scores-*.parquet"))[-1]
 
 
+def checkpoint(folder: Path, kind: str) -> Path:
+    return folder / "seed0" / "checkpoint" / f"{STOP:08d}.{kind}"
+
+
+def rewrite(cell: Path) -> None:
+    """Another drift, and every hash as if it had been measured so: a record as whole as the one of another run."""
+    edit_events(cell, "milestone", lambda event: event["drift"].update(velocity=0.5))
+    before = [""]
+
+    def sealed(line: str) -> str:
+        values = json.loads(line)
+        before.append(line_hash(values, before[-1]))
+        return canonical_json(values | {"hash": before[-1]})
+
+    edit_lines(cell, lambda lines: [sealed(line) for line in lines])
+
+
 def reorder(lines: list[str]) -> list[str]:
     return [*lines[:-2], lines[-1], lines[-2]]
 
@@ -95,6 +120,9 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
      "is not the one that was written there", BEGINNING),
     ("the last line left out", lambda f: edit_lines(f / "seed0", lambda lines: lines[:-1]),
      "are not there as they were written", ONE_BEFORE),
+    ("the record of another run", lambda f: rewrite(f / "seed0"), "are not there as they were written", BEGINNING),
+    ("a pipe as its manifest", lambda f: pipe(checkpoint(f, "json")), "is a pipe: expected a file", ONE_BEFORE),
+    ("a pipe as its tensors", lambda f: pipe(checkpoint(f, "safetensors")), "is a pipe: expected a file", ONE_BEFORE),
     ("a missing score file", lambda f: last_milestone(f).unlink(), ".parquet is missing", BEGINNING),
     ("a changed score file", lambda f: last_milestone(f).write_bytes(b"1"),
      "is not the file that was recorded", BEGINNING),
@@ -110,11 +138,30 @@ def test_an_interrupted_cell_goes_on_from_what_is_whole_and_ends_as_if_untouched
 ) -> None:  # fmt: skip
     shutil.copytree(interrupted, tmp_path / sft.name)
     change(tmp_path / sft.name / "alignment" / "sft")
-    notes = [event["message"] for event in run(sft, tmp_path, "sft") if event["event"] == "note"]
+    with ends_within(60):
+        notes = [event["message"] for event in run(sft, tmp_path, "sft") if event["event"] == "note"]
     assert any(words.format(name=sft.name) in note for note in notes[:-1]), notes
     assert where in notes[-1]
     cell = Path("alignment/sft/seed0")
     assert facts(tmp_path / sft.name / cell) == facts(whole / cell)
+
+
+@pytest.mark.parametrize("make", [pipe, full_folder])
+@pytest.mark.parametrize("file", ["checkpoint/cell.lock", f"checkpoint/{STOP:08d}.json", "scores-000006.parquet"])
+def test_what_stands_where_a_file_belongs_ends_a_cell_by_one_message_or_is_passed_over(
+    file: str, make: Callable[[Path], None], sft: Experiment, interrupted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(interrupted, tmp_path / sft.name)
+    path = tmp_path / sft.name / "alignment" / "sft" / "seed0" / file
+    make(path)
+    with ends_within(60):
+        try:
+            told = str([event for event in run(sft, tmp_path, "sft") if event["event"] == "note"])
+            assert file.endswith(".json")
+        except DataError as error:
+            told = str(error)
+    assert path.name in told and ("is a pipe: expected a file" in told or "expected a file, but" in told)
+    assert make is pipe or (path / "mine.txt").read_text() == "mine"
 
 
 def test_a_base_goes_on_with_what_is_whole_of_what_was_judged(sft: Experiment, whole: Path, tmp_path: Path) -> None:
@@ -158,6 +205,17 @@ def test_a_replay_begins_at_no_checkpoint_of_another_cell(sft: Experiment, tmp_p
         replay._refuse_other_cell(job, state)
     with pytest.raises(DataError, match=r"a checkpoint of .*/seed0, got one of .*/seed1"):
         replay._refuse_other_cell(job, {"cell": f"{sft.name}/alignment/sft/seed1"})
+
+
+def test_a_replay_trains_on_every_caption_where_the_cell_did(tiny_pipeline: Path, tmp_path: Path) -> None:
+    data = Data(path=str(image_folder(tmp_path / "pictures", 12)))
+    own = {"world": "images", "tasks": ["pictures"], "data.path": data.path, "task.select": None}
+    e = experiment(tiny_pipeline, methods=["sft"], **own, **{"task.scorers": ["scenes-aesthetic"]})
+    for all_train in (True, False):
+        found = prepare_pictures(data, tiny_pipeline, all_train=all_train).settings
+        recorded = portable_values(json.loads(canonical_json(found.identity())))
+        again = replay._pictures(tmp_path / "cell", e, data, recorded)
+        assert again == found and again.found is not None and again.found.all_train is all_train
 
 
 def flip(path: Path) -> None:

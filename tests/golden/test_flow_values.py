@@ -155,3 +155,72 @@ def test_clipped_surrogate() -> None:
     # clipped to 1.1; the worse one, 1.2; the worse one, .8; clipped to .9; inside
     close(flow.ppo_loss(log_ratio, advantage, 0.1), -1.1, 1.2, -0.8, 0.9, -2.1)
     close(flow.ppo_loss(log_ratio, advantage, math.inf), -1.2, 1.2, -0.8, 0.8, -2.1)
+
+
+# Noise of other samplers, and GRPO-Guard
+
+
+def test_dance_step_is_that_of_its_score() -> None:
+    """std = eta sqrt|d|, mean = x + d v - (eta^2/2) d score. DanceGRPO, arXiv 2505.07818, as its code has it."""
+    x, v = f64(2, 1, dimensions=1), f64(4, -2, dimensions=1)
+    mean, std = flow.noisy_step("dance", x, v, f64(0.5, 1), f64(0.25, 0.75), 0.4, 0.9)
+    # x0 = 2 - .5*4 = 0, score = -2/.25 = -8, mean = 2 - .25*4 - .08*.25*8; x0 = 3, score = -1, mean = 1 + .5 - .08*.25
+    close(mean, 0.84, 1.48)
+    close(std, 0.2, 0.2)  # .4*sqrt(.25)
+
+
+def test_cps_step() -> None:
+    """std = sigma_next sin(a pi/2), mean = (1 - sigma_next) x0 + sigma_next cos(a pi/2) x1. arXiv 2509.05952."""
+    x, v = f64(2, 1, dimensions=1), f64(4, -2, dimensions=1)
+    mean, std = flow.noisy_step("cps", x, v, f64(0.5, 1), f64(0.25, 0.8), 1 / 3, 0.9)
+    close(std, 0.125, 0.4)  # sin 30 degrees is .5
+    root = math.sqrt(0.75)
+    close(mean, 0.25 * root * 4, 0.2 * 3 + 0.8 * root * 1)  # x0 = 0, x1 = 2 + .5*4; x0 = 1 + 2, x1 = 1
+
+
+def test_normalised_log_ratio() -> None:
+    """(log_ratio + |mean - mean_old|^2/(2 std^2)) std = (x_next - mean_old)(mean - mean_old)/std, in the mean over D.
+
+    GRPO-Guard, arXiv 2510.22319.
+    """
+    mean, old, x_next = f64(1, 2, 3, 0, dimensions=2), f64(0, 2, 1, 1, dimensions=2), f64(4, 7, 2, 3, dimensions=2)
+    std = f64(0.5, 2).view(2, 1)
+    log_ratio = flow.log_prob(x_next, mean, std) - flow.log_prob(x_next, old, std)
+    # (4*1 + 5*0)/2/.5, (1*2 + 2*(-1))/2/2
+    close(flow.normalised_log_ratio(log_ratio, mean, old, std), 4, 0)
+
+
+def test_turned_displacement() -> None:
+    """|d| g/|g|: the length of one, the direction of the other."""
+    close(flow.turned(f64(3, 4, 0, 2, dimensions=2), f64(0, 2, -6, 8, dimensions=2)), 0, 5, -1.2, 1.6)
+
+
+# Reinforcement on the forward process
+
+
+def test_nft_loss() -> None:
+    """(q |x+ - z0|^2/w+ + (1 - q) |x- - z0|^2/w-)/b, w = mean |x - z0|. DiffusionNFT, arXiv 2509.16117."""
+    v, old = f64(3, 1, 2, 2, dimensions=2), f64(1, 1, 0, 1, dimensions=2)
+    target, sigma, q = f64(0, 2, 1, 3, dimensions=2), f64(0.5, 0.25), f64(0.75, 0)
+    # b = 1/2: v+ = 2, 1; 1, 1.5 and v- = 0, 1; -1, .5
+    # x+ - z0 = .5*(2, -1) so that |.|^2 = .625 and w = .75; x- - z0 = .5*(0, -1): .125 and .25
+    # row 2 counts v- alone: .25*(-2, -2.5): (.25 + .390625)/2 over (.5 + .625)/2
+    close(
+        flow.nft_loss(v, old, target, sigma, q, 0.5),
+        2 * (0.75 * 0.625 / 0.75 + 0.25 * 0.125 / 0.25), 2 * 0.3203125 / 0.5625,
+    )  # fmt: skip
+
+
+def test_matching_log_prob() -> None:
+    """-(sigma/p)((e + 1e-10)^p - 1e-10^p). Advantage Weighted Matching, arXiv 2509.25050, `ghuber`."""
+    e, sigma = f64(16, 0), f64(0.5, 0.7)
+    tiny = 1e-10**0.25
+    close(flow.matching_log_prob(e, sigma, 0.25), -2 * ((16 + 1e-10) ** 0.25 - tiny), 0)  # about -2*(2 - .003)
+    close(flow.matching_log_prob(e, sigma, 1.0), -8, 0)
+
+
+def test_group_preference_weight() -> None:
+    """S(b mean_i A_i (e_i - e_i,ref)). DGPO, arXiv 2510.08425; of a pair that of Diffusion-DPO, arXiv 2311.12908."""
+    a, gain = f64(1, -1, 0.5, -0.5, dimensions=2), f64(-0.5, 0.25, 0.2, 0.2, dimensions=2)
+    # S(4 * (-.5 - .25)/2) = 1/(1 + e^1.5), and S(0)
+    close(flow.group_preference_weight(a, gain, 4.0), 1 / (1 + math.exp(1.5)), 0.5)

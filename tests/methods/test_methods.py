@@ -13,6 +13,7 @@ import torch
 from bench import flow
 from bench.api import ConfigError, PluginError, Rollouts
 from bench.datasets.mixture import DEVIATION, MEANS, SHIFT, TEXTS
+from methods._groups import members
 from methods.flowgrpo import FlowGRPO
 from methods.sft import SFT
 from methods.soar import SOAR
@@ -334,7 +335,7 @@ def test_pictures_are_scored_while_the_next_ones_are_sampled(monkeypatch: pytest
 
 
 def test_every_rollout_has_its_own_index() -> None:
-    index, group = flowgrpo().members(np.array([4, 5]))
+    index, group = members(np.array([4, 5]), 6)
     assert index.tolist() == list(range(24, 36))
     assert group.tolist() == [0] * 6 + [1] * 6
 

@@ -23,7 +23,7 @@ from bench.models.encoding_cache import cached_encoder as module
 from bench.models.encoding_cache.folder import folder_of_all
 from bench.models.encoding_cache.latents import moments_of, pixel_digest, stacked
 from bench.models.encoding_cache.store import Store
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.training.context import Metering
 from bench.training.curation import curated_data
 from bench.training.env import SampleDraw
@@ -105,7 +105,7 @@ def test_a_run_ends_with_the_same_bytes_whatever_the_cache_held(
 # What names an encoding
 
 
-def made_for(policy: SD3Policy, texts: list[str]) -> int:
+def made_for(policy: PipelinePolicy, texts: list[str]) -> int:
     """How many of the texts had to be encoded."""
     assert policy.store is not None
     before = policy.store.counts.made
@@ -113,10 +113,10 @@ def made_for(policy: SD3Policy, texts: list[str]) -> int:
     return policy.store.counts.made - before
 
 
-def shrunken(folder: Path, **runtime: Any) -> SD3Policy:
+def shrunken(folder: Path, **runtime: Any) -> PipelinePolicy:
     """A model with T5, held in a folder's name that stands for its files."""
     settings = Runtime(**{"resolution": 64, "text_length": 24, **runtime})
-    policy = SD3Policy.load("shrunken", weights="random", device="cpu", runtime=settings)
+    policy = PipelinePolicy.load("shrunken", weights="random", device="cpu", runtime=settings)
     policy.keep(Store(folder_of_all(), 2.0**30), folder)
     return policy
 
@@ -175,10 +175,10 @@ def test_text_encoders_leave_memory_and_are_not_loaded_where_nothing_is_missing(
     shutil.copytree(tiny_pipeline, model)
     parked = small(model, folder, **{"runtime.park_encoders": True})
     world, texts = experiment_world(parked), captions(3)
-    expected = SD3Policy.load(model, device="cpu").encode(texts)
+    expected = PipelinePolicy.load(model, device="cpu").encode(texts)
 
-    def made() -> SD3Policy:
-        policy = SD3Policy.of(parked, world)
+    def made() -> PipelinePolicy:
+        policy = PipelinePolicy.of(parked, world)
         assert policy.pipeline.text_encoder is policy.pipeline.text_encoder_2 is None
         policy.texts.prepare(texts)
         assert policy.pipeline.text_encoder is policy.pipeline.text_encoder_2 is None
@@ -199,10 +199,10 @@ def test_text_encoders_leave_memory_and_are_not_loaded_where_nothing_is_missing(
 
 @pytest.mark.slow
 def test_an_encoding_has_the_same_bits_in_whatever_company(tiny_pipeline: Path) -> None:
-    policy, texts = SD3Policy.load(tiny_pipeline, device="cpu"), captions(40)
+    policy, texts = PipelinePolicy.load(tiny_pipeline, device="cpu"), captions(40)
     whole = policy.encode(texts)
     for some in ([39], [7, 3], list(range(39, 0, -1))):
-        alone = SD3Policy.load(tiny_pipeline, device="cpu").encode([texts[i] for i in some])
+        alone = PipelinePolicy.load(tiny_pipeline, device="cpu").encode([texts[i] for i in some])
         assert torch.equal(alone.embeds, whole.embeds[some]) and torch.equal(alone.pooled, whole.pooled[some])
     pictures = np.random.default_rng(0).integers(0, 256, (21, 64, 64, 3), dtype=np.uint8)
     mean, std = policy.encode_pictures(pictures)
@@ -217,7 +217,7 @@ def test_cached_moments_give_another_latent_in_every_epoch(tiny_pipeline: Path, 
     world = experiment_world(e)
 
     def draws() -> list[tuple[str, torch.Tensor]]:
-        policy = SD3Policy.of(e, world)
+        policy = PipelinePolicy.of(e, world)
         dataset = curated_data(world, e.tasks[0], policy, None)
         size = len(dataset)
         ledger = Ledger()
@@ -243,7 +243,7 @@ def test_pictures_are_read_only_where_they_have_to_be_encoded(tiny_pipeline: Pat
         return pictures[numbers]
 
     def encoded(numbers: list[int], folder: Path = tiny_pipeline, side: int = 64) -> torch.Tensor:
-        policy = SD3Policy.load(tiny_pipeline, device="cpu", runtime=Runtime(resolution=side))
+        policy = PipelinePolicy.load(tiny_pipeline, device="cpu", runtime=Runtime(resolution=side))
         policy.keep(Store(folder_of_all(), 2.0**30), folder)
         some = moments_of(policy, [pixel_digest(picture) for picture in pictures], pixels)
         some.prepare(numbers)

@@ -22,18 +22,20 @@ from bench.device import MemoryShortError, describe_device, memory_told, resolve
 from bench.hub import fetch_model, locate_model
 from bench.models import loading
 from bench.models.kernels import compile_blocks
-from bench.models.loading import ENCODERS
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.models.random_pipeline import build_random_pipeline
 
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 SMALL = Runtime(resolution=64, text_length=24)
 
 
-def shrunken(**runtime: object) -> SD3Policy:
-    return SD3Policy.load("shrunken", weights="random", device="cpu", runtime=Runtime(**{"text_length": 24, **runtime}))
+def shrunken(**runtime: object) -> PipelinePolicy:
+    return PipelinePolicy.load(
+        "shrunken", weights="random", device="cpu", runtime=Runtime(**{"text_length": 24, **runtime})
+    )
 
 
-def states(policy: SD3Policy, count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def states(policy: PipelinePolicy, count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     """Random x (count, *S) and sigma (count,)."""
     x = torch.randn(count, *policy.latent_shape, generator=torch.Generator().manual_seed(5))
     return x, torch.linspace(0.2, 0.9, count)
@@ -52,7 +54,7 @@ def test_a_fetched_model_is_loaded_by_its_hub_id(
     (place / "refs" / "main").write_text(commit)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert locate_model("organisation/name") == place / "snapshots" / commit
-    by_id, by_folder = SD3Policy.load("organisation/name"), SD3Policy.load(tiny_pipeline)
+    by_id, by_folder = PipelinePolicy.load("organisation/name"), PipelinePolicy.load(tiny_pipeline)
     x, sigma = states(by_id)
     cond = by_id.encode(["a star", "a ring"])
     assert torch.equal(by_id.velocity(x, sigma, cond), by_folder.velocity(x, sigma, cond))
@@ -63,7 +65,7 @@ def test_weights_are_read_as_they_are_held_and_rounded_once(tmp_path: Path) -> N
     pipeline = build_random_pipeline("shrunken")
     pipeline.to(torch.float16).save_pretrained(tmp_path)
     held = Runtime(denoiser_weights="float32", frozen_weights="bfloat16")
-    read, policy = loading._stored(tmp_path, held), SD3Policy.load(tmp_path, device="cpu", runtime=held)
+    read, policy = loading._stored(tmp_path, held), PipelinePolicy.load(tmp_path, device="cpu", runtime=held)
     for name, dtype in (("transformer", torch.float32), *((part, torch.bfloat16) for part in ("vae", *ENCODERS))):
         published = getattr(pipeline, name).state_dict()
         for found in (getattr(read, name).state_dict(), getattr(policy.pipeline, name).state_dict()):
@@ -82,7 +84,7 @@ def test_random_weights_are_drawn_as_they_are_held() -> None:
 
 def test_a_model_that_was_not_fetched_is_named_with_the_command_that_does(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="python -m bench fetch organisation/missing"):
-        SD3Policy.load("organisation/missing")
+        PipelinePolicy.load("organisation/missing")
     with pytest.raises(DataError, match="a hub id like organisation/name"):
         locate_model(tmp_path / "nothing here")
 
@@ -168,7 +170,7 @@ def test_parked_encoders_give_the_same_bits_at_once_or_ahead() -> None:
 def test_frozen_parts_may_be_held_in_half_precision_and_give_float32(tmp_path: Path) -> None:
     build_random_pipeline("shrunken").save_pretrained(tmp_path)
     policy, full = (
-        SD3Policy.load(tmp_path, device="cpu", runtime=Runtime(text_length=24, frozen_weights=held))
+        PipelinePolicy.load(tmp_path, device="cpu", runtime=Runtime(text_length=24, frozen_weights=held))
         for held in ("bfloat16", "float32")
     )
     held = {p.dtype for part in (policy.pipeline.vae, policy.pipeline.text_encoder_3) for p in part.parameters()}

@@ -11,19 +11,19 @@ from safetensors import safe_open
 
 from bench.api import DataError
 from bench.config.settings import Train
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 
 
 @pytest.fixture
 def policy(tiny_pipeline):
-    return SD3Policy.load(tiny_pipeline)
+    return PipelinePolicy.load(tiny_pipeline)
 
 
 @pytest.mark.slow
 def test_a_text_encodes_to_the_same_bits_in_any_company(tiny_pipeline):
     texts = [f"a photo of {n} red circle" for n in "abcdefghijk"] + ["a star", 'text reading "4"']
-    together = SD3Policy.load(tiny_pipeline).encode(texts)
-    policy = SD3Policy.load(tiny_pipeline)
+    together = PipelinePolicy.load(tiny_pipeline).encode(texts)
+    policy = PipelinePolicy.load(tiny_pipeline)
     alone = [policy.encode([t]) for t in reversed(texts)][::-1]
     for i, one in enumerate(alone):
         assert torch.equal(together.embeds[i], one.embeds[0])
@@ -67,7 +67,7 @@ def test_a_prompt_too_long_is_refused_and_not_cut(policy):
 
 def test_a_folder_that_is_no_pipeline_is_named(tmp_path):
     with pytest.raises(DataError, match=r"model_index\.json"):
-        SD3Policy.load(tmp_path)
+        PipelinePolicy.load(tmp_path)
 
 
 def test_the_reference_stays_when_the_policy_moves(policy):

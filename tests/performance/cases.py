@@ -19,7 +19,7 @@ from torch import Tensor
 from bench import flow
 from bench.api import Method
 from bench.config.settings import Train
-from bench.models.conditioning import TextCondition
+from bench.models.text_condition import TextCondition
 from bench.preflight.conformance.fixtures import Fixtures
 from bench.training.stage import Stage
 from methods.flowgrpo import FlowGRPO

@@ -69,8 +69,10 @@ width: {sizes}.
 
 ## Other parts
 
-Evaluation over the denoiser, the decoder and each scorer's network once; curation over drawing the pictures, the
-network that chooses and the VAE; a checkpoint over writing the same tensors.
+Sampling over the denoiser's passes and the decoder; scoring by all scorers of a task over one CLIP and the reader of
+shapes; evaluation over the denoiser, the decoder and the CLIP once; curation over drawing the pictures, the network
+that chooses and the VAE; a checkpoint over writing the same tensors; the report of all committed results, with its
+comparison with what is there, over reading their files.
 
 {_table(("part", "over bare", "goal"), parts)}
 

@@ -30,15 +30,18 @@ def step_ratios(case: Case, width: int, rounds: int, folder: Path) -> dict[str, 
 def part_ratio(name: str, rounds: int, folder: Path) -> Ratio:
     """A part of a run over what it cannot leave out."""
     pair = {
+        "sampling": parts.sampling,
+        "scoring": parts.scoring,
         "evaluation": parts.evaluation,
         "curation": lambda: parts.curation(folder),
         "checkpoint": lambda: parts.checkpoint(folder),
+        "report": parts.report,
     }[name]()
     times = rounds_of(dict(zip(("whole", "bare"), pair, strict=True)), rounds)
     return ratio(times["whole"], times["bare"])
 
 
-PARTS = ("evaluation", "curation", "checkpoint")
+PARTS = ("sampling", "scoring", "evaluation", "curation", "checkpoint", "report")
 
 # What is varied; the settings of a case at each value
 _SLOPES: dict[str, tuple[str, str, tuple[int, ...]]] = {

@@ -9,7 +9,7 @@ import torch
 from bench import flow, rng
 from bench.datasets.scenes.render import render_scenes
 from bench.datasets.scenes.scene import sample_scenes
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from rewards.scenes_geneval import ScenesGenEval
 
 
@@ -20,7 +20,7 @@ def pictures():
 
 
 def test_denoiser_forward(benchmark, tiny_pipeline):
-    policy = SD3Policy.load(tiny_pipeline)
+    policy = PipelinePolicy.load(tiny_pipeline)
     x, sigma, cond = torch.randn(64, *policy.latent_shape), torch.full((64,), 0.5), policy.encode(["a star"] * 64)
     with torch.no_grad():
         v = benchmark(policy.velocity, x, sigma, cond)

@@ -24,9 +24,10 @@ class Squeezed(Reward):
 def test_a_reward_that_conforms(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "scenes-geneval"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "reward scenes-geneval: 7 checks"
+    assert lines[0] == "reward scenes-geneval: 8 checks"
     assert "  passed          range" in lines
-    assert "  7 passed, in " in lines[-2]
+    assert "  not applicable  gradient: the reward is not differentiable" in lines
+    assert "  7 passed, 1 not applicable, in " in lines[-2]
 
 
 def test_a_failure_says_what_was_expected_what_came_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +37,7 @@ def test_a_failure_says_what_was_expected_what_came_and_why(tmp_path: Path, caps
     failed = out[out.index("  FAILED          single-picture") :].splitlines()
     assert failed[1].strip() == "expected an array of shape (1,) for one picture; came shape ()"
     assert failed[2].strip().startswith("why it matters: a squeezed array")
-    assert "6 passed, 1 failed" in out
+    assert "6 passed, 1 failed, 1 not applicable" in out
     assert out.rstrip().endswith("1 of 2 conform; not squeezed")
 
 

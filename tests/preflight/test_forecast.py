@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.api import ConfigError, DataError
+from bench.api import ConfigError, DataError, Needs
 from bench.budget import Budget
 from bench.config.load import load_settings
 from bench.config.settings import Experiment, Runtime, Train
 from bench.hub import is_model_here
-from bench.models.loading import ENCODERS
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.preflight.forecast.activations import pass_bytes, run_pass
 from bench.preflight.forecast.cards import Card, card_named
 from bench.preflight.forecast.forecast import (
@@ -34,8 +33,9 @@ from bench.preflight.forecast.spending import LargestPass, forecast_spending
 from bench.training.optimizer import Optimizer
 from tests.support.cells import experiment
 
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 GIB = 2**30
-LATENT, LENGTH, BATCH = (16, 8, 8), 101, 4
+LATENT, BATCH = (16, 8, 8), 4
 SMALL = {
     "model": "shrunken", "runtime.resolution": 64, "runtime.text_length": 24, "train.batch_size": 8,
     "flowgrpo.num_groups": 2, "flowgrpo.num_generations": 4,
@@ -57,7 +57,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> ExperimentForecast:
 @pytest.mark.parametrize("held", ["float32", "bfloat16"])
 def test_weights_weigh_what_the_loaded_ones_do(held: str) -> None:
     runtime = Runtime(resolution=64, text_length=24, denoiser_weights=held, frozen_weights=held)  # type: ignore[arg-type]
-    policy = SD3Policy.load("shrunken", weights="random", device="cpu", runtime=runtime)
+    policy = PipelinePolicy.load("shrunken", weights="random", device="cpu", runtime=runtime)
     shapes = ModelShapes.of(dataclasses.replace(shrunken(), runtime=runtime))
     for part in ("transformer", "vae", *ENCODERS):
         module = getattr(policy.pipeline, part)
@@ -79,16 +79,16 @@ def test_passes_hold_the_tensors_that_a_real_pass_holds(train: Train) -> None:
     """The same bytes on every processor: at least what autograd keeps, at most what torch allocates, with scratch."""
     runtime = Runtime(resolution=64, text_length=24)
     shapes = ModelShapes.of(dataclasses.replace(shrunken(), runtime=runtime))
-    policy = SD3Policy.load("shrunken", weights="random", device="cpu", precision=train.precision, runtime=runtime)
+    policy = PipelinePolicy.load("shrunken", weights="random", device="cpu", precision=train.precision, runtime=runtime)
     policy.prepare(train, 0)
     for gradient in (True, False):
         computed = pass_bytes(shapes, train, BATCH, gradient=gradient, cuda=False)
-        assert run_pass(policy, LATENT, LENGTH, BATCH, gradient=gradient) == computed
+        assert run_pass(policy, LATENT, BATCH, gradient=gradient) == computed
         kept, allocated = kept_and_allocated(policy, gradient)
         assert kept <= computed <= allocated, (kept, computed, allocated)
 
 
-def kept_and_allocated(policy: SD3Policy, gradient: bool) -> tuple[int, int]:
+def kept_and_allocated(policy: PipelinePolicy, gradient: bool) -> tuple[int, int]:
     """Bytes that autograd keeps of a pass for the way back, weights apart; most bytes that torch allocates in one."""
     weights = {t.untyped_storage().data_ptr() for t in policy.transformer.state_dict().values()}
     kept: dict[int, int] = {}
@@ -103,7 +103,7 @@ def kept_and_allocated(policy: SD3Policy, gradient: bool) -> tuple[int, int]:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler,
     ):
-        run_pass(policy, LATENT, LENGTH, BATCH, gradient=gradient)
+        run_pass(policy, LATENT, BATCH, gradient=gradient)
     assert profiler.profiler is not None
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     live = np.cumsum([event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())])
@@ -113,7 +113,7 @@ def kept_and_allocated(policy: SD3Policy, gradient: bool) -> tuple[int, int]:
 @pytest.mark.slow
 def test_flops_and_trained_weights_are_the_models_own(tiny_pipeline: Path) -> None:
     train = Train(adaptation="lora")
-    policy = SD3Policy.load(tiny_pipeline, device="cpu")
+    policy = PipelinePolicy.load(tiny_pipeline, device="cpu")
     parameters = policy.prepare(train, 0)
     count, passes = ModelShapes.of(experiment(tiny_pipeline)).trained_weights_and_flops(train)
     assert passes == policy.measure_flops()
@@ -153,9 +153,7 @@ def test_folded_adapters_weigh_as_float32() -> None:
     lora = Train(adaptation="lora", precision="bfloat16")
     planned = shrunken(**{"train.adaptation": "lora", "runtime.denoiser_weights": "bfloat16"})
     shapes = ModelShapes.of(planned)
-    memory = StageMemoryForecaster(planned, shapes).of_stage(
-        lora, 1000, reference=False, rollouts=0, largest=LargestPass(4, 4)
-    )
+    memory = StageMemoryForecaster(planned, shapes).of_stage(lora, 1000, Needs(), rollouts=0, largest=LargestPass(4, 4))
     more = memory.total("the result's evaluation") - memory.total("evaluation")
     assert more == 2 * shapes.numbers_of("transformer")
 

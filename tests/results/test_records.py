@@ -306,7 +306,7 @@ def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     header = ExperimentHeader(name="x", config={"a": 1}, config_hash=config_hash({"a": 1}))
     write_experiment_header(tmp_path, header)
     write_experiment_header(tmp_path, header)
-    with pytest.raises(DataError, match="another name"):
+    with pytest.raises(DataError, match=r"other settings .* \(a is None, was 1\): give this one another"):
         write_experiment_header(tmp_path, header.model_copy(update={"config": {}, "config_hash": config_hash({})}))
     with pytest.raises(DataError, match=r"no experiment\.json"):
         read_experiment(tmp_path / "nowhere")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench import registry
 from bench.api import BenchError, ConfigError, DataError, NonFiniteError, PluginError, Reward
 from bench.config.load import load_settings
 from bench.config.scorer_process import ScorerProcess
@@ -26,6 +27,15 @@ from tests.support.worker_rewards import Fickle, Network
 MODULE = "tests.support.worker_rewards"
 PICTURES = np.random.Generator(np.random.Philox(1)).integers(0, 256, (5, 8, 8, 3), np.uint8)
 Start = Callable[..., ProcessReward]
+BRIGHT = """
+from bench.api import Reward
+
+class Bright(Reward):
+    name = "bright"
+
+    def __call__(self, images, prompts, metadata):
+        return [0.0] * len(images)
+"""
 
 
 @pytest.fixture
@@ -140,6 +150,16 @@ def test_a_crash_is_one_message_and_the_next_call_starts_again(start: Start) -> 
         scorer(*batch("draw"))
     assert np.array_equal(scorer(*batch("return")), Scorer(Fickle())(*batch("")))  # answered once, by one process
     assert np.array_equal(scorer(*batch("")), Scorer(Fickle())(*batch("")))
+
+
+@pytest.mark.slow
+def test_a_file_that_has_changed_since_this_run_began_scores_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "bright.py"
+    path.write_text(BRIGHT)
+    reward = ProcessReward(str(path), registry.load_reward(str(path)), ScorerProcess())
+    path.write_text(BRIGHT.replace("0.0", "1.0"))
+    with pytest.raises(PluginError, match=r"reward 'bright': expected the source that this run began with, but its"):
+        reward.load()
 
 
 @pytest.mark.slow

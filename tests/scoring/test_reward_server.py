@@ -15,7 +15,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ from bench.config.scorer_process import ScorerProcess
 from bench.plugin_code import code_hash
 from bench.scoring.loading import Placement, load_scorers, placement_of
 from bench.scoring.scorer import Scorer
+from bench.scoring.server.places import Places
 from bench.scoring.server.reward_client import RewardServer, RewardServerError, ServedReward
-from bench.scoring.server.reward_service import MAX_CONCURRENT
+from bench.scoring.server.reward_service import MAX_BODIES, MAX_CONCURRENT
 from bench.scoring.server.scoring_request import RequestLimits, decode_request, encode_request
 from bench.scoring.server.serve_rewards import MAX_WAITING, read_token, serve_rewards
+from bench.scoring.workers.remote_reward import ProcessReward
 from tests.support.worker_rewards import Counting, Fickle, Network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +48,8 @@ CLIENTS, BATCHES, SIZE = 8, 6, 4
 class RunningServer:
     """`bench serve-rewards` in a process of its own, on a port that it keeps when it is started again."""
 
-    def __init__(self, folder: Path, *names: str) -> None:
+    def __init__(self, folder: Path, *names: str, token: str | None = TOKEN) -> None:
+        self.token = token
         self.rewards = ",".join(f"{MODULE}:{name}" for name in names)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -59,7 +63,8 @@ class RunningServer:
             sys.executable, "-m", "bench", "serve-rewards", "--reward", self.rewards, "--port", str(self.port),
             "--max-batch", str(SIZE), "--max-mb", "1", "--timeout", "2",
         ]  # fmt: skip
-        variables = {"BENCH_REWARD_TOKEN": TOKEN, "COUNTING_FILE": str(self.counted), "SLOW_FILE": str(self.ready)}
+        token = {} if self.token is None else {"BENCH_REWARD_TOKEN": self.token}
+        variables = {**token, "COUNTING_FILE": str(self.counted), "SLOW_FILE": str(self.ready)}
         with self.errors.open("a") as errors:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -244,24 +249,55 @@ def test_eight_clients_and_a_kill_in_the_middle(running: RunningServer, served: 
         assert np.array_equal(found, pictures[number, batch].mean((1, 2, 3)).astype(np.float32))
     counts = running.counts() - before
     assert len(counts) == CLIENTS * BATCHES * SIZE
-    assert counts.total() > len(counts)  # what was under way was scored again
+    assert set(counts.values()) <= {1, 2}  # what was under way, if anything was, is scored again, and nothing else
     assert time.monotonic() - begin < 60
 
 
 @pytest.mark.slow
 def test_a_busy_server_is_there_and_waited_for(running: RunningServer, served: RewardServer) -> None:
     """It puts off what comes beyond its limit: that is no outage, and is told neither as one nor by line after line."""
-    head = f"POST /rewards/fickle/score HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
-    with ExitStack() as connections:
-        for _ in range(MAX_CONCURRENT):  # their bodies do not come, and have two seconds
-            connection = connections.enter_context(socket.create_connection(("127.0.0.1", running.port)))
-            connection.sendall(f"{head}Content-Length: 100\r\n\r\n".encode())
+    bodies = [encode_request(PICTURES[:1], ["sleep 1.8"], [{}], IDENTITY)]  # the others wait for the first
+    bodies += [encode_request(PICTURES[:1], [""], [{}], IDENTITY)] * (MAX_CONCURRENT - 1)
+    with ThreadPoolExecutor(MAX_CONCURRENT) as pool:
+        begin, pending = time.monotonic(), []
+        for body in bodies:
+            pending.append(pool.submit(running.post, "/rewards/fickle/score", body))
+            time.sleep(0.005)
+        end = time.monotonic() + 1
+        while running.post("/rewards")[0] != 503 and time.monotonic() < end:
+            time.sleep(0.01)
         with pytest.raises(
-            RewardServerError, match=r"is busy: .* GET /rewards within 1 s; send requests from fewer workers, or"
+            RewardServerError, match=r"is busy: .* GET /rewards within 0.3 s; send requests from fewer workers, or"
         ):
-            served.request("GET", "/rewards", seconds=1.0, outage=0.1)
+            served.request("GET", "/rewards", seconds=0.3, outage=0.1)
         assert running.post("/health")[0] == 200
         assert "fickle" in served.request("GET", "/rewards", seconds=30.0, outage=0.1)["rewards"]
+        assert time.monotonic() - begin > 1.5  # for so long it was
+        assert [answer.result()[0] for answer in pending] == [200] * MAX_CONCURRENT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", [TOKEN, None])
+def test_bodies_that_stall_shut_nobody_out(tmp_path: Path, token: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no place of those that score, and give way to whoever sends."""
+    monkeypatch.delenv("BENCH_REWARD_TOKEN", raising=False)
+    if token is not None:
+        monkeypatch.setenv("BENCH_REWARD_TOKEN", token)
+    running = RunningServer(tmp_path, "Fickle", token=token)
+    try:
+        assert running.said().startswith("serving")
+        said = f"Authorization: Bearer {token}\r\n" if token else ""
+        head = f"POST /rewards/fickle/score HTTP/1.1\r\nHost: localhost\r\n{said}Content-Length: 100\r\n\r\nhalf"
+        with ExitStack() as connections:
+            for _ in range(MAX_CONCURRENT + MAX_BODIES + 1):
+                connection = connections.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+                connection.sendall(head.encode())
+            begin = time.monotonic()
+            served = RewardServer(running.url)
+            assert loaded(Fickle, served)(PICTURES[:2], [""] * 2, [{}] * 2).shape == (2,)
+            assert time.monotonic() - begin < 1  # their bodies have two seconds
+    finally:
+        running.kill()
 
 
 @pytest.mark.slow
@@ -285,10 +321,26 @@ def test_connections_that_say_nothing_shut_nobody_out(running: RunningServer, se
             assert opened[0].recv(1) == b""  # closed, for the sake of the newest
 
 
-@pytest.mark.slow
-def test_a_head_that_does_not_come_in_time_ends_its_connection() -> None:
+@contextmanager
+def serving(app: Any, protocol: Any) -> Iterator[tuple[str, int]]:
+    """An application at a place of this process."""
     import uvicorn
 
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        server = uvicorn.Server(uvicorn.Config(app, http=protocol, lifespan="off", ws="none", log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            yield listening.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+@pytest.mark.slow
+def test_a_head_that_does_not_come_in_time_ends_its_connection() -> None:
     from bench.scoring.server.connections import bounded_protocol
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -296,39 +348,88 @@ def test_a_head_that_does_not_come_in_time_ends_its_connection() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"done"})
 
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        place = listening.getsockname()
-        protocol = bounded_protocol(0.4, 10)
-        server = uvicorn.Server(uvicorn.Config(app, http=protocol, lifespan="off", ws="none", log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        try:
-            with socket.create_connection(place, 5) as silent, socket.create_connection(place, 5) as slow:
-                begin = time.monotonic()
+    with serving(app, bounded_protocol(0.4, 10, 10)) as place:
+        with socket.create_connection(place, 5) as silent, socket.create_connection(place, 5) as slow:
+            begin = time.monotonic()
+            with suppress(ConnectionError):
+                for _ in range(50):  # a letter now and then does not keep it
+                    slow.sendall(b"G")
+                    time.sleep(0.02)
+            for connection in (silent, slow):
                 with suppress(ConnectionError):
-                    for _ in range(50):  # a letter now and then does not keep it
-                        slow.sendall(b"G")
-                        time.sleep(0.02)
-                for connection in (silent, slow):
-                    with suppress(ConnectionError):
-                        assert connection.recv(1) == b""
-                assert 0.3 < time.monotonic() - begin < 3
-            with socket.create_connection(place, 5) as prompt:
-                prompt.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
-                response = b""
-                while b"done" not in response:
-                    response += prompt.recv(1000)
-                begin = time.monotonic()
-                prompt.sendall(b"G")  # nor may a second head take longer
-                with suppress(ConnectionError):
-                    while prompt.recv(1000):
-                        pass
-                assert time.monotonic() - begin < 3
-        finally:
-            server.should_exit = True
-            thread.join(10)
+                    assert connection.recv(1) == b""
+            assert 0.3 < time.monotonic() - begin < 3
+        with socket.create_connection(place, 5) as prompt:
+            prompt.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            response = b""
+            while b"done" not in response:
+                part = prompt.recv(1000)
+                assert part, "closed while its request was worked on"
+                response += part
+            begin = time.monotonic()
+            prompt.sendall(b"G")  # nor may a second head take longer
+            with suppress(ConnectionError):
+                while prompt.recv(1000):
+                    pass
+            assert time.monotonic() - begin < 3
+
+
+@pytest.mark.slow
+def test_a_body_that_drips_ends_and_one_that_flows_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.scoring.server import reward_service
+    from bench.scoring.server.connections import bounded_protocol
+
+    monkeypatch.setattr(reward_service, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(reward_service, "BYTES_PER_SECOND", 1000)
+    rewards = {"fickle": ProcessReward(f"{MODULE}:Fickle", Fickle, ScorerProcess())}
+    app = reward_service.RewardService(rewards, RequestLimits(4, 10_000, 20.0), None, set()).app()
+
+    def sent(size: int) -> tuple[bytes, float]:
+        """The response to a body of 30 parts of this size, one every 30 ms, and the seconds until it came."""
+        with socket.create_connection(place, 5) as connection:
+            begin = time.monotonic()
+            head = f"POST /rewards/fickle/score HTTP/1.1\r\nHost: here\r\nContent-Length: {30 * size}\r\n\r\n"
+            connection.sendall(head.encode())
+            with suppress(ConnectionError):
+                for _ in range(30):
+                    connection.sendall(b"x" * size)
+                    time.sleep(0.03)
+            response = connection.recv(10_000)
+            while b"message" not in response:
+                response += connection.recv(10_000)
+            return response, time.monotonic() - begin
+
+    with serving(app, bounded_protocol(5.0, 10, 10)) as place:
+        response, _ = sent(1)
+        assert (
+            b" 408 " in response and b"within 0.3 s" in response and b"send at least 1,000 bytes a second" in response
+        )
+        response, seconds = sent(100)
+        assert b" 422 " in response and b"3000 bytes of something else" in response and seconds > 0.8
+
+
+def test_whoever_was_silent_for_longest_gives_way_of_the_client_with_the_most() -> None:
+    gone: list[str] = []
+    places = Places(4, 3)
+
+    def take(*names: str) -> None:
+        for name in names:
+            places.take(name, name[0], partial(gone.append, name))
+
+    take("b1", "a1", "a2", "a3")
+    places.heard("a1")
+    take("b2")  # all four are taken, three of them by a; b1 was silent for longer
+    assert gone == ["a2"]
+    places.leave("b1")
+    take("a4", "a5")  # one is free; then a has as many as one may have
+    assert gone == ["a2", "a3"]
+    places.leave("a3")  # twice is once
+    take("c1")
+    assert gone == ["a2", "a3", "a1"]
+    places.leave("b2")
+    places.leave("c1")
+    take("a6", "a7")  # though one is free
+    assert gone == ["a2", "a3", "a1", "a4"]
 
 
 def test_a_picture_that_no_request_may_hold(served: RewardServer) -> None:
@@ -468,6 +569,10 @@ def test_addresses_of_another_kind_are_refused(url: str) -> None:
 
 
 def test_other_machines_are_let_in_by_a_token_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(*_: object, **__: object) -> None:
+        pytest.fail("it listens")
+
+    monkeypatch.setattr("uvicorn.Server.run", serve)
     monkeypatch.delenv("BENCH_REWARD_TOKEN", raising=False)
     limits = RequestLimits(1, 1, 1.0)
     with pytest.raises(ConfigError, match=r"--host 0.0.0.0 lets other machines in: expected a token"):

@@ -16,6 +16,7 @@ from bench.api import ConfigError, DataError, Prompt, Reward
 from bench.cli.main import main
 from bench.datasets.scenes.lettering import plain_font
 from bench.datasets.scenes.sheet import CAPTION_SIZE
+from bench.plugin_code import code_hash
 from bench.scoring.folder import picture_folder
 from bench.scoring.folder.picture_folder import PictureEntry, list_pictures, read_picture
 from bench.scoring.folder.ranked_sheet import CELL, draw_sheet, picture_caption, sheet_title
@@ -80,6 +81,7 @@ def test_a_table_and_a_sheet_for_each_scorer(folder: Path, capsys: pytest.Captur
     assert table["matches"].tolist() == ["10.0", "", "0.0"]  # to the second prompt it does not apply
     assert table["prompt"].tolist() == ['grey "50"', "no number", 'grey "120"']
     about = json.loads((out / "scores.json").read_text())
+    assert [about[cls.name]["code"] for cls in (Bright, Matches)] == [code_hash(Bright), code_hash(Matches)]
     assert about["bright"]["role"] == "evaluation" and not about["matches"]["higher_is_better"]
     told = capsys.readouterr().out
     assert "3 of 3 pictures judged\n" in told and "matches: 2 pictures, mean 5, from 0 (10.png) to 10 (1.png)" in told

@@ -113,7 +113,7 @@ def test_check_score_and_curate_take_it(
     spec: str, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", spec]) == 0
-    assert "reward light: 7 checks\n" in (out := capsys.readouterr().out) and "7 passed" in out
+    assert "reward light: 8 checks\n" in (out := capsys.readouterr().out) and "7 passed" in out
 
     folder = image_folder(tmp_path / "pictures", 20, lambda number: Image.new("RGB", (64, 64), (12 * number,) * 3))
     assert main(["score", "--reward", spec, "--images", str(folder), "--out", str(tmp_path / "scores")]) == 0

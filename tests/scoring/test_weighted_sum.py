@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
-from bench.api import ConfigError, DataError, Prompt, Reward
+from bench.api import ConfigError, DataError, PluginError, Prompt, Reward
 from bench.canonical import canonical_json
 from bench.config.reward_expression import is_sum, parts_of, read_sum
 from bench.datasets.world import Candidates
@@ -222,3 +224,73 @@ def test_the_report_says_where_a_scorer_differs_from_what_it_follows(analysis: A
 def test_a_report_of_older_records_has_no_such_table(tmp_path: Path) -> None:
     world = World(tasks=("alignment",), seeds=1, methods=("sft",), prompts=16, milestone_prompts=8, grid=((), ()))
     assert judges_table(Analysis(read_experiment(write_world(tmp_path, world)))) == ""
+
+
+class DifferentiableRed(Red):
+    """The same with gradient."""
+
+    differentiable: ClassVar[bool] = True
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        return 255 * images[:, 0].mean((1, 2))
+
+
+class DifferentiableBlue(Blue):
+    """The same with gradient."""
+
+    differentiable: ClassVar[bool] = True
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        return 255 * images[:, 2].mean((1, 2))
+
+
+def test_a_sum_of_differentiable_parts_has_their_gradients() -> None:
+    """2 red - 3 blue, since less blue is better; red by its mean 10 and deviation 4."""
+    parts = {"red": Scorer(DifferentiableRed()), "blue": Scorer(DifferentiableBlue())}
+    both = WeightedSum("2*red+3*blue", parts)
+    both.standards["red"] = (10.0, 4.0)
+    assert both.differentiable
+    assert not WeightedSum("2*red+3*blue", {**parts, "blue": Scorer(Blue())}).differentiable
+    images = pictures([30, 50], [20, 10])
+    x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255).requires_grad_()
+    scores = Scorer(both).training_scores_with_gradient(x, ["", ""], [{"tag": "a"}] * 2)
+    assert scores.tolist() == pytest.approx([2 * 20 / 4 - 3 * 20, 2 * 40 / 4 - 3 * 10], rel=1e-5)
+    scores.sum().backward()
+    assert x.grad is not None
+    size = x.shape[2] * x.shape[3]
+    assert x.grad[:, 0].flatten().tolist() == pytest.approx([255 * 2 / 4 / size] * 2 * size, rel=1e-5)
+    assert x.grad[:, 2].flatten().tolist() == pytest.approx([-255 * 3 / size] * 2 * size, rel=1e-5)
+
+
+def test_a_score_without_its_gradient_is_refused() -> None:
+    x = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    with pytest.raises(PluginError, match="it is not differentiable"):
+        Scorer(Red()).training_scores_with_gradient(x, [""], [{}])
+    cut = DifferentiableRed()
+    cut.scores = lambda images, prompts, metadata: images.detach().mean((1, 2, 3))  # type: ignore[method-assign]
+    with pytest.raises(PluginError, match=r"expected scores .* without one"):
+        Scorer(cut).training_scores_with_gradient(x, [""], [{}])
+
+
+def test_a_grouped_sum_normalises_each_part_within_its_call() -> None:
+    """2 (red - mean)/(deviation + 1e-4) - 3 of blue, of which less is better. GDPO, arXiv 2601.05242."""
+    both = WeightedSum("grouped(2*red + 3*blue)", PARTS)
+    assert both.groupwise and not both.differentiable and not WeightedSum("2*red+3*blue", PARTS).groupwise
+    scores = both(pictures([10, 30, 20], [7, 1, 4]), [""] * 3, [{"tag": "a"}] * 3)
+    red, blue = np.sqrt(200 / 3) + 1e-4, np.sqrt(6) + 1e-4  # means 20 and 4
+    assert scores.tolist() == pytest.approx([-20 / red - 9 / blue, 20 / red + 9 / blue, 0], rel=1e-5)
+    assert both.latest["red"].tolist() == [10, 30, 20]
+
+
+def test_a_part_that_tells_nothing_apart_adds_nothing_to_a_group() -> None:
+    both = WeightedSum("grouped(2*red + 3*blue)", PARTS)
+    alone = both(pictures([10, 30], [5, 5]), [""] * 2, [{"tag": "a"}] * 2)
+    assert alone.tolist() == pytest.approx([-2, 2], rel=1e-4)
+    assert both(pictures([9, 9], [5, 5]), [""] * 2, [{"tag": "a"}] * 2).tolist() == [0, 0]
+
+
+def test_how_a_grouped_sum_is_written() -> None:
+    assert is_sum("grouped(0.5*a+2*b)") and parts_of("grouped(0.5*a+2*b)") == ("a", "b")
+    read = read_sum("grouped(0.5*a+2*b)")
+    assert (read.parts, read.standardised, read.grouped) == ({"a": 0.5, "b": 2.0}, False, True)
+    assert not read_sum("standardised(0.5*a+2*b)").grouped

@@ -254,6 +254,18 @@ class Brightness(Reward):
         return (images.reshape(len(images), -1).mean(1) / 255).astype(np.float32)
 
 
+class CutGradient(Brightness):
+    """gradient: the scores are those of a call, but their graph is cut."""
+
+    name: ClassVar[str] = "cut-gradient"
+    differentiable: ClassVar[bool] = True
+
+    def scores(
+        self, images: torch.Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> torch.Tensor:
+        return images.detach().mean((1, 2, 3))
+
+
 class RelativeBrightness(Brightness):
     """batch-equals-singles: scores are divided by the batch's largest."""
 

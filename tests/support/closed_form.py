@@ -30,9 +30,11 @@ class ClosedFormModel:
         self.policy = ClosedFormPolicy(field)
         self.field = field
         self.reference = self.policy.frozen_copy().field
+        self.old = self.policy.frozen_copy().field
         self.passes = {"grad": 0, "no_grad": 0, "reference": 0}
         self.null, self.encode = self.policy.null, self.policy.encode
         self.sigmas, self.decode = self.policy.sigmas, self.policy.decode
+        self.decode_with_gradient = self.policy.decode_with_gradient
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
         self.passes["grad" if torch.is_grad_enabled() else "no_grad"] += len(x)
@@ -42,13 +44,21 @@ class ClosedFormModel:
         return branches(self.velocity, self.null, x, sigma, cond)
 
     def guided_velocity(self, x: Tensor, sigma: Tensor, cond: Condition, scale: float) -> Tensor:
-        return guided(self.velocity, self.null, x, sigma, cond, scale)
+        return guided(self, self.velocity, x, sigma, cond, scale)
+
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        return flow.guide(v_u, v_c, scale)
 
     @torch.no_grad()
     def reference_velocity(self, x: Tensor, sigma: Tensor, cond: Any, scale: float = 1.0) -> Tensor:
         self.passes["reference"] += len(x)
         reference = ClosedFormPolicy(self.reference).velocity
-        return guided(reference, self.null, x, sigma, cond, scale)
+        return guided(self, reference, x, sigma, cond, scale)
+
+    @torch.no_grad()
+    def old_velocity(self, x: Tensor, sigma: Tensor, cond: Any, scale: float = 1.0) -> Tensor:
+        self.passes["no_grad"] += len(x)
+        return guided(self, ClosedFormPolicy(self.old).velocity, x, sigma, cond, scale)
 
 
 class ClosedFormDraw:
@@ -110,6 +120,7 @@ class ClosedFormEnv:
         self.optimizer = optimizer([field.means, field.log_deviation], lr=lr)
         self.logged: dict[str, list[Tensor]] = {}
         self.skipped = self.backward_samples = 0
+        self.scores_groups = False
 
     @property
     def weights(self) -> Tensor:
@@ -126,6 +137,11 @@ class ClosedFormEnv:
         scores = self.score(images, prompts, metadata)
         return lambda: scores
 
+    def score_with_gradient(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        return images[:, 0, 0, 0]  # rises with the first coordinate
+
     def gather(self, rows: Tensor) -> Tensor:
         return rows
 
@@ -141,6 +157,12 @@ class ClosedFormEnv:
     def update(self, metrics: Mapping[str, Tensor] | None = None) -> dict[str, float]:
         self.optimizer.step()
         return {**self._flush(), **{name: float(values.mean()) for name, values in (metrics or {}).items()}}
+
+    @torch.no_grad()
+    def update_old(self, decay: float) -> None:
+        for old, new in zip(self.model.old.parameters(), self.model.field.parameters(), strict=True):
+            if new.requires_grad:
+                old.mul_(decay).add_(new, alpha=1 - decay)
 
     def skip_update(self, reason: str) -> dict[str, float]:
         self.skipped += 1

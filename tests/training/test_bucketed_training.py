@@ -19,7 +19,7 @@ from bench.config.settings import Experiment
 from bench.datasets.pictures.preparation import pictures_table, prepare_pictures
 from bench.datasets.worlds import experiment_world
 from bench.distributed.ranks import SINGLE_PROCESS, Ranks
-from bench.models.policy import PassFlops, SD3Policy
+from bench.models.policy import PassFlops, PipelinePolicy
 from bench.preflight.conformance.observers import count_passes
 from bench.results.report.reproduce import _pictures
 from bench.scoring.loading import load_scorers
@@ -64,13 +64,13 @@ def experiment(folder: Path, pipeline: Path, **more: Any) -> Experiment:
     return found
 
 
-class Measured(SD3Policy):
+class Measured(PipelinePolicy):
     """Counts the FLOPs of each shape once: counting takes longer than a step."""
 
     known: ClassVar[dict[Any, PassFlops]] = {}
 
     def measure_flops(self, latent: tuple[int, ...] | None = None) -> PassFlops:
-        """As `SD3Policy` does; the second time what was found the first time."""
+        """As `PipelinePolicy` does; the second time what was found the first time."""
         key = self._lora, latent, any(p.requires_grad for p in self.transformer.parameters())
         if key not in self.known:
             self.known[key] = super().measure_flops(latent)
@@ -213,7 +213,7 @@ def test_a_method_without_data_draws_squares_and_noise_of_two_sizes_is_refused(
 
 
 def test_the_model_takes_no_size_beyond_its_positions(tiny_pipeline: Path) -> None:
-    policy = SD3Policy.load(tiny_pipeline)
+    policy = PipelinePolicy.load(tiny_pipeline)
     pictures = torch.zeros(1, 48, 144, 3, dtype=torch.uint8).numpy()
     with pytest.raises(ConfigError, match="pictures of 144x48 pixels: expected a multiple of 16, at most 128"):
         policy.encode_pictures(pictures, (144, 48))

@@ -8,12 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.models.policy import SD3Policy
+from bench.api import Needs
+from bench.models.policy import PipelinePolicy
 from bench.scoring.loading import load_scorers
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
 from bench.scoring.weighted_sum import WeightedSum
-from bench.training.curation import cache_folder, curated_data
+from bench.training.context import TaskContext
+from bench.training.curation import cache_folder, curated_data, training_data
 from tests.support.cells import experiment, run, scorers, world
 
 
@@ -44,7 +46,7 @@ def made(tiny_pipeline, tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     e = experiment(tiny_pipeline)
     task, ready = e.tasks[0], scorers(e)
-    policy = SD3Policy.load(tiny_pipeline)
+    policy = PipelinePolicy.load(tiny_pipeline)
     return lambda note=None: curated_data(world(tiny_pipeline), task, policy, ready[task.select], note)
 
 
@@ -75,7 +77,7 @@ class Mine(Reward):
 
 def test_another_source_of_the_same_name_and_version_chooses_afresh(tiny_pipeline, tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    (task,), policy = experiment(tiny_pipeline).tasks, SD3Policy.load(tiny_pipeline)
+    (task,), policy = experiment(tiny_pipeline).tasks, PipelinePolicy.load(tiny_pipeline)
     chosen = []
     for name, sign in (("one", 1), ("other", -1), ("again", 1)):
         (tmp_path / f"{name}.py").write_text(REWARD.replace("SIGN", str(sign)))
@@ -133,3 +135,17 @@ def test_selection_by_the_exact_scorer_keeps_right_captions_first(made):
 def test_curated_captions_are_no_evaluation_prompts(made, tiny_pipeline):
     evaluation = {p.text for s in ("report", "tune") for p in world(tiny_pipeline).prompts(s, ["colors"], 200)}
     assert not evaluation & set(made().prompts)
+
+
+def test_a_method_may_ask_for_all_candidates(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    e = experiment(tiny_pipeline)
+    context = TaskContext(world(tiny_pipeline), e.tasks[0], PipelinePolicy.load(tiny_pipeline), scorers(e))
+    chosen, whole = (training_data(context, Needs(data=True, unselected=every)) for every in (False, True))
+    assert (len(chosen), chosen.selected_by, chosen.scored) == (
+        17,
+        "scenes-geneval",
+        64,
+    )  # a quarter of each category, rounded up
+    assert (len(whole), whole.selected_by, whole.scored) == (64, "nothing", 0)
+    assert set(chosen.prompts) <= set(whole.prompts)

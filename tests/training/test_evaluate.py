@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CLIPModel
 
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.scoring.loading import load_scorers
 from bench.training.context import TaskContext
 from bench.training.evaluate import Evaluator, mean_pairwise_distance
@@ -28,7 +28,7 @@ def test_mean_pairwise_distance_by_hand():
 
 @pytest.fixture
 def judge(tiny_pipeline):
-    policy = SD3Policy.load(tiny_pipeline)
+    policy = PipelinePolicy.load(tiny_pipeline)
 
     def build(**changes):
         e = experiment(tiny_pipeline)
@@ -108,7 +108,7 @@ def test_a_network_that_two_scorers_share_sees_a_picture_once(tiny_pipeline, mon
 
     monkeypatch.setattr(CLIPModel, "get_image_features", counted)
     task = dataclasses.replace(e.tasks[0], scorers=tuple(pair), primary="scenes-clip")
-    policy = SD3Policy.load(tiny_pipeline)
+    policy = PipelinePolicy.load(tiny_pipeline)
     evaluator = Evaluator(TaskContext(world(tiny_pipeline), task, policy, pair), e.evaluation)
     frame = evaluator.judge(policy, 0, final=False).frame
     assert sum(seen) == len(frame["split"])

@@ -21,7 +21,7 @@ from bench.config.load import load_settings
 from bench.config.prompt_set import PromptSet
 from bench.datasets.prompts.readers import locate_prompts, read_prompts
 from bench.datasets.prompts.sets import among, first_of_each, load_set, load_sets, prompt_sets_table
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.parsing import Text
 from bench.preflight.forecast.plan import evaluation_passes
 from bench.results.records.reader import read_experiment
@@ -236,7 +236,7 @@ def test_the_embedded_world_is_judged_on_a_set(tiny_pipeline: Path, tmp_path: Pa
         "evaluation.final_prompts": 4, "evaluation.held_out_prompts": 0, "evaluation.drift_states": 0,
     })  # fmt: skip
     scorers = load_scorers({*e.tasks[0].scorers, *e.evaluation.set_scorers})
-    policy = SD3Policy.load(tiny_pipeline)
+    policy = PipelinePolicy.load(tiny_pipeline)
     context = TaskContext(place, e.tasks[0], policy, scorers)
     whole = Evaluator(context, e.evaluation)
     (judged,) = whole.prompt_sets(policy, 3)
@@ -262,7 +262,9 @@ def test_a_prompt_that_is_too_long_is_told_before_anything_trains(tiny_pipeline:
     e = experiment(tiny_pipeline, **{"evaluation.prompt_sets.mine": {"path": path, "scorers": ["jpeg"]}})
     scorers = load_scorers({*e.tasks[0].scorers, "jpeg"})
     with pytest.raises(DataError, match=r"'circle circle .*tokens, but the text encoders read 20: shorten it"):
-        Evaluator(TaskContext(world(tiny_pipeline), e.tasks[0], SD3Policy.load(tiny_pipeline), scorers), e.evaluation)
+        Evaluator(
+            TaskContext(world(tiny_pipeline), e.tasks[0], PipelinePolicy.load(tiny_pipeline), scorers), e.evaluation
+        )
 
 
 # Reporting

@@ -10,34 +10,33 @@ from bench.api import DataError
 from bench.canonical import config_hash, hash_file
 from bench.datasets.buckets import BucketGrid
 from bench.datasets.pictures.rows import PictureFault
+from bench.families import family_in
 from bench.reading import read_json
 
-T5_TOKENS = 256  # as the policy encodes, where nothing else is asked for
 _CHUNK = 512
+_LARGEST = 16_384  # pixels of a side, where the model has no limit of its own
 
 
 def model_resolution(model: Path) -> int:
-    """Pixels of a side of the pictures that a diffusers SD3 pipeline folder draws.
+    """Pixels of a side of the pictures that a diffusers pipeline folder draws.
 
     Raises:
-        DataError: its configuration is missing or damaged.
+        DataError: it is of no family that can be trained, or its configuration is missing or damaged.
     """
-    (latents,), pixels = _numbers(model, "sample_size")
-    return latents * pixels
+    return int(_sides(model).native)
 
 
 def bucket_grid(model: Path) -> BucketGrid:
-    """The sizes of pictures that a diffusers SD3 pipeline folder takes; raises as `model_resolution` does."""
-    (patch, patches), pixels = _numbers(model, "patch_size", "pos_embed_max_size")
-    return BucketGrid(patch * pixels, patches * patch * pixels)
+    """The sizes of pictures that a diffusers pipeline folder takes; raises as `model_resolution` does."""
+    sides = _sides(model)
+    return BucketGrid(sides.unit, sides.largest or _LARGEST)
 
 
-def _numbers(model: Path, *names: str) -> tuple[list[int], int]:
-    """Numbers that the transformer's configuration names, and the pixels across one latent."""
+def _sides(model: Path) -> Any:
+    """The family's `Sides` for the configurations of transformer and VAE."""
+    family = family_in(model)
     try:
-        numbers = read_json(model / "transformer" / "config.json")
-        levels = read_json(model / "vae" / "config.json")["block_out_channels"]
-        return [int(numbers[name]) for name in names], 2 ** (len(levels) - 1)
+        return family.sides(*(read_json(model / part / "config.json") for part in ("transformer", "vae")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{model}: expected a diffusers pipeline folder whose transformer and vae say their sizes ({error}): "
@@ -48,20 +47,21 @@ def _numbers(model: Path, *names: str) -> tuple[list[int], int]:
 class CaptionLimits:
     """Says which captions the text encoders of a pipeline folder cannot read in full.
 
-    CLIP's tokenizer decides where the model has no T5. Where it has one, T5 reads on where CLIP stops, as in SD3.
+    The family says which tokenizer decides: in SD3 T5's, which reads on where CLIP stops, or CLIP's where it is alone.
     """
 
     def __init__(self, model: Path, text_length: int | None = None) -> None:
-        """`text_length` is the tokens that T5 reads (`T5_TOKENS` for None); 0 leaves it out."""
+        """`text_length` is the tokens that are read of every text (None: the family's own); 0 leaves out T5."""
         from transformers import AutoTokenizer
 
-        has_t5 = text_length != 0 and (model / "text_encoder_3").is_dir()
-        folder = model / ("tokenizer_3" if has_t5 else "tokenizer")
+        self._family = family_in(model)
+        part = self._family.tokenizer_of(model, text_length)
+        folder = model / part
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise DataError(f"{folder}: expected a tokenizer; loading it failed: {error}. Restore it") from error
-        self._limit = (text_length or T5_TOKENS) if has_t5 else int(self._tokenizer.model_max_length)
+        self._limit = self._family.limit(self._tokenizer, text_length, part)
         self.fingerprint = config_hash(
             {"limit": self._limit, "files": [hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()]}
         )
@@ -72,7 +72,7 @@ class CaptionLimits:
         readable = [row for row, fault in enumerate(found) if fault is None]
         for start in range(0, len(readable), _CHUNK):
             rows = readable[start : start + _CHUNK]
-            tokens = self._tokenizer([captions[row] for row in rows], verbose=False).input_ids
+            tokens = self._family.tokens(self._tokenizer, [str(captions[row]) for row in rows])
             for row, ids in zip(rows, tokens, strict=True):
                 found[row] = self._reading(ids)
         return found

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from bench.api import DataError
 from bench.datasets.pictures.rows import PictureFault
-from bench.paths import inside
+from bench.paths import NoFileError, inside
 from bench.reading import MIB, read_file
 
 _PIXEL_BYTES = 4  # no picture that is allowed has more, even stored raw
@@ -27,6 +27,8 @@ def locate_picture(folder: Path, name: str) -> Path:
     """
     try:
         return inside(folder, name)
+    except NoFileError as error:
+        raise PictureFault("missing", f"{name!r} cannot be read: {error}") from error
     except DataError as error:
         raise _why_outside(folder, name) from error
     except (OSError, ValueError) as error:

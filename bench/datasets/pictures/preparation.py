@@ -66,6 +66,10 @@ class PreparedPictures:
         """The size at which pictures are scored and drawn."""
         return self.found.resolution, self.found.resolution
 
+    def split_of(self, caption: str) -> str:
+        """The split that a caption of these pictures belongs to."""
+        return _split_of(caption, all_train=self.found.all_train)
+
     def read(self, some: Sequence[Picture], size: Size) -> np.ndarray:
         """Pixels uint8 (N, H, W, 3) of some of the pictures, brought to a size (W, H).
 
@@ -87,8 +91,10 @@ class PreparedPictures:
         return out
 
 
-def prepare_pictures(settings: Data, model: Path) -> PreparedPictures:
+def prepare_pictures(settings: Data, model: Path, *, all_train: bool | None = None) -> PreparedPictures:
     """Open and inspect the pictures that the settings name, for a pipeline folder or the hub id of a fetched model.
+
+    `all_train`: every caption trains, for prompt sets judge; None: as `settings.found` says.
 
     Raises:
         DataError: there are none, too many are broken, or they are others than `settings.found` says; or there is no
@@ -104,11 +110,11 @@ def prepare_pictures(settings: Data, model: Path) -> PreparedPictures:
     inspected = inspect_pictures(opened.source, opened.settings, CaptionLimits(model, settings.text_length), to, side)
     selection = opened.selection
     chosen = _chosen(inspected, selection)
-    training = tuple(
-        p for p in inspected.kept if split_of(p.caption) == "train" and (chosen is None or p.name in chosen)
-    )
-    captions = {p.caption for p in inspected.kept}
-    counts = {split: sum(split_of(caption) == split for caption in captions) for split in SPLITS}
+    if all_train is None:
+        all_train = settings.found is not None and settings.found.all_train
+    splits = {caption: _split_of(caption, all_train=all_train) for caption in {p.caption for p in inspected.kept}}
+    training = tuple(p for p in inspected.kept if splits[p.caption] == "train" and (chosen is None or p.name in chosen))
+    counts = {split: list(splits.values()).count(split) for split in SPLITS}
     found = Found(
         fingerprint=pictures_fingerprint(inspected, side, selection.names if selection else None),
         form=opened.source.form, rows=inspected.rows, kept=len(inspected.kept), left_out=inspected.kinds(),
@@ -116,16 +122,12 @@ def prepare_pictures(settings: Data, model: Path) -> PreparedPictures:
         training=len(training), selected_by=selection.scorer if selection else None,
         rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
         buckets=None if settings.buckets is None else _by_size(training, to),
-        to_srgb=sum(picture.has_profile for picture in inspected.kept),
+        to_srgb=sum(picture.has_profile for picture in inspected.kept), all_train=all_train,
     )  # fmt: skip
     if settings.found is not None and settings.found.fingerprint != found.fingerprint:
         raise DataError(
             f"--data {settings.path}: the pictures or captions have changed since this run began ({found.fingerprint}, "
             f"was {settings.found.fingerprint}): restore them, or run under another --name"
-        )
-    if not training:
-        raise DataError(
-            f"--data {settings.path}: the captions of its {found.kept} pictures leave none to train on: {MORE_CAPTIONS}"
         )
     done = dataclasses.replace(settings, found=found)
     return PreparedPictures(done, opened.settings, opened.source, inspected, selection, training, to)
@@ -152,9 +154,13 @@ def _by_size(some: Sequence[Picture], sizes: Sequence[Size]) -> dict[str, int]:
 
 
 def split_of(caption: str) -> str:
-    """The split that a caption belongs to."""
+    """The split that a caption belongs to, where captions judge."""
     bucket = text_bucket(caption)
     return next(split for split, buckets in _BUCKETS.items() if bucket in buckets)
+
+
+def _split_of(caption: str, *, all_train: bool) -> str:
+    return "train" if all_train else split_of(caption)
 
 
 def as_prompt(index: int, picture: Picture) -> Prompt:
@@ -182,6 +188,8 @@ def pictures_table(prepared: PreparedPictures) -> str:
     lines.append(
         "captions    " + ", ".join(f"{count:,} {name.replace('_', '-')}" for name, count in found.captions.items())
     )
+    if found.all_train:
+        lines.append("judged by   the prompt sets alone: the captions are too few to train on some and judge by others")
     chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored:,}" if found.selected_by else ""
     lines.append(f"training    {found.training:,} pictures{chosen}")
     return "\n".join(lines)

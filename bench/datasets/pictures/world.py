@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from bench.datasets.pictures.preparation import (
     as_prompt,
     prepare_pictures,
     require_pictures,
-    split_of,
 )
 from bench.datasets.scenes.manifest import ASSETS
 from bench.datasets.splits import SPLITS
@@ -33,21 +33,25 @@ if TYPE_CHECKING:
 class ImagesWorld:
     """Captioned pictures around a base model; the embedded one where none is given.
 
-    A caption's hash decides its split: seven tenths train, one each tune, report and held out. Categories are the tags
-    of the pictures, `all` where they have none. `version` is the fingerprint of pictures and captions.
+    A caption's hash decides its split: seven tenths train, one each tune, report and held out. Where there are too few
+    for that, all of them train, the prompts of `judges` stand for those of `report`, and none is held out. Categories
+    are the tags of the pictures, `all` where they have none. `version` is the fingerprint of pictures and captions.
     """
 
     name = "images"
 
-    def __init__(self, data: Data | None, model: str | None = None) -> None:
+    def __init__(self, data: Data | None, model: str | None = None, judges: Sequence[Prompt] = ()) -> None:
         self.model = base_model(model)
         self._prepared: PreparedPictures = prepare_pictures(require_pictures(data), self.model)
         self.version = self._prepared.found.fingerprint
         self.categories = tuple(sorted({as_prompt(0, p).category for p in self._prepared.inspected.kept}))
+        self._judges = _renumbered({prompt.text: prompt for prompt in judges}.values())
         self._clip: ProxyClip | None = None
 
     def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:
         """`count` captions of a split, each once, or all where there are fewer; in an order that is random but fixed.
+
+        Prompts that judge in the place of captions are of every category.
 
         Raises:
             ConfigError: there is no such split.
@@ -55,7 +59,9 @@ class ImagesWorld:
         """
         if split not in SPLITS:
             raise ConfigError(f"prompt split {split!r}: expected one of {', '.join(SPLITS)}")
-        own = {p.caption: p for p in self._prepared.inspected.kept if split_of(p.caption) == split}
+        if self._prepared.found.all_train and split in ("report", "held_out"):
+            return self._judges[:count] if split == "report" else []
+        own = {p.caption: p for p in self._prepared.inspected.kept if self._prepared.split_of(p.caption) == split}
         prompts = [as_prompt(i, p) for i, p in enumerate(_shuffled(own.values()))]
         chosen = [p for p in prompts if p.category in categories][:count]
         if not chosen:
@@ -133,3 +139,9 @@ class StoredPictures:
 def _shuffled(pictures: Any) -> list[Picture]:
     """In the order of a hash of caption and bytes: not that of the files, and the same for everybody."""
     return sorted(pictures, key=lambda p: hashlib.blake2b(f"{p.caption}\0{p.digest}".encode(), digest_size=8).digest())
+
+
+def _renumbered(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Prompts in the order of a hash of their text, numbered by it: not those of one category first."""
+    ordered = sorted(prompts, key=lambda p: hashlib.blake2b(p.text.encode(), digest_size=8).digest())
+    return [dataclasses.replace(prompt, index=index) for index, prompt in enumerate(ordered)]

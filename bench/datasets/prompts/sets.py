@@ -50,7 +50,7 @@ def load_set(name: str, settings: PromptSet) -> LoadedSet:
     if wanted > len(there):
         raise DataError(f"{place}: {wanted} prompts asked for, but {settings.path} has {len(there)}: ask for no more")
     chosen = first_of_each(there, wanted)
-    judged = {scorer: _judgeable(scorer, chosen) for scorer in settings.scorers}
+    judged = {scorer: judgeable(scorer, chosen) for scorer in settings.scorers}
     for scorer, count in judged.items():
         if not count:
             raise DataError(
@@ -90,7 +90,8 @@ def among(prompts: Iterable[Prompt], texts: Iterable[str]) -> int:
     return sum(same_words(prompt.text) in known for prompt in prompts)
 
 
-def _judgeable(scorer: str, prompts: Sequence[Prompt]) -> int:
+def judgeable(scorer: str, prompts: Iterable[Prompt]) -> int:
+    """How many of the prompts a scorer applies to."""
     reward = registry.load_reward(scorer)
     return sum(reward.applies(prompt.metadata) for prompt in prompts)
 

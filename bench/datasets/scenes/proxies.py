@@ -128,12 +128,21 @@ class ProxyClip:
     @torch.no_grad()
     def image(self, images: np.ndarray) -> Tensor:
         """Unit embeddings (B, D) of pictures uint8 (B, H, W, 3)."""
+        return features(self.fingerprint, images, lambda: self._embedded(pixels(images, self.size)))
 
-        def embedded() -> Tensor:
-            parts = pixels(images, self.size).split(CHUNK)
-            return _unit(torch.cat([self.model.get_image_features(pixel_values=part).pooler_output for part in parts]))
+    def image_with_gradient(self, images: Tensor) -> Tensor:
+        """Unit embeddings (B, D) of pictures float32 (B, 3, H, W) in [0, 1], with gradient.
 
-        return features(self.fingerprint, images, embedded)
+        Raises:
+            DataError: pictures of another size.
+        """
+        if tuple(images.shape[1:]) != (3, self.size, self.size):
+            raise DataError(f"expected pictures (B, 3, {self.size}, {self.size}), got {tuple(images.shape)}")
+        return self._embedded(2 * images - 1)
+
+    def _embedded(self, prepared: Tensor) -> Tensor:
+        parts = prepared.split(CHUNK)
+        return _unit(torch.cat([self.model.get_image_features(pixel_values=part).pooler_output for part in parts]))
 
 
 def _unit(x: Tensor) -> Tensor:

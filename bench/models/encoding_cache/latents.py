@@ -18,11 +18,11 @@ from bench.models.encoding_cache.keys import entry_key
 from bench.models.encoding_cache.store import Entry
 
 if TYPE_CHECKING:
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
 
 
 def moments_of(
-    policy: SD3Policy,
+    policy: PipelinePolicy,
     digests: Sequence[str],
     pixels: Callable[[np.ndarray], np.ndarray],
     size: Size | None = None,
@@ -35,7 +35,7 @@ def moments_of(
     `size` (W, H) is theirs; None is the model's own. `share` is that of the memory which holds what lies on disk too.
     """
     latent = policy.latent_of(size)
-    chunk = pictures_at_once(policy.pipeline.vae, latent)
+    chunk = pictures_at_once(policy.family, latent)
     encoder = f"{policy.vae_identity} {latent} {chunk}"
 
     def encode(numbers: Sequence[int]) -> Iterator[Entry]:

@@ -17,7 +17,7 @@ from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.config.task import Task
 from bench.datasets.world import Candidates, World
-from bench.models.policy import PassFlops, SD3Policy
+from bench.models.policy import PassFlops, PipelinePolicy
 from bench.preflight.conformance.check import Mismatch
 from bench.scoring.loading import load_scorers
 from bench.scoring.scorer import Scorer
@@ -38,6 +38,7 @@ class FixedNetworkReward(Reward):
     name: ClassVar[str] = "fixed-network"
     held: ClassVar[Mapping[str, float]] = {}
     reads_prompts: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
 
     def load(self) -> None:
         """Make the network; its weights are the same on every machine."""
@@ -47,9 +48,13 @@ class FixedNetworkReward(Reward):
     @torch.no_grad()
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores (B,) float32 in [0, 1] of uint8 (B, H, W, 3)."""
-        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255 - 0.5
-        features = torch.nn.functional.conv2d(x, self._kernels, stride=4).relu().mean((2, 3))
-        return torch.sigmoid(features @ torch.linspace(-4, 4, len(self._kernels))).numpy()
+        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+        return self.scores(x, prompts, metadata).numpy()
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The same of float32 (B, 3, H, W) in [0, 1], with gradient."""
+        features = torch.nn.functional.conv2d(images - 0.5, self._kernels, stride=4).relu().mean((2, 3))
+        return torch.sigmoid(features @ torch.linspace(-4, 4, len(self._kernels)))
 
 
 _REWARD = f"{__name__}:{FixedNetworkReward.__name__}"
@@ -59,7 +64,7 @@ _TASK = Task(
 )  # fmt: skip
 
 
-class _OnceMeasuredPolicy(SD3Policy):
+class _OnceMeasuredPolicy(PipelinePolicy):
     """Counts its FLOPs once with adapters and once without: counting takes longer than a step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -67,7 +72,7 @@ class _OnceMeasuredPolicy(SD3Policy):
         self._passes: dict[tuple[bool, tuple[int, ...] | None], PassFlops] = {}
 
     def measure_flops(self, latent: tuple[int, ...] | None = None) -> PassFlops:
-        """As `SD3Policy` does; from the second call on what the first one found."""
+        """As `PipelinePolicy` does; from the second call on what the first one found."""
         key = self._lora, latent
         if key not in self._passes:
             self._passes[key] = super().measure_flops(latent)
@@ -98,7 +103,7 @@ class Fixtures:
         self.world: World = _OnceDrawnWorld(world)
 
     @cached_property
-    def policy(self) -> SD3Policy:
+    def policy(self) -> PipelinePolicy:
         """The base model."""
         policy = _OnceMeasuredPolicy.load(self.world.model)
         policy.transformer.requires_grad_(True)  # as in every stage
@@ -108,7 +113,7 @@ class Fixtures:
     @cached_property
     def frozen_parts(self) -> dict[str, torch.nn.Module]:
         """What no method may change, by name."""
-        names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+        names = ("vae", *self.policy.family.encoders)
         parts = {name: getattr(self.policy.pipeline, name) for name in names}
         return {name: part for name, part in parts.items() if part is not None}
 

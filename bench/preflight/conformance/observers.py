@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 
 _ODD_SEED = 868_135_307
 
@@ -45,7 +45,7 @@ class PassCount:
 
 
 @contextmanager
-def count_passes(policy: SD3Policy) -> Iterator[PassCount]:
+def count_passes(policy: PipelinePolicy) -> Iterator[PassCount]:
     """An independent count of what runs inside, complete once the block has ended."""
     count = PassCount()
 

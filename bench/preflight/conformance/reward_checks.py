@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from bench.api import Prompt
-from bench.preflight.conformance.check import CheckSuite, Mismatch
+from bench.device import present_device
+from bench.preflight.conformance.check import CheckSuite, Mismatch, NotApplicable
 from bench.preflight.conformance.fixtures import RewardSubject
 from bench.scoring.trl import reward_function
 
@@ -15,11 +17,14 @@ SUITE = CheckSuite[RewardSubject]()
 
 # Of the declared range, or of the largest score where there are no bounds: a network rounds otherwise in other batches
 TOLERANCE = 1e-5
+GRADIENT_TOLERANCE = 0.01  # the same share: whole grey levels and PIL's filter have no gradient
 
 
 @SUITE.check("batch-equals-singles", "a score that depends on its neighbours ranks methods by how they were batched")
 def batch_equals_singles(subject: RewardSubject) -> None:
     """The scores of a batch are those of its pictures one by one."""
+    if subject.reward.groupwise:
+        raise NotApplicable("the reward scores whole groups")
     images, prompts = _pictures_of(subject)
     singles = [_scores(subject, images[i : i + 1], prompts[i : i + 1]).reshape(-1) for i in range(len(images))]
     _require_equal(subject, _scores(subject, images, prompts), np.concatenate(singles), "the scores of its pictures")
@@ -76,6 +81,8 @@ def repeatable(subject: RewardSubject) -> None:
 @SUITE.check("trl", "a reward that only one trainer can call is written again for the next, and differs")
 def trl_convention(subject: RewardSubject) -> None:
     """Called as trl calls its reward functions, it gives a list of the same scores."""
+    if subject.reward.groupwise:
+        raise NotApplicable("the reward scores whole groups, and trl's calls are batches")
     images, prompts = _pictures_of(subject)
     names = {name for prompt in prompts for name in prompt.metadata}
     columns = {name: [prompt.metadata.get(name) for prompt in prompts] for name in sorted(names)}
@@ -87,6 +94,22 @@ def trl_convention(subject: RewardSubject) -> None:
         raise Mismatch("a number for every prompt that the reward applies to", f"{given}")
     scores = _scores(subject, images, prompts) * (1 if subject.reward.higher_is_better else -1)
     _require_equal(subject, np.array(given), scores, "the scores of a direct call")
+
+
+@SUITE.check("gradient", "the gradient of another score than the one that is reported trains what nobody measures")
+def gradient(subject: RewardSubject) -> None:
+    """A differentiable reward gives the scores of a call, but for the filter of a resize, with a gradient."""
+    if not subject.reward.differentiable:
+        raise NotApplicable("the reward is not differentiable")
+    images, prompts = _pictures_of(subject)
+    x = torch.from_numpy(images).to(present_device()).permute(0, 3, 1, 2) / 255
+    texts, metadata = [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts]
+    scores = subject.reward.scores(x.requires_grad_(), texts, metadata)
+    expected = _scores(subject, images, prompts)
+    _require_equal(subject, scores.detach().cpu().numpy(), expected, "the scores of a call", GRADIENT_TOLERANCE)
+    found = torch.autograd.grad(scores.sum(), x, allow_unused=True)[0] if scores.requires_grad else None
+    if found is None or not bool(found.isfinite().all() and found.any()):
+        raise Mismatch("a finite gradient to the pictures, not 0 everywhere", "none" if found is None else "another")
 
 
 def _pictures_of(subject: RewardSubject) -> tuple[np.ndarray, Sequence[Prompt]]:
@@ -103,11 +126,13 @@ def _scores(subject: RewardSubject, images: np.ndarray, prompts: Sequence[Prompt
     return np.asarray(subject.reward(images.copy(), texts, metadata))
 
 
-def _require_equal(subject: RewardSubject, scores: np.ndarray, others: np.ndarray, what: str) -> None:
+def _require_equal(
+    subject: RewardSubject, scores: np.ndarray, others: np.ndarray, what: str, share: float = TOLERANCE
+) -> None:
     if scores.shape != others.shape:
         raise Mismatch(f"{what}, as many", f"shapes {scores.shape} and {others.shape}")
     low, high = subject.reward.range
     width = high - low if np.isfinite(high - low) else max(1.0, float(np.nanmax(np.abs(scores), initial=0.0)))
-    tolerance = TOLERANCE * width
+    tolerance = share * width
     if not np.allclose(scores, others, rtol=0, atol=tolerance, equal_nan=True):
         raise Mismatch(f"{what}, to {tolerance:.1g}", f"a difference of {np.abs(scores - others).max():.2g}")

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.config.settings import Train
 from bench.models.autoencoder import pictures_at_once
-from bench.models.conditioning import TextCondition
-from bench.models.policy import SD3Policy
+from bench.models.families.family import Family
+from bench.models.policy import PipelinePolicy
 from bench.preflight.forecast.shapes import ModelShapes
 
 
@@ -62,58 +62,61 @@ def pass_bytes(shapes: ModelShapes, train: Train, batch: int, *, gradient: bool,
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    policy, latent, length = shapes.prepared_policy(train, "cpu"), shapes.latent, shapes.text_length
+    policy, latent = shapes.prepared_policy(train, "cpu"), shapes.latent
     if cuda and train.precision == "bfloat16":
         for module in policy.transformer.modules():
             if isinstance(module, torch.nn.LayerNorm):
                 module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
     with FakeTensorMode():
         _place_on_cpu(policy.transformer)
-        return run_pass(policy, latent, length, batch, gradient=gradient)
+        return run_pass(policy, latent, batch, gradient=gradient)
 
 
-def run_pass(policy: SD3Policy, latent: tuple[int, int, int], length: int, batch: int, *, gradient: bool) -> int:
+def run_pass(policy: PipelinePolicy, latent: tuple[int, int, int], batch: int, *, gradient: bool) -> int:
     """Run a pass of a prepared policy on the CPU; most bytes of tensors at once, as `pass_bytes` counts them.
 
-    Latents are (C, h, w), texts of `length` tokens.
+    Latents are (C, h, w), texts as long as the policy reads any.
     """
-    module, config = policy.transformer, dict(policy.transformer.config)
+    module = policy.transformer
     trained = [p for p in module.parameters() if p.requires_grad]
     for parameter in trained:  # the gradient of the micro-batches before
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     known = [*module.parameters(), *module.buffers(), *(p.grad for p in trained if p.grad is not None)]
     with LiveTensorBytes(known) as tensors, torch.set_grad_enabled(gradient):
-        cond = TextCondition(
-            torch.zeros(batch, length, config["joint_attention_dim"]),
-            torch.zeros(batch, config["pooled_projection_dim"]),
-        )
+        cond = policy.family.blank(batch, policy.texts.length)
         v = policy.velocity(torch.zeros(batch, *latent), torch.full((batch,), 0.5), cond)
         if gradient:
             v.square().mean().backward()
     return tensors.peak
 
 
-def decoding_bytes(vae: Any, latent: tuple[int, int, int], held: str) -> int:
-    """Most bytes of tensors while such a VAE, its weights held in that precision, decodes one chunk of pictures."""
-    from diffusers import AutoencoderKL
+def decoding_bytes(family: Family, latent: tuple[int, int, int], held: str) -> int:
+    """Most bytes of tensors while the VAE, its weights held in that precision, decodes one chunk of pictures."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with torch.device("meta"):
-        module: Any = AutoencoderKL.from_config(dict(vae.config)).to(getattr(torch, held)).eval()
+        module: Any = type(family.parts.vae).from_config(dict(family.parts.vae.config)).to(getattr(torch, held)).eval()
     with FakeTensorMode(), torch.no_grad():
         _place_on_cpu(module)
         with LiveTensorBytes([*module.parameters(), *module.buffers()]) as tensors:
-            module.decode(torch.zeros(pictures_at_once(module, latent), *latent, dtype=module.dtype))
+            family.decode(module, torch.zeros(pictures_at_once(family, latent), *latent))
     return tensors.peak
 
 
 def _place_on_cpu(module: Any) -> None:
     """Put tensors of the device `meta` where passes are like those of a real device; inside a FakeTensorMode."""
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [placed(one) for one in value]
+        if not isinstance(value, Tensor) or value.device.type != "meta":
+            return value
+        new = torch.empty(value.shape, dtype=value.dtype, device="cpu")
+        return torch.nn.Parameter(new, value.requires_grad) if isinstance(value, torch.nn.Parameter) else new
+
     for part in module.modules():
-        for table in (part._parameters, part._buffers):
-            for name, tensor in list(table.items()):
-                if tensor is not None:
-                    placed = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-                    is_weight = isinstance(tensor, torch.nn.Parameter)
-                    table[name] = torch.nn.Parameter(placed, tensor.requires_grad) if is_weight else placed
+        for table in (part._parameters, part._buffers, vars(part)):  # rotary tables are plain attributes at times
+            for name, value in list(table.items()):
+                if isinstance(value, Tensor | list):
+                    table[name] = placed(value)

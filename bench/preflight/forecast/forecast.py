@@ -14,7 +14,6 @@ from bench.config.task import Task
 from bench.hub import is_model_here
 from bench.models.encoding_cache.cached_encoder import HELD_BYTES
 from bench.models.flops import PassFlops
-from bench.models.loading import ENCODERS
 from bench.preflight.forecast.cards import Card
 from bench.preflight.forecast.memory import (
     BytesByPart,
@@ -108,14 +107,12 @@ def forecast_experiment(experiment: Experiment, results: Path, cards: int = 1) -
                 known[key] = shapes.trained_weights_and_flops(train)
             trained, passes = known[key]
             spent = forecast_spending(settings, shapes, passes)
-            reference = registry.load_method(settings.source).needs.reference
-            memory = memories.of_stage(
-                train, trained, reference=reference, rollouts=spent.rollouts / cards, largest=spent.largest
-            )
+            needs = registry.load_method(settings.source).needs
+            memory = memories.of_stage(train, trained, needs, rollouts=spent.rollouts / cards, largest=spent.largest)
             memory = sharded_memory(memory, shapes, cards) if experiment.shard else memory
             found.append(StageForecast(settings, passes, spent, memory, trained))
         stages[chain.label] = tuple(found)
-    halves = 2 * shapes.numbers_of("transformer", "vae", *ENCODERS)
+    halves = 2 * shapes.numbers_of("transformer", "vae", *shapes.family.encoders)
     return ExperimentForecast(
         experiment=experiment,
         plan=count_cells(experiment, results),
@@ -167,16 +164,17 @@ def _pictures(experiment: Experiment, task: Task) -> int:
     there = task.candidates
     if experiment.data is not None and experiment.data.found is not None:
         there = min(there, experiment.data.found.training)
-    return math.ceil(task.top_share * there)
+    every = any(stage.build().needs.unselected for chain in experiment.methods for stage in chain.stages)
+    return math.ceil((1.0 if every else task.top_share) * there)
 
 
 def _host(experiment: Experiment, shapes: ModelShapes) -> BytesByPart:
     """Bytes of main memory that one worker needs, at most: tasks with fewer pictures and prompts need less."""
-    loading: BytesByPart = {"while the model is loaded": shapes.bytes_of("transformer", "vae", *ENCODERS)}
+    loading: BytesByPart = {"while the model is loaded": shapes.bytes_of("transformer", "vae", *shapes.family.encoders)}
     cached = experiment.weights == "stored" and experiment.cache_gib
     parked: BytesByPart = {
         "text encoders, while they encode" if cached else "parked text encoders":
-        shapes.bytes_of(*ENCODERS) if experiment.runtime.park_encoders else 0
+        shapes.bytes_of(*shapes.family.encoders) if experiment.runtime.park_encoders else 0
     }  # fmt: skip
     most = max(
         (forecast_encodings(experiment, shapes, [task]) for task in experiment.tasks), key=lambda needed: needed.size
@@ -203,11 +201,15 @@ def _disk(experiment: Experiment, shapes: ModelShapes, stages: dict[str, tuple[S
     """Bytes on disk: of checkpoints while cells run, and of what stays."""
     cells = len(experiment.tasks) * len(experiment.seeds)
     running = [s for found in stages.values() for s in found]
-    # weights, two moments, the average; and one more checkpoint while it is written
-    sizes = [4 * s.trained * (4 if s.settings.train.ema_half_life else 3) + s.spending.rollouts for s in running]
+    # weights, two moments, the average and the old policy; and one more checkpoint while it is written
+    sizes = [
+        4 * s.trained * (3 + bool(s.settings.train.ema_half_life) + registry.load_method(s.settings.source).needs.old)
+        + s.spending.rollouts
+        for s in running
+    ]
     whole = shapes.numbers_of("transformer")
     lora = sum(4 * f[0].trained for f in stages.values() if len(f) == 1 and f[0].settings.train.adaptation == "lora")
-    pictures = shapes.latent[1] * shapes.latent[2] * 64 * 3 * experiment.evaluation.pictures
+    pictures = shapes.latent[1] * shapes.latent[2] * shapes.family.pixels**2 * 3 * experiment.evaluation.pictures
     return {
         f"checkpoints, cells at work: {experiment.workers}": (KEEP + 1) * max(sizes) * experiment.workers,
         f"final models, cells: {cells * len(stages)}": 4 * whole * cells * len(stages),

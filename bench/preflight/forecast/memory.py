@@ -6,12 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from bench import registry
-from bench.api import Reward
+from bench.api import Needs, Reward
 from bench.config.reward_expression import scorers_of_task
 from bench.config.scorer_process import ScorerProcess
 from bench.config.settings import Experiment, Runtime, Train
 from bench.config.task import Task
-from bench.models.loading import ENCODERS
 from bench.preflight.forecast.activations import decoding_bytes, pass_bytes
 from bench.preflight.forecast.shapes import ModelShapes
 from bench.preflight.forecast.spending import LargestPass
@@ -27,6 +26,7 @@ _MENDS = {
     "AdamW's moments": _LORA,
     "a step of AdamW": _LORA,
     "reference": _LORA,
+    "old policy": _LORA,
     "moving average": ("--train.ema_half_life 0",),
     "scorers": ("--scorers.NAME.device cpu, or that of a card which does not train, for those that only judge",),
     "text encoders": ("--runtime.park_encoders true", "--runtime.frozen_weights bfloat16", "--runtime.t5 false"),
@@ -39,10 +39,14 @@ _MENDS = {
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Bytes of a stage's parts that are always there, and of those that each phase has beside them."""
+    """Bytes of a stage's parts that are always there, and of those that each phase has beside them.
+
+    has_t5: whether there is a T5 that could be left out.
+    """
 
     resident: BytesByPart
     phases: dict[str, BytesByPart]
+    has_t5: bool = True
 
     def total(self, phase: str) -> float:
         """Bytes of all that is there in a phase."""
@@ -66,7 +70,7 @@ class StageMemory:
             "--train.gradient_checkpointing true": train.gradient_checkpointing,
             "--runtime.park_encoders true": runtime.park_encoders,
             "--runtime.frozen_weights bfloat16": runtime.frozen_weights == "bfloat16",
-            "--runtime.t5 false": not runtime.t5,
+            "--runtime.t5 false": not (runtime.t5 and self.has_t5),
             _HELD[0]: runtime.denoiser_weights == "bfloat16",
         }
         found = dict[str, None]()
@@ -87,11 +91,11 @@ class StageMemoryForecaster:
         self._known: dict[str, float] = {}
 
     def of_stage(
-        self, train: Train, trained: int, *, reference: bool, rollouts: float, largest: LargestPass
+        self, train: Train, trained: int, needs: Needs, *, rollouts: float, largest: LargestPass
     ) -> StageMemory:
         """Memory of a stage that trains `trained` weights; `rollouts` are the bytes it keeps of them."""
         shapes, runtime = self._shapes, self._experiment.runtime
-        denoiser, encoders = shapes.bytes_of("transformer"), shapes.bytes_of(*ENCODERS)
+        denoiser, encoders = shapes.bytes_of("transformer"), shapes.bytes_of(*shapes.family.encoders)
         full = train.adaptation == "full"
         resident: BytesByPart = {
             "denoiser": denoiser,
@@ -100,7 +104,8 @@ class StageMemoryForecaster:
             "text encoders": 0 if runtime.park_encoders else encoders,
             "base, for drift": denoiser if self._experiment.evaluation.drift_states else 0,
             "scorers": self._scorers,
-            "reference": denoiser if reference and full else 0,
+            "reference": denoiser if needs.reference and full else 0,
+            "old policy": 4 * trained if needs.old else 0,
             "moving average": 4 * trained if train.ema_half_life else 0,
         }
         moments = {"AdamW's moments": 8.0 * trained, "rollouts": rollouts}
@@ -121,7 +126,7 @@ class StageMemoryForecaster:
             phases["rollout"] = {**gathering, "a sampling pass": sampling}
         if runtime.park_encoders:
             phases["encoding texts"] = {"text encoders": encoders}
-        return StageMemory(resident, phases)
+        return StageMemory(resident, phases, "t5" in shapes.family.options)
 
     def _pass(self, train: Train, batch: int, *, gradient: bool) -> float:
         """Bytes of a pass of so many rows, with gradient or without."""
@@ -137,7 +142,7 @@ class StageMemoryForecaster:
     def _decoding(self) -> float:
         if "decoding" not in self._known:
             held = self._shapes.runtime.frozen_weights
-            self._known["decoding"] = decoding_bytes(self._shapes.pipeline.vae, self._shapes.latent, held)
+            self._known["decoding"] = decoding_bytes(self._shapes.family, self._shapes.latent, held)
         return self._known["decoding"]
 
 
@@ -158,7 +163,7 @@ _BLOCKS_FORWARD, _BLOCKS_BACKWARD = 3, 6
 
 def sharded_memory(memory: StageMemory, shapes: ModelShapes, cards: int) -> StageMemory:
     """What of a stage's memory is on each of `cards` cards, and what is there in whole for a while."""
-    blocks = shapes.pipeline.transformer.transformer_blocks
+    blocks = shapes.family.blocks_of(shapes.pipeline.transformer)
     largest = max(sum(p.nbytes for p in block.parameters()) for block in blocks)
     phases = {name: _divided(parts, cards) for name, parts in memory.phases.items()}
     for parts in phases.values():
@@ -167,7 +172,7 @@ def sharded_memory(memory: StageMemory, shapes: ModelShapes, cards: int) -> Stag
             parts["blocks, put together"] = times * largest
     phases["optimiser's step"]["a step of AdamW"] = phases["optimiser's step"]["gradients"]  # its kernel is not fused
     phases["sharing out"] = {"the rest of the denoiser": memory.resident["denoiser"] * (1 - 1 / cards)}
-    return StageMemory(_divided(memory.resident, cards), phases)
+    return dataclasses.replace(memory, resident=_divided(memory.resident, cards), phases=phases)
 
 
 def _divided(parts: BytesByPart, cards: int) -> BytesByPart:

@@ -164,7 +164,7 @@ def _measure_methods(experiment: Experiment) -> tuple[tuple[float, dict[str, lis
     Beside them the share of the time in which this process had a processor.
     """
     from bench.datasets.worlds import experiment_world
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
     from bench.preflight.forecast.throughput import forward_rate, threads
     from bench.scoring.loading import Placement, load_scorers
     from bench.scoring.weighted_sum import standard_candidates
@@ -172,7 +172,7 @@ def _measure_methods(experiment: Experiment) -> tuple[tuple[float, dict[str, lis
     world, task = experiment_world(experiment), dataclasses.replace(experiment.tasks[0], candidates=_CANDIDATES)
     start, at_work = time.perf_counter(), time.process_time()
     with threads(experiment.threads):
-        policy = SD3Policy.of(experiment, world)
+        policy = PipelinePolicy.of(experiment, world)
         rate, unit = forward_rate(policy, experiment.evaluation.batch_size), policy.measure_flops().forward
         scorers = load_scorers(
             {task.reward, task.select},
@@ -188,14 +188,14 @@ def _try_method(
     experiment: Experiment, label: str, world: World, task: Task, scorers: dict[str, Scorer], unit: float
 ) -> list[dict[str, float]]:
     """A few updates of every stage of a method on a task, on a model that is thrown away."""
-    from bench.models.policy import SD3Policy
+    from bench.models.policy import PipelinePolicy
     from bench.preflight.forecast.spending import spent_by_update
     from bench.training.context import TaskContext
     from bench.training.stage import Stage, StageStart
 
     found = []
     for settings in experiment.stages(label):
-        context, ledger = TaskContext(world, task, SD3Policy.of(experiment, world), scorers), Ledger()
+        context, ledger = TaskContext(world, task, PipelinePolicy.of(experiment, world), scorers), Ledger()
         stage = Stage.enter(StageStart(settings, _TRIAL), context, ledger, unit)
         found.append(spent_by_update(stage, ledger))
     return found

@@ -9,18 +9,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import torch
+import transformers
+from diffusers.configuration_utils import FrozenDict
 
 from bench.config.architectures import BY_NAME
 from bench.config.settings import Experiment, Runtime, Train
 from bench.datasets.base_model import base_model
+from bench.families import family_in
 from bench.hub import is_model_here, locate_model
 from bench.models import flops
-from bench.models.conditioning import TextCondition
+from bench.models.families.family import Family
 from bench.models.flops import PassFlops
-from bench.models.loading import ENCODERS
-from bench.models.policy import SD3Policy
+from bench.models.loading import family_class
+from bench.models.policy import PipelinePolicy
 from bench.models.random_pipeline import build_random_pipeline
+from bench.models.text_condition import TextCondition
+from bench.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -45,36 +51,45 @@ class ModelShapes:
                 locate_model(model)  # says how to get it
             parts = build_random_pipeline(model, "meta", t5=runtime.t5)
         else:
-            parts = _configured(base_model(experiment.model), t5=runtime.t5)
-        for name in ("transformer", "vae", *ENCODERS):
+            parts = _configured(base_model(experiment.model), runtime)
+        encoders = family_class(parts).encoders
+        for name in ("transformer", "vae", *encoders):
             module = getattr(parts, name)
             if module is not None:
                 held = runtime.denoiser_weights if name == "transformer" else runtime.frozen_weights
                 module.to(getattr(torch, held)).requires_grad_(False).eval()
-        return cls(parts, runtime)
+        shapes = cls(parts, runtime)
+        shapes.family.refuse(experiment)
+        return shapes
 
     @cached_property
-    def latent(self) -> tuple[int, int, int]:
-        """(C, h, w) of one clean latent."""
-        policy = SD3Policy(self.pipeline, self.runtime, torch.device("meta"))
-        return policy.latent_shape
+    def policy(self) -> PipelinePolicy:
+        """One that nobody trains."""
+        return PipelinePolicy(self.pipeline, self.runtime, torch.device("meta"))
 
     @property
-    def text_length(self) -> int:
-        """Tokens of one text's embedding: CLIP's 77, and T5's."""
-        texts = SD3Policy(self.pipeline, self.runtime, torch.device("meta")).texts
-        return int(self.pipeline.text_encoder.config.max_position_embeddings) + texts.length
+    def family(self) -> Family:
+        """Of the model."""
+        return self.policy.family
+
+    @property
+    def latent(self) -> tuple[int, int, int]:
+        """(C, h, w) of one clean latent."""
+        return self.policy.latent_shape
 
     @property
     def text_numbers(self) -> int:
         """Numbers of one text's conditioning, embeddings and pooled ones."""
-        config = self.pipeline.transformer.config
-        return self.text_length * config.joint_attention_dim + config.pooled_projection_dim
+        return sum(t.numel() for name, t in self._blank.named().items() if name != "lengths")
+
+    @property
+    def _blank(self) -> TextCondition:
+        return self.family.blank(1, self.policy.texts.length)
 
     @property
     def shift(self) -> float:
         """Of the noise schedule."""
-        return float(self.pipeline.scheduler.config.shift)
+        return self.policy.shift
 
     def bytes_of(self, *parts: str) -> int:
         """Bytes of the weights and buffers of some parts, as they are held."""
@@ -86,47 +101,54 @@ class ModelShapes:
         modules = [getattr(self.pipeline, name) for name in parts]
         return sum(t.numel() for m in modules if m is not None for t in m.state_dict().values())
 
-    def prepared_policy(self, train: Train, device: str) -> SD3Policy:
+    def prepared_policy(self, train: Train, device: str) -> PipelinePolicy:
         """A policy on shapes alone, with a transformer of its own, set up for training as on `device`."""
-        from diffusers import SD3Transformer2DModel
-
-        config, held = dict(self.pipeline.transformer.config), getattr(torch, self.runtime.denoiser_weights)
+        whole, held = self.pipeline.transformer, getattr(torch, self.runtime.denoiser_weights)
         with torch.device("meta"):
-            transformer: Any = SD3Transformer2DModel.from_config(config).to(held)
-        parts = {name: getattr(self.pipeline, name) for name in ("vae", "scheduler", *ENCODERS)}
-        pipeline = SimpleNamespace(**parts, transformer=transformer.requires_grad_(False))
-        policy = SD3Policy(pipeline, self.runtime, torch.device(device), precision=train.precision)
+            transformer: Any = type(whole).from_config(dict(whole.config)).to(held)
+        pipeline = PipelineParts(**{**vars(_parts_of(self.pipeline)), "transformer": transformer.requires_grad_(False)})
+        policy = PipelinePolicy(pipeline, self.runtime, torch.device(device), precision=train.precision)
         policy.prepare(train, 0)
         return policy
 
     def trained_weights_and_flops(self, train: Train) -> tuple[int, PassFlops]:
         """How many weights a stage trains, and the FLOPs of one sample's passes meanwhile."""
-        transformer, config = self.prepared_policy(train, "meta").transformer, self.pipeline.transformer.config
-        cond = TextCondition(
-            torch.zeros(1, self.text_length, config.joint_attention_dim), torch.zeros(1, config.pooled_projection_dim)
-        )
+        transformer = self.prepared_policy(train, "meta").transformer
         count = sum(p.numel() for p in transformer.parameters() if p.requires_grad)
-        return count, flops.count(transformer, self.pipeline.vae, self.latent, cond, "meta")
+        return count, flops.count(self.family, transformer, self.latent, self._blank, "meta")
 
 
-def _configured(folder: Path, *, t5: bool) -> Any:
+class PipelineParts(SimpleNamespace):
+    """The parts of a pipeline by name; `pipeline_class` and `config` are as diffusers' own would be."""
+
+
+def _parts_of(pipeline: Any) -> PipelineParts:
+    """Those of a pipeline of diffusers, or of the same kind as here."""
+    if isinstance(pipeline, PipelineParts):
+        return pipeline
+    return PipelineParts(**pipeline.components, pipeline_class=type(pipeline).__name__, config=pipeline.config)
+
+
+def _configured(folder: Path, runtime: Runtime) -> PipelineParts:
     """The parts of a pipeline folder from their configurations alone."""
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
-
-    def clip(name: str) -> Any:
-        return CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(folder / name, local_files_only=True))
-
-    has_t5 = t5 and (folder / "text_encoder_3").is_dir()
+    index: dict[str, Any] = read_json(folder / "model_index.json")
+    family = family_in(folder)
+    absent = family.left_out(folder, runtime)
+    parts: dict[str, Any] = dict.fromkeys(absent)
+    parts["scheduler"] = _part(folder / "scheduler", str(index["scheduler"][1]))
     with torch.device("meta"):
-        third = (
-            T5EncoderModel(T5Config.from_pretrained(folder / "text_encoder_3", local_files_only=True))
-            if has_t5
-            else None
-        )
-        return SimpleNamespace(
-            transformer=SD3Transformer2DModel.from_config(SD3Transformer2DModel.load_config(folder / "transformer")),
-            vae=AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
-            text_encoder=clip("text_encoder"), text_encoder_2=clip("text_encoder_2"), text_encoder_3=third,
-            scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True),
-        )  # fmt: skip
+        for name in ("transformer", "vae", *family.encoders):
+            if name not in absent:
+                parts[name] = _part(folder / name, str(index[name][1]))
+    settings = {name: value for name, value in index.items() if not isinstance(value, list)}
+    return PipelineParts(**parts, pipeline_class=family.pipeline, config=FrozenDict(settings))
+
+
+def _part(folder: Path, kind: str) -> Any:
+    """A part of diffusers' or of transformers', of the class that the index names, by its configuration."""
+    cls = getattr(diffusers, kind, None)
+    if cls is not None:
+        return cls.from_config(cls.load_config(folder))
+    cls = getattr(transformers, kind)
+    config: dict[str, Any] = read_json(folder / "config.json")
+    return cls(cls.config_class.from_dict(config))

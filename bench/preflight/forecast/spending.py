@@ -19,8 +19,8 @@ from bench.config.settings import StageSettings as StageSettings
 from bench.config.settings import Train
 from bench.datasets.dataset import Dataset
 from bench.datasets.rehearsal import Brightness
-from bench.models.conditioning import TextCondition
 from bench.models.flops import PassFlops
+from bench.models.text_condition import TextCondition
 from bench.scoring.scorer import Scorer
 from bench.training.context import Metering
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
@@ -71,6 +71,10 @@ class OneWeightPolicy:
         """The same."""
         return cond
 
+    def guide(self, v_u: Tensor, v_c: Tensor, scale: float) -> Tensor:
+        """v_u + scale (v_c - v_u)."""
+        return flow.guide(v_u, v_c, scale)
+
     def sigmas(self, steps: int) -> Tensor:
         """The sampling schedule (steps + 1,)."""
         return flow.sigma_schedule(steps, self.shift)
@@ -78,6 +82,10 @@ class OneWeightPolicy:
     def decode(self, z0: Tensor) -> np.ndarray:
         """Pictures uint8 (B, 1, 1, 3), whose brightness is that of the latent."""
         return (z0.permute(0, 2, 3, 1) * 32 + 128).clamp(0, 255).to(torch.uint8).numpy()
+
+    def decode_with_gradient(self, z0: Tensor) -> Tensor:
+        """Pictures float32 (B, 1, 1, 3)."""
+        return z0.clamp(0, 1)
 
     def tensors(self) -> dict[str, Tensor]:
         """Nothing that has to stay as it is."""
@@ -128,8 +136,10 @@ def one_weight_stage(
     prompts = [Prompt(i, f"prompt {i}", {}) for i in range(4096)] if method.needs.reward else []
     draw = SampleDraw(policy, metering, train, 0, pictures, prompts)
     reference = OneWeightPolicy(shift) if method.needs.reference else None
-    model = MeteredModel(policy, reference, metering, {tuple(policy.latent_shape): passes})
-    env = TrainingEnv(draw, model, Optimizer([policy.weight], train), reward, metering, train)
+    optimizer = Optimizer([policy.weight], train, keeps_old=method.needs.old)
+    old = optimizer.old_weights if method.needs.old else None
+    model = MeteredModel(policy, reference, metering, {tuple(policy.latent_shape): passes}, old)
+    env = TrainingEnv(draw, model, optimizer, reward, metering, train)
     # Of its policy a stage asks only in checkpoints and at its end what a pipeline alone has; neither happens here.
     return Stage(method, env, metering.limit, policy)  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from bench.config.settings import Train
-from bench.models.policy import SD3Policy, TextCondition
+from bench.models.policy import PipelinePolicy, TextCondition
 
 SECONDS = 1.0  # of one measurement
 
@@ -25,14 +25,14 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def forward_rate(policy: SD3Policy, batch: int) -> float:
+def forward_rate(policy: PipelinePolicy, batch: int) -> float:
     """Samples per second of wall-clock time, forward passes without gradient in batches of `batch`."""
     x, sigma, cond = _inputs(policy, batch)
     with torch.no_grad():
         return batch * _repeats_per_second(lambda: policy.velocity(x, sigma, cond))
 
 
-def training_rate(policy: SD3Policy, batch: int) -> float:
+def training_rate(policy: PipelinePolicy, batch: int) -> float:
     """Samples per second, forward and backward passes through all weights. The policy is left as it was."""
     x, sigma, cond = _inputs(policy, batch)
     policy.prepare(Train(), 0)
@@ -48,7 +48,7 @@ def training_rate(policy: SD3Policy, batch: int) -> float:
         policy.merge()
 
 
-def _inputs(policy: SD3Policy, batch: int) -> tuple[torch.Tensor, torch.Tensor, TextCondition]:
+def _inputs(policy: PipelinePolicy, batch: int) -> tuple[torch.Tensor, torch.Tensor, TextCondition]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, *policy.latent_shape, generator=generator).to(policy.device)
     return x, torch.full((batch,), 0.5, device=policy.device), policy.encode([""] * batch)

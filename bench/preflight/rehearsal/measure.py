@@ -13,7 +13,7 @@ import torch
 
 from bench.config.settings import Train
 from bench.device import memory_told
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 
 _SIDE = {"cuda": 8192, "cpu": 128}  # of the matrices whose product is the peak
 _REPEATS = 10
@@ -67,7 +67,7 @@ def matrix_peak(device: torch.device) -> float:
     return products * 2 * side**3 / median_seconds(device, multiply)[0]
 
 
-def measure_passes(policy: SD3Policy, train: Train, peak: float) -> dict[str, Any]:
+def measure_passes(policy: PipelinePolicy, train: Train, peak: float) -> dict[str, Any]:
     """Forward passes, and forward with backward passes, of one micro-batch: samples/s, TFLOP/s, share of the peak.
 
     FLOPs are those of the passes themselves; what gradient checkpointing computes again counts for nothing.

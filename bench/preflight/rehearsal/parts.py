@@ -23,7 +23,7 @@ from bench.datasets.worlds import experiment_world
 from bench.device import MemoryShortError
 from bench.experiments.cell import run_cell
 from bench.interrupts import children_hear_none
-from bench.models.policy import SD3Policy
+from bench.models.policy import PipelinePolicy
 from bench.preflight.rehearsal.measure import measure_passes, read_device
 from bench.preflight.rehearsal.rewards import rehearse_rewards
 from bench.results.records.schema import End
@@ -49,7 +49,7 @@ def rehearse_passes(experiment: Experiment, peak: float) -> Findings:
         for again in (False, True):
             train = dataclasses.replace(experiment.train, adaptation=adaptation, gradient_checkpointing=again)
             name = f"{adaptation}, gradient checkpointing" if again else adaptation
-            policy = SD3Policy.of(experiment, experiment_world(experiment))
+            policy = PipelinePolicy.of(experiment, experiment_world(experiment))
             try:
                 found[name] = measure_passes(policy, train, peak)
                 break
@@ -80,7 +80,7 @@ def _rehearse_method(experiment: Experiment, settings: StageSettings, peak: floa
     world, task, ledger = experiment_world(experiment), experiment.tasks[0], Ledger()
     names = {*task.scorers, *experiment.evaluation.set_scorers, task.reward, task.select}
     scorers = load_scorers(names, placement=Placement.of(experiment))
-    policy = SD3Policy.of(experiment, world)
+    policy = PipelinePolicy.of(experiment, world)
     unit = policy.measure_flops().forward
     context = TaskContext(world, task, policy, scorers)
     evaluator = Evaluator(context, experiment.evaluation)

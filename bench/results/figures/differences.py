@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.results.figures.style import Look, looks, panels, plain_axes, to_png
+from bench.results.figures.style import LINE, Form, Look, fitted, line_count, looks, panels, plain_axes, saved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["draw_differences"]
 
+WIDE = 2.9  # inches of a panel
 
-def draw_differences(data: Mapping[str, Any]) -> bytes:
+
+def draw_differences(data: Mapping[str, Any], form: Form = "png") -> bytes:
     """One panel a scorer, one line a method; the grey band is the margin.
 
     data: methods [..], baseline, panels [{scorer, kind, margin, better, points [{method, mean, low, high,
@@ -23,19 +25,25 @@ def draw_differences(data: Mapping[str, Any]) -> bytes:
     shown, look = data["panels"], looks(data["methods"])
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
-    lines = max(len(panel["points"]) for panel in shown)
-    words = max(len(_label(point)) for panel in shown for point in panel["points"])
-    side = 0.2 + 0.075 * words
-    shape: dict[str, Any] = {"size": (2.9, 0.3 * lines + 0.2), "gap": (side + 0.1, 0.8), "left": side, "top": 0.3}
-    with panels(rows, columns, **shape) as (figure, grid):
+    labels = [[_label(point) for point in panel["points"]] for panel in shown]
+    titles = [fitted(f"{panel['scorer']} ({panel['kind']})", WIDE + 0.6, 10) for panel in shown]
+    below = [fitted(f"score minus {data['baseline']}; better is {panel['better']}", WIDE, 8) for panel in shown]
+    side = 0.2 + 0.075 * max(len(line) for panel in labels for label in panel for line in label.split("\n"))
+    top = 0.13 + LINE * line_count(titles)
+    each = 0.13 + LINE * line_count(label for panel in labels for label in panel)
+    size = (WIDE, each * max(map(len, labels)) + 0.2)
+    gap = (max(side, 0.5) + 0.1, top + 0.33 + LINE * line_count(below))
+    with panels(rows, columns, size=size, gap=gap, left=side, top=top) as (figure, grid):
         for axes in grid.ravel()[len(shown) :]:
             axes.set_visible(False)
-        for axes, panel in zip(grid.ravel(), shown, strict=False):
-            _panel(axes, panel, data["baseline"], look)
-        return to_png(figure)
+        for axes, panel, names, title, x in zip(grid.ravel(), shown, labels, titles, below, strict=False):
+            _panel(axes, panel, names, look)
+            axes.set_title(title)
+            axes.set_xlabel(x, fontsize=8)
+        return saved(figure, form)
 
 
-def _panel(axes: Axes, panel: Mapping[str, Any], baseline: str, look: Mapping[str, Look]) -> None:
+def _panel(axes: Axes, panel: Mapping[str, Any], names: Sequence[str], look: Mapping[str, Look]) -> None:
     plain_axes(axes)
     if panel["margin"] is not None:
         axes.axvspan(-panel["margin"], panel["margin"], color="#e4e4e4", zorder=0, linewidth=0)
@@ -47,11 +55,9 @@ def _panel(axes: Axes, panel: Mapping[str, Any], baseline: str, look: Mapping[st
             axes.plot([point["low"], point["high"]], [height, height], color=one.color, linewidth=2.2)
         face = one.color if point["verdict"] in ("better", "worse") else "white"
         axes.plot(point["mean"], height, marker=one.marker, color=one.color, markerfacecolor=face, markersize=7)
-    axes.set_yticks(range(len(points)), [_label(point) for point in points])
+    axes.set_yticks(range(len(points)), names)
     axes.set_ylim(len(points) - 0.5, -0.5)
-    axes.set_title(f"{panel['scorer']} ({panel['kind']})")
-    axes.set_xlabel(f"difference to {baseline}; better is {panel['better']}", fontsize=8)
 
 
 def _label(point: Mapping[str, Any]) -> str:
-    return f"{point['method']}{' †' if point['few'] else ''}: {point['verdict']}"
+    return fitted(f"{point['method']}{' †' if point['few'] else ''}: {point['verdict']}", 2.8)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.results.figures.style import new_figure, to_png
+from bench.results.figures.style import LINE, Form, line_count, new_figure, saved
 
 __all__ = ["draw_sample_grid", "split_tiles"]
 
@@ -32,10 +32,11 @@ def split_tiles(png: bytes, tile: tuple[int, int], count: int) -> list[np.ndarra
     return [pixels[:, width * number : width * (number + 1)] for number in range(count)]
 
 
-def draw_sample_grid(data: Mapping[str, Any], tiles: Mapping[str, list[np.ndarray]]) -> bytes:
+def draw_sample_grid(data: Mapping[str, Any], tiles: Mapping[str, list[np.ndarray]], form: Form = "png") -> bytes:
     """data: columns [method ..], captions [..]; tiles: method to one picture uint8 (H, W, 3) a caption."""
     columns, captions = data["columns"], data["captions"]
-    left, top = 2.3, 0.45
+    titles = ["\n".join(textwrap.wrap(method.replace("+", "+ "), 10)).replace("+ ", "+") for method in columns]
+    left, top = 2.3, 0.11 + LINE * max(2, line_count(titles))
     width, height = left + TILE_INCHES * len(columns), top + TILE_INCHES * len(captions)
     with new_figure(width, height) as figure:
         for row, caption in enumerate(captions):
@@ -53,8 +54,7 @@ def draw_sample_grid(data: Mapping[str, Any], tiles: Mapping[str, list[np.ndarra
                 axes = figure.add_axes(box)
                 axes.imshow(tiles[method][row], interpolation="nearest")
                 axes.set_axis_off()
-        for column, method in enumerate(columns):
+        for column, title in enumerate(titles):
             x = (left + TILE_INCHES * (column + 0.5)) / width
-            title = "\n".join(textwrap.wrap(method.replace("+", "+ "), 12)).replace("+ ", "+")
-            figure.text(x, 1 - top / 2 / height, title, ha="center", va="center", fontsize=9, weight="bold")
-        return to_png(figure)
+            figure.text(x, 1 - top / 2 / height, title, ha="center", va="center", fontsize=8.5, weight="bold")
+        return saved(figure, form)

@@ -1,15 +1,18 @@
 """One look for all figures: Okabe and Ito's colours, and a marker and a dash pattern for readers without colours.
 
-Figures are bytes of PNG, the same for the same data and library versions. matplotlib is imported when one is drawn.
+Figures are bytes of PNG or SVG, the same for the same data and library versions. matplotlib is imported when one is
+drawn. Nothing is cut off: texts break where they are longer than their place (`fitted`), and the canvas holds whatever
+reaches over its edge (`saved`).
 """
 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.results.records.schema import BASE
 
@@ -20,12 +23,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["UNIT_TITLES", "Look", "looks", "new_figure", "panels", "plain_axes", "short_number", "to_png"]
+__all__ = [
+    "UNIT_TITLES",
+    "Form",
+    "Look",
+    "fitted",
+    "line_count",
+    "looks",
+    "new_figure",
+    "panels",
+    "plain_axes",
+    "saved",
+    "short_number",
+]
+
+Form = Literal["png", "svg"]
+LINE = 0.17  # inches of one line of text
 
 UNIT_TITLES = {
     "cost": "cost (forward-equivalents)",
     "flops": "floating point operations",
-    "seconds": "training seconds",
+    "seconds": "training time (seconds)",
     "updates": "optimiser updates",
     "images": "pictures generated in training",
 }
@@ -106,8 +124,11 @@ def panels(
     width = left + columns * size[0] + (columns - 1) * gap[0] + 0.15
     bottom, fitting = min(gap[1], 0.5), 1
     if legend and look:
-        fitting = max(1, int(width / (0.75 + 0.085 * max(map(len, legend)))))
-        top += 0.05 + 0.2 * -(-len(legend) // fitting)
+        named = {name: fitted(name, width - 0.9) for name in legend}
+        longest = max(len(line) for text in named.values() for line in text.split("\n"))
+        fitting = max(1, int(width / (0.75 + 0.085 * longest)))
+        rows_of_legend = -(-len(legend) // fitting)
+        top += 0.05 + (0.03 + LINE * line_count(named.values())) * rows_of_legend
     height = top + rows * size[1] + (rows - 1) * gap[1] + bottom
     with new_figure(width, height) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, **shared)
@@ -120,15 +141,27 @@ def panels(
             hspace=gap[1] / size[1],
         )
         if legend and look:
-            _draw_legend(figure, legend, look, min(fitting, len(legend)))
+            _draw_legend(figure, named, look, -(-len(legend) // rows_of_legend))
         yield figure, grid
 
 
-def to_png(figure: Figure) -> bytes:
-    """PNG bytes without a date or a version in them."""
+def saved(figure: Figure, form: Form) -> bytes:
+    """The picture without a date or a version in it, on a canvas that holds all of it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None}, facecolor="white")
+    unsaid = dict.fromkeys(["Software"] if form == "png" else ["Date", "Creator"])
+    figure.savefig(buffer, format=form, metadata=unsaid, facecolor="white", bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()
+
+
+def fitted(text: str, inches: float, points: float = 9) -> str:
+    """A text in lines of at most this width; words break where they alone are longer."""
+    wide = max(6, int(inches / (0.0092 * points)))
+    return "\n".join(textwrap.wrap(text, wide)) or text
+
+
+def line_count(texts: Iterable[str]) -> int:
+    """Lines of the highest of some texts."""
+    return max((text.count("\n") + 1 for text in texts), default=1)
 
 
 def plain_axes(axes: Axes) -> None:
@@ -146,13 +179,13 @@ def short_number(value: float, _position: Any = None) -> str:
     return f"{value / 1e6:g}M" if 1e6 <= abs(value) < 1e9 else f"{value:g}"
 
 
-def _draw_legend(figure: Figure, names: Sequence[str], look: Mapping[str, Look], columns: int) -> None:
+def _draw_legend(figure: Figure, named: Mapping[str, str], look: Mapping[str, Look], columns: int) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
         Line2D(
-            [], [], color=look[name].color, marker=look[name].marker, linestyle=look[name].dashes, label=name, lw=1.8
+            [], [], color=look[name].color, marker=look[name].marker, linestyle=look[name].dashes, label=text, lw=1.8
         )
-        for name in names
+        for name, text in named.items()
     ]
     figure.legend(handles=handles, loc="upper center", ncols=columns, frameon=False, handlelength=3.0)

@@ -59,7 +59,11 @@ def changed_file(folder: Path, name: str, digest: str) -> str | None:
     path = inside(folder, name)
     if not path.is_file():
         return f"{name} is missing"
-    return None if file_sha256(path) == digest else f"{name} is not the file that was recorded: its hash differs"
+    try:
+        is_same = file_sha256(path) == digest
+    except OSError as error:
+        return f"{name} cannot be read: {error.strerror or error}"
+    return None if is_same else f"{name} is not the file that was recorded: its hash differs"
 
 
 def refuse_other_data(path: Path, data: bytes, digest: str | None) -> None:

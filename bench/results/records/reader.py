@@ -13,13 +13,11 @@ from typing import Any
 import pandas as pd
 
 from bench.results.records.cell_reader import CellResult, look_at_cell
-from bench.results.records.schema import SCORE_COLUMNS, ExperimentHeader, LedgerEntry
+from bench.results.records.schema import LEDGER, SCORE_COLUMNS, ExperimentHeader, LedgerEntry
 from bench.results.records.score_files import KEYS, ScoreRows
 from bench.results.records.writer import read_experiment_header
 
 __all__ = ["KEYS", "ExperimentResults", "RefusedCell", "read_experiment"]
-
-LEDGER = tuple(LedgerEntry.model_fields)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ recorded under schema 1 stays readable, and has none.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from bench.api import DataError
 from bench.config.reward_expression import parts_of
@@ -22,6 +24,7 @@ from bench.registry import BASE
 __all__ = [
     "BASE",
     "HELD_OUT",
+    "LEDGER",
     "SCHEMA",
     "SCORE_COLUMNS",
     "Cell",
@@ -68,6 +71,10 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
 
+# Of what a record has by the dozen, as dataclasses with slots: models take several times the memory
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
 class _Line(_Strict):
     """One line of a record. hash: `line_hash` of it, null in schema 1."""
 
@@ -81,7 +88,8 @@ class _FileLine(_Line):
     sha256: str | None = None
 
 
-class LedgerEntry(_Strict):
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class LedgerEntry:
     """What training has spent so far, in every unit; evaluation is in none. Seconds stand in the telemetry.
 
     cost: forward-equivalents of the denoiser (one sample each), passes, decoding and rewards together. flops: measured.
@@ -102,6 +110,9 @@ class LedgerEntry(_Strict):
     reward_calls: Count
     curation_reward_calls: Count
     skipped_updates: Count
+
+
+LEDGER = tuple(field.name for field in fields(LedgerEntry))
 
 
 class Provenance(_Strict):
@@ -168,12 +179,13 @@ class Step(_Line):
     metrics: dict[str, Finite]
 
 
-class ScoreSummary(_Strict):
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class ScoreSummary:
     """Mean of one scorer over the `n` prompts it applies to, and by category."""
 
     mean: Finite
     n: Count
-    by_category: dict[str, Finite] = {}
+    by_category: dict[str, Finite] = Field(default_factory=dict)
 
 
 class Milestone(_FileLine):

@@ -45,8 +45,9 @@ def read_scores(path: Path, digest: str | None) -> pa.Table:
         raise damaged(path, "a score file", error) from error
     refuse_other_data(path, data, digest)
     try:
+        # The digest of a file, where there is one, says more than the checksums of its pages
         file = ParquetFile(
-            pa.BufferReader(data), page_checksum_verification=True, read_dictionary=_TEXTS, pre_buffer=False
+            pa.BufferReader(data), page_checksum_verification=digest is None, read_dictionary=_TEXTS, pre_buffer=False
         )
         # one thread: handing these few rows out to several takes longer than reading them
         table = file.read(use_threads=False).replace_schema_metadata()
@@ -69,7 +70,7 @@ def columns_of(table: pa.Table) -> dict[str, np.ndarray]:
 
 
 def _values(column: pa.ChunkedArray) -> np.ndarray:
-    whole = column.combine_chunks()
+    whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     return (whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole).to_numpy(zero_copy_only=False)
 
 

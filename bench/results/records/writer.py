@@ -19,25 +19,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
 from bench.api import DataError, NonFiniteError
-from bench.canonical import canonical_json, config_hash
-from bench.files import append_whole, write_whole
+from bench.canonical import canonical_json, config_hash, told_differences
+from bench.files import append_whole, remove_file, write_whole
 from bench.paths import inside, portable
+from bench.reading import read_text
 from bench.results.records.hashes import file_sha256, line_hash, sound_lines
 from bench.results.records.provenance import changed_sources, shown_sources
 from bench.results.records.schema import (
+    LEDGER,
     SCORE_COLUMNS,
     Cell,
     End,
     Event,
     ExperimentHeader,
     GridScores,
-    LedgerEntry,
     Milestone,
     PromptSetScores,
     SampleGrid,
@@ -124,12 +126,14 @@ def read_experiment_header(folder: Path) -> ExperimentHeader:
     Raises DataError where it is missing, damaged or newer than ours, or is not as it was written.
     """
     path = inside(folder, EXPERIMENT)
-    if not path.is_file():
-        raise DataError(f"{folder} holds no {EXPERIMENT}: it is not a results folder")
     try:
-        text = path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error}): the file is damaged") from error
+        text = read_text(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} holds no {EXPERIMENT}: it is not a results folder") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}: the file is damaged") from error
     header = parse_header(text, str(path))
     _refuse_edited(path, header)
     return header
@@ -161,8 +165,8 @@ def write_experiment_header(folder: Path, header: ExperimentHeader) -> None:
         held = read_experiment_header(folder)
         if held.config_hash != header.config_hash:
             raise DataError(
-                f"{folder} holds experiment {held.name!r} with configuration {held.config_hash}, this one has "
-                f"{header.config_hash}: give the new one another name, or remove the folder"
+                f"{folder} holds experiment {held.name!r} with other settings than those asked for now "
+                f"({told_differences(held.config, header.config)}): give this one another --name, or remove that folder"
             )
         if header.model_copy(update={"schema_": held.schema_, "hash": held.hash}) == held:
             return
@@ -260,7 +264,7 @@ class CellRecord:
     def end_failed(self, reason: str) -> None:
         """End a record whose worker cannot: the ledger is the last one that it recorded."""
         spent = [event.ledger for event in self.events() if isinstance(event, Step | Milestone)]
-        ledger = dump(spent[-1]) if spent else dict.fromkeys(LedgerEntry.model_fields, 0)
+        ledger = asdict(spent[-1]) if spent else dict.fromkeys(LEDGER, 0)
         self.append("end", status="failed", reason=reason, ledger=ledger)
 
     def telemetry(self, kind: str, **fields: Any) -> None:
@@ -319,7 +323,7 @@ class CellRecord:
         scores = (path for kind in ("scores", "prompts") for path in self.folder.glob(f"{kind}-*.parquet"))
         for path in [*scores, self.folder / "grid.parquet", self.folder / "pictures.png"]:
             if path.name not in files:
-                path.unlink(missing_ok=True)
+                remove_file(path)
 
     def _append_event(self, event: Event) -> None:
         self._refuse_fork()

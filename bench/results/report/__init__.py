@@ -1,4 +1,4 @@
-"""REPORT.md and its figures from results/ alone, without torch: `write_report` and `check_report`.
+"""REPORT.md, its figures and the pages from results/ alone, without torch: `write_report` and `check_report`.
 
 `figures/manifest.json` of an experiment lists the files that a report made there, with their hashes: those alone are
 removed once they are not wanted, and only as they were made.
@@ -17,29 +17,41 @@ from bench.canonical import canonical_json, hash_file
 from bench.files import disk_errors, write_whole
 from bench.paths import inside
 from bench.reading import read_json
+from bench.results.records.listing import list_results
 from bench.results.report.document import GENERATED, Document, render_document
 from bench.results.report.figures import Figure
+from bench.results.report.page import page_differences, page_of, remove_page, write_page
 from bench.results.report.terminal import terminal_table
 
-__all__ = ["check_report", "require_place", "terminal_table", "write_report"]
+__all__ = ["check_report", "page_of", "require_place", "terminal_table", "write_report"]
 
 SHOWN = 8  # lines of the text that `check` tells apart one by one
 MANIFEST = "manifest.json"
 
 
 def write_report(results: Path, report: Path) -> tuple[str, ...]:
-    """Write `report` and results/<experiment>/figures: the same bytes for the same results and library versions.
+    """Write `report`, and in results/<experiment> figures/ and report.html.
 
-    A figure whose data, picture and drawing code are unchanged is not drawn again. Returns what was left out because it
+    They are the same bytes for the same results and library versions. A figure or page whose data and drawing code are
+    unchanged is not made again. Returns what was left out because it
     is not what was recorded, one message each. Raises DataError where there are no results, where what the whole
     report needs is damaged, where report or figures cannot be written, and where a link, or a text that is no report,
     stands in the place of one.
     """
     require_place(report)
     document = render_document(results, report)
+    folders = [analysis.experiment.folder for analysis in document.reported]
+    for folder in folders:
+        require_place(page_of(folder))
     for folder, figures in _by_folder(document).items():
         with disk_errors(folder):
             _write_figures(folder, figures)
+    for analysis in document.reported:
+        with disk_errors(analysis.experiment.folder):
+            write_page(analysis)
+    for folder in set(list_results(results)).difference(folders):
+        with disk_errors(folder):
+            remove_page(folder)
     write_whole(report, document.text.encode())
     return document.refused
 
@@ -50,7 +62,9 @@ def require_place(report: Path) -> None:
     if not place.exists():
         return
     if not place.is_file():
-        raise DataError(f"{report}: expected a file, but it is something else: give another one by --report")
+        raise DataError(
+            f"{report}: expected a file, but it is something else: move it, or give another one by --report"
+        )
     with place.open("rb") as file:
         begin = file.read(len(GENERATED))
     if begin and not begin.startswith(GENERATED.split("`", 1)[0].encode()):
@@ -64,7 +78,8 @@ def check_report(results: Path, report: Path) -> list[str]:
     """What differs between the stored report and the results, one message each; empty where they agree.
 
     Results that are not what was recorded count as differences. The text and the plotted data are compared; pixels are
-    not, for they depend on library versions. Raises DataError as `write_report` does.
+    not, for they depend on library versions. Pages need not be there: they can be made again. Raises DataError
+    as `write_report` does.
     """
     require_place(report)
     document = render_document(results, report)
@@ -76,6 +91,8 @@ def check_report(results: Path, report: Path) -> list[str]:
         found += [
             f"{folder / name} belongs to no figure of these results: run `python -m bench report`" for name in stale
         ]
+    for analysis in document.reported:
+        found += page_differences(analysis)
     if not report.is_file():
         return [f"{report} is missing: run `python -m bench report`", *found]
     return _text_differences(report, document.text) + found
@@ -112,7 +129,7 @@ def _write_figure(folder: Path, figure: Figure) -> tuple[Path, Path]:
     held = _stored(stored)
     if picture.is_file() and held.get("data") == figure.data and held.get("drawn") == _drawn(picture.read_bytes()):
         return picture, stored
-    png = figure.draw()
+    png = figure.draw("png")
     write_whole(picture, png)
     facts = {"schema": 1, "data": figure.data, "data_hash": figure.data_hash, "drawn": _drawn(png)}
     write_whole(stored, (canonical_json(facts, indent=1) + "\n").encode())

@@ -50,11 +50,15 @@ class _Choice(BaseModel):
 
 @dataclass(frozen=True)
 class Document:
-    """The text, and the figures it shows with the folder that each lies in; refused: what it leaves out, and why."""
+    """The text, and the figures it shows with the folder that each lies in; refused: what it leaves out, and why.
+
+    reported: the experiments that it shows, the main one first.
+    """
 
     text: str
     figures: tuple[tuple[Path, Figure], ...]
     refused: tuple[str, ...] = ()
+    reported: tuple[Analysis, ...] = ()
 
 
 def render_document(results: Path, report: Path) -> Document:
@@ -81,7 +85,8 @@ def render_document(results: Path, report: Path) -> Document:
         parts.append("## Other experiments")
         parts += [part for page in pages[1:] for part in page.short()]
     parts += _left_out(analyses, reported, broken)
-    return Document("\n\n".join(parts) + "\n", tuple(item for page in pages for item in page.figures), refused)
+    figures = tuple(item for page in pages for item in page.figures)
+    return Document("\n\n".join(parts) + "\n", figures, refused, tuple(page.analysis for page in pages))
 
 
 def _readable(

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,26 +24,27 @@ from bench.results.figures import (
     draw_sample_grid,
     split_tiles,
 )
+from bench.results.figures.style import Form
 from bench.results.records.cell_reader import CellResult, damaged, named_file
 from bench.results.records.schema import BASE
 from bench.results.report.gains import gain_paths
 from bench.results.report.markdown import printable
 from bench.results.statistics.analysis import Analysis, Run
 
-__all__ = ["Figure", "experiment_figures", "headline_scorers", "scorer_kind"]
+__all__ = ["Figure", "curves_figure", "experiment_figures", "headline_scorers", "scorer_kind"]
 
 SIGNIFICANT = 6
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: `<name>.png` is drawn from `data`, which is stored beside it as `<name>.json`."""
+    """One figure: `<name>.png` is drawn from `data`, which is stored beside it as `<name>.json`; SVG shows the same."""
 
     name: str
     title: str
     caption: str
     data: dict[str, Any]
-    draw: Callable[[], bytes]
+    draw: Callable[[Form], bytes]
 
     @property
     def data_hash(self) -> str:
@@ -82,7 +84,7 @@ def experiment_figures(analysis: Analysis, units: tuple[str, ...]) -> list[Figur
     for task in analysis.tasks:
         found += [
             _differences(analysis, task),
-            _curves(analysis, task, units),
+            curves_figure(analysis, task, units),
             _guidance_grid(analysis, task),
             _samples(analysis, task),
         ]
@@ -114,11 +116,11 @@ def _differences(analysis: Analysis, task: str) -> Figure | None:
         "margin within which a difference is a tie. A filled marker is a verdict of better or worse. "
         "†: fewer than 50 updates."
     )
-    return Figure(f"differences-{task}", f"Differences, {task}", caption, data, lambda: draw_differences(data))
+    return Figure(f"differences-{task}", f"Differences, {task}", caption, data, partial(draw_differences, data))
 
 
-def _curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | None:
-    """Scores along the budget."""
+def curves_figure(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | None:
+    """Scores along the budget over these units, those that were recorded; None without a curve."""
     runs = {scorer: analysis.curves(task, scorer) for scorer in headline_scorers(analysis, task)}
     first = next(iter(runs.values()))
     if not first:
@@ -149,11 +151,12 @@ def _curves(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | N
         }
     )
     caption = (
-        "Scores along the budget on the prompts that all milestones share. Thick lines: mean over seeds; thin lines: "
-        "single seeds; dotted: the untouched base. Equal cost and equal updates are different comparisons; the budget "
+        "Scores along the budget on the prompts that all milestones share. Lines: mean over seeds; bands: from the "
+        "lowest seed to the highest; dotted: the untouched base. Equal cost and equal updates are different "
+        "comparisons; the budget "
         f"here is the same for all: {analysis.experiment.header.budget or 'not stated'}."
     )
-    return Figure(f"curves-{task}", f"Curves, {task}", caption, data, lambda: draw_budget_curves(data))
+    return Figure(f"curves-{task}", f"Curves, {task}", caption, data, partial(draw_budget_curves, data))
 
 
 def _base_mean(analysis: Analysis, task: str, scorer: str) -> float | None:
@@ -203,7 +206,7 @@ def _guidance_grid(analysis: Analysis, task: str) -> Figure | None:
         "Scores at the end over the guidance scale, one column a number of sampling steps; means over seeds on a "
         "subset of the prompts. Where the order of methods changes from panel to panel, no single setting tells it."
     )
-    return Figure(f"grid-{task}", f"Guidance and steps, {task}", caption, data, lambda: draw_guidance_grid(data))
+    return Figure(f"grid-{task}", f"Guidance and steps, {task}", caption, data, partial(draw_guidance_grid, data))
 
 
 def _proxy_against_gold(analysis: Analysis) -> Figure | None:
@@ -215,9 +218,10 @@ def _proxy_against_gold(analysis: Analysis) -> Figure | None:
     data = _rounded({"methods": methods, "panels": panels})
     caption = (
         "Gain over the base along the budget, in standard deviations of the base's scores over prompts, mean over "
-        "seeds. Above the dashed diagonal the proxy gains more than gold; to the left of the axis gold falls."
+        "seeds; arrows point from the start to the end. Above the dashed diagonal the proxy gains more than gold; to "
+        "the left of the axis gold falls."
     )
-    return Figure("proxy-gold", "Proxy against gold", caption, data, lambda: draw_proxy_against_gold(data))
+    return Figure("proxy-gold", "Proxy against gold", caption, data, partial(draw_proxy_against_gold, data))
 
 
 def _samples(analysis: Analysis, task: str) -> Figure | None:
@@ -246,7 +250,7 @@ def _samples(analysis: Analysis, task: str) -> Figure | None:
         f"The first {len(first.captions)} prompts, not chosen, at guidance {first.guidance:g} and {first.steps} steps: "
         "the same prompt and the same initial noise in every row. Columns: the base and each method's first seed."
     )
-    return Figure(f"samples-{task}", f"Samples, {task}", caption, data, lambda: draw_sample_grid(data, tiles))
+    return Figure(f"samples-{task}", f"Samples, {task}", caption, data, partial(draw_sample_grid, data, tiles))
 
 
 def _tiles(path: Path, tile: tuple[int, int], count: int) -> list[np.ndarray]:

@@ -152,6 +152,7 @@ def _pictures(data: Any) -> list[str]:
         f"used, left out: {escape(left_out)}; {found.training} to train on{escape(chosen)}, {found.resolution} pixels"
         + (escape(buckets) if there else "")
         + (f", {found.to_srgb} brought to sRGB from another colour profile" if found.to_srgb else "")
+        + ("; too few captions to judge by: the prompts are those of the prompt sets" if found.all_train else "")
     ]
 
 

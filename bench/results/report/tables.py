@@ -17,6 +17,7 @@ __all__ = [
     "detail_table",
     "drift_table",
     "filter_note",
+    "filter_words",
     "final_values",
     "gains_table",
     "grid_table",
@@ -49,15 +50,18 @@ def few_note(analysis: Analysis, task: str) -> str:
 
 
 def filter_note(analysis: Analysis, task: str) -> str:
+    """`filter_words` as markdown."""
+    return escape(filter_words(analysis, task))
+
+
+def filter_words(analysis: Analysis, task: str) -> str:
     """That the supervised methods see the scorer too, through the choice of their data."""
     info = analysis.task_info(task)
     if not info.filter:
         return "No scorer chose the training data of the supervised methods."
-    said = (
-        f"Supervised methods use {escape(info.filter)} as a data filter: they train on the pictures it ranks highest."
-    )
+    said = f"Supervised methods use {info.filter} as a data filter: they train on the pictures it ranks highest."
     if info.reward:
-        said += f" RL methods use {escape(info.reward)} as their reward. None of them is free of a reward model."
+        said += f" RL methods use {info.reward} as their reward. None of them is free of a reward model."
     return said
 
 

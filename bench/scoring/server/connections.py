@@ -7,14 +7,17 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from bench.scoring.server.places import Places
 
-def bounded_protocol(seconds: float, count: int) -> type[H11Protocol]:
+
+def bounded_protocol(seconds: float, count: int, per_client: int) -> type[H11Protocol]:
     """uvicorn's protocol, which closes a connection whose next head has not come after `seconds`.
 
-    At most `count` connections wait so: the oldest gives way to a new one, so that whoever sends a head at once gets in
-    however many say nothing.
+    At most `count` connections wait so, `per_client` of one address: the oldest gives way to a new one, so that whoever
+    sends a head at once gets in however many say nothing.
     """
-    waiting: dict[H11Protocol, asyncio.TimerHandle] = {}
+    places = Places(count, per_client)
+    timers: dict[H11Protocol, asyncio.TimerHandle] = {}
 
     class BoundedProtocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
@@ -36,13 +39,13 @@ def bounded_protocol(seconds: float, count: int) -> type[H11Protocol]:
             super().connection_lost(exc)
 
     def wait(connection: H11Protocol) -> None:
-        if len(waiting) >= count:
-            close(next(iter(waiting)))
-        waiting[connection] = connection.loop.call_later(seconds, close, connection)
+        places.take(connection, connection.client[0] if connection.client else "", lambda: close(connection))
+        timers[connection] = connection.loop.call_later(seconds, close, connection)
 
     def forget(connection: H11Protocol) -> None:
-        if connection in waiting:
-            waiting.pop(connection).cancel()
+        places.leave(connection)
+        if connection in timers:
+            timers.pop(connection).cancel()
 
     def close(connection: H11Protocol) -> None:
         forget(connection)

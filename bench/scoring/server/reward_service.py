@@ -29,11 +29,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bench.api import BenchError, ConfigError, PluginError
+from bench.scoring.server.places import Places
 from bench.scoring.server.scoring_request import RequestLimits, ScoringRequest, decode_request, mebibytes
 from bench.scoring.workers.messages import encode_error, encode_scores
 from bench.scoring.workers.remote_reward import ProcessReward
 
-MAX_CONCURRENT = 32  # requests at once; others are told that the server is busy
+MAX_CONCURRENT = 32  # requests that are scored at once; others are told that the server is busy
+MAX_BODIES = 32  # that are read at once, before any of them has one of those places; a silent one gives way
+BODY_SECONDS = 10.0  # that a body may take whatever its size, and beyond them BYTES_PER_SECOND at least
+BYTES_PER_SECOND = 8192
 
 Handler = Callable[[Request], Awaitable[Any]]
 
@@ -57,6 +61,7 @@ class RewardService:
         self._token = token
         self._hosts = hosts
         self._admitted = 0  # requests that are being worked on
+        self._bodies = Places(MAX_BODIES, MAX_BODIES)
 
     def app(self) -> Starlette:
         """The application for an ASGI server."""
@@ -74,11 +79,10 @@ class RewardService:
         """The result of the handler, or why the request is refused."""
         try:
             self._require_own_host(request)
-            if is_open:
-                return _json({"result": await handler(request)})
-            self._require_token(request)
-            with self._admission():
-                return _json({"result": await handler(request)})
+            if not is_open:
+                self._require_token(request)
+                self._require_place()
+            return _json({"result": await handler(request)})
         except RequestRefused as error:
             return _error(error.status, ConfigError(str(error)))
         except BenchError as error:
@@ -103,11 +107,15 @@ class RewardService:
             told = "expected the token that the server was started with (Authorization: Bearer TOKEN): set "
             raise RequestRefused(401, f"{told}BENCH_REWARD_TOKEN to it")
 
-    @contextmanager
-    def _admission(self) -> Iterator[None]:
-        """One of the places for requests that are worked on."""
+    def _require_place(self) -> None:
+        """Refuse a request that none of the places for scoring is free for, if possible before its body is read."""
         if self._admitted >= MAX_CONCURRENT:
             raise RequestRefused(503, f"expected at most {MAX_CONCURRENT} requests at once: send it again later")
+
+    @contextmanager
+    def _admission(self) -> Iterator[None]:
+        """One of the places for scoring, of a request that has come whole."""
+        self._require_place()
         self._admitted += 1
         try:
             yield
@@ -123,13 +131,14 @@ class RewardService:
 
     async def _score(self, request: Request) -> dict[str, Any]:
         reward, batch = await self._batch(request)
-        return encode_scores(await run_sync(reward.submit(batch.images, batch.prompts, batch.metadata)))
+        with self._admission():
+            return encode_scores(await run_sync(reward.submit(batch.images, batch.prompts, batch.metadata)))
 
     async def _flops(self, request: Request) -> float:
         reward, batch = await self._batch(request)
-        return await run_sync(
-            partial(reward.measure_worker_flops, batch.images[0], batch.prompts[0], batch.metadata[0])
-        )
+        one = batch.images[0], batch.prompts[0], batch.metadata[0]
+        with self._admission():
+            return await run_sync(partial(reward.measure_worker_flops, *one))
 
     async def _batch(self, request: Request) -> tuple[ProcessReward, ScoringRequest]:
         """The scorer that a request names, and its pictures."""
@@ -147,20 +156,34 @@ class RewardService:
         return reward, batch
 
     async def _body(self, request: Request) -> bytes:
-        """The body, as far as the limits let it come."""
-        limit, body = self._limits.bytes, bytearray()
+        """The body, as far and as long as the limits let it come."""
+        limit, body, begin = self._limits.bytes, bytearray(), anyio.current_time()
         declared = request.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > limit:
             raise _too_large(limit, int(declared) if declared.isdecimal() else None)
-        try:
-            with anyio.fail_after(self._limits.seconds):
+        has_given_way = False
+
+        def give_way() -> None:
+            nonlocal has_given_way
+            has_given_way = True
+            scope.cancel()
+
+        def seconds() -> float:
+            return min(self._limits.seconds, BODY_SECONDS + len(body) / BYTES_PER_SECOND)
+
+        with anyio.CancelScope(deadline=begin + seconds()) as scope:
+            self._bodies.take(request, request.client.host if request.client else "", give_way)
+            try:
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > limit:
                         raise _too_large(limit, None)
-        except TimeoutError:
-            told = f"expected the whole body within {self._limits.seconds:g} s, got {len(body):,} bytes"
-            raise RequestRefused(408, told) from None
+                    self._bodies.heard(request)
+                    scope.deadline = begin + seconds()
+            finally:
+                self._bodies.leave(request)
+        if scope.cancelled_caught:
+            raise _not_whole(len(body), None if has_given_way else seconds())
         return bytes(body)
 
 
@@ -179,6 +202,15 @@ def _too_large(limit: int, size: int | None) -> RequestRefused:
     came, mend = ("more", "a larger --max-mb") if size is None else (f"{size:,}", f"--max-mb {mebibytes(size)}")
     told = f"expected a body of at most {limit:,} bytes, got {came}"
     return RequestRefused(413, f"{told}: send fewer pictures at once; a single one needs {mend}")
+
+
+def _not_whole(came: int, seconds: float | None) -> RequestRefused:
+    """A body of which so many bytes came in time; seconds None: until another one needed its place."""
+    if seconds is None:
+        told = f"expected at most {MAX_BODIES} bodies at once, and this one said nothing for longest after {came:,}"
+        return RequestRefused(503, f"{told} bytes: send it again")
+    told = f"expected the whole body within {round(seconds, 1):g} s, got {came:,} bytes"
+    return RequestRefused(408, f"{told}: send at least {BYTES_PER_SECOND:,} bytes a second, or fewer pictures at once")
 
 
 def _error(status: int, error: BenchError) -> Response:

@@ -21,6 +21,7 @@ from bench.scoring.workers.remote_reward import LimitOptions, ProcessReward
 
 HEAD_SECONDS = 10.0  # that the head of a request may take to arrive
 MAX_WAITING = 256  # connections without a whole head; the oldest gives way to a new one
+MAX_WAITING_OF_CLIENT = 64  # of them from one address
 _OPTIONS = LimitOptions("serve-rewards --timeout", "serve-rewards --memory")
 _PORTS = 65535
 _CLOSE_SECONDS = 5  # for requests under way when the server is told to stop
@@ -74,10 +75,11 @@ def serve_rewards(
     hosts = _allowed_hosts(host, token)
     with _listen(host, port) as listening:
         rewards = _load_rewards(specs, settings, limits.seconds)
+        protocol = bounded_protocol(HEAD_SECONDS, MAX_WAITING, MAX_WAITING_OF_CLIENT)
         config = uvicorn.Config(
             RewardService(rewards, limits, token, hosts).app(), log_level="warning", access_log=False,
             server_header=False, proxy_headers=False, lifespan="off", ws="none",
-            http=bounded_protocol(HEAD_SECONDS, MAX_WAITING), timeout_graceful_shutdown=_CLOSE_SECONDS,
+            http=protocol, timeout_graceful_shutdown=_CLOSE_SECONDS,
         )  # fmt: skip
         print(f"serving {', '.join(rewards)} at {_url(listening)}; Ctrl-C stops", flush=True)
         try:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _DECLARED = (
     "name", "version", "range", "higher_is_better", "gold", "stands_for", "source", "reads_prompts", "examples",
-    "expected_failures",
+    "expected_failures", "groupwise",
 )  # fmt: skip
 _WORKER_FILE = Path(__file__).with_name("reward_worker.py")
 # In what a process says when the system gives it no more memory, and how it ends then

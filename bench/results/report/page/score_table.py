@@ -1,0 +1,53 @@
+"""The table of the page: one row a task, method and scorer, as texts and as numbers to sort by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.results.records.schema import BASE
+from bench.results.report.figures import headline_scorers
+from bench.results.report.markdown import interval_text
+from bench.results.report.page.answer import marked, scorer_decimals
+from bench.results.statistics.analysis import Analysis, Difference
+
+__all__ = ["SIGNS", "table_rows"]
+
+# A shape beside the words and the colour of each verdict.
+SIGNS = {"better": "▲", "worse": "▼", "tie": "=", "undecided": "?"}
+
+
+def table_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    """Rows in the order of the report; `base` and `baseline` are None where there is no such difference."""
+    rows = []
+    for task in analysis.tasks:
+        headline = headline_scorers(analysis, task)
+        for row in sorted(analysis.rows(task), key=lambda row: row.scorer not in headline):
+            decimals = scorer_decimals(analysis, task, row.scorer)
+            baseline = analysis.baseline(task)
+            shown = {
+                "base": _difference(row.differences.get(BASE), decimals),
+                "baseline": _difference(row.differences.get(baseline) if baseline != BASE else None, decimals),
+            }
+            rows.append(
+                {
+                    "task": task,
+                    "method": marked(analysis, task, row.method),
+                    "scorer": row.scorer,
+                    "kind": "gold" if analysis.info(row.scorer).gold else "proxy",
+                    "is_used": row.scorer in analysis.task_info(task).used,
+                    "is_headline": row.scorer in headline,
+                    "mean": row.mean.mean,
+                    "text": interval_text(row.mean, decimals),
+                    **shown,
+                }
+            )
+    return rows
+
+
+def _difference(found: Difference | None, decimals: int) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    word = found.verdict.split(" ")[0]
+    text = interval_text(found.interval, decimals, sign=True)
+    said = {"word": word, "sign": SIGNS[word], "verdict": found.verdict}
+    return {"mean": found.interval.mean, "text": text, **said}

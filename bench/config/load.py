@@ -5,7 +5,8 @@
 The top level holds the fields of `Experiment`. Beside them stand blocks: `task` changes every task and a task's name
 changes that one; `train` holds for every method and a method's name for that one, with its own settings and a `train`
 block of exceptions. A block `soar6: {method: soar, num_points: 6}` is a second setting of a method under its own label.
-A YAML file may begin with `extends: quick` and then says only what is different.
+A YAML file may begin with `extends: quick` and then says only what is different. A block `search` tries each method
+under many settings (`bench.config.search`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from bench.api import ConfigError
 from bench.config.resolver import Block, Resolver, merge
+from bench.config.search import expand_search
 from bench.config.settings import Experiment
 from bench.parsing import Problems, read_yaml
 from bench.suggest import hint
@@ -53,7 +55,7 @@ def load_settings(
     above: Block = {}
     for path, value in (overrides or {}).items():
         above = merge(above, _nested(path, value))
-    experiment = Resolver(merge(raw, above), above, problems).experiment()
+    experiment = Resolver(expand_search(merge(raw, above), problems), above, problems).experiment()
     problems.raise_if_any(f"settings of {str(preset)!r}")
     assert experiment is not None
     return experiment

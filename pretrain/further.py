@@ -29,7 +29,7 @@ from pretrain.transformer import OUTER, FlowLoss
 from pretrain.vae import NOISE
 
 STREAM = "pretrain-further"
-TEXT_SHARE = 0.3
+TEXT_SHARE = 0.5
 FILE = "further-encoded.safetensors"
 
 
@@ -37,8 +37,8 @@ FILE = "further-encoded.safetensors"
 class AltText:
     """Shares of captions that are wrong, and that leave something out."""
 
-    wrong: float = 0.25
-    partial: float = 0.2
+    wrong: float = 0.3
+    partial: float = 0.3
 
 
 @torch.no_grad()

@@ -181,9 +181,8 @@ def _sample_scene(
     style = _sample_style(rng, style_kind)
     # Drawn whether used or not: a different share then changes captions only, never pictures.
     place = rng.random()
+    wrong = place < wrong_share
     less = partial_claims(claim) if wrong_share <= place < wrong_share + partial_share else []
-    # What says one thing alone cannot say less of it, and is wrong instead
-    wrong = place < wrong_share + partial_share and not less
     styled = rng.random() < STYLE_WORDS_SHARE
     scene = Scene(category, items, claim.get("text", ""), style, "", claim, wrong)
     if less:
@@ -210,7 +209,7 @@ def sample_scenes(
     split: "train" has no held-out combination, neither in pictures nor in captions, right or wrong; "held_out" has at
     least one in every right caption, and no `single_object`. wrong_caption_share: in [0, 1], the share that is
     captioned with a false claim, half of them near misses; partial_caption_share: that whose caption leaves something
-    out, or is false too where it could not. style: "broad" (mostly fair, each flaw at 15 %), "clean"
+    out, where it says more than one thing. style: "broad" (mostly fair, each flaw at 15 %), "clean"
     (no flaw) or "ugly" (each flaw at 70 %).
 
     Raises: ValueError for an unknown split or style, a negative index, or a share outside [0, 1].

@@ -24,9 +24,9 @@ from bench.datasets.world import Candidates
 if TYPE_CHECKING:
     from bench.datasets.scenes.proxies import ProxyClip
 
-# Shares of candidates' captions that are false, and that leave something out; false ones take the place of the latter
-# where nothing can be left out. As in the pre-training data.
-WRONG_CAPTIONS, PARTIAL_CAPTIONS = 0.25, 0.2
+# Shares of candidates' captions that are false, and that leave something out where they say more than one thing: 47 % in
+# all. As in the pre-training data.
+WRONG_CAPTIONS, PARTIAL_CAPTIONS = 0.3, 0.3
 _CHUNK = 512
 
 

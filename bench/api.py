@@ -97,14 +97,16 @@ def Option(help: str, *, effect: Effect = "numbers", metavar: str = "", before: 
 class Needs:
     """What a method asks of the harness; the runner refuses a task that cannot give it.
 
-    data: clean latents with captions. unselected: those of all candidates of the task, whatever it selects. reward:
-    `env.score` and training prompts. log_prob: stochastic sampling with log-probabilities. reference: the frozen model
+    data: clean latents with captions. unselected: those of all candidates of the task, whatever it selects. pairs:
+    beside `data`, each with the latent of a picture of the same caption that was rejected for it. reward: `env.score`
+    and training prompts. log_prob: stochastic sampling with log-probabilities. reference: the frozen model
     at stage entry. old: a second policy of the same architecture that follows the trained one as the method says.
     reward_gradient: a reward with a gradient, beside `reward`.
     """
 
     data: bool = False
     unselected: bool = False
+    pairs: bool = False
     reward: bool = False
     log_prob: bool = False
     reference: bool = False
@@ -144,7 +146,8 @@ class Batch:
     """Training samples: latents (B, *S) float32, their conditioning after caption dropout, and their global index.
 
     `index` (B,) int64 counts samples drawn since the start of the stage over all processes: every random number that
-    belongs to a sample is keyed by it.
+    belongs to a sample is keyed by it. For a method with `Needs(pairs=True)` a sample is a pair: `rejected`
+    (B, *S) are the latents of the pictures that were rejected for those of z0.
     """
 
     z0: Tensor
@@ -152,6 +155,7 @@ class Batch:
     prompts: Sequence[str]
     metadata: Sequence[Mapping[str, Any]]
     index: np.ndarray
+    rejected: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -179,7 +183,8 @@ class Draw(Protocol):
     def batches(self) -> Iterator[Batch]:
         """The micro-batches of the next global batch of clean latents.
 
-        They hold `batch_size` samples in all, or this process's share of them where several train together.
+        They hold `batch_size` samples in all, or this process's share of them where several train together. Of pairs,
+        whose pass has two rows for each, half as many go together, one at least.
         """
 
     def prompts(self, count: int) -> tuple[list[Prompt], np.ndarray]:
@@ -283,7 +288,11 @@ class Env(Protocol):
         """What `collect` gathered last, or None before it."""
 
     def score(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """The task's training reward (B,) float32 of uint8 pictures (B, H, W, 3); higher is better."""
+        """The task's training reward (B,) float32 of uint8 pictures (B, H, W, 3); higher is better.
+
+        NaN where the reward abstains: such a picture is left out of its group (`flow.group_advantages`,
+        `flow.varied_groups`), and counted by `flow.reward_metrics`.
+        """
 
     def submit(
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
@@ -446,7 +455,10 @@ class Reward(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Scores (B,) float32 of pictures uint8 (B, H, W, 3)."""
+        """Scores (B,) float32 of pictures uint8 (B, H, W, 3).
+
+        A list may hold None for a picture that cannot be judged, whatever its prompt: it counts nowhere.
+        """
 
     def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
         """Scores (B,) float32 of pictures float32 (B, 3, H, W) in [0, 1], with gradient to them.

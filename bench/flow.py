@@ -209,9 +209,18 @@ def group_advantages(rewards: Tensor, eps: float = 1e-4, scale: Scale = "group")
 
     scale: `group` divides by the group's deviation + eps (the paper), `batch` by that of all rewards + eps (the
     reference code), `none` not at all. Deviations are of the population (divided by n): a group of one has advantage 0.
+    A reward that is NaN is none: neither mean nor deviation knows it, and its advantage is 0.
 
     Source: Flow-GRPO, arXiv 2505.05470, eq. 4; eps as in trl and the reference code.
     """
+    judged = ~rewards.isnan()
+    if not judged.all():
+        out = torch.zeros_like(rewards)
+        deviation = rewards[judged].std(correction=0) if judged.any() else 0.0
+        for row, own, at in zip(rewards, judged, out, strict=True):
+            if own.any():
+                at[own] = group_advantages(row[own][None], eps, "none" if scale == "batch" else scale)[0]
+        return out / (deviation + eps) if scale == "batch" else out
     centred = rewards - rewards[:, :1]  # equal rewards must give exactly 0, which a rounded mean would not
     centred = centred - centred.mean(1, keepdim=True)
     if scale == "group":
@@ -221,6 +230,35 @@ def group_advantages(rewards: Tensor, eps: float = 1e-4, scale: Scale = "group")
     if scale == "none":
         return centred
     raise ValueError(f"group_advantages: expected scale group, batch or none, got {scale!r}")
+
+
+def varied_groups(rewards: Tensor) -> Tensor:
+    """Which groups (groups,) of rewards (groups, size) have two that differ; NaN is no reward."""
+    return rewards.nan_to_num(nan=-math.inf).amax(1) > rewards.nan_to_num(nan=math.inf).amin(1)
+
+
+def reward_metrics(rewards: Tensor) -> dict[str, float]:
+    """What to log of rewards (groups, size): mean, deviations, and the share of groups that teach nothing.
+
+    Where some are NaN, the others count, and `reward_abstained` is their number.
+    """
+    judged = ~rewards.isnan()
+    found = {"frac_reward_zero_std": float((~varied_groups(rewards)).float().mean())}
+    if judged.all():
+        of_groups = rewards.std(1, correction=0)
+    else:
+        found["reward_abstained"] = float((~judged).sum())
+        if not judged.any():
+            return found
+        pairs = zip(rewards, judged, strict=True)
+        of_groups = torch.stack([row[own].std(correction=0) for row, own in pairs if own.any()])
+    there = rewards if judged.all() else rewards[judged]
+    return {
+        "reward_mean": float(there.mean()),
+        "reward_std": float(there.std(correction=0)),
+        "reward_group_std": float(of_groups.mean()),
+        **found,
+    }
 
 
 def ppo_loss(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
@@ -272,3 +310,13 @@ def group_preference_weight(advantage: Tensor, gain: Tensor, beta: float) -> Ten
     2311.12908.
     """
     return torch.sigmoid(beta * (advantage * gain).mean(1, keepdim=True))
+
+
+def preference_loss(gain_chosen: Tensor, gain_rejected: Tensor, beta: float) -> Tensor:
+    """-log S(-beta/2 (gain_chosen - gain_rejected)) (B,), S the logistic function; each gain (B,) is e - e_ref.
+
+    Its derivative by e_chosen is beta/2 times the `group_preference_weight` of the pair, by e_rejected minus that.
+
+    Source: Diffusion-DPO, arXiv 2311.12908; for flow models Flow-DPO, arXiv 2501.13918.
+    """
+    return -torch.nn.functional.logsigmoid(-beta / 2 * (gain_chosen - gain_rejected))

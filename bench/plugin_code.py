@@ -11,11 +11,13 @@ from functools import cache
 from hashlib import blake2b
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
+from threading import RLock
 from traceback import FrameSummary
 from types import CodeType, ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 _HARNESS = "bench"
+_PARSING = RLock()  # CPython 3.11 counts the depth of a tree once for all threads: two at a time can fail
 
 
 def source_file(module: str) -> Path | None:
@@ -128,7 +130,8 @@ def _imports(path: Path, home: Path) -> Iterator[str]:
     """What a file could import from its own package, or from its folder `home` where it is in none."""
     package = path.relative_to(home).parent.parts
     try:
-        tree = ast.parse(path.read_bytes())
+        with _PARSING:
+            tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # told by the import, if there is one
         return
     for node in ast.walk(tree):

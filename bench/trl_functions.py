@@ -79,7 +79,7 @@ def _refuse_other_functions(function: Callable[..., Any]) -> None:
 
 
 def _numbers(name: str, given: Any, prompts: Sequence[str]) -> np.ndarray:
-    """What a function returned, as (B,) float64; `Scorer` sees to their number and to what is not finite."""
+    """What a function returned, as (B,) float64, or objects where it abstains by None; `Scorer` sees to the rest."""
     given = list(given) if isinstance(given, Iterator) else given
     if not isinstance(given, Iterable) or any(isinstance(score, str) for score in given):
         raise PluginError(
@@ -87,11 +87,7 @@ def _numbers(name: str, given: Any, prompts: Sequence[str]) -> np.ndarray:
             f"{given!r}"[:400]
         )
     if any(score is None for score in given):
-        which = prompts[next(row for row, score in enumerate(given) if score is None)]
-        raise PluginError(
-            f"reward function {name!r} gave None for {which!r}: expected a number for every picture; which prompts can "
-            "be judged is said before, by applies() of a class (`bench new NAME --reward` writes one)"
-        )
+        return np.array([None if score is None else float(score) for score in given], object)
     return np.array(given, np.float64)
 
 

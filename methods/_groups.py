@@ -1,4 +1,4 @@
-"""Groups of samples of one prompt each: drawn, scored whole or piece by piece, and told apart by their rewards."""
+"""Groups of samples of one prompt each: drawn, and scored whole or piece by piece."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ class Groups:
         return cls(prompts, prompt_index, index, owner, cond)
 
     def scored(self, env: Env, sample: Callable[[slice], Tensor]) -> Tensor:
-        """Rewards (groups of all processes, size) of samples; `sample` makes the clean latents (b, *S) of some rows."""
+        """Rewards (groups of all processes, size), NaN where a scorer abstains.
+
+        `sample` makes the clean latents (b, *S) of some rows.
+        """
         scores, unscored = [], []
         for first in range(0, len(self.index), env.micro_batch):
             rows = slice(first, first + env.micro_batch)
@@ -64,18 +67,3 @@ def members(prompt_index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray
     """
     index = (prompt_index[:, None] * size + np.arange(size)).reshape(-1)
     return index, np.repeat(np.arange(len(prompt_index)), size)
-
-
-def varied(rewards: Tensor) -> Tensor:
-    """Which groups of rewards (groups, size) have any two that differ, (groups,) bool."""
-    return rewards.amax(1) > rewards.amin(1)
-
-
-def reward_metrics(rewards: Tensor) -> dict[str, float]:
-    """Of rewards (groups, size), named as in trl."""
-    return {
-        "reward_mean": float(rewards.mean()),
-        "reward_std": float(rewards.std(correction=0)),
-        "reward_group_std": float(rewards.std(1, correction=0).mean()),
-        "frac_reward_zero_std": float((~varied(rewards)).float().mean()),
-    }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench import flow
 from bench.api import Condition, ConfigError, Env, Method, Needs, Option, PluginError, Rollouts
-from methods._groups import Groups, reward_metrics, varied
+from methods._groups import Groups
 
 Terms = dict[str, tuple[float, Tensor]]
 Logs = dict[str, Tensor]
@@ -73,7 +73,10 @@ class OwnSamples(Method):
         return env.model.guided_velocity(x, sigma, cond, self.config.guidance)
 
     def chosen(self, rewards: Tensor) -> Tensor:
-        """Which samples (groups, size) of the groups of rewards (groups, size) are trained on, as many of each."""
+        """Which samples (groups, size) of the groups of rewards (groups, size) are trained on, as many of each.
+
+        A sample whose reward is NaN, since the reward abstained, is left out whatever this says.
+        """
         return torch.ones_like(rewards, dtype=torch.bool)
 
     def advantages(self, rewards: Tensor) -> Tensor:
@@ -96,9 +99,9 @@ class OwnSamples(Method):
             return latents[-1]
 
         r = groups.scored(env, sample)
-        teaches = varied(r)
-        kept = teaches[:, None] & self.chosen(r)
-        number = (teaches.cumsum(0) - 1)[:, None].expand_as(r)
+        varied = flow.varied_groups(r)
+        kept = varied[:, None] & self.chosen(r) & ~r.isnan()
+        number = (varied.cumsum(0) - 1)[:, None].expand_as(r)
         own = torch.from_numpy(groups.index % kept.numel()).to(r.device)
         mine = kept.flatten()[own]
         tensors = {
@@ -109,7 +112,7 @@ class OwnSamples(Method):
         }
         rows = mine.nonzero().flatten()
         tensors = {name: t[rows] for name, t in tensors.items()}
-        return Rollouts(tensors, groups.cond[rows], c.updates, reward_metrics(r))
+        return Rollouts(tensors, groups.cond[rows], c.updates, flow.reward_metrics(r))
 
     def sample(self, env: Env, index: np.ndarray, cond: Condition) -> Tensor:
         """Clean latents (b, *S) of new samples by the Euler ODE sampler."""

@@ -56,6 +56,10 @@ class DGPO(OwnSamples):
         """Of the weighted flow-matching loss."""
         return 1.0
 
+    def chosen(self, rewards: Tensor) -> Tensor:
+        """Whole groups: one in which the reward abstained from a picture is left out."""
+        return (~rewards.isnan()).all(1, keepdim=True).expand_as(rewards)
+
     def advantages(self, rewards: Tensor) -> Tensor:
         """A (groups, size) of rewards (groups, size)."""
         clip = self.config.advantage_clip

@@ -22,7 +22,7 @@ class DRaFT(Method):
     The steps before them have no gradient. K = 1 is DRaFT-1, K = `sampling_steps` the whole of DRaFT. The reward is a
     learned one, and this the shortest way into what it does not know: look at what it stands for.
 
-    Source: DRaFT, arXiv 2309.17400, algorithm 1 (DRaFT-K). Deviations: Euler steps of a flow model, where the paper has
+    Source: DRaFT, arXiv 2309.17400 (DRaFT-K). Deviations: Euler steps of a flow model, where the paper has
     DDIM; latents are decoded to pictures in [0, 1], cut there, where no gradient is left.
     """
 

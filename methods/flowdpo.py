@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -58,7 +59,8 @@ class FlowDPO(DGPO):
 
     def advantages(self, rewards: Tensor) -> Tensor:
         """1 for the best of each group, -1 for its worst, 0 for the others."""
-        best, worst = (place(rewards, dim=1, keepdim=True) for place in (torch.argmax, torch.argmin))
+        best = rewards.nan_to_num(nan=-math.inf).argmax(1, keepdim=True)
+        worst = rewards.nan_to_num(nan=math.inf).argmin(1, keepdim=True)
         return torch.zeros_like(rewards).scatter(1, worst, -1.0).scatter(1, best, 1.0)
 
     def weighted(self, weight: Tensor, advantage: Tensor, e: Tensor, kl: Tensor) -> tuple[Terms, Logs]:

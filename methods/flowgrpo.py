@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench import flow
 from bench.api import Condition, ConfigError, Env, Method, Needs, Option, PluginError, Rollouts
-from methods._groups import Groups, reward_metrics, varied
+from methods._groups import Groups
 
 __all__ = ["FlowGRPO"]
 
@@ -32,7 +32,7 @@ class FlowGRPO(Method):
     GRPO-Guard (arXiv 2510.22319): `ratio_normalisation`, with a clip range of its own (2e-6 there); the loss of a step
     is divided by its |d|.
 
-    Source: Flow-GRPO, arXiv 2505.05470, algorithm 1; the window from its reference code. Deviations from that code: the
+    Source: Flow-GRPO, arXiv 2505.05470; the window from its reference code. Deviations from that code: the
     KL keeps |d| (`flow.gaussian_kl`), the last step adds no noise, advantages use the group's deviation (the paper).
     As there, no gradient goes through the unconditional branch, unless `detach_unconditional` is off. Steps of the
     window go together as far as a micro-batch holds them; the reference's velocities are computed once per rollout
@@ -124,7 +124,8 @@ class FlowGRPO(Method):
         r = groups.scored(env, sample)
         tensors = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
         advantage = flow.group_advantages(r, c.advantage_eps, c.scale_rewards)
-        kept = (varied(r) | (not c.drop_zero_groups)).repeat_interleave(c.num_generations)
+        kept = (flow.varied_groups(r) | (not c.drop_zero_groups)).repeat_interleave(c.num_generations)
+        kept &= ~r.isnan().flatten()
 
         own = torch.from_numpy(groups.index % len(kept)).to(r.device)
         tensors["advantage"] = advantage.clamp(-c.advantage_clip, c.advantage_clip).flatten()[own]
@@ -133,7 +134,7 @@ class FlowGRPO(Method):
         cond = groups.cond[kept[own].nonzero().flatten()]
         if c.beta > 0:
             tensors["v_ref"] = self.reference(env, tensors["x"], tensors["step"], cond)
-        return Rollouts(tensors, cond, c.updates * c.num_iterations, reward_metrics(r))
+        return Rollouts(tensors, cond, c.updates * c.num_iterations, flow.reward_metrics(r))
 
     def window_starts(self, env: Env, prompt_index: np.ndarray) -> Tensor:
         """The step at which the window of each prompt's group begins (prompts,) int64."""

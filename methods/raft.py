@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -39,7 +40,7 @@ class RAFT(OwnSamples):
 
     def chosen(self, rewards: Tensor) -> Tensor:
         """The best of each group."""
-        best = rewards.argmax(1, keepdim=True)
+        best = rewards.nan_to_num(nan=-math.inf).argmax(1, keepdim=True)
         return torch.zeros_like(rewards, dtype=torch.bool).scatter(1, best, True)
 
     def terms(self, env: Env, noised: Noised, rollouts: Rollouts) -> tuple[Terms, Logs]:

@@ -38,7 +38,7 @@ class AltText:
     """Shares of captions that are wrong, and that leave something out."""
 
     wrong: float = 0.3
-    partial: float = 0.3
+    partial: float = 0.25
 
 
 @torch.no_grad()

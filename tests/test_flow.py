@@ -154,3 +154,14 @@ def test_float32_stays_float32() -> None:
     mean, std = flow.sde_mean_std(x, x, s, s - 0.1, 0.7, flow.sigma_schedule(10, 3.0)[1])
     for result in (mean, std, flow.log_prob(x, mean, std), flow.renoise(x, x, s, s + 0.1)):
         assert result.dtype == torch.float32
+
+
+def test_the_gradient_of_a_preference_is_the_weight_of_its_group() -> None:
+    """So online and offline Flow-DPO are one loss: b/2 w A by each error, with A = (1, -1) and w that of the pair."""
+    chosen, rejected = (torch.randn(5, dtype=torch.float64).requires_grad_() for _ in range(2))
+    flow.preference_loss(chosen, rejected, 3.0).sum().backward()
+    pair = torch.stack([chosen, rejected], 1).detach()
+    advantage = torch.tensor([[1.0, -1.0]], dtype=torch.float64).expand_as(pair)
+    weight = flow.group_preference_weight(advantage, pair, 3.0)
+    assert chosen.grad is not None and rejected.grad is not None
+    torch.testing.assert_close(torch.stack([chosen.grad, rejected.grad], 1), 1.5 * weight * advantage)

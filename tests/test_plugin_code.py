@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,32 @@ def test_an_edit_of_the_same_size_in_the_same_second_runs(folder: Path) -> None:
         os.utime(path, (1_000_000_000, 1_000_000_000))
         results.append(loaded(folder)()(None, None, None))
     assert results == [2, 3]
+
+
+class Knot:
+    """Garbage that runs Python where it is collected, so that another thread can come in between."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        sum(range(300))
+
+
+def test_threads_that_ask_at_once_get_the_same_files() -> None:
+    """CPython 3.11 fails with a SystemError where two threads build a syntax tree at once and garbage is collected."""
+    expected, often, pause = code_files(ImageReward), gc.get_threshold(), sys.getswitchinterval()
+
+    def asked(_: int) -> list[Path]:
+        for _ in range(100):
+            Knot()
+        return code_files(ImageReward)
+
+    gc.set_threshold(50)
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert all(files == expected for files in pool.map(asked, range(400)))
+    finally:
+        gc.set_threshold(*often)
+        sys.setswitchinterval(pause)

@@ -96,7 +96,15 @@ def test_what_tells_of_a_machine_is_found(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
 @pytest.mark.parametrize(
-    "name", ["run.lock", "a/b/seed0/checkpoint/cell.lock", "run.log", "a/.x.json.12.part", "tracking/events.out.host"]
+    "name",
+    [
+        "run.lock",
+        "progress.json",
+        "a/b/seed0/checkpoint/cell.lock",
+        "run.log",
+        "a/.x.json.12.part",
+        "tracking/events.out.host",
+    ],
 )
 def test_what_a_run_leaves_behind_is_not_committed(name: str) -> None:
     """It may hold the name of the machine."""
@@ -122,8 +130,8 @@ def test_the_report_of_older_records_names_no_folder(tmp_path: Path) -> None:
     header["hash"] = line_hash(header, "")
     (folder / "experiment.json").write_text(json.dumps(header))
     write_report(tmp_path / "results", tmp_path / "REPORT.md")
-    text = (tmp_path / "REPORT.md").read_text()
-    assert told(tmp_path / "REPORT.md") == []
+    text = (folder / "REPORT.md").read_text()
+    assert told(folder / "REPORT.md") == told(tmp_path / "REPORT.md") == []
     assert "`python -m bench run --preset .../mine.yaml` (`...` stands for a folder that is not recorded)" in text
     assert '"model": ".../sd35"' in text
 
@@ -204,8 +212,8 @@ def test_a_run_with_a_users_own_files_names_no_folder_of_theirs(tiny_pipeline: P
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 cells failed" in done.stderr and str(elsewhere / "bad.py") in done.stdout  # the terminal tells all
 
-    assert told(project / "results") == [] and told(project / "REPORT.md") == []
-    for path in [*(project / "results").rglob("*"), project / "REPORT.md"]:
+    assert told(project / "results") == []
+    for path in (project / "results").rglob("*"):
         if path.is_file() and "checkpoint" not in path.parts:
             assert str(tmp_path).encode() not in path.read_bytes(), path
 
@@ -221,7 +229,7 @@ def test_a_run_with_a_users_own_files_names_no_folder_of_theirs(tiny_pipeline: P
     assert good[-1]["status"] == "done"
     bad = json.loads((folder / "alignment/bad/seed0/record.jsonl").read_text().splitlines()[-1])
     assert "raised ValueError: not in .../bad.py (.../bad.py:" in bad["reason"]
-    report = (project / "REPORT.md").read_text()
+    report = (folder / "REPORT.md").read_text()
     assert "`...` stands for a folder that is not recorded" in report and "bright" in report
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from bench.cli.experiment_options import add_data, add_reward_server, read_pictures
 from bench.cli.setting import number
 
-EPILOG = """Scores and selection are written beside the data; `run --data SELECTION.json` trains on it.
+EPILOG = """Scores and selection are written into the results, below curated/, and nothing beside the pictures;
+`run --data FOLDER --data.selection FILE.json` trains on what was selected.
 
 Examples:
   bench curate --data pictures --reward aesthetic
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep this share with the highest scores, as in 0.1",
     )
     parser.add_argument("--model", metavar="PATH", help="its size and its captions' length count (default: embedded)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
     add_reward_server(parser)
 
 
@@ -37,5 +40,5 @@ def run(args: argparse.Namespace) -> int:
     from bench.scoring.folder.curate_folder import SelectionRule, curate_folder
 
     rule = SelectionRule.of(args.min, args.top)
-    print(curate_folder(read_pictures(args), args.reward, args.model, rule, args.reward_server))
+    print(curate_folder(read_pictures(args), args.reward, args.model, rule, args.results, args.reward_server))
     return 0

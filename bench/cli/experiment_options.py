@@ -75,11 +75,6 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
 
 
-def add_report(parser: argparse.ArgumentParser) -> None:
-    """What `report_path` reads, beside the place of the results."""
-    parser.add_argument("--report", type=Path, metavar="FILE", help="default: REPORT.md beside the results folder")
-
-
 def _fields() -> list[Setting]:
     """The fields of an experiment that have an option of their own."""
     from bench.config.settings import Experiment
@@ -160,8 +155,3 @@ def with_pictures(experiment: Any, *, is_first: bool = True) -> tuple[Any, Any]:
         print(f"{pictures_table(prepared)}\n")
     require_captions(prepared, experiment)
     return dataclasses.replace(experiment, data=prepared.settings), prepared
-
-
-def report_path(args: argparse.Namespace) -> Path:
-    """Where the report goes: beside the results where nothing else was said."""
-    return args.report or args.results.parent / "REPORT.md"

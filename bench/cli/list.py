@@ -6,7 +6,6 @@ The overview reads sources and imports no plugin; one method or reward is import
 from __future__ import annotations
 
 import argparse
-import math
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from bench import registry
 from bench.cli.catalogue import PluginEntry, entries
-from bench.cli.setting import settings_in
+from bench.cli.facts import (
+    BLOCKS,
+    PRESETS,
+    block_settings,
+    docstring,
+    method_facts,
+    named_settings,
+    preset_summaries,
+    reward_facts,
+)
+from bench.cli.setting import Setting
 from bench.config.built_in_tasks import TASKS
 from bench.families import families
 from bench.suggest import hint
@@ -30,9 +39,7 @@ EPILOG = """Examples:
   bench list quick
   bench list train"""
 
-_PRESETS = Path(__file__).parents[1] / "config" / "presets"
 _GROUPS = {"methods": registry.METHODS, "rewards": registry.REWARDS}
-_SETTINGS = ("train", "evaluation", "runtime", "experiment", "task", "data", "prompt_set", "scorers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", nargs="?", metavar="WHAT",
         help="methods, rewards, tasks, models, presets, or the name or file of one of them; "
-        f"{', '.join(_SETTINGS[:-1])} or {_SETTINGS[-1]} for their settings; nothing for an overview",
+        f"{', '.join(BLOCKS[:-1])} or {BLOCKS[-1]} for their settings; nothing for an overview",
     )  # fmt: skip
 
 
@@ -59,7 +66,7 @@ def listing(what: str | None = None) -> str:
     """
     if what is None:
         parts = [_plugins("methods"), _plugins("rewards"), _tasks(), _models(), _presets()]
-        return "\n\n".join([*parts, f"bench list NAME shows one of them; settings: bench list {', '.join(_SETTINGS)}"])
+        return "\n\n".join([*parts, f"bench list NAME shows one of them; settings: bench list {', '.join(BLOCKS)}"])
     if what in _GROUPS:
         return _plugins(what)
     if what in _PARTS:
@@ -107,11 +114,7 @@ def _tasks() -> str:
 
 
 def _presets() -> str:
-    rows = []
-    for path in sorted(_PRESETS.glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").split("\n", 1)[0]
-        rows.append((path.stem, first.removeprefix("#").strip()))
-    return _table("presets", rows)
+    return _table("presets", preset_summaries().items())
 
 
 def _models() -> str:
@@ -132,7 +135,7 @@ def _family(family: Any) -> str:
     facts += [("encoders", ", ".join(family.encoders)), ("LoRA targets", ", ".join(family.lora_targets))]
     facts += [("text length", f"{family.text_length} tokens"), ("options", ", ".join(sorted(family.options)) or "none")]
     return "\n\n".join(
-        [f"model family {family.name}\n{textwrap.indent(_docstring(family), '  ')}", _table("facts", facts)]
+        [f"model family {family.name}\n{textwrap.indent(docstring(family), '  ')}", _table("facts", facts)]
     )
 
 
@@ -148,8 +151,8 @@ def _one(name: str) -> str:
 
     known = [
         *registry.names(registry.METHODS), *registry.names(registry.REWARDS), *(t for w in TASKS.values() for t in w),
-        *(path.stem for path in _PRESETS.glob("*.yaml")), *(family.name for family in families()), *_GROUPS, *_PARTS,
-        *_SETTINGS,
+        *preset_summaries(), *(family.name for family in families()), *_GROUPS, *_PARTS,
+        *BLOCKS,
     ]  # fmt: skip
     raise ConfigError(f"nothing is named {name!r}{hint(name, known)}")
 
@@ -163,10 +166,10 @@ def _named(name: str) -> Iterator[str]:
     for family in families():
         if name in (family.name, family.pipeline):
             yield _family(family)
-    if (_PRESETS / f"{name}.yaml").is_file():
-        yield (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8").rstrip()
-    if name in _SETTINGS:
-        yield _settings(name)
+    if (PRESETS / f"{name}.yaml").is_file():
+        yield (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").rstrip()
+    if name in BLOCKS:
+        yield _options(block_settings(name))
 
 
 def _plugin(cls: type[Method] | type[Reward]) -> str:
@@ -176,52 +179,16 @@ def _plugin(cls: type[Method] | type[Reward]) -> str:
 
 
 def _method(cls: type[Method]) -> str:
-    needs = [name for name, needed in vars(cls.needs).items() if needed]
-    head = [f"method {cls.name}", textwrap.indent(_docstring(cls), "  ")]
-    facts = [("paper", cls.paper or "none given"), ("needs", ", ".join(needs) or "nothing")]
-    return "\n\n".join(["\n".join(head), _table("facts", facts), _options(cls.Config, cls.name)])
+    head = "\n".join([f"method {cls.name}", textwrap.indent(docstring(cls), "  ")])
+    return "\n\n".join([head, _table("facts", method_facts(cls)), _options(named_settings(cls.Config, cls.name))])
 
 
 def _reward(cls: type[Reward]) -> str:
-    low, high = cls.range
-    bounds = "no bounds" if math.isinf(low) and math.isinf(high) else f"{low:g} to {high:g}"
-    facts = [
-        ("kind", "gold: computed exactly from the picture" if cls.gold else "proxy: learned"),
-        ("range", f"{bounds}, {'higher' if cls.higher_is_better else 'lower'} is better"),
-        ("gradient", "with one" if cls.differentiable else "none"),
-        ("version", cls.version),
-        ("source", cls.source or "none given"),
-    ]
-    return "\n\n".join([f"reward {cls.name}\n{textwrap.indent(_docstring(cls), '  ')}", _table("facts", facts)])
+    head = "\n".join([f"reward {cls.name}", textwrap.indent(docstring(cls), "  ")])
+    return "\n\n".join([head, _table("facts", reward_facts(cls))])
 
 
-def _docstring(cls: type) -> str:
-    return textwrap.dedent(cls.__doc__ or "no description").strip().replace("\n    ", "\n")
-
-
-def _settings(name: str) -> str:
-    from bench.config.pictures import Data
-    from bench.config.prompt_set import PromptSet
-    from bench.config.scorer_process import ScorerProcess
-    from bench.config.settings import Evaluation, Experiment, Runtime, Train
-    from bench.config.task import Task
-
-    blocks: dict[str, tuple[type, str]] = {
-        "train": (Train, "train"), "evaluation": (Evaluation, "evaluation"), "runtime": (Runtime, "runtime"),
-        "experiment": (Experiment, ""), "task": (Task, "task"), "data": (Data, "data"),
-        "prompt_set": (PromptSet, "evaluation.prompt_sets.NAME"),
-        "scorers": (ScorerProcess, "scorers.NAME"),
-    }  # fmt: skip
-    return _options(*blocks[name])
-
-
-def _options(config: type, prefix: str) -> str:
-    """The options of a settings dataclass: name, default, bounds, effect and help.
-
-    Without `prefix` they are those of an experiment: blocks, and what only a preset may say, have no option themselves.
-    """
-    rows = []
-    for setting in settings_in(config).values():
-        option = f"--{prefix}.{setting.name}" if prefix else setting.option if setting.metavar else setting.name
-        rows.append((option, f"{setting.help} ({setting.facts()})"))
+def _options(settings: list[tuple[str, Setting]]) -> str:
+    """Each option with its help, default, bounds and effect."""
+    rows = [(option, f"{setting.help} ({setting.facts()})") for option, setting in settings]
     return _table("settings", rows) if rows else "settings\n  none of its own"

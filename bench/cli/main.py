@@ -128,12 +128,23 @@ def _dispatch(given: list[str]) -> int:
         parser.print_help()
         return 2
     command = load_command(given[place])
-    summary = (command.__doc__ or "").split("\n", 1)[0]
-    parser = _Parser(prog=f"bench {given[place]}", description=summary, epilog=command.EPILOG)
-    command.add_arguments(parser)
-    args = _read(parser, [*given[:place], *given[place + 1 :]])
+    args = read_options(given[place], [*given[:place], *given[place + 1 :]])
     args.given = given
     return command.run(args)
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of a command's options; its `format_help` is what `--help` prints.
+
+    Raises:
+        ConfigError: there is no such command.
+        PluginError: another package brings it, and it cannot be used.
+    """
+    command = load_command(name)
+    summary = (command.__doc__ or "").split("\n", 1)[0]
+    parser = _Parser(prog=f"bench {name}", description=summary, epilog=command.EPILOG)
+    command.add_arguments(parser)
+    return parser
 
 
 def _parser_of_all() -> argparse.ArgumentParser:
@@ -150,12 +161,16 @@ def _parser_of_all() -> argparse.ArgumentParser:
     return parser
 
 
-def _read(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace:
-    """The options of a command.
+def read_options(name: str, given: list[str]) -> argparse.Namespace:
+    """The options that were given to a command.
 
     Where it takes dotted options (its defaults hold `dotted`), these are told apart. What is unknown is refused here,
     unless it tells of that itself, together with all else that is wrong (its defaults hold `unknown`).
+
+    Raises:
+        ConfigError: there is no such command, or it does not take them.
     """
+    parser = parser_of(name)
     dotted: list[tuple[str, str | None]] = []
     if parser.get_default("dotted") is not None:
         given, dotted = _split_dotted(given)

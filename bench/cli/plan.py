@@ -94,7 +94,7 @@ def _forecast(experiment: Any, args: argparse.Namespace, cards: list[Any]) -> in
     if experiment.data is not None and is_model_here(experiment.model):
         experiment, _ = with_pictures(experiment)
     elif experiment.world == "images":
-        print("The user's pictures were not looked at: as many are assumed as the tasks take at most.\n")
+        print("The user's pictures were not looked at: as many are assumed as the tasks take\nat most.\n")
     utilisation = args.utilisation or UTILISATION
     print(render_forecast(forecast_experiment(experiment, args.results, args.cards), cards, utilisation))
     return 0

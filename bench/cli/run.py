@@ -14,9 +14,7 @@ from pathlib import Path
 from bench.cli.experiment_options import (
     OVERRIDES,
     add_experiment,
-    add_report,
     read_experiment,
-    report_path,
     with_pictures,
     with_prompt_sets,
 )
@@ -34,7 +32,6 @@ Examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
     add_experiment(parser)
-    add_report(parser)
     parser.add_argument(
         "--allow-mixed", action="store_true", help="go on in a results folder whose cells were made by other code"
     )
@@ -60,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     team = Team(place) if place else None
     experiment, prepared = with_pictures(requested, is_first=team is None or team.leads)
     from bench.experiments import grid
+    from bench.experiments.status.pace import judging_of
     from bench.experiments.status.progress import ProgressDisplay
     from bench.paths import inside
     from bench.results import report
@@ -67,12 +65,12 @@ def run(args: argparse.Namespace) -> int:
     if team is not None and not team.leads:
         grid.follow_experiment(experiment, args.results, team)
         return 0  # the first process tells how the run ended
-    path, folder = report_path(args), inside(args.results, experiment.name)
-    report.require_place(path)
-    report.require_place(report.page_of(folder))
-    with ProgressDisplay() as display:
+    folder = inside(args.results, experiment.name)
+    report.require_places(folder)
+    workers, judging = 1 if team else experiment.workers, judging_of(experiment.evaluation)
+    with ProgressDisplay(judging=judging, workers=workers, folder=folder) as display:
         failed = grid.run_experiment(
-            experiment, args.results, 1 if team else experiment.workers,
+            experiment, args.results, workers,
             Tracked(display, tracker, folder) if tracker else display, command_line(args.given),
             allow_mixed=args.allow_mixed, team=team,
         )  # fmt: skip
@@ -80,19 +78,19 @@ def run(args: argparse.Namespace) -> int:
         from bench.datasets.pictures.inspection import copy_lists
 
         copy_lists(prepared.inspected, folder / "data")
-    report.write_report(args.results, path)
+    report.write_experiment(folder)
     print(report.terminal_table(folder))
-    _print_places(folder, path, tracker.hint if tracker else None, experiment.cache_gib)
+    _print_places(folder, tracker.hint if tracker else None, experiment.cache_gib)
     if failed:
         print(f"\n{failed} cells failed; their records say why, and the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _print_places(folder: Path, report: Path, curves: str | None, cache_gib: float) -> None:
+def _print_places(folder: Path, curves: str | None, cache_gib: float) -> None:
     from bench.cli.cache import cache_savings
-    from bench.results.report import page_of
+    from bench.results.report import page_of, report_of
 
-    print(f"\nreport       {report}")
+    print(f"\nreport       {report_of(folder)}")
     for picture in sorted((folder / "figures").glob("samples*.png")):
         print(f"sample grid  {picture}")
     if curves:
@@ -117,7 +115,7 @@ def command_line(given: Sequence[str]) -> str:
     rest = iter(given)
     for argument in rest:
         name = argument.split("=", 1)[0]
-        if name not in ("--results", "--report") and effects.get(name.split(".", 1)[0]) != "run":
+        if name != "--results" and effects.get(name.split(".", 1)[0]) != "run":
             kept.append(portable(argument))
         elif "=" not in argument:
             next(rest)

@@ -23,11 +23,14 @@ def check_together(experiment: Experiment, problems: Problems) -> None:
         needs = [registry.load_method(stage.source).needs for stage in chain.stages]
         needs_reward = any(each.reward for each in needs)
         differentiates = any(each.reward_gradient for each in needs)
+        ranks = any(each.pairs for each in needs) and experiment.world != "images"  # whose pairs are ranked
         at_once = max(stage.build().prompts_at_once for stage in chain.stages)
         for task in experiment.tasks:
             _check_groupwise(task, problems)
             if needs_reward and task.reward is None:
                 problems.add(f"task {task.name}", f"has no reward to train on, and {chain.label!r} needs one")
+            if ranks:
+                _check_pairs(task, chain.label, problems)
             if differentiates and task.reward is not None:
                 _check_gradient(experiment, task, chain.label, problems)
             if at_once > task.train_prompts:
@@ -46,6 +49,16 @@ def _check_groupwise(task: Task, problems: Problems) -> None:
                 f"task {task.name}", f"{spec!r} scores a group of pictures of one prompt at once, which a method "
                 "makes: it trains, by --task.reward, and neither selects nor judges",
             )  # fmt: skip
+
+
+def _check_pairs(task: Task, label: str, problems: Problems) -> None:
+    """What ranks the pictures of pairs scores them one by one."""
+    parts = parts_of(task.reward) if task.reward else ()
+    if not parts or any(registry.load_reward(part).groupwise for part in parts):
+        problems.add(
+            f"task {task.name}", f"{label!r} trains on pairs of pictures, which a reward of single pictures has to "
+            f"rank, and the task has {f'{task.reward}, of groups' if parts else 'none'}: name one by --task.reward",
+        )  # fmt: skip
 
 
 def _check_gradient(experiment: Experiment, task: Task, label: str, problems: Problems) -> None:

@@ -30,6 +30,15 @@ def presets() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
 
 
+def lora_preset(model: str | None) -> str | None:
+    """The preset that trains LoRA adapters on a model; None where there is none."""
+    for name in presets() if model else ():
+        raw = _read(name)
+        if raw.get("model") == model and raw.get("train", {}).get("adaptation") == "lora":
+            return name
+    return None
+
+
 def load_settings(
     preset: str | Path,
     overrides: Mapping[str, Any] | None = None,

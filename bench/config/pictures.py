@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Annotated, Any
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
@@ -38,7 +39,9 @@ class Found:
     choice among them. selected_by: the scorer that chose among them in `bench curate`, `rule` how (`score >= 6.8`),
     `scored` among how many. left_out: rows left out, by kind of fault. buckets: pictures to train on, by size.
     to_srgb: pictures whose colours are brought to sRGB from another profile. all_train: every caption trains, and
-    prompt sets judge.
+    prompt sets judge. pairs: pictures to train on that have a rejected one. cut: captions cut to what the text encoders
+    read. unread: captions with punctuation that they do not know. several: pictures with more than one caption. shown:
+    pictures of an epoch, where folders repeat theirs.
     """
 
     fingerprint: str
@@ -55,6 +58,11 @@ class Found:
     buckets: dict[str, int] | None = None
     to_srgb: int = 0
     all_train: bool = False
+    pairs: int = 0
+    cut: int = 0
+    unread: int = 0
+    several: int = 0
+    shown: int = 0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -64,18 +72,39 @@ class Data:
     path: Annotated[
         str,
         Option(
-            "folder with metadata.jsonl or metadata.csv, with .parquet files or a saved dataset; one such file; "
-            "HY-SOAR's .jsonl; what `bench curate` selected (.json); or a dataset id of the hub",
+            "folder with metadata.jsonl, .csv, .json (a list) or .tsv; with a.txt or a.caption beside a.png, also in "
+            "folders like 10_NAME, whose pictures an epoch shows 10 times; with WebDataset's .tar files (not "
+            "compressed); with .parquet files or a saved dataset; one such file; HY-SOAR's .jsonl; or a dataset id of "
+            "the hub. HEIC needs the extra `heif`",
             min_length=1,
         ),
     ]
     picture_column: Annotated[str | None, Option("column of the pictures; null: file_name, md5 or image")] = None
-    caption_column: Annotated[str | None, Option("column of the captions; null: text, or caption_en for HY-SOAR")] = (
-        None
-    )
+    rejected_column: Annotated[
+        str | None,
+        Option(
+            "column of the pictures that were rejected for those of `picture_column`, where rows are pairs; null: "
+            "rejected_file_name, rejected_image and so on, or the better of Pick-a-Pic's jpg_0 and jpg_1 is chosen"
+        ),
+    ] = None
+    caption_column: Annotated[
+        str | None,
+        Option(
+            "column of the captions; null: text, or captions, or caption_en for HY-SOAR. A list there, or several "
+            "lines of a caption file, are several captions of the picture: the first is its prompt, and training draws "
+            "one of them, by the number of the sample"
+        ),
+    ] = None
     tag_column: Annotated[str | None, Option("column of the categories; null: `tag` where there is one")] = None
     pictures: Annotated[str | None, Option("folder of the pictures that a file names; null: the file's own")] = None
-    subset: Annotated[str, Option("split of a saved dataset or of the hub's")] = "train"
+    selection: Annotated[
+        str | None, Option("what `bench curate` selected of these pictures (a .json file); null: all of them")
+    ] = None
+    long_captions: Annotated[
+        Literal["drop", "cut"],
+        Option("a caption of more tokens than are read: leave the row out as broken, or cut it at a word and count it"),
+    ] = "drop"
+    subset: Annotated[str, Option("split of a saved dataset, of the hub's, or of files named for it")] = "train"
     resolution: Annotated[int | None, Option("pixels of a side; null: the model's own", ge=8, le=16_384)] = None
     text_length: Annotated[
         int | None,
@@ -99,8 +128,20 @@ class Data:
     ] = 32
     found: Annotated[Found | None, Option("what the inspection found; not to be set")] = None
 
+    def options(self, without: Collection[str] = ()) -> list[str]:
+        """The words of a command line that give these settings again, but those of the fields `without`."""
+        words = ["--data", self.path]
+        for name, value in vars(self).items():
+            if name in ("path", "found", *without) or value == getattr(type(self), name):
+                continue
+            option = "--allow-broken" if name == "allow_broken" else f"--data.{name}"
+            shown = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
+            words += [option, str(shown)]
+        return words
+
     def identity(self) -> dict[str, Any]:
         """What numbers depend on and a report tells; where the pictures lie is no part of it."""
         told = dataclasses.asdict(self.found) if self.found is not None else {}
-        left_out = {"buckets": None, "to_srgb": 0, "all_train": False}  # the usual, which older records do not hold
-        return {name: value for name, value in told.items() if name not in left_out or value != left_out[name]}
+        usual: dict[str, Any] = {"buckets": None, "to_srgb": 0, "all_train": False}  # which older records do not hold
+        usual |= dict.fromkeys(("pairs", "cut", "unread", "several", "shown"), 0)
+        return {name: value for name, value in told.items() if name not in usual or value != usual[name]}

@@ -374,9 +374,10 @@ class Experiment:
         ),
     ] = 50.0
     track: Annotated[
-        Literal["tensorboard", "trackio"] | None,
+        Literal["tensorboard", "trackio", "wandb"] | None,
         Option(
-            "tensorboard or trackio: write curves for it, in tracking/ beside the results; null: none",
+            "tensorboard, trackio or wandb: write curves for it, in tracking/ beside the results; wandb's are offline "
+            "unless WANDB_MODE is online; null: none",
             effect="run",
             metavar="TRACKER",
         ),

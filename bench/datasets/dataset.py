@@ -13,6 +13,9 @@ from torch import Tensor
 from bench import rng
 from bench.api import DataError
 
+# Mean and std (n, *S) float32 of some rows
+Moments = Callable[[np.ndarray], tuple[Tensor, Tensor]]
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -20,13 +23,17 @@ class Dataset:
 
     `moments` gives mean and std (n, *S) float32 of some rows: moments rather than one draw, so that sampling the VAE
     stays random. `selected_by` names the scorer that chose the pictures, `scored` how many candidates it looked at.
+    `more` are the captions of each row beside the one in `prompts`; empty where no row has any. `rejected` are the
+    moments of the pictures that were rejected for these, where the rows are pairs.
     """
 
-    moments: Callable[[np.ndarray], tuple[Tensor, Tensor]]
+    moments: Moments
     prompts: Sequence[str]
     metadata: Sequence[Mapping[str, Any]]
     selected_by: str
     scored: int
+    more: Sequence[Sequence[str]] = ()
+    rejected: Moments | None = None
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.metadata) or not self.prompts:
@@ -37,9 +44,10 @@ class Dataset:
 
     @classmethod
     def in_memory(
-        cls, mean: Tensor, std: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
-    ) -> Dataset:
-        """Unselected data whose moments (N, *S) are at hand.
+        cls, mean: Tensor, std: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]],
+        rejected: Tensor | None = None,
+    ) -> Dataset:  # fmt: skip
+        """Unselected data whose moments (N, *S) are at hand; of pairs, `rejected` (N, *S) are means of the same std.
 
         Raises:
             DataError: there are not as many moments as captions.
@@ -47,7 +55,8 @@ class Dataset:
         sizes = {len(mean), len(std), len(prompts)}
         if len(sizes) != 1:
             raise DataError(f"dataset: expected as many latents as captions, got sizes {sorted(sizes)}")
-        return cls(lambda rows: (mean[rows], std[rows]), prompts, metadata, "nothing", 0)
+        worse = None if rejected is None else lambda rows: (rejected[rows], std[rows])
+        return cls(lambda rows: (mean[rows], std[rows]), prompts, metadata, "nothing", 0, rejected=worse)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -55,6 +64,21 @@ class Dataset:
     def rows(self, index: np.ndarray) -> tuple[list[str], list[Mapping[str, Any]]]:
         """Captions and metadata of these rows."""
         return [self.prompts[i] for i in index], [self.metadata[i] for i in index]
+
+    @property
+    def texts(self) -> list[str]:
+        """All captions that training may see."""
+        return [*self.prompts, *(text for texts in self.more for text in texts)]
+
+    def drawn(self, index: np.ndarray, draws: Callable[[], np.ndarray]) -> list[str]:
+        """One caption of each of these rows, all of a row equally likely by `draws` (b,) in [0, 1).
+
+        Nothing is drawn where no row has several.
+        """
+        if not self.more:
+            return [self.prompts[i] for i in index]
+        choices = [(self.prompts[i], *self.more[i]) for i in index]
+        return [some[int(draw * len(some))] for some, draw in zip(choices, draws(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -102,10 +126,30 @@ class BucketedDataset:
         part, own = self._within(index)
         return part.rows(own)
 
+    @property
+    def texts(self) -> list[str]:
+        """All captions that training may see."""
+        return [text for part in self.parts for text in part.texts]
+
+    def drawn(self, index: np.ndarray, draws: Callable[[], np.ndarray]) -> list[str]:
+        """One caption of each of these rows, which are of one part."""
+        part, own = self._within(index)
+        return part.drawn(own, draws)
+
     def moments(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Mean and std (B, *S) float32 of these rows, which are of one part."""
         part, own = self._within(index)
         return part.moments(own)
+
+    @property
+    def rejected(self) -> Moments | None:
+        """As `moments`, of the rejected pictures."""
+        return None if self.parts[0].rejected is None else self._rejected
+
+    def _rejected(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        part, own = self._within(index)
+        assert part.rejected is not None
+        return part.rejected(own)
 
     def _within(self, index: np.ndarray) -> tuple[Dataset, np.ndarray]:
         first = np.cumsum([0, *self.counts])

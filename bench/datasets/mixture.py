@@ -152,6 +152,15 @@ def dataset() -> Dataset:
     return Dataset.in_memory(mean, torch.full_like(mean, DEVIATION), texts, [{"tag": text} for text in texts])
 
 
+def pairs() -> Dataset:
+    """Pairs of the exact law as supervised data: the rewarded mode is chosen, each of the others rejected for it."""
+    rows = [(text, mode) for text in TEXTS for mode in range(len(MEANS)) if mode != REWARDED]
+    rejected = MEANS[[mode for _, mode in rows]]
+    mean, texts = MEANS[REWARDED].expand_as(rejected), [text for text, _ in rows]
+    std = torch.full_like(rejected, DEVIATION)
+    return Dataset.in_memory(mean, std, texts, [{"tag": text} for text in texts], rejected)
+
+
 def prompts(count: int) -> list[Prompt]:
     """`count` training prompts, each text equally often."""
     return [Prompt(i, TEXTS[i % len(TEXTS)], {"tag": TEXTS[i % len(TEXTS)]}) for i in range(count)]

@@ -49,6 +49,10 @@ class RehearsalWorld:
             images[i] = left + across * (right - left)
         return Candidates(images, self.prompts("train", categories, count))
 
+    def pairs(self, categories: Sequence[str], count: int) -> Candidates:
+        """`count` pairs of such pictures, not ranked."""
+        return Candidates(self.candidates(categories, 2 * count).images, 2 * self.prompts("train", categories, count))
+
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Unit-length embeddings (B, 48) float32: mean colours of fields, which need no network."""
         fields = [np.array_split(rows, _GRID, axis=2) for rows in np.array_split(images, _GRID, axis=1)]

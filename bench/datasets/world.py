@@ -37,7 +37,11 @@ class Candidates:
 
     `selected_by` names the scorer that chose them before, among `scored` pictures; nobody where it is empty. `digests`
     name each picture as it is prepared, where that can be told without its pixels. `buckets` hold all of them once more
-    at the sizes they are trained on; where there are none, that is the size of `images`.
+    at the sizes they are trained on; where there are none, that is the size of `images`. `more` are the captions of
+    each picture beside its prompt, and `repeats` how often an epoch shows it, where they differ from none and once.
+
+    Of N/2 pairs, here and in each bucket, the pictures of the second half belong to those of the first in turn, with
+    the same captions; those of the first half are the better ones where the pairs are `ranked`.
     """
 
     images: PictureArray
@@ -46,6 +50,9 @@ class Candidates:
     scored: int = 0
     digests: Sequence[str] | None = None
     buckets: tuple[Bucket, ...] = ()
+    more: Sequence[Sequence[str]] = ()
+    repeats: Sequence[int] = ()
+    ranked: bool = False
 
 
 class World(Protocol):
@@ -64,6 +71,9 @@ class World(Protocol):
 
     def candidates(self, categories: Sequence[str], count: int) -> Candidates:
         """`count` pictures to train on, or all where there are fewer, with captions of the train split."""
+
+    def pairs(self, categories: Sequence[str], count: int) -> Candidates:
+        """`count` pairs of pictures of one caption of the train split, or all where there are fewer."""
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Unit-length embeddings (B, D) float32 of pictures uint8 (B, H, W, 3), for diversity."""

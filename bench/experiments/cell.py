@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.api import BenchError, ConfigError, NonFiniteError
+from bench.api import BenchError, ConfigError, Needs, NonFiniteError
 from bench.canonical import config_hash
 from bench.config.job import CellJob
 from bench.config.settings import BASE
@@ -174,7 +174,8 @@ class _Cell:
         """Load what the cell needs."""
         resolve_device(self.experiment.device)  # first: scorers that run in this process go to its device
         world = experiment_world(self.experiment)
-        trains_on = None if self.is_base else self.task.reward
+        pairs = any(needs.pairs for needs in self._needs)  # which the base's cell ranks for all of them
+        trains_on = None if self.is_base and not pairs else self.task.reward
         of_sets = self.experiment.evaluation.set_scorers
         names = {*self.task.scorers, *of_sets, trains_on, self.task.select}
         placement = Placement.of(self.experiment)
@@ -190,9 +191,13 @@ class _Cell:
 
     def _prepare_data(self, context: TaskContext) -> None:
         """Encode the supervised data while there is one cell only, so that those that train find it in the cache."""
-        stages = [stage for chain in self.experiment.methods for stage in chain.stages]
-        for needs in {needs.unselected: needs for stage in stages if (needs := stage.build().needs).data}.values():
+        for needs in {(needs.unselected, needs.pairs): needs for needs in self._needs if needs.data}.values():
             training_data(context, needs)
+
+    @property
+    def _needs(self) -> list[Needs]:
+        """Those of all stages of all methods."""
+        return [stage.build().needs for chain in self.experiment.methods for stage in chain.stages]
 
     # Training
 

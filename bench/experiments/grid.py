@@ -22,6 +22,7 @@ from bench.experiments.workers import EventHandler, alone, run_all
 from bench.files import remove_parts
 from bench.locks import hold_lock
 from bench.paths import inside, portable, portable_values
+from bench.results.records.ownership import mark_as_own
 from bench.results.records.schema import ExperimentHeader, ScorerInfo, TaskInfo
 from bench.results.records.writer import EXPERIMENT, read_experiment_header, write_experiment_header
 
@@ -61,6 +62,8 @@ def run_experiment(
         remove_parts(folder)
         remaining = remaining_jobs(every, folder, allow_mixed=allow_mixed)
         todo = remaining.jobs
+        if not (folder / EXPERIMENT).exists():
+            mark_as_own(folder)
         write_experiment_header(folder, experiment_header(experiment, folder, command if todo else ""))
         if not todo:
             print(f"all cells are recorded in {folder}: nothing to run; another --name runs them afresh")

@@ -28,7 +28,7 @@ def replay_command(job: CellJob) -> str:
     options = [word for name in plugins for word in ("--plugin", name)]
     if experiment.model is not None and not _is_found(portable(experiment.model)):
         options += ["--model", experiment.model]
-    options += [] if experiment.data is None else ["--data", experiment.data.path]
+    options += [] if experiment.data is None else experiment.data.options()
     return shlex.join(["python", "-m", "bench", "replay", str(job.folder), *options])
 
 

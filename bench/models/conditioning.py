@@ -14,6 +14,7 @@ from bench.models.encoding_cache.keys import entry_key
 from bench.models.encoding_cache.store import Entry, Store
 from bench.models.families.family import Family
 from bench.models.text_condition import TextCondition
+from bench.readable import readable
 
 
 class TextEncoding:
@@ -38,7 +39,9 @@ class TextEncoding:
     def keep(self, store: Store, identity: str) -> None:
         """From now on look for texts in a store, and keep there what is encoded ahead; `identity` is the encoders'."""
         encoder = f"{identity} {self._family.encoding} {self.length} {self._family.text_batch}"
-        self._known = CachedEncoder("texts", lambda text: entry_key(encoder, text), self._encode, store)
+        self._known = CachedEncoder(
+            "texts", lambda text: entry_key(encoder, *self._readable([text])), self._encode, store
+        )
 
     def __call__(self, texts: Sequence[str]) -> TextCondition:
         """Conditioning float32 on the device, one row for each text; each text is encoded once.
@@ -70,6 +73,7 @@ class TextEncoding:
     def _encode(self, texts: Sequence[str]) -> Iterator[Entry]:
         """The entries of texts in their order, the same bits whatever stands beside them."""
         self.refuse_truncation(texts)
+        texts = self._readable(texts)
         batch, less = self._family.text_batch, ", or --runtime.t5 false" * ("t5" in self._family.options)
         with (
             memory_told("encoding texts", f"say --runtime.frozen_weights bfloat16{less}"),
@@ -106,4 +110,8 @@ class TextEncoding:
 
     def refuse_truncation(self, texts: Sequence[str]) -> None:
         """Raise DataError for a text that the encoders cannot read to its end."""
-        self._family.refuse_truncation(texts, self.length)
+        self._family.refuse_truncation(self._readable(texts), self.length)
+
+    def _readable(self, texts: Sequence[str]) -> list[str]:
+        """The texts as they are tokenised."""
+        return readable(getattr(self._family.parts, "tokenizer", None), texts)

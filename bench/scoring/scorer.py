@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,15 @@ warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserW
 
 Guard = Callable[[str, str], AbstractContextManager[None]]
 Pending = Callable[[], np.ndarray]  # waits for scores
+
+
+def without_none(given: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Scores as an array, NaN in the place of each None, and where those were; what is no such array stays as it is."""
+    raw = np.asarray(given)
+    if raw.dtype != object or raw.ndim != 1 or not all(v is None or isinstance(v, Real) for v in raw):
+        return raw, np.zeros(raw.shape, bool)
+    abstained = np.array([value is None for value in raw], bool)
+    return np.array([np.nan if value is None else float(value) for value in raw]), abstained
 
 
 def unguarded(reward: str, part: str) -> AbstractContextManager[None]:
@@ -61,7 +71,7 @@ class Scorer:
         return dict(getattr(self.reward, "latest", {}))
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Checked scores (B,) float32 as the reward gives them.
+        """Checked scores (B,) float32 as the reward gives them, NaN where it abstains by None.
 
         Raises:
             PluginError: the reward raises, or gives a wrong shape, no numbers, or a value outside the declared range.
@@ -82,29 +92,32 @@ class Scorer:
 
         def result() -> np.ndarray:
             with self._plugin_errors(part):
-                raw = np.asarray(pending())
-            return self._checked(raw, images, prompts)
+                raw, abstained = without_none(pending())
+            return self._checked(raw, abstained, images, prompts)
 
         return result
 
-    def _checked(self, raw: np.ndarray, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    def _checked(
+        self, raw: np.ndarray, abstained: np.ndarray, images: np.ndarray, prompts: Sequence[str]
+    ) -> np.ndarray:
         if raw.shape != (len(images),) or raw.dtype.kind not in "fiub":
             raise PluginError(
                 f"reward {self.name!r}: expected {len(images)} scores for {len(images)} pictures, "
                 f"got {raw.dtype} of shape {raw.shape}: mend what its __call__ returns"
             )
         scores = raw.astype(np.float32)
-        bad = np.flatnonzero(~np.isfinite(scores))
+        bad = np.flatnonzero(~np.isfinite(scores) & ~abstained)
         if len(bad):
             raise NonFiniteError(
                 f"reward {self.name!r}: expected finite scores, but {len(bad)} of {len(scores)} are NaN or infinite, "
                 f"the first for the prompt {prompts[bad[0]]!r}: mend its __call__, or let applies() leave such prompts "
-                "out"
+                "out, or give None for a picture that cannot be judged"
             )
         low, high = self.reward.range
-        if raw.min() < low or raw.max() > high:
+        given = raw[~abstained]
+        if given.size and (given.min() < low or given.max() > high):
             raise PluginError(
-                f"reward {self.name!r} declares the range {low} to {high} but gave {raw.min()} to {raw.max()}: "
+                f"reward {self.name!r} declares the range {low} to {high} but gave {given.min()} to {given.max()}: "
                 "mend its scores or its range"
             )
         return scores
@@ -144,7 +157,7 @@ class Scorer:
     def where_it_applies(
         self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
     ) -> np.ndarray:
-        """Scores (B,) float32, NaN for the prompts that the reward cannot judge."""
+        """Scores (B,) float32, NaN for the prompts that the reward cannot judge, and where it abstains."""
         return self.submit_where_it_applies(images, prompts, metadata)()
 
     def submit_where_it_applies(

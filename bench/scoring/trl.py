@@ -17,7 +17,7 @@ def reward_function(reward: Reward) -> Callable[..., list[float | None]]:
 
     trl calls it with `prompts` (texts), `completions` (here pictures uint8 (H, W, 3), as arrays or PIL images), and
     each further column of its dataset as a list of that length, which together are the metadata; a column's None means
-    that the row lacks it. Higher is better, as trl wants it; None where the reward cannot judge the prompt.
+    that the row lacks it. Higher is better, as trl wants it; None where the reward cannot judge it.
 
     Raises, when called:
         DataError: prompts that are no texts, not one picture for each prompt, or what is no such picture.
@@ -40,7 +40,7 @@ def reward_function(reward: Reward) -> Callable[..., list[float | None]]:
             if rows:
                 parts = (np.stack([images[i] for i in rows]), [prompts[i] for i in rows], [metadata[i] for i in rows])
                 for i, score in zip(rows, scorer(*parts), strict=True):
-                    scores[i] = sign * float(score)
+                    scores[i] = None if np.isnan(score) else sign * float(score)
         return scores
 
     function.__name__ = reward.name  # the name under which trl logs it

@@ -27,7 +27,8 @@ class WeightedSum(Reward):
     first `STANDARD_CANDIDATES` candidates of the task, measured when a cell begins or goes on, and so the same every
     time. Of a sum that is `grouped(...)` they are those of the part's scores in the call, which are a whole group of
     one prompt: no part rules the sum by its scale in this group, and one that tells no picture from another adds
-    nothing. `latest` has the scores of each part in the last call, as the part gives them.
+    nothing. `latest` has the scores of each part in the last call, as the part gives them. The sum abstains from a
+    picture where a part does.
 
     Source of grouped sums: GDPO, arXiv 2601.05242, whose last step, over the batch, is `scale_rewards` batch of a
     method.
@@ -94,7 +95,10 @@ class WeightedSum(Reward):
                 mean, deviation = self._standard_of_group(scores) if self.sum.grouped else self.standards[name]
                 sign = 1 if scorer.reward.higher_is_better else -1
                 total += sign * self.sum.parts[name] * (scores - mean) / deviation
-            return total.astype(np.float32)
+            sums = total.astype(np.float32)
+            if not np.isnan(sums).any():
+                return sums
+            return np.array([None if np.isnan(one) else one for one in sums], object)
 
         return result
 
@@ -105,7 +109,13 @@ class WeightedSum(Reward):
 
     @staticmethod
     def _standard_of_group(scores: np.ndarray) -> tuple[float, float]:
-        """Mean and deviation + 1e-4, as advantages have it, of a group's scores (B,); equal ones become exactly 0."""
+        """Mean and deviation + 1e-4, as advantages have it, of a group's scores (B,); equal ones become exactly 0.
+
+        A picture that the part abstains from is left out.
+        """
+        scores = scores[~np.isnan(scores)]
+        if not len(scores):
+            return 0.0, 1.0
         return (float(scores[0]), 1.0) if np.ptp(scores) == 0 else (float(scores.mean()), float(scores.std()) + 1e-4)
 
     @property

@@ -54,11 +54,12 @@ class SampleDraw:
         """The micro-batches of this rank's share of the next global batch."""
         if self._dataset is None:
             raise PluginError("this method draws clean data but does not say so: set needs = Needs(data=True)")
-        size, step = self._train.batch_size, self._train.micro_batch
-        self._metering.limit.reserve(images=size)
+        size, pictures = self._train.batch_size, 1 if self._dataset.rejected is None else 2
+        step = max(1, self._train.micro_batch // pictures)
+        self._metering.limit.reserve(images=pictures * size)
         index = np.arange(self.samples_drawn, self.samples_drawn + size)
         self.samples_drawn += size
-        self._metering.ledger.samples += size
+        self._metering.ledger.samples += pictures * size
         own = index[self._metering.ranks.local_slice(size)]
         for start in range(0, len(own), step):
             self.latest = self._batch(self._dataset, own[start : start + step])
@@ -66,14 +67,20 @@ class SampleDraw:
 
     def _batch(self, dataset: Dataset | BucketedDataset, index: np.ndarray) -> Batch:
         rows = np.array([self._order.row(int(i)) for i in index])
-        texts, metadata = dataset.rows(rows)
+        _, metadata = dataset.rows(rows)
+        texts = dataset.drawn(rows, lambda: rng.uniform(self._seed, "caption", index))
         if self._train.caption_dropout:
             dropped = rng.uniform(self._seed, "caption_dropout", index) < self._train.caption_dropout
             texts = ["" if d else t for d, t in zip(dropped, texts, strict=True)]
-        device = self._policy.device
-        mean, std = dataset.moments(rows)
-        z0 = mean.to(device) + std.to(device) * self.noise(index, "vae")
-        return Batch(z0, self._policy.encode(texts), texts, metadata, index)
+        z0 = self._latents(dataset.moments(rows), self.noise(index, "vae"))
+        rejected = None
+        if dataset.rejected is not None:
+            rejected = self._latents(dataset.rejected(rows), self.noise(index, "vae.rejected"))
+        return Batch(z0, self._policy.encode(texts), texts, metadata, index, rejected)
+
+    def _latents(self, moments: tuple[Tensor, Tensor], noise: Tensor) -> Tensor:
+        mean, std = (t.to(self._policy.device) for t in moments)
+        return mean + std * noise
 
     def prompts(self, count: int) -> tuple[list[Prompt], np.ndarray]:
         """This rank's share of the next `count` distinct prompts, in a fresh order each epoch.
@@ -328,7 +335,9 @@ class TrainingEnv:
         """The scores that were waited for, their parts logged."""
         scores = waiting()
         for part, values in reward.parts.items():
-            self.log.add(f"reward.{portable(part)}", torch.from_numpy(values).to(self.model.device))
+            judged = values[~np.isnan(values)]
+            if len(judged):
+                self.log.add(f"reward.{portable(part)}", torch.from_numpy(judged).to(self.model.device))
         return scores
 
     def gather(self, rows: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class Evaluator:
         reported = np.array(frame["split"]) == settings.split
         return Judgement(
             frame=frame,
-            scores={name: _summary(frame, name, reported) for name in self._scorers if _applies(frame, name)},
+            scores=_summaries(frame, reported, self._scorers, jobs),
             diversity=self._diversity(policy) if final and settings.diversity_prompts else None,
             drift=self._drift(policy) if settings.drift_states else {},
         )
@@ -151,11 +151,9 @@ class Evaluator:
                 self._score(policy, jobs, settings.guidance, settings.steps, update, scorers, f"z1/{sample}")
                 for sample in range(one.settings.samples)
             ]
-            means = {name: np.mean([frame[name] for frame in frames], axis=0, dtype=np.float64) for name in scorers}
+            means = {name: _mean_of_samples([frame[name] for frame in frames]) for name in scorers}
             frame = frames[0] | {name: mean.astype(np.float32) for name, mean in means.items()}
-            everywhere = np.ones(len(jobs), bool)
-            scores = {name: _summary(frame, name, everywhere) for name in scorers}
-            yield SetJudgement(one, frame, scores)
+            yield SetJudgement(one, frame, _summaries(frame, np.ones(len(jobs), bool), scorers, jobs))
 
     def in_training(self, prompts: Sequence[Prompt]) -> int:
         """How many of the prompts the task could train on too, as a caption or as a prompt."""
@@ -165,8 +163,9 @@ class Evaluator:
     def _trainable(self) -> frozenset[str]:
         """The texts of all training prompts and candidates."""
         own = self._world.prompts("train", self._categories, self._task.train_prompts)
-        captions = self._world.candidates(self._categories, self._task.candidates).prompts
-        return frozenset(p.text for p in (*own, *captions))
+        found = self._world.candidates(self._categories, self._task.candidates)
+        more = (text for texts in found.more for text in texts)
+        return frozenset([*(p.text for p in (*own, *found.prompts)), *more])
 
     def pictures(self, policy: PipelinePolicy) -> tuple[bytes, list[Prompt], tuple[int, int]]:
         """A PNG with one row of tiles, its prompts, and a tile's (width, height)."""
@@ -334,8 +333,28 @@ def _joined(frames: Sequence[Frame]) -> Frame:
     return {name: np.concatenate([frame[name] for frame in frames]) for name in frames[0]}
 
 
-def _applies(frame: Frame, name: str) -> bool:
-    return bool(np.isfinite(frame[name]).any())
+def _mean_of_samples(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """Means (N,) float64 over the samples of each prompt that were judged; NaN where none was."""
+    values = np.stack(scores)
+    judged = ~np.isnan(values)
+    counts = judged.sum(0)
+    if (counts == len(scores)).all():
+        return np.asarray(np.mean(scores, axis=0, dtype=np.float64))
+    return np.where(counts, np.where(judged, values, 0).sum(0, dtype=np.float64) / np.maximum(counts, 1), np.nan)
+
+
+def _summaries(
+    frame: Frame, rows: np.ndarray, scorers: Mapping[str, Scorer], jobs: Sequence[Job]
+) -> dict[str, dict[str, Any]]:
+    """What summarises the scores of those `rows`, by scorer; of one that judged none of them there is nothing."""
+    found = {}
+    for name, scorer in scorers.items():
+        judged = np.isfinite(frame[name])
+        if (rows & judged).any():
+            unjudged = (jobs[row][1] for row in np.flatnonzero(rows & ~judged).tolist())
+            abstained = sum(scorer.reward.applies(prompt.metadata) for prompt in unjudged)
+            found[name] = _summary(frame, name, rows) | {"abstained": abstained}
+    return found
 
 
 def _summary(frame: Frame, name: str, rows: np.ndarray) -> dict[str, Any]:

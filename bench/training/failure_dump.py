@@ -56,6 +56,7 @@ def dumped_tensors(stage: Stage) -> dict[str, Tensor]:
     if latest is not None:
         assert isinstance(latest.cond, TextCondition)
         found |= {"z0": latest.z0, **latest.cond.named()}
+        found |= {} if latest.rejected is None else {"rejected": latest.rejected}
     if rollouts is not None:
         found |= {f"rollout.{name}": tensor for name, tensor in rollouts.tensors.items()}
     return {name: tensor.detach().cpu() for name, tensor in found.items()}

@@ -91,7 +91,7 @@ class Stage:
         metering = Metering(ledger, Limit(plan.budget, ledger, plan.spent), unit, ranks)
         draw = SampleDraw(policy, metering, train, plan.noise_seed, dataset, prompts)
         model = MeteredModel(policy, reference, metering, passes, optimizer.old_weights if method.needs.old else None)
-        texts = [*(dataset.prompts if dataset else ()), *(p.text for p in prompts), ""]
+        texts = [*(dataset.texts if dataset else ()), *(p.text for p in prompts), ""]
         ranks.first_rank_first(lambda: policy.texts.prepare(texts))
         reward = _training_reward(context, method.needs) if method.needs.reward else None
         env = TrainingEnv(draw, model, optimizer, reward, metering, train)

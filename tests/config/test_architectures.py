@@ -66,8 +66,8 @@ def test_presets_of_other_families_train_and_judge_alike_on_their_own_targets(
     for label in ("sft", "soar", "flowgrpo"):
         train = experiment.stages(label)[0].train
         assert train.adaptation == "lora" and train.lora_targets == family.lora_targets
-    guidance = {experiment.stages(label)[0].config.guidance for label in ("soar", "flowgrpo")}
-    assert guidance == {experiment.evaluation.guidance} == {scale} and not experiment.runtime.compile
+    soar, flowgrpo = (experiment.stages(label)[0].config.guidance for label in ("soar", "flowgrpo"))
+    assert soar == experiment.evaluation.guidance == scale and flowgrpo == 1 and not experiment.runtime.compile
 
 
 def test_targets_that_are_asked_for_go_before_the_familys_own() -> None:
@@ -140,21 +140,36 @@ def test_unknown_architectures_are_named(tiny_pipeline: Path) -> None:
         load_settings("smoke", {"model": str(tiny_pipeline), "weights": "random"})
 
 
-@pytest.mark.parametrize("preset", ["sd35-medium", "sd35-medium-lora"])
-def test_the_presets_train_and_judge_with_one_guidance_and_text_length(preset: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "guidance"), [("sd35-medium", 1.0), ("sd35-medium-lora", 1.0), ("sd35-medium-papers", 4.5)]
+)
+def test_the_presets_judge_with_the_guidance_of_the_papers_and_one_text_length(preset: str, guidance: float) -> None:
     experiment = load_settings(preset)
-    guidance = {experiment.stages(label)[0].config.guidance for label in ("soar", "flowgrpo")}
-    assert guidance == {experiment.evaluation.guidance} == {4.5}
+    soar, flowgrpo = (experiment.stages(label)[0].config.guidance for label in ("soar", "flowgrpo"))
+    assert (soar, experiment.evaluation.guidance, flowgrpo) == (4.5, 4.5, guidance)
     assert (experiment.runtime.resolution, experiment.runtime.text_length) == (512, 256)
 
 
-def test_the_full_preset_has_the_papers_settings() -> None:
-    experiment = load_settings("sd35-medium")
+@pytest.mark.parametrize("preset", ["sd35-medium", "sd35-medium-lora"])
+def test_the_default_presets_give_equal_cost_and_fast_settings_of_its_authors(preset: str) -> None:
+    experiment = load_settings(preset)
+    assert experiment.budget.unit == "cost"
+    config = experiment.stages("flowgrpo")[0].config
+    assert (config.epsilon, config.beta, config.noise, config.noise_level) == (1e-5, 0, "cps", 0.8)
+    assert (config.num_generations, config.window, config.scale_rewards) == (18, 3, "batch")
+    assert {task.primary for task in experiment.tasks}.isdisjoint({task.reward for task in experiment.tasks})
+
+
+def test_the_papers_preset_has_the_papers_settings() -> None:
+    experiment = load_settings("sd35-medium-papers")
     sft, soar, flowgrpo = (experiment.stages(label)[0] for label in ("sft", "soar", "flowgrpo"))
     assert sft.train == soar.train and experiment.budget.text == "5000updates"
     assert (sft.train.batch_size, sft.train.learning_rate, sft.train.weight_decay) == (32, 2e-5, 1e-2)
     assert (sft.train.adaptation, flowgrpo.train.adaptation) == ("full", "lora")
     assert (soar.config.num_points, soar.config.rollout_steps) == (6, 40)
+    config = flowgrpo.config
+    assert (config.num_groups, config.num_generations, config.window, config.updates) == (48, 24, 9, 2)
+    assert (config.noise, config.noise_level, config.epsilon, config.beta) == ("sde", 0.7, 1e-4, 0.004)
     assert (flowgrpo.train.learning_rate, flowgrpo.train.lora_rank, flowgrpo.train.lora_alpha) == (3e-4, 32, 64)
     kept = 0.5 ** (8 / 5000 / flowgrpo.train.ema_half_life)  # of the average, over 8 of the 5,000 updates
     assert kept == pytest.approx(0.9, abs=0.005)

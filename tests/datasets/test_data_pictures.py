@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from bench.datasets.pictures.decoding import middle_crop, open_picture, prepare_picture
+from bench.datasets.pictures import decoding
+from bench.datasets.pictures.decoding import decoder_of, middle_crop, open_picture, prepare_picture
 from bench.datasets.pictures.rows import FAULT_KINDS, PictureFault
 from tests.support.user_pictures import noise, png, stored
 
@@ -60,6 +63,53 @@ def test_a_picture_that_cannot_be_used_is_told_by_its_kind(kind: str, data: byte
     with pytest.raises(PictureFault) as caught:
         open_picture(data, LIMIT)
     assert caught.value.kind == kind and caught.value.detail
+
+
+def heif(picture: Image.Image, **options: Any) -> bytes:
+    decoder_of(b"0000ftypheic")  # has Pillow write it too
+    return stored(picture, "HEIF", quality=-1, **options)
+
+
+def test_heic_and_avif_are_read_and_name_what_decoded_them() -> None:
+    picture = Image.new("RGB", (24, 16), (200, 30, 90))
+    for data, by in ((heif(picture), "pillow-heif "), (stored(picture, "AVIF", quality=100), "")):
+        opened = open_picture(data, LIMIT)
+        assert opened.picture.size == (24, 16) and not opened.on_white and not opened.has_profile
+        assert np.abs(np.asarray(opened.picture, int) - (200, 30, 90)).max() <= 6  # both are lossy
+        assert decoder_of(data).startswith(by) and bool(decoder_of(data)) == bool(by)
+    has_profile = open_picture(heif(picture, icc_profile=ADOBE), LIMIT).has_profile
+    assert has_profile
+
+
+def test_each_fault_of_heic_is_told() -> None:
+    import pillow_heif
+
+    picture, deep = noise(0), pillow_heif.from_bytes("RGB;16", (16, 16), bytes(16 * 16 * 6))
+    deep.save(buffer := io.BytesIO())
+    pillow_heif.options.SAVE_NCLX_PROFILE, before = True, pillow_heif.options.SAVE_NCLX_PROFILE
+    try:
+        wide = heif(picture, color_primaries=12, transfer_characteristics=13, matrix_coefficients=6, full_range_flag=1)
+    finally:
+        pillow_heif.options.SAVE_NCLX_PROFILE = before
+    faults = {
+        "16-bit": buffer.getvalue(), "animated": heif(picture, save_all=True, append_images=[noise(1)]),
+        "truncated": heif(picture)[:-300], "enormous": heif(Image.new("RGB", (101, 100))), "colour profile": wide,
+    }  # fmt: skip
+    for kind, data in faults.items():
+        with pytest.raises(PictureFault) as caught:
+            open_picture(data, LIMIT)
+        assert caught.value.kind == kind, caught.value
+
+
+def test_without_its_plugin_heic_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = heif(noise(0))
+    decoding._heif_plugin.cache_clear()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(PictureFault, match=r"needs a plugin: HEIC.* pip install 'post-training-bench\[heif\]'"):
+        open_picture(data, LIMIT)
+    monkeypatch.setattr(decoding.features, "check", lambda name: False)
+    with pytest.raises(PictureFault, match="needs a plugin: AVIF, which this build of Pillow does not read"):
+        open_picture(stored(noise(0), "AVIF"), LIMIT)
 
 
 def test_the_size_is_read_before_a_picture_is_decoded() -> None:

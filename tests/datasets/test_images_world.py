@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import numpy as np
@@ -165,11 +166,13 @@ def test_pictures_of_another_colour_profile_are_counted_and_told(tiny_pipeline: 
     assert "2 brought from their colour profile to sRGB" in pictures_table(prepared)
 
 
-def select(folder: Path, names: list[str]) -> Path:
+def select(folder: Path, names: list[str], **more: Any) -> Path:
+    """A selection of schema 1, which lies beside its pictures, or of 2 where `more` has the digests."""
     path = folder / "selected.json"
+    schema = {"schema": 2} if "digests" in more else {"schema": 1, "where": "."}
     selection = Selection(
-        where=".", columns=columns_of(Data(path=str(folder))), scorer="sharpness", version="2", rule="score >= 3",
-        scored=90, names=tuple(names),
+        columns=columns_of(Data(path=str(folder))), scorer="sharpness", version="2", rule="score >= 3", scored=90,
+        names=tuple(names), **schema, **more,
     )  # fmt: skip
     write_selection(path, selection)
     return path
@@ -192,6 +195,24 @@ def test_a_selection_changes_what_trains_and_no_prompt(folder: Path, tiny_pipeli
 def test_a_selection_of_what_is_gone_is_refused(folder: Path, tiny_pipeline: Path) -> None:
     with pytest.raises(DataError, match=r"1 of the 2 selected pictures are gone or broken now, 'nowhere\.png'"):
         world(select(folder, ["0.png", "nowhere.png"]), tiny_pipeline)
+
+
+def test_a_selection_that_lies_elsewhere_tells_pictures_by_their_bytes(
+    folder: Path, tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    kept = world(folder, tiny_pipeline)._prepared.inspected.kept[:40]
+    names, digests = [p.name for p in kept], tuple(p.digest for p in kept)
+    beside = world(select(folder, names), tiny_pipeline).version
+    path = select(folder, names, digests=digests).rename(tmp_path / "selected.json")
+    with pytest.raises(DataError, match=r"give them by --data, and this file by --data\.selection .*selected\.json"):
+        world(path, tiny_pipeline)
+    there = Data(path=str(folder), selection=str(path))
+    assert prepare_pictures(there, tiny_pipeline).found.fingerprint == beside
+    with pytest.raises(ConfigError, match=r"is a selection, and --data\.selection names another"):
+        prepare_pictures(Data(path=str(select(folder, names)), selection=str(path)), tiny_pipeline)
+    other = select(folder, names, digests=(*digests[:-1], "0" * 16)).rename(tmp_path / "other.json")
+    with pytest.raises(DataError, match=rf"1 of the 40 selected .* broken or changed now, '{names[-1]}'"):
+        prepare_pictures(Data(path=str(folder), selection=str(other)), tiny_pipeline)
 
 
 def test_a_selection_names_nothing_outside_its_folder(folder: Path, tiny_pipeline: Path) -> None:

@@ -36,20 +36,22 @@ def test_from_a_run_to_its_report_and_samples(
     tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "small.yaml").write_text(f"{SMALL}model: {tiny_pipeline}\n")
-    results, report = tmp_path / "results", tmp_path / "REPORT.md"
+    results, report = tmp_path / "results", tmp_path / "results" / "small" / "REPORT.md"
     run = ["run", "--preset", str(tmp_path / "small.yaml"), "--results", str(results), "--workers", "1"]
     assert main(run) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
-    assert "alignment/soar+flowgrpo/seed0" in out and "done after" in out
+    assert "alignment/soar+flowgrpo/seed0" in out and "done, " in out
     assert str(report) in out and str(results / "small" / "figures" / "samples-alignment.png") in out
     page = results / "small" / "report.html"
+    assert not (tmp_path / "REPORT.md").exists() and (results / "small" / ".gitignore").is_file()
+    assert not (results / "small" / "progress.json").exists()
     assert out.splitlines()[-1].split() == ["open", str(page)] and b"</html>" in page.read_bytes()
 
     record = results / "small" / "alignment" / "sft" / "seed0" / "record.jsonl"
     before, text = record.read_bytes(), report.read_text()
     assert main(run) == 0
     out = capsys.readouterr().out
-    assert "done after" not in out and "nothing to run" in out
+    assert "done, " not in out and "nothing to run" in out
     assert (record.read_bytes(), report.read_text()) == (before, text)
 
     check = ["report", "--results", str(results), "--check"]
@@ -94,11 +96,11 @@ def test_a_failed_cell_is_told_and_recorded_and_the_others_go_on(
     assert main([*run, "--seeds", "[3]", "--task.train_prompts=8"]) == 1
     out, error = capsys.readouterr()
     assert "method 'broken' in step() raised ValueError: out of ideas" in out
-    assert "1 cells failed" in error and str(tmp_path / "REPORT.md") in out
+    assert "1 cells failed" in error and str(results / "small" / "REPORT.md") in out
     cells = {path.parent.parent.name: path for path in (results / "small" / "alignment").glob("*/seed*/record.jsonl")}
     ends = {name: json.loads(path.read_text().splitlines()[-1]) for name, path in cells.items()}
     assert {name: end["status"] for name, end in ends.items()} == {"base": "done", "sft": "done", "broken": "failed"}
     assert cells["broken"].parent.name == "seed3"
-    assert "out of ideas" in (tmp_path / "REPORT.md").read_text()
+    assert "out of ideas" in (results / "small" / "REPORT.md").read_text()
     header = json.loads((results / "small" / "experiment.json").read_text())
     assert header["command"].endswith("broken.py,sft --seeds '[3]' --task.train_prompts=8")

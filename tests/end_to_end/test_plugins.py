@@ -1,4 +1,4 @@
-"""The method that the README shows: as a file, against its formula, and as a wheel that was built outside this tree."""
+"""The method that the tutorial shows: as a file, against its formula, and as a wheel from outside this tree."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from bench.results.records.writer import CellRecord
 from methods.sft import SFT
 from tests.support import cells
 from tests.support.closed_form import ClosedFormEnv, train
+from tests.support.documents import blocks
 
 # The smallest run that a command line can ask for.
 TINY = """
@@ -64,12 +65,15 @@ class Stranger(Method):
 '''
 
 
+TUTORIAL = "docs/tutorial/method.md"
+
+
 @pytest.fixture(scope="module")
 def block() -> str:
-    """The README's one block of Python that is a file."""
-    text = (registry.ROOT / "README.md").read_text(encoding="utf-8")
-    (found,) = re.findall(r"^```python\n(# \w+\.py\n.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return found
+    """The tutorial's one block of Python, which is a file."""
+    (found,) = blocks("python", page=TUTORIAL)
+    assert found.file == "reflexflow.py"
+    return found.text
 
 
 @pytest.fixture
@@ -81,10 +85,10 @@ def file(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"./{name}"
 
 
-def test_the_readme_shows_a_whole_method_and_how_to_run_it(block: str, file: str) -> None:
+def test_the_tutorial_shows_a_whole_method_and_how_to_run_it(block: str, file: str) -> None:
     assert len(block.splitlines()) < 100
-    text = (registry.ROOT / "README.md").read_text(encoding="utf-8")
-    (methods,) = re.findall(r"^python -m bench run --methods (\S+) --name mine ", text, re.MULTILINE)
+    text = "\n".join(found.text for found in blocks("sh", page=TUTORIAL))
+    (methods,) = re.findall(r"^python -m bench run --methods (\S+) --name mine$", text, re.MULTILINE)
     assert file in methods.split(",")
     assert [chain.label for chain in load_settings("quick", {"methods": methods.split(",")}).methods] == [
         "sft",
@@ -131,7 +135,7 @@ def test_its_update_is_the_formula(file: str) -> None:
 def test_as_a_wheel_from_outside_the_tree_it_runs_by_its_name(
     block: str, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`bench new --package`, the README's method in it, built and installed without an index, run by the command."""
+    """`bench new --package`, the tutorial's method in it, built and installed without an index, run by the command."""
     create("reflexflow", tmp_path, package=True)
     home, wheels, site = tmp_path / "bench-reflexflow", tmp_path / "wheels", tmp_path / "site"
     class_name = re.findall(r"^class (\w+)\(Method\)", block, re.MULTILINE)[0]
@@ -151,7 +155,7 @@ def test_as_a_wheel_from_outside_the_tree_it_runs_by_its_name(
     assert main([*map(str, command[3:])]) == 2  # here, where it is not installed
     assert "no method 'reflexflow' is registered" in capsys.readouterr().err
     out = _done(command, registry.ROOT, {"PYTHONPATH": str(site)})
-    assert "alignment/reflexflow/seed0" in out and "done after" in out
+    assert "alignment/reflexflow/seed0" in out and "done, " in out
     record = CellRecord(results / "wheel" / "alignment" / "reflexflow" / "seed0")
     assert record.status() == "done"
     assert all(0 < event.metrics["direction"] < 4 for event in record.events() if event.kind == "step")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import runpy
 from pathlib import Path
 
@@ -10,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from PIL import Image
 from torch import Tensor
 
 from bench.config.settings import Runtime, Train
 from bench.datasets.worlds import load_world
 from bench.models.policy import PipelinePolicy
 from bench.registry import ROOT
+from tests.support.documents import blocks
 
+PAGE = "docs/how-to/diffusers.md"
 STEPS, GUIDANCE = 3, 3.0
 PROMPTS = ["a red circle", "two blue squares"]
 BASE = load_world("scenes").model
@@ -75,15 +77,32 @@ def test_a_result_draws_the_same_pictures_in_plain_diffusers(adaptation: str, tm
 
 
 @pytest.mark.slow
+def test_the_lines_of_the_page_load_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole and in one precision: it draws what the harness draws from it."""
+    (tmp_path / "bench").symlink_to(ROOT / "bench")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lines.py").write_text(blocks("python", page=PAGE)[0].text)
+    pipe = runpy.run_path("lines.py")["pipe"]
+    assert Image.open("circle.png").size == (64, 64)
+    assert {part.dtype for part in (pipe.transformer, pipe.vae, pipe.text_encoder, pipe.text_encoder_2)} == {
+        torch.float32
+    }
+    policy = PipelinePolicy.load(BASE, device="cpu")
+    z1 = noise(policy)
+    ours = policy.sample(z1, policy.encode(PROMPTS), steps=STEPS, guidance=GUIDANCE)
+    latents, _ = in_diffusers(pipe, z1)
+    torch.testing.assert_close(latents, ours, rtol=0, atol=1e-5 * float(ours.abs().max()))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [0, 1], ids=["all weights", "adapters"])
-def test_the_lines_of_the_readme_load_a_result_into_a_pipeline_in_bfloat16(line: int, tmp_path: Path) -> None:
+def test_the_lines_of_the_page_load_a_result_into_a_pipeline_in_bfloat16(line: int, tmp_path: Path) -> None:
     policy = trained(Train(adaptation="lora", lora_rank=4, lora_alpha=8), size=0.1)
     policy.merge()
     policy.save(tmp_path / "checkpoint" / "model")
     policy.save_lora(tmp_path / "checkpoint" / "lora")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python\n(pipe.*?)^```$", readme, re.MULTILINE | re.DOTALL)
-    (tmp_path / "line.py").write_text(block.splitlines()[line])
+    (block,) = (found for found in blocks("python", page=PAGE) if found.first.startswith("pipe.transformer = "))
+    (tmp_path / "line.py").write_text(block.text.splitlines()[line])
     z1 = noise(policy).bfloat16()
     pipe = base().to(torch.bfloat16)
     untrained, _ = in_diffusers(pipe, z1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -20,7 +21,8 @@ from bench.budget import Budget
 from bench.canonical import config_hash
 from bench.cli.main import main
 from bench.cli.status import render_status, show
-from bench.experiments.status.view import look
+from bench.experiments.status.pace import CellState, Judging, RunState, write_state
+from bench.experiments.status.view import ExperimentView, look
 from bench.locks import Holder, hold_lock, lock_holder
 from bench.results.records.schema import ExperimentHeader, ScorerInfo, TaskInfo
 from bench.results.records.writer import CellRecord, write_experiment_header
@@ -72,6 +74,23 @@ def milestone(record: CellRecord, update: int, fraction: float, cost: float = 0.
     )  # fmt: skip
 
 
+def told(folder: Path, now: float) -> ExperimentView:
+    """What is seen after a run of one worker has told of itself: a base judged in 40 s, SFT in its first evaluation."""
+    run = RunState(Judging((0.4,), 20.0, 40.0), cells={name: CellState(name) for name in CELLS})
+    for passed, name, fields in (
+        (-140.0, CELLS[0], {"event": "start"}),
+        (-140.0, CELLS[0], {"event": "evaluate", "part": 0.5}),
+        (-100.0, CELLS[0], {"event": "end", "status": "done", "fraction": 1.0}),
+        (-42.0, CELLS[1], {"event": "start"}),
+        (-42.0, CELLS[1], {"event": "step", "update": 1, "fraction": 0.0, "cost": 10.0, "loss": 0.5}),
+        (-2.0, CELLS[1], {"event": "step", "update": 40, "fraction": 0.4, "cost": 400.0, "loss": 0.25}),
+        (0.0, CELLS[1], {"event": "evaluate", "part": 0.1, "score": 0.5}),
+    ):
+        run.take({"cell": name, **fields}, now + passed)
+    write_state(folder, run)
+    return look(folder)
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -100,22 +119,24 @@ def test_a_run_that_goes_on(folder: Path) -> None:
         step(sft, 5, now + timedelta(seconds=10), cost=100.0)
         milestone(sft, 20, 0.4, cost=400.0)
         telemetry(sft, "milestone", 20, now + timedelta(seconds=40))
+        quiet, view = look(folder), told(folder, now.timestamp())
         before = contents(folder)
-        view, seen = look(folder), text(folder)
+        seen = text(folder)
         watched = text(folder, finished=False)
         assert contents(folder) == before
-    done, training, waiting = view.cells
-    assert [c.state.phase for c in view.cells] == ["done", "training", "waiting"]
-    assert (training.state.update, training.state.cost, training.state.fraction) == (20, 400.0, 0.4)
-    assert (training.state.score, training.state.loss) == (0.625, 0.25)  # the gold one that the reward stands for
-    assert training.seconds_left == pytest.approx(60.0)  # 30 s for 0.3 of the budget, 0.6 left
-    assert (done.seconds_left, waiting.seconds_left) == (None, None)
-    assert view.seconds_left == pytest.approx(100.0)  # of two workers one trains the waiting cell: 160 / 2, but 100 s
+    assert (quiet.seconds_left, [c.seconds_left for c in quiet.cells]) == (None, [None] * 3)  # the run has not told yet
+    state = quiet.cells[1].state
+    assert [c.state.phase for c in quiet.cells] == ["done", "training", "waiting"]
+    assert (state.update, state.cost, state.fraction) == (20, 400.0, 0.4)
+    assert (state.score, state.loss) == (0.625, 0.25)  # the gold one that the reward stands for
+    training = view.cells[1]
+    assert training.state.phase == "judging" and training.seconds_left == pytest.approx(60 + 20 - 2 + 40, abs=1)
+    assert view.seconds_left == pytest.approx(118 + 160, abs=1)  # SOAR as SFT: 100 s and judging, by the one worker
     lines = seen.splitlines()
     assert lines[0].startswith(f"long: run by process {os.getpid()} on ")
     assert lines[1].split() == ["cell", "update", "budget", "cost", "loss", "score", "left"]
-    assert lines[3].split() == [CELLS[1], "training", "20", "40%", "400", "0.25", "0.625", "1m00s"]
-    assert lines[4] == "3 cells: 1 done, 1 training, 1 waiting; cost 400; about 1m40s left"
+    assert lines[3].split()[:-1] == [CELLS[1], "judging", "40", "40%", "400", "0.25", "0.5"]
+    assert re.fullmatch("3 cells: 1 done, 1 judging, 1 waiting; cost 400; about 4m3[5-8]s left", lines[4])
     assert CELLS[0] in seen and CELLS[0] not in watched
     assert max(map(len, lines)) <= 80
 

@@ -1,7 +1,8 @@
-"""Curves for TensorBoard and trackio: a function of the records, local, and refused at once without the package."""
+"""Curves for TensorBoard, trackio and wandb: a function of the records, local, refused at once without the package."""
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,15 @@ from bench.api import ConfigError
 from bench.cli.main import main
 from bench.config.load import load_settings
 from bench.experiments.grid import experiment_header
-from bench.experiments.status.tracking import Point, TensorBoard, Tracked, Tracker, Trackio, tracker_of
+from bench.experiments.status.tracking import (
+    Point,
+    TensorBoard,
+    Tracked,
+    Tracker,
+    Trackio,
+    WeightsAndBiases,
+    tracker_of,
+)
 from bench.results.records.writer import CellRecord
 from tests.experiments.test_status import cell, milestone, step
 
@@ -130,7 +139,64 @@ def test_trackio_stays_on_this_machine(tmp_path: Path, monkeypatch: pytest.Monke
         Trackio(tmp_path / "elsewhere", "long")
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "trackio"])
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the run in a folder of wandb's, in the log format of LevelDB: blocks of 32 KiB, of whole records."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.glob("*.wandb")
+    data, place, rows = path.read_bytes(), 7, []
+    while place + 7 <= len(data):
+        size, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        assert kind == 1 and len(data) < 32_768  # a whole record, of the first block
+        record = Record.FromString(data[place + 7 : place + 7 + size])
+        place += 7 + size
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items})
+        if record.WhichOneof("record_type") == "run":
+            assert (record.run.run_group, record.run.display_name, record.run.host) == ("long", SFT, "")
+    return rows
+
+
+@pytest.mark.slow
+def test_wandb_stays_offline_and_tells_nothing_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where WANDB_MODE says nothing; a second run begins afresh."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    init, given = wandb.init, list[dict[str, Any]]()
+    monkeypatch.setattr(wandb, "init", lambda **options: given.append(options) or init(**options))
+    for _ in range(2):
+        record = cell(tmp_path, SFT)
+        record.truncate(1)
+        tracker = WeightsAndBiases(tmp_path / "tracking", "long")
+        grow(record, Tracked(Screen(), tracker, tmp_path))
+        tracker._runs[SFT].finish()
+    wandb.teardown()  # waits until all is written
+    assert {options["settings"].mode for options in given} == {"offline"}
+    (folder,) = (tmp_path / "tracking" / "wandb").glob("*run-*")
+    assert folder.name.startswith("offline-run-") and not list(folder.rglob("*metadata*"))
+    rows = logged(folder)
+    assert [(row["updates"], row["cost"]) for row in rows] == [(1, 96), (2, 192), (2, 192)]
+    assert rows[0]["training/loss"] == 0.25 and rows[2]["score/scenes-geneval"] == 0.625
+    assert rows[0]["_timestamp"] == WHEN.timestamp()
+    (written,) = folder.glob("*.wandb")
+    for told in (socket.gethostname(), str(tmp_path), str(Path.home())):
+        assert told.encode() not in written.read_bytes()
+
+
+@pytest.mark.parametrize(("mode", "words"), [("online", "nobody has logged in"), ("shared", "offline or online")])
+def test_wandb_goes_online_with_the_user_s_own_login_alone(
+    mode: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert main(["run", "--preset", "smoke", "--track", "wandb", "--results", str(tmp_path / "results")]) == 2
+    assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
 def test_a_missing_package_is_one_message_before_anything_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,9 +32,11 @@ ROWS: list[tuple[str, bytes | None, object, str]] = [
     ("16-bit", png(Image.fromarray(np.full((4, 4), 40000, np.uint16))), "a cat", "more than 8 bits a channel"),
     ("no caption", png(noise(101)), " \n", "it is empty"),
     ("no caption", png(noise(102)), None, "it is empty"),
-    ("no caption", png(noise(103)), ["a cat"], "expected a text, got list"),
+    ("no caption", png(noise(103)), {"en": "a cat"}, "expected a text, got dict"),
+    ("no caption", png(noise(108)), [], "its list is empty"),
+    ("no caption", png(noise(109)), ["a cat", ""], "caption 2: it is empty"),
     ("caption too long", png(noise(104)), "a cat " * 1667, "tokens, but the text encoders read 20"),
-    ("unreadable caption", png(noise(105)), "a c\u00e4t", "letters that the text encoders do not know"),
+    ("unreadable caption", png(noise(105)), "a c\u00e4t", "the text encoders do not know: '\u00e4'"),
     ("unreadable caption", png(noise(106)), "a \ud800", "surrogates not allowed"),
     ("duplicate", png(noise(0)), "another caption", "the same bytes as '0.png'"),
 ]
@@ -73,8 +76,8 @@ def test_every_fault_is_counted_listed_and_kept_out(folder: Path, tiny_pipeline:
     expected = {kind: sum(row[0] == kind for row in ROWS) for kind in {row[0] for row in ROWS}}
     assert found.kinds() == {**expected, "broken line": 1, "outside": 1} == prepared.found.left_out
     shown = pictures_table(prepared)
-    assert "rows        48: 30 can be used, 18 left out (37.5%; 50.0% allowed)" in shown
-    assert "no caption                 3   metadata.jsonl:40 bad9 it is empty" in shown
+    assert "rows        50: 30 can be used, 20 left out (40.0% broken; 50.0% allowed)" in shown
+    assert "no caption                 5   metadata.jsonl:40 bad9 it is empty" in shown
     assert str(found.folder / "left-out.csv") in shown and max(map(len, shown.splitlines()[3:-4])) <= 100
 
 
@@ -138,6 +141,43 @@ def cut_parquet(folder: Path) -> None:
     (folder / "train.parquet").write_bytes(b"PAR1 and then nothing")
 
 
+def an_object_of_rows(folder: Path) -> None:
+    (folder / "metadata.jsonl").unlink()
+    (folder / "metadata.json").write_text('{"0.png": "a cat"}')
+
+
+def half_a_tar(folder: Path) -> None:
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for name in ("0.png", "1.png"):
+            tar.add(folder / name, name)
+    whole = (folder / "a.tar").read_bytes()
+    empty(folder)
+    (folder / "a.tar").write_bytes(whole[: 2 * 512 + 1024])  # the first picture, and no end
+
+
+def a_compressed_tar(folder: Path) -> None:
+    with tarfile.open(folder / "a.tar.gz", "w:gz") as tar:
+        tar.add(folder / "0.png", "0.png")
+
+
+def beside_them(folder: Path) -> None:
+    """A caption file for each picture, in the place of the listing."""
+    (folder / "metadata.jsonl").unlink()
+    for number, text in enumerate(captions(GOOD)):
+        (folder / f"{number}.txt").write_text(text)
+
+
+def an_empty_caption(folder: Path) -> None:
+    beside_them(folder)
+    noise(99).save(folder / "more.png")
+    (folder / "more.txt").write_text(" \n")
+
+
+def a_caption_alone(folder: Path) -> None:
+    beside_them(folder)
+    (folder / "alone.txt").write_text("a cat")
+
+
 def captioned(folder: Path, texts: list[str]) -> None:
     """All pictures with these captions in turn."""
     write_listing(folder, [{"file_name": f"{n}.png", "text": texts[n % len(texts)]} for n in range(GOOD)])
@@ -159,14 +199,20 @@ ADVICE = (
     "give many different captions, best one of its own to each picture; as a rule 50 are enough; or train on all of "
     "them, and judge by prompts of your own (--evaluation.prompt_sets.NAME FILE)"
 )
-SETS = ["--evaluation.prompt_sets.own.path", "FOLDER/own.txt", "--evaluation.prompt_sets.own.scorers", "jpeg"]
+SETS = ["--evaluation.prompt_sets.own.path", "FOLDER/../own.txt", "--evaluation.prompt_sets.own.scorers", "jpeg"]
 
 
 CASES = [
     (nothing, ["--data", "nowhere.jsonl"], ["--data nowhere.jsonl: expected a folder with metadata.jsonl", "nothing"]),
     (nothing, ["--data", "FOLDER/0.png"], ["0.png: expected a folder with metadata.jsonl", "this is none"]),
-    (empty, [], ["expected a folder with metadata.jsonl or metadata.csv", "this folder holds none of them"]),
-    (without_listing, [], ["this folder holds none of them"]),
+    (empty, [], ["expected a folder with metadata.jsonl, .csv, .json or .tsv", "this folder holds none of them"]),
+    (without_listing, [], ["this folder holds none of them; it has 30 pictures, and no .txt or .caption of the same"]),
+    (an_object_of_rows, [], ["metadata.json: expected a list of pictures, like [{", "got dict"]),
+    (half_a_tar, [], ["a.tar is cut short or damaged after "]),
+    (a_compressed_tar, ["--data", "FOLDER/a.tar.gz"], ["a.tar.gz is compressed, and pictures are read from any place"]),
+    (an_empty_caption, [], ["of 31 rows are broken (1 no caption)", "left-out.csv"]),
+    (a_caption_alone, [], ["1 of 31 rows are broken (1 no picture)"]),
+    (beside_them, ["--data.caption_column", "x"], ["captions beside pictures, which need no --data.caption_column"]),
     (without_rows, [], ["metadata.jsonl lists no pictures: expected a line for each picture, like {"]),
     (in_a_folder_below, [], ["this folder holds none of them; ", "train holds one"]),
     (with_two_listings, [], ["metadata.jsonl and metadata.csv: give the one that is meant by --data"]),
@@ -177,7 +223,8 @@ CASES = [
     (nothing, ["--data.tag_column", "kind"], ["expected a column 'kind' for each tag"]),
     (nothing, ["--data.pictures", "nowhere"], ["nowhere: expected the folder of the pictures"]),
     (cut_parquet, [], ["that `datasets` can read; reading it failed"]),
-    (nothing, ["--data.captions", "x"], ["data.captions: no such setting; did you mean 'caption_column'?"]),
+    (nothing, ["--data.captoin_column", "x"], ["data.captoin_column: no such setting; did you mean 'caption_column'"]),
+    (nothing, ["--data.long_captions", "fold"], ["data.long_captions", "'drop' or 'cut'"]),
     (nothing, ["--allow-broken", "2"], ["data.allow_broken: should be less than or equal to 1, got 2"]),
     (nothing, ["--world", "scenes"], ["no option --world"]),
     (nothing, ["--preset", "quick"], ["no task 'alignment' in world 'images'"]),
@@ -214,7 +261,7 @@ def test_a_run_does_not_begin(
 ) -> None:  # fmt: skip
     folder = image_folder(tmp_path / "pictures", GOOD)
     prepare_(folder)
-    (folder / "own.txt").write_text("a circle\na star\n")
+    (tmp_path / "own.txt").write_text("a circle\na star\n")
     given = [argument.replace("FOLDER", str(folder)) for argument in arguments]
     data = [] if "--data" in given else ["--data", str(folder)]
     methods = [] if "--methods" in given else ["--methods", "sft"]
@@ -233,6 +280,10 @@ def test_a_run_does_not_begin(
         (["run", "--preset", "images"], ["world 'images' has no pictures: give them by --data FOLDER"]),
         (["run", "--allow-broken", "0.1"], ["data.path: missing"]),
         (["curate", "--data", "nowhere.csv", "--reward", "scenes-aesthetic"], ["nowhere.csv: expected a folder"]),
+        (
+            ["curate", "--data", "x.csv", "--data.selection", "y.json", "--reward", "jpeg"],
+            ["y.json: expected what `bench curate` writes"],
+        ),
         (["curate", "--data", "x"], ["the following arguments are required: --reward"]),
         (["curate", "--data", "x", "--reward", "y", "--top", "2"], ["--top 2: expected a share above 0, at most 1"]),
         (["curate", "--data", "x", "--reward", "y", "--min", "1", "--top", "1"], ["not allowed with argument"]),

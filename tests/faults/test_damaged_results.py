@@ -107,7 +107,7 @@ def test_the_report_names_it(
     assert path.name in error and (message in error or "is not the file that was recorded, its hash differs" in error)
     if in_cell:
         assert "estore it, or remove alignment/sft/seed0 and run the cell again" in error
-        assert "base" in (tmp_path / "REPORT.md").read_text(encoding="utf-8")
+        assert "base" in (results / "synthetic" / "REPORT.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("make", [pipe, full_folder])

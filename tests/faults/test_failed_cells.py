@@ -138,7 +138,10 @@ def test_a_base_that_is_damaged_fails_every_cell_and_the_report_says_so(
     assert "2 cells failed" in error and "Restore or fetch it again" in out
     cells = read_experiment(tmp_path / "results" / "tiny").cells
     assert list(cells["status"]) == ["failed", "failed"]
-    assert "expected a complete StableDiffusion3Pipeline folder" in (tmp_path / "REPORT.md").read_text()
+    assert (
+        "expected a complete StableDiffusion3Pipeline folder"
+        in (tmp_path / "results" / "tiny" / "REPORT.md").read_text()
+    )
 
 
 NAN = '''

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -15,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.api import BenchError
-from bench.cli import run
 from bench.cli.experiment_options import read_experiment
-from bench.cli.main import _HasTold, _Parser, _read
+from bench.cli.main import _HasTold, read_options
 from bench.config.load import load_settings
 from bench.config.settings import Experiment
 from bench.results.records.reader import ExperimentResults
@@ -188,11 +186,8 @@ VALUES = st.one_of(
 @many(200)
 @given(st.lists(st.one_of(st.tuples(OPTIONS, VALUES), st.tuples(OPTIONS)), max_size=4))
 def test_a_command_line_is_read_or_refused(given_options: list[tuple[str, ...]]) -> None:
-    parser = _Parser(prog="bench run")
-    run.add_arguments(parser)
-
     def read() -> Any:
-        args: argparse.Namespace = _read(parser, [part for option in given_options for part in option])
+        args = read_options("run", [part for option in given_options for part in option])
         args.given = []
         return read_experiment(args)
 

@@ -224,3 +224,10 @@ def test_group_preference_weight() -> None:
     a, gain = f64(1, -1, 0.5, -0.5, dimensions=2), f64(-0.5, 0.25, 0.2, 0.2, dimensions=2)
     # S(4 * (-.5 - .25)/2) = 1/(1 + e^1.5), and S(0)
     close(flow.group_preference_weight(a, gain, 4.0), 1 / (1 + math.exp(1.5)), 0.5)
+
+
+def test_preference_loss() -> None:
+    """-log S(-b/2 (gain_w - gain_l)). Diffusion-DPO, arXiv 2311.12908; Flow-DPO, arXiv 2501.13918."""
+    chosen, rejected = f64(0.5, -0.5, 0.25), f64(0.5, 0.5, -0.75)
+    loss = flow.preference_loss(chosen, rejected, 2 * math.log(3))  # b/2 = ln 3
+    close(loss, LN_2, math.log(4 / 3), math.log(4))  # log(1 + 3^0), log(1 + 3^-1), log(1 + 3^1)

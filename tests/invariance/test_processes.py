@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def assert_same(one: Path, two: Path, pipeline: Path) -> None:
     assert of_one[0].config_hash == of_both[0].config_hash
     for a, b in zip(of_one, of_both, strict=True):
         if isinstance(a, Milestone | End) and isinstance(b, Milestone | End):
-            assert dict(b.ledger) == pytest.approx(dict(a.ledger), rel=1e-12)
+            assert asdict(b.ledger) == pytest.approx(asdict(a.ledger), rel=1e-12)
         if isinstance(a, Milestone) and isinstance(b, Milestone):
             for name, score in a.scores.items():
                 assert b.scores[name].n == score.n and b.scores[name].mean == pytest.approx(score.mean, abs=0.05)

@@ -311,3 +311,57 @@ def test_a_group_larger_than_a_micro_batch_takes_one_pass_more() -> None:
         env = ClosedFormEnv(reward=brightness, micro_batch=micro_batch)
         train(made(DGPO), env, 1)
         assert env.model.passes == {"grad": 24, "no_grad": 12 * 4 + ahead, "reference": 24}
+
+
+# Rewards that abstain
+
+
+@pytest.mark.parametrize("cls", [*ALL, FlowGRPO])
+def test_a_picture_that_the_reward_abstains_from_is_left_out_of_its_group(cls: type[Any]) -> None:
+    """Others of its group keep the advantages of a group without it; DGPO leaves out the group."""
+
+    def abstaining(images: np.ndarray) -> np.ndarray:
+        return np.where(np.arange(len(images)) == 2, np.nan, brightness(images))
+
+    small = {"num_groups": 2, "num_generations": 6, "sampling_steps": 4, "updates": 1}
+    method = made(cls) if issubclass(cls, OwnSamples) else cls(cls.Config(**small))
+    whole = np.concatenate([s() for s in _scores(method)])
+    rollouts = method.collect(ClosedFormEnv(reward=abstaining))
+    judged = np.delete(whole, 2)
+    assert rollouts.metrics["reward_abstained"] == 1
+    assert rollouts.metrics["reward_mean"] == pytest.approx(judged.mean(), rel=1e-5)
+    assert rollouts.metrics["reward_std"] == pytest.approx(judged.std(), rel=1e-4)
+    groups = [np.delete(whole[:6], 2), whole[6:]]
+    assert rollouts.metrics["reward_group_std"] == pytest.approx(np.mean([g.std() for g in groups]), rel=1e-4)
+    if cls is not FlowGRPO:
+        assert 2 not in rollouts.tensors["index"].tolist()
+    kept = {RAFT: 2, FlowDPO: 4, DGPO: 6}.get(cls, 11)
+    assert len(rollouts.cond) == kept and rollouts.tensors["advantage"].isfinite().all()
+    if cls is AWM:
+        a = (groups[0] - groups[0].mean()) / (judged.std() + 1e-4) / method.config.advantage_clip
+        assert rollouts.tensors["advantage"][:5].tolist() == pytest.approx(a.tolist(), rel=1e-4, abs=1e-6)
+    env = ClosedFormEnv(reward=abstaining)
+    start = env.weights
+    train(method, env, 2)
+    assert env.weights.isfinite().all() and not torch.equal(env.weights, start)
+
+
+def _scores(method: Any) -> list[Callable[[], np.ndarray]]:
+    """What a reward that never abstains gives to the first rollouts of a method."""
+    env, seen = ClosedFormEnv(reward=brightness, micro_batch=16), []
+    submit = env.submit
+    env.submit = lambda *given: seen.append(submit(*given)) or seen[-1]  # type: ignore[method-assign]
+    method.collect(env)
+    return seen
+
+
+@pytest.mark.parametrize("cls", [*ALL, FlowGRPO])
+def test_where_a_reward_abstains_from_everything_nothing_is_trained(cls: type[Any]) -> None:
+    small = {"num_groups": 2, "num_generations": 6, "sampling_steps": 4, "updates": 1}
+    method = made(cls) if issubclass(cls, OwnSamples) else cls(cls.Config(**small))
+    env = ClosedFormEnv(reward=lambda images: np.full(len(images), np.nan))
+    start = env.weights
+    env.rollouts = method.collect(env)
+    assert env.rollouts.metrics == {"frac_reward_zero_std": 1.0, "reward_abstained": 12.0}
+    method.step(env)
+    assert env.skipped == 1 and torch.equal(env.weights, start)

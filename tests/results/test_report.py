@@ -23,9 +23,11 @@ from bench.results.records.reader import read_experiment
 from bench.results.records.writer import CellRecord
 from bench.results.report import main_table, world
 from bench.results.report.claims import claim_findings, claim_verdict, claims_table, published_claims
+from bench.results.report.document import render_document
 from bench.results.report.gains import proxy_gains
 from bench.results.report.main_table import papers_table
 from bench.results.report.markdown import code, escape, format_number, markdown_table, signed
+from bench.results.report.side_effects import side_effect_words
 from bench.results.statistics.analysis import Analysis
 from tests.support.synthetic_results import World, as_schema_1, build_world, ledger, start, write_world
 
@@ -75,6 +77,11 @@ def sharp(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 
 
 def text_of(folder: Path) -> str:
+    """The experiment's own report."""
+    return (folder / "results" / SMALL.name / "REPORT.md").read_text(encoding="utf-8")
+
+
+def short_of(folder: Path) -> str:
     return (folder / "REPORT.md").read_text(encoding="utf-8")
 
 
@@ -82,10 +89,10 @@ def check(folder: Path) -> list[str]:
     return report.check_report(folder / "results", folder / "REPORT.md")
 
 
-def rebuilt(folder: Path) -> str:
-    from bench.results.report.document import render_document
-
-    return render_document(folder / "results", folder / "REPORT.md").text
+def rebuilt(folder: Path) -> dict[str, str]:
+    """All reports as they would be written, by the name of the experiment; `short` is that of all."""
+    texts = render_document(folder / "results", folder / "REPORT.md").texts
+    return {"short" if place.parent == folder else place.parent.name: text for place, text in texts}
 
 
 @pytest.mark.slow
@@ -130,7 +137,29 @@ def test_claims_follow_the_data(sharp: Analysis) -> None:
     assert said[6].startswith("not tested here: needs soar+flowgrpo and sft+flowgrpo")
     assert said[7] == "**holds here**"
     assert said[8].startswith(("**undecided**", "**tie**"))
-    assert len(claims_table(sharp).splitlines()) == 2 + 8
+    assert len(claims_table([sharp]).splitlines()) == 2 + 8
+
+
+def test_nothing_wins_a_claim_that_is_not_better_than_the_base(tmp_path: Path) -> None:
+    """SOAR is .15 above Flow-GRPO by gold, and gains nothing over the base: that says only what Flow-GRPO lost."""
+    gains = {"alignment": {"flowgrpo": {"scenes-geneval": -0.15, "scenes-clip": -0.060}}}
+    folder = write_world(tmp_path, replace(SHARP, name="hollow", methods=("soar", "flowgrpo"), gains=gains))
+    analysis = Analysis(read_experiment(folder))
+    claim = next(one for one in published_claims().claims if one.number == 5)
+    found = claim_findings(analysis, claim)
+    assert [item.difference.verdict for item in found] == ["better", "better"]
+    assert [item.word(claim) for item in found] == ["no better than the base"] * 2
+    assert claim_verdict(claim, found).startswith("**not shown**: no better than the base")
+    assert re.search(r"\(over the base at the end: soar [+-]?0\.\d+ \w+, flowgrpo -0\.\d+ worse\)", found[1].text)
+
+
+def test_a_claim_is_judged_by_the_first_experiment_that_tests_it(sharp: Analysis, tmp_path: Path) -> None:
+    other = Analysis(
+        read_experiment(write_world(tmp_path, replace(SMALL, name="other", methods=("sft",), grid=((), ()))))
+    )
+    named = claims_table([other, sharp], lambda one: f"in {one.experiment.header.name}").splitlines()
+    assert [line.count("in sharp") for line in named[2:]] == [1, 0, 1, 0, 1, 0, 1, 1]
+    assert "in other" not in "".join(named)
 
 
 def test_the_claims_and_the_papers_columns_name_plugins_that_there_are() -> None:
@@ -177,12 +206,13 @@ def test_check_passes_and_building_again_changes_nothing(copied: Path) -> None:
 
 @pytest.mark.slow
 def test_check_sees_a_changed_number(copied: Path) -> None:
-    path = copied / "REPORT.md"
-    text = path.read_text(encoding="utf-8")
-    found = re.search(r"\d\.\d{3}(?= ±)", text)
-    assert found
-    path.write_text(text.replace(found.group(), "9.999", 1), encoding="utf-8")
-    assert any("9.999" in message for message in check(copied))
+    for path in (copied / "REPORT.md", copied / "results" / SMALL.name / "REPORT.md"):
+        text = path.read_text(encoding="utf-8")
+        found = re.search(r"\d\.\d{3}(?= \[)", text)
+        assert found
+        path.write_text(text.replace(found.group(), "9.999", 1), encoding="utf-8")
+        assert any("9.999" in message and str(path) in message for message in check(copied))
+        path.write_text(text, encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -257,14 +287,17 @@ def test_demonstrations_say_so_and_the_filter_is_named(built: Path) -> None:
 def test_all_sections_are_there(built: Path) -> None:
     titles = re.findall(r"^## (.*)$", text_of(built), re.MULTILINE)
     wanted = (
-        "Question|In short|Set-up|Results|Curves|Guidance|Claims|Proxy|How far|The embedded|Samples|Diversity|What was"
+        "The answer|Set-up|Results|Curves|Guidance|Claims|Proxy|Samples|Diversity|What was|Failed|Statistics|How each"
     )
-    wanted += "|Failed|Statistics|Limits|How each"
-    assert [title.split(" (")[0] for title in titles] and len(titles) == len(wanted.split("|"))
     for title, begin in zip(titles, wanted.split("|"), strict=True):
         assert title.startswith(begin)
-    for path in re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text_of(built)):
-        assert (built / path).is_file()
+    titles = re.findall(r"^## (.*)$", short_of(built), re.MULTILINE)
+    wanted = "The answer|The main|Samples|Curves|Claims|Limits|How to|All"
+    for title, begin in zip(titles, wanted.split("|"), strict=True):
+        assert title.startswith(begin)
+    for text, place in ((text_of(built), built / "results" / SMALL.name), (short_of(built), built)):
+        targets = re.findall(r"(?<!\\)\]\(([^)]*)\)", text)
+        assert targets and [target for target in targets if not (place / target).is_file()] == []
 
 
 @pytest.mark.slow
@@ -273,7 +306,7 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     analysis = Analysis(read_experiment(folder))
     verdicts = {found.verdict for row in analysis.rows("alignment") for found in row.differences.values()}
     assert verdicts == {"undecided (one seed)"}
-    assert "nan" not in rebuilt(tmp_path)
+    assert "nan" not in "".join(rebuilt(tmp_path).values())
 
 
 @pytest.mark.slow
@@ -284,7 +317,7 @@ def test_failed_torn_and_missing_cells_are_listed(tmp_path: Path) -> None:
     record.append("end", status="failed", reason="loss is <b>NaN</b> at update 7", ledger=ledger(updates=7))
     path = folder / "alignment" / "sft" / "seed1" / "record.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
-    text = rebuilt(tmp_path)
+    text = rebuilt(tmp_path)[SMALL.name]
     assert "| alignment | soar | 2 | failed | loss is &lt;b&gt;NaN&lt;/b&gt; at update 7 |" in text
     assert "| alignment | sft | 1 | unfinished (last line torn) |" in text
     assert "| alignment | sft | 2 | not run | no record |" in text
@@ -296,7 +329,7 @@ def test_failed_torn_and_missing_cells_are_listed(tmp_path: Path) -> None:
 def test_without_a_base_the_rest_is_reported(tmp_path: Path) -> None:
     folder = write_world(tmp_path / "results", SMALL)
     shutil.rmtree(folder / "alignment" / "base")
-    text = rebuilt(tmp_path)
+    text = rebuilt(tmp_path)[SMALL.name]
     assert "no base to gain over" in text and "| alignment | base | 0 | not run | no record |" in text
 
 
@@ -305,12 +338,12 @@ def test_the_main_experiment_can_be_chosen(tmp_path: Path) -> None:
     results = tmp_path / "results"
     for name, label in (("first", "demonstration"), ("second", ""), ("third", "demonstration")):
         write_world(results, replace(SMALL, name=name, label=label, seeds=1, methods=("sft",), grid=((), ())))
-    assert "Experiment `second`:" in rebuilt(tmp_path)
+    assert "Experiment `second`:" in rebuilt(tmp_path)["short"]
     (results / "report.json").write_text('{"main": "third", "units": ["flops", "seconds"]}')
-    text = rebuilt(tmp_path)
-    assert "Experiment `third` (demonstration)" in text and "### second" in text
+    text = rebuilt(tmp_path)["short"]
+    assert "Experiment `third` (demonstration)" in text and "[second](results/second/REPORT.md)" in text
     (results / "report.json").write_text('{"main": "fourth"}')
-    with pytest.raises(DataError, match="first, second, third"):
+    with pytest.raises(DataError, match="there are second, first, third"):
         rebuilt(tmp_path)
     (results / "report.json").write_text('{"mian": "first"}')
     with pytest.raises(DataError, match="mian"):
@@ -325,7 +358,8 @@ def test_tuning_scores_are_not_reported(tmp_path: Path) -> None:
         frame["split"] = "tune"
         frame.to_parquet(path, index=False)
     assert Analysis(read_experiment(folder)).is_tuning
-    assert "No experiment has" in rebuilt(tmp_path)
+    texts = rebuilt(tmp_path)
+    assert "No experiment has" in texts["short"] and "±" not in "".join(texts.values())
 
 
 @pytest.mark.slow
@@ -335,8 +369,9 @@ def test_agreement_and_sheets_are_shown(copied: Path) -> None:
     shutil.copy(next(copied.glob("results/*/figures/*.png")), folder / "samples_base.png")
     agreement = {"scenes-clip": {"text": {"auc": 0.91234, "n": 100}, "colors": {"auc": 0.9}}}
     (folder / "agreement.json").write_text(json.dumps({"schema": 1, "proxies": agreement}))
-    text = rebuilt(copied)
-    assert "![samples base](results/pretrain/samples_base.png)" in text and "0.912" in text
+    texts = rebuilt(copied)
+    assert "![samples base](samples_base.png)" in texts["pretrain"] and "0.912" in texts["pretrain"]
+    assert "(results/pretrain/REPORT.md)" in texts["short"]
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
@@ -352,16 +387,63 @@ def test_scorers_have_to_be_described(tmp_path: Path) -> None:
     del header["scorers"]["scenes-ocr"]
     path.write_text(json.dumps(header))
     told = "experiment.json does not describe scorer 'scenes-ocr' (gold? margin?)"
-    assert "No experiment has a finished cell" in rebuilt(tmp_path) and told in rebuilt(tmp_path)
+    assert "No experiment has a finished cell" in rebuilt(tmp_path)["short"] and told in rebuilt(tmp_path)[SMALL.name]
     (cells, _), *others = read_experiment(folder).refused_by_reason()
     assert cells == "alignment/base/seed0 and 1 more" and not others
 
 
 @pytest.mark.slow
-def test_the_terminal_table_fits(built: Path) -> None:
+def test_the_table_at_the_end_says_what_changed_against_base_and_baseline(built: Path) -> None:
     shown = report.terminal_table(built / "results" / SMALL.name)
-    assert max(map(len, shown.splitlines())) <= 100
-    assert "\x1b" not in shown and "flowgrpo †" in shown and "(demonstration)" in shown
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in shown and "(demonstration)" in shown
+    assert "RL methods use scenes-clip as their reward" in " ".join(shown.split())
+    analysis = Analysis(read_experiment(built / "results" / SMALL.name))
+    rows = lines[lines.index("By scenes-geneval (gold):") :]
+    assert rows[1].split("  ")[0] == "method" and rows[1].endswith("minus sft") and "minus base" in rows[1]
+    base = analysis.scores("alignment", "base", "scenes-geneval").to_numpy(float).mean()
+    assert rows[2].split() == ["base", f"{base:.3f}", "–", "–"]
+    row = analysis.row("alignment", "flowgrpo", "scenes-geneval")
+    assert row is not None
+    sign = {"worse": "▼", "undecided": "?"}
+    for name in ("base", "sft"):
+        it = row.differences[name].interval
+        assert f"{it.mean:+.3f} [{it.low:+.3f}, {it.high:+.3f}] {sign[row.differences[name].verdict]}" in rows[5]
+    assert rows[5].startswith("flowgrpo †  ") and "† fewer than 50" in shown
+    assert "By scenes-clip (proxy):" in lines
+
+
+def test_side_effects_beyond_the_margin_are_named(tmp_path: Path) -> None:
+    """Flow-GRPO takes .15 of composition for its aesthetic; what SFT changes by less than its margin is none."""
+    gains = {"aesthetic": {
+        "sft": {"scenes-aesthetic": 0.10, "scenes-clip": 0.004},
+        "flowgrpo": {"scenes-aesthetic": 0.3, "scenes-aesthetic-head": 0.9, "scenes-geneval": -0.16},
+    }}  # fmt: skip
+    world = replace(SHARP, name="price", tasks=("aesthetic",), methods=("sft", "flowgrpo"), gains=gains)
+    folder = write_world(tmp_path / "results", world)
+    analysis = Analysis(read_experiment(folder))
+    (words,) = side_effect_words(analysis, "aesthetic")
+    assert re.fullmatch(r"flowgrpo: scenes-geneval -0\.1[4-8]\d \(gold\)", words)
+    assert f"minus the base:\n  {words}\n" in report.terminal_table(folder)
+    assert f"- {escape(words)}\n" in rebuilt(tmp_path)["short"]
+
+
+def test_the_table_says_nothing_of_rl_where_none_ran(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "results", replace(SMALL, methods=("sft", "soar"), grid=((), ())))
+    shown = report.terminal_table(folder)
+    assert "RL" not in shown and "reward" not in shown and "Supervised methods use scenes-clip" in shown
+    alone = write_world(tmp_path / "alone", replace(SMALL, methods=("flowgrpo",), grid=((), ())))
+    shown = report.terminal_table(alone)
+    assert "Supervised" not in shown and "RL methods use scenes-clip" in shown
+
+
+def test_long_names_and_wide_numbers_fit_80_columns(tmp_path: Path) -> None:
+    methods = ("sft", "soar+sft-resampled+flowgrpo-with-a-long-name", "flowgrpo")
+    folder = write_world(tmp_path / "results", replace(SMALL, methods=methods, label="x" * 90, grid=((), ())))
+    shown = report.terminal_table(folder)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "soar+sft-resampled+flowgrpo-with-a-long-name" in "".join(shown.split())
 
 
 @pytest.mark.slow

@@ -227,6 +227,7 @@ def test_the_report_lists_what_it_refuses_and_reports_the_rest(
     assert main(["report", "--results", str(results)]) == 1
     told = capsys.readouterr().err
     text = (tmp_path / "REPORT.md").read_text(encoding="utf-8")
+    own = (results / "synthetic" / "REPORT.md").read_text(encoding="utf-8")
     assert len(told.splitlines()) == 4
     for words in (
         "synthetic/alignment/sft/seed0: ",
@@ -235,9 +236,9 @@ def test_the_report_lists_what_it_refuses_and_reports_the_rest(
         "broken: ",
     ):
         assert f"not reported: {words}" in told
-    assert "| alignment | sft | 0 | refused | scores-000625.parquet is not the file that was recorded" in text
+    assert "| alignment | sft | 0 | refused | scores-000625.parquet is not the file that was recorded" in own
     assert "- broken: broken/experiment.json is not as it was written" in text and "- gone: " in text
-    assert "**soar** minus base" in text and str(tmp_path) not in text
+    assert "| soar |" in text and "Minus base" in text and str(tmp_path) not in text + own
     assert main(["report", "--check", "--results", str(results)]) == 1
     assert main(["verify", "--results", str(results)]) == 1
     assert "3 experiments, 5 cells: 4 problems" in capsys.readouterr().out

@@ -92,9 +92,7 @@ def test_other_functions_are_refused_when_they_are_named(signature: str, told: s
 @pytest.mark.parametrize(
     ("body", "error", "told"),
     [
-        ("return [0.5, None, 0.5]", PluginError, r"gave None for 'b': .* applies\(\) of a class"),
         ("pass", PluginError, "expected a list of floats, one for each of 3 pictures, got None"),
-        ("return (None for _ in range(3))", PluginError, "gave None for 'a'"),
         ("return ['0.5'] * 3", PluginError, "expected a list of floats, one for each of 3 pictures"),
         ("return [0.5]", PluginError, "expected 3 scores for 3 pictures, got"),
         ("return [0.5, float('nan'), 0.5]", NonFiniteError, "1 of 3 are NaN or infinite, the first for the prompt 'b'"),
@@ -121,9 +119,19 @@ def test_check_score_and_curate_take_it(
     expected = {f"{number}.png": 12 * number / 255 for number in range(20)}
     assert dict(zip(table["file"], table["light"], strict=True)) == pytest.approx(expected, rel=1e-5)
 
-    curate_folder(data_settings(str(folder), []), spec, str(tiny_pipeline), SelectionRule(share=0.1))
-    chosen = json.loads((folder / "selected-light.json").read_text())
+    rule, results = SelectionRule(share=0.1), tmp_path / "results"
+    curate_folder(data_settings(str(folder), []), spec, str(tiny_pipeline), rule, results)
+    chosen = json.loads((results / "curated" / "pictures" / "selected-light.json").read_text())
     assert chosen["names"] == ["18.png", "19.png"] and chosen["scorer"] == "light"
+
+
+@pytest.mark.parametrize("body", ["return [0.5, None, 0.25]", "return (s for s in (0.5, None, 0.25))"])
+def test_none_of_a_function_is_a_picture_that_it_abstains_from(body: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"def light(**kwargs):\n    {body}\n")
+    reward = registry.load_reward(f"{tmp_path / 'mine.py'}:light")()
+    scores = Scorer(reward)(PICTURES, ["a", "b", "c"], [{}] * 3)
+    assert np.array_equal(scores, np.array([0.5, np.nan, 0.25], np.float32), equal_nan=True)
+    assert reward_function(reward)(prompts=["a", "b", "c"], completions=list(PICTURES)) == [0.5, None, 0.25]
 
 
 @pytest.mark.slow

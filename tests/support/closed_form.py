@@ -62,10 +62,10 @@ class ClosedFormModel:
 
 
 class ClosedFormDraw:
-    """Implements `bench.api.Draw`: exact samples of the classes."""
+    """Implements `bench.api.Draw`: exact samples of the classes; of `pairs` the rejected one is of the next class."""
 
-    def __init__(self, seed: int, batch_size: int, micro_batch: int) -> None:
-        self.seed, self.batch_size, self.micro_batch = seed, batch_size, micro_batch
+    def __init__(self, seed: int, batch_size: int, micro_batch: int, *, pairs: bool = False) -> None:
+        self.seed, self.batch_size, self.micro_batch, self.pairs = seed, batch_size, micro_batch, pairs
         self.samples = self.prompts_drawn = 0
 
     def batches(self) -> Iterator[Batch]:
@@ -76,7 +76,9 @@ class ClosedFormDraw:
             label = torch.from_numpy(part % len(TEXTS))
             z0 = MEANS[label] + DEVIATION * self.noise(part, "data")
             texts = [TEXTS[i] for i in label]
-            yield Batch(z0, Labels(label), texts, [{"tag": text} for text in texts], part)
+            other = MEANS[(label + 1) % len(TEXTS)] + DEVIATION * self.noise(part, "data.rejected")
+            metadata = [{"tag": text} for text in texts]
+            yield Batch(z0, Labels(label), texts, metadata, part, other if self.pairs else None)
 
     def prompts(self, count: int) -> tuple[list[Prompt], np.ndarray]:
         per_epoch = len(TEXTS) // count
@@ -110,11 +112,12 @@ class ClosedFormEnv:
         seed: int = 0,
         batch_size: int = 16,
         micro_batch: int = 16,
+        pairs: bool = False,
     ) -> None:
         field = MixtureField(means, torch.full((len(means),), deviation), torch.eye(len(means)))
         field.logits.requires_grad_(False)
         self.model = ClosedFormModel(field)
-        self.draw = ClosedFormDraw(seed, batch_size, micro_batch)
+        self.draw = ClosedFormDraw(seed, batch_size, micro_batch, pairs=pairs)
         self.batch_size, self.micro_batch, self.reward = batch_size, micro_batch, reward
         self.rollouts: Rollouts | None = None
         self.optimizer = optimizer([field.means, field.log_deviation], lr=lr)

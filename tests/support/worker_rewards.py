@@ -32,7 +32,7 @@ class Network(Reward):
     def __call__(self, images: np.ndarray, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> np.ndarray:
         import torch
 
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        x = torch.tensor(images).permute(0, 3, 1, 2).float() / 255
         found = torch.nn.functional.conv2d(x, self.weights).flatten(1).mean(1)
         return torch.tanh(found * torch.tensor([float(len(prompt)) for prompt in prompts])).numpy()
 
@@ -72,7 +72,7 @@ class Fickle(Reward):
             return [len(bytearray(int(number) << 20)) * 0.0 for _ in prompts]
         results: dict[str, Any] = {
             "fewer": scores[1:], "one": scores[0], "nan": np.full(len(images), np.nan), "text": ["good"] * len(images),
-            "nothing": None, "far": scores + 1, "ragged": [None] * len(images),
+            "nothing": None, "far": scores + 1, "ragged": [[0.5] * (1 + number % 2) for number in range(len(images))],
         }  # fmt: skip
         return results.get(word, scores)
 

@@ -8,14 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.api import Needs
+from bench.api import DataError, Needs, Prompt
+from bench.config.task import Task
+from bench.datasets.world import Candidates
 from bench.models.policy import PipelinePolicy
 from bench.scoring.loading import load_scorers
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
 from bench.scoring.weighted_sum import WeightedSum
 from bench.training.context import TaskContext
-from bench.training.curation import cache_folder, curated_data, training_data
+from bench.training.curation import _chosen_pairs, cache_folder, curated_data, training_data
 from tests.support.cells import experiment, run, scorers, world
 
 
@@ -149,3 +151,44 @@ def test_a_method_may_ask_for_all_candidates(tiny_pipeline, tmp_path, monkeypatc
     )  # a quarter of each category, rounded up
     assert (len(whole), whole.selected_by, whole.scored) == (64, "nothing", 0)
     assert set(chosen.prompts) <= set(whole.prompts)
+
+
+def test_pairs_are_ranked_by_the_reward_with_as_many_scores_as_a_selection(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    e, notes = experiment(tiny_pipeline, **{"task.reward": "scenes-aesthetic"}), []
+    policy, ready = PipelinePolicy.load(tiny_pipeline), scorers(e)
+    context = TaskContext(world(tiny_pipeline), e.tasks[0], policy, ready, note=notes.append)
+    first, again = (training_data(context, Needs(data=True, pairs=True)) for _ in range(2))
+    assert (first.scored, first.selected_by) == (64, "scenes-aesthetic")
+    two = context.world.pairs(e.tasks[0].categories, 32)
+    texts, about = [p.text for p in two.prompts], [p.metadata for p in two.prompts]
+    a, b = ready["scenes-aesthetic"].training_scores(two.images, texts, about).reshape(2, 32)
+    assert len(first) == (a != b).sum() > 20
+    assert list(first.prompts) == [text for text, differ in zip(texts, a != b, strict=False) if differ]
+    assert (len(notes) == 1) == bool((a == b).any())  # told when it is made, and not when it is read again
+    place = int(np.flatnonzero(a != b)[0])
+    better = two.images[[place if a[place] > b[place] else 32 + place]]
+    torch.testing.assert_close(first.moments(np.array([0]))[0], policy.encode_pictures(better)[0].cpu())
+    rows = np.arange(len(first))
+    for one, other in ((first.moments, again.moments), (first.rejected, again.rejected)):
+        assert all(map(torch.equal, one(rows), other(rows)))
+    assert not torch.equal(first.moments(rows)[0], first.rejected(rows)[0])
+
+
+def test_a_pair_has_more_captions_and_is_shown_as_often_as_its_folder_says():
+    pictures = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    prompts, more = [Prompt(0, "a cat", {}), Prompt(1, "a dog", {})] * 2, [("one cat",), ()] * 2
+    pairs = Candidates(pictures, prompts, more=more, repeats=[1, 2] * 2, ranked=True)
+    (part,) = _chosen_pairs(pairs, Task(name="pairs", scorers=("light",), primary="light"), None, print)["parts"]
+    assert (part["rows"], part["rejected"]["rows"]) == ([0, 1, 1], [2, 3, 3])
+    assert part["prompts"] == ["a cat", "a dog", "a dog"] and part["more"] == [["one cat"], [], []]
+    assert len({*part["digests"], *part["rejected"]["digests"]}) == 4
+
+
+def test_pairs_that_all_score_the_same_are_refused(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    (tmp_path / "flat.py").write_text(REWARD.replace("SIGN", "0"))
+    flat = load_scorers({str(tmp_path / "flat.py")})[str(tmp_path / "flat.py")]
+    e, policy = experiment(tiny_pipeline), PipelinePolicy.load(tiny_pipeline)
+    with pytest.raises(DataError, match="both pictures of each of 32 pairs the same score"):
+        curated_data(world(tiny_pipeline), e.tasks[0], policy, flat, pairs=True)

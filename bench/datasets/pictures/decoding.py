@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import warnings
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, features
 
 from bench.datasets.buckets import Size
 from bench.datasets.pictures.colour_profiles import in_srgb
@@ -15,9 +16,13 @@ from bench.datasets.pictures.rows import PictureFault
 from bench.reading import MIB
 
 # Raster formats only: others (EPS, PDF) are handed to programs of their own.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
 # How files of most of these begin: with it, what cannot be opened was a picture once.
 _BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")
+# Of the containers that HEIC and AVIF share, by their brand; source: ISO/IEC 23008-12, annex B, and the AV1 Image File
+# Format, section 6
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx")
+_AVIF = (b"avif", b"avis")
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _MODES = ("1", "L", "P", "RGB", "YCbCr", "RGBA", "LA", "PA", "RGBX", "RGBa", "La")
 
@@ -72,6 +77,7 @@ def open_picture(data: bytes, max_pixels: int) -> OpenedPicture:
     """
     if not data:
         raise PictureFault("zero bytes", "the file is empty")
+    decoder_of(data)
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -96,6 +102,38 @@ def open_picture(data: bytes, max_pixels: int) -> OpenedPicture:
         ) from error
     coloured, has_profile = in_srgb(upright)
     return OpenedPicture(*_on_white(coloured), has_profile)
+
+
+def decoder_of(data: bytes) -> str:
+    """What decodes a picture that Pillow does not decode itself, with its version; empty where it does.
+
+    Raises:
+        PictureFault: it is not installed.
+    """
+    brands = {data[8:12], *(data[at : at + 4] for at in range(16, min(int.from_bytes(data[:4]), 64), 4))}
+    if data[4:8] != b"ftyp":
+        return ""
+    if brands & set(_AVIF):
+        if not features.check("avif"):
+            raise PictureFault(
+                "needs a plugin", "AVIF, which this build of Pillow does not read: pip install -U pillow"
+            )
+        return ""
+    if not brands & set(_HEIC):
+        return ""
+    return _heif_plugin()
+
+
+@cache
+def _heif_plugin() -> str:
+    """Have Pillow read HEIC; raises PictureFault where the plugin is not installed."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        told = "HEIC, which Pillow reads by a plugin: pip install 'post-training-bench[heif]'"
+        raise PictureFault("needs a plugin", told) from error
+    pillow_heif.register_heif_opener()
+    return f"pillow-heif {pillow_heif.__version__}, libheif {pillow_heif.libheif_version()}"
 
 
 def middle_crop(width: int, height: int, to: Size, on_white: bool = False) -> Crop:
@@ -146,12 +184,26 @@ def _refuse(picture: ImageFile.ImageFile, max_pixels: int) -> None:
         raise PictureFault("animated", f"{getattr(picture, 'n_frames', 'several')} frames")
     if picture.mode == "CMYK" and not picture.info.get("icc_profile"):
         raise PictureFault("CMYK", "inks instead of red, green and blue; without its profile its colours are a guess")
+    _refuse_unread_colours(picture)
     if picture.mode in _DEEP_MODES or _is_deep(picture):
         raise PictureFault("16-bit", f"more than 8 bits a channel ({picture.mode})")
     if picture.mode not in (*_MODES, "CMYK"):
         raise PictureFault("other colours", f"colour mode {picture.mode}")
 
 
+def _refuse_unread_colours(picture: ImageFile.ImageFile) -> None:
+    """HEIC may say by numbers what an ICC profile says; only sRGB's are read. Source: ITU-T H.273, 8.1 and 8.2."""
+    numbers = picture.info.get("nclx_profile")
+    if not numbers or picture.info.get("icc_profile"):
+        return
+    primaries, transfer = int(numbers["color_primaries"]), int(numbers["transfer_characteristics"])
+    if primaries not in (1, 2) or transfer in (16, 18):
+        told = (
+            f"colours of the primaries {primaries} and the transfer {transfer} of ITU-T H.273, without an ICC profile"
+        )
+        raise PictureFault("colour profile", f"{told}: store it as sRGB")
+
+
 def _is_deep(picture: ImageFile.ImageFile) -> bool:
     """Whether the decoder would drop bits: Pillow says so only in what it hands to its decoder."""
-    return any(";16" in str(tile[3]) for tile in picture.tile)
+    return any(";16" in str(tile[3]) for tile in picture.tile) or picture.info.get("bit_depth", 8) > 8

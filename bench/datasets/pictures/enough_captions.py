@@ -1,4 +1,4 @@
-"""Whether the user's captions are enough for what a run trains on and judges by, told before it begins."""
+"""Whether the user's captions and pairs are enough for what a run trains on and judges by, told before it begins."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ def require_captions(prepared: PreparedPictures, experiment: Experiment) -> None
     """Make sure that every task has captions to train on and to be judged by, and as many as its methods take at once.
 
     Raises:
-        DataError: one has not, or its headline cannot judge the prompts of the sets that stand in their place.
+        DataError: one has not, or no pair for a method that needs them, or its headline cannot judge the prompts of
+            the sets that stand in their place.
     """
+    _require_pairs(prepared, experiment)
     for task, wanted in _lacking(prepared, experiment).items():
         if wanted:
             needed = ", ".join(f"{need} in {split} (there {_are(there)})" for split, (need, there) in wanted.items())
@@ -59,6 +61,18 @@ def require_captions(prepared: PreparedPictures, experiment: Experiment) -> None
                     f"none of the {len(prompts)} prompts of --evaluation.prompt_sets (`bench list {one.primary}` says "
                     "what it needs to know of a prompt): give it prompts that it can judge, or another --reward"
                 )
+
+
+def _require_pairs(prepared: PreparedPictures, experiment: Experiment) -> None:
+    for chain in experiment.methods:
+        if prepared.found.pairs == 0 and any(stage.build().needs.pairs for stage in chain.stages):
+            raise DataError(
+                f"--data {prepared.settings.path}: {chain.label} trains on pairs of a chosen and a rejected picture, "
+                f"and none of the {prepared.found.training} pictures to train on has a rejected one: name it beside "
+                "each (`rejected_file_name` beside `file_name`, `rejected_image` beside `image`, or a column that "
+                "--data.rejected_column names; Pick-a-Pic's jpg_0, jpg_1, label_0, label_1 are read as they are), or "
+                f"leave {chain.label} out of --methods"
+            )
 
 
 def _lacking(prepared: PreparedPictures, experiment: Experiment) -> dict[str, dict[str, tuple[int, int]]]:

@@ -1,8 +1,12 @@
-"""Picture files that a listing or a table names: found within their folder, and read within bounds."""
+"""Picture files that a listing or a table names: found within their folder, and read within bounds.
+
+A snapshot in the hub's cache is a folder of links to the blobs of its repository: these alone are followed.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path, PurePosixPath
 
 from bench.api import DataError
@@ -26,13 +30,31 @@ def locate_picture(folder: Path, name: str) -> Path:
         PictureFault: it would lie elsewhere, or is named in another way.
     """
     try:
-        return inside(folder, name)
+        return _hub_blob(folder, name) or inside(folder, name)
     except NoFileError as error:
         raise PictureFault("missing", f"{name!r} cannot be read: {error}") from error
     except DataError as error:
         raise _why_outside(folder, name) from error
     except (OSError, ValueError) as error:
         raise PictureFault("missing", f"{name!r} in {folder}: {getattr(error, 'strerror', error)}") from error
+
+
+def _hub_blob(folder: Path, name: str) -> Path | None:
+    """What a link in a snapshot of the hub's cache points to, if that is a blob of the same repository; else None.
+
+    Source: the documentation of `huggingface_hub`, "Understand caching": <repository>/snapshots/<commit>/NAME is a link
+    to <repository>/blobs/<hash>.
+    """
+    pure = PurePosixPath(name)
+    if not pure.name or pure.is_absolute() or ".." in pure.parts or "\0" in name or not (folder / name).is_symlink():
+        return None
+    here = folder.resolve()
+    blobs = next((at.parent.parent / "blobs" for at in (here, *here.parents) if at.parent.name == "snapshots"), None)
+    if blobs is None:
+        return None
+    above = inside(folder, str(pure.parent)) if len(pure.parts) > 1 else folder  # no folder on the way is a link
+    target = Path(os.path.realpath(above / pure.name))
+    return target if target.parent == blobs else None
 
 
 def read_picture_file(folder: Path, name: str, max_pixels: int) -> bytes:

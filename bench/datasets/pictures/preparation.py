@@ -27,7 +27,7 @@ from bench.datasets.pictures.rows import FAULT_KINDS, PictureFault, PictureSourc
 from bench.datasets.pictures.selection import Selection
 from bench.datasets.pictures.sources import open_source
 from bench.datasets.prompts.ocr import quoted_text
-from bench.datasets.splits import SPLITS, text_bucket
+from bench.datasets.splits import SPLITS, same_words, text_bucket
 
 # Tenths of all captions; the hash of a caption decides.
 _BUCKETS = {"train": range(0, 7), "tune": range(7, 8), "report": range(8, 9), "held_out": range(9, 10)}
@@ -44,7 +44,7 @@ class PreparedPictures:
 
     settings: as given, with what was found. opened: the settings the source was opened with. training: the pictures to
     train on, those of the train split that are selected where something was. sizes: of the aspect buckets, or the
-    square alone.
+    square alone. judging: the words of all captions that judge.
     """
 
     settings: Data
@@ -54,6 +54,7 @@ class PreparedPictures:
     selection: Selection | None
     training: tuple[Picture, ...]
     sizes: tuple[Size, ...]
+    judging: frozenset[str]
 
     @property
     def found(self) -> Found:
@@ -69,6 +70,10 @@ class PreparedPictures:
     def split_of(self, caption: str) -> str:
         """The split that a caption of these pictures belongs to."""
         return _split_of(caption, all_train=self.found.all_train)
+
+    def more_captions(self, picture: Picture) -> tuple[str, ...]:
+        """What training may draw beside a picture's first caption: all that judge nothing."""
+        return tuple(text for text in picture.more if same_words(text) not in self.judging)
 
     def read(self, some: Sequence[Picture], size: Size) -> np.ndarray:
         """Pixels uint8 (N, H, W, 3) of some of the pictures, brought to a size (W, H).
@@ -107,7 +112,8 @@ def prepare_pictures(settings: Data, model: Path, *, all_train: bool | None = No
     opened = open_source(settings)
     side = settings.resolution or model_resolution(model)
     to = ((side, side),) if settings.buckets is None else bucket_sizes(settings.buckets, side, bucket_grid(model))
-    inspected = inspect_pictures(opened.source, opened.settings, CaptionLimits(model, settings.text_length), to, side)
+    limits = CaptionLimits(model, settings.text_length, cut=settings.long_captions == "cut")
+    inspected = inspect_pictures(opened.source, opened.settings, limits, to, side)
     selection = opened.selection
     chosen = _chosen(inspected, selection)
     if all_train is None:
@@ -123,6 +129,10 @@ def prepare_pictures(settings: Data, model: Path, *, all_train: bool | None = No
         rule=selection.rule if selection else None, scored=selection.scored if selection else 0,
         buckets=None if settings.buckets is None else _by_size(training, to),
         to_srgb=sum(picture.has_profile for picture in inspected.kept), all_train=all_train,
+        pairs=sum(picture.rejected is not None for picture in training),
+        cut=sum(picture.cut for picture in inspected.kept), unread=sum(picture.unread for picture in inspected.kept),
+        several=sum(bool(picture.more) for picture in inspected.kept),
+        shown=sum(p.repeats for p in training) if any(p.repeats > 1 for p in training) else 0,
     )  # fmt: skip
     if settings.found is not None and settings.found.fingerprint != found.fingerprint:
         raise DataError(
@@ -130,21 +140,24 @@ def prepare_pictures(settings: Data, model: Path, *, all_train: bool | None = No
             f"was {settings.found.fingerprint}): restore them, or run under another --name"
         )
     done = dataclasses.replace(settings, found=found)
-    return PreparedPictures(done, opened.settings, opened.source, inspected, selection, training, to)
+    judging = frozenset(same_words(caption) for caption, split in splits.items() if split != "train")
+    return PreparedPictures(done, opened.settings, opened.source, inspected, selection, training, to, judging)
 
 
 def _chosen(inspected: InspectedPictures, selection: Selection | None) -> set[str] | None:
     """The names that were selected; each one has to be there still."""
     if selection is None:
         return None
-    chosen, there = set(selection.names), {picture.name for picture in inspected.kept}
-    gone = sorted(chosen - there)
+    there = {picture.name: picture.digest for picture in inspected.kept}
+    selected = dict(zip(selection.names, selection.digests or map(there.get, selection.names), strict=True))
+    gone = sorted(name for name, digest in selected.items() if digest is None or there.get(name) != digest)
     if gone:
+        lost = "gone, broken or changed" if selection.digests else "gone or broken"
         raise DataError(
-            f"{len(gone)} of the {len(chosen)} selected pictures are gone or broken now, {gone[0]!r} among them: "
-            "restore them, or select again with `bench curate`"
+            f"{len(gone)} of the {len(selected)} selected pictures are {lost} now, {gone[0]!r} among "
+            "them: restore them, or select again with `bench curate`"
         )
-    return chosen
+    return set(selected)
 
 
 def _by_size(some: Sequence[Picture], sizes: Sequence[Size]) -> dict[str, int]:
@@ -175,7 +188,7 @@ def pictures_table(prepared: PreparedPictures) -> str:
     lines = [
         f"data        {prepared.settings.path}: {found.form}, fingerprint {found.fingerprint}",
         f"rows        {found.rows:,}: {found.kept:,} can be used, {len(inspected.left_out):,} left out "
-        f"({inspected.share_left_out:.1%}; {prepared.settings.allow_broken:.1%} allowed)",
+        f"({inspected.share_broken:.1%} broken; {prepared.settings.allow_broken:.1%} allowed)",
     ]
     for kind in FAULT_KINDS:
         rows = [row for row in inspected.left_out if row.kind == kind]
@@ -188,10 +201,20 @@ def pictures_table(prepared: PreparedPictures) -> str:
     lines.append(
         "captions    " + ", ".join(f"{count:,} {name.replace('_', '-')}" for name, count in found.captions.items())
     )
+    if found.cut:
+        lines.append(f"  {found.cut:,} cut to what the text encoders read (--data.long_captions drop leaves them out)")
+    if found.unread:
+        lines.append(
+            f"  {found.unread:,} with punctuation that the text encoders do not know, which they read as spaces"
+        )
+    if found.several:
+        lines.append(f"  {found.several:,} pictures have several: the first is the prompt, training draws one of them")
     if found.all_train:
         lines.append("judged by   the prompt sets alone: the captions are too few to train on some and judge by others")
     chosen = f", selected by {found.selected_by} ({found.rule}) among {found.scored:,}" if found.selected_by else ""
-    lines.append(f"training    {found.training:,} pictures{chosen}")
+    pairs = f", {found.pairs:,} of them with one that was rejected for it" if found.pairs else ""
+    shown = f", shown {found.shown:,} times an epoch, as their folders repeat them" if found.shown else ""
+    lines.append(f"training    {found.training:,} pictures{chosen}{pairs}{shown}")
     return "\n".join(lines)
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from bench.api import DataError
+from bench.config.pictures import Data
+
+SEVERAL = "captions"  # the column of several captions a picture
 
 # Every kind of fault, in the order in which the terminal lists them.
 FAULT_KINDS = (
     "broken line",
     "missing",
+    "no picture",
+    "ambiguous",
     "outside",
     "absolute path",
     "backslashes",
     "zero bytes",
     "not a picture",
+    "needs a plugin",
     "truncated",
     "enormous",
     "animated",
@@ -28,7 +35,9 @@ FAULT_KINDS = (
     "caption too long",
     "unreadable caption",
     "duplicate",
+    "tie",
 )
+NOT_BROKEN = ("tie",)  # kinds of which any share is right
 
 
 class PictureFault(DataError):
@@ -45,7 +54,9 @@ class PictureRow:
     """One captioned picture as it is listed: nothing of it has been looked at yet.
 
     name: of the picture within its source (a file's name, or a row's number). place: where the listing names it, for
-    messages. caption: what stands in the caption's column. bucket: (width, height) that HY-SOAR's listing asks for.
+    messages. caption: what stands in the caption's column, or a list of several captions. bucket: (width, height) that
+    HY-SOAR's listing asks for. rejected: the name of the picture that was rejected for it. repeats: how often an epoch
+    shows it.
     """
 
     name: str
@@ -53,6 +64,8 @@ class PictureRow:
     caption: object
     tag: str | None = None
     bucket: tuple[int, int] | None = None
+    rejected: str | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ class PictureSource(Protocol):
 
 
 def require_column(where: object, role: str, name: str, found: Iterable[str]) -> str:
-    """`name`, if it is among the columns that were found; `role` is picture, caption or tag.
+    """`name`, if it is among the columns that were found; `role` is picture, rejected, caption or tag.
 
     Raises:
         DataError: it is not.
@@ -103,6 +116,37 @@ def require_column(where: object, role: str, name: str, found: Iterable[str]) ->
             f"{', '.join(map(repr, found)) or 'none'}: name it by --data.{role}_column"
         )
     return name
+
+
+def caption_column(where: object, wanted: str | None, usual: str, found: Iterable[str]) -> str:
+    """The column of the captions: the one that is `wanted`, the `usual` one, or `captions` where that alone is there.
+
+    Raises:
+        DataError: there is none of that name.
+    """
+    there = list(found)
+    name = wanted or (SEVERAL if usual not in there and SEVERAL in there else usual)
+    return require_column(where, "caption", name, there)
+
+
+def captions_in(text: str) -> list[str]:
+    """The captions of a text file, one a line."""
+    return [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
+
+
+def is_name(value: object) -> bool:
+    """Whether a file may be called so."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def refuse_columns(form: str, settings: Data) -> None:
+    """Raise DataError for settings that are of listings and tables alone."""
+    for name in ("picture_column", "rejected_column", "caption_column", "tag_column", "pictures"):
+        if getattr(settings, name) is not None:
+            raise DataError(f"--data {settings.path} has {form}, which need no --data.{name}: leave it out")
 
 
 def tag_text(value: object) -> str | None:

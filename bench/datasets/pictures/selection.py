@@ -1,8 +1,8 @@
-"""The part of a source that `bench curate` selected: names beside the data, no copies of pictures.
+"""The part of a source that `bench curate` selected: names and hashes beside the results, no copies of pictures.
 
-{"schema": 1, "where": "metadata.jsonl", "columns": {...}, "scorer": "aesthetic", "version": "1",
-"checkpoint": "0123456789abcdef", "role": "filter", "rule": "score >= 6.8", "scored": 4000, "names": [...]}; `where`
-lies in the file's own folder, or is a dataset of the hub.
+{"schema": 2, "columns": {...}, "scorer": "aesthetic", "version": "1", "checkpoint": "0123456789abcdef",
+"role": "filter", "rule": "score >= 6.8", "scored": 4000, "names": [...], "digests": [...]}. In schema 1, which lay
+beside the data, `where` names it: a file of the same folder, the folder itself (`.`), or a dataset of the hub.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.api import DataError
 from bench.canonical import canonical_json
@@ -27,6 +27,7 @@ class SelectionColumns(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     picture_column: str | None = None
+    rejected_column: str | None = None
     caption_column: str | None = None
     tag_column: str | None = None
     subset: str = "train"
@@ -35,13 +36,14 @@ class SelectionColumns(BaseModel):
 class Selection(BaseModel):
     """Which pictures were selected, from what, by which scorer and which rule, among how many.
 
-    checkpoint: the hash of the scorer's weights (empty: it has none). role: what these scores serve for.
+    checkpoint: the hash of the scorer's weights (empty: it has none). role: what these scores serve for. digests: of
+    the bytes of each picture, as it was when it was scored.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
-    where: str
+    schema_: Literal[1, 2] = Field(default=2, alias="schema")
+    where: str | None = None
     on_the_hub: bool = False
     columns: SelectionColumns
     scorer: str
@@ -51,9 +53,19 @@ class Selection(BaseModel):
     rule: str
     scored: int
     names: tuple[str, ...] = Field(min_length=1)
+    digests: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_its_schema(self) -> Selection:
+        if (self.schema_ == 1) != (self.where is not None):
+            raise ValueError("schema 1 says where its pictures lie, and schema 2 does not")
+        if self.schema_ == 2 and len(self.digests) != len(self.names):
+            raise ValueError(f"expected a digest for each of {len(self.names)} names, got {len(self.digests)}")
+        return self
 
     def source(self, path: Path) -> str:
-        """What was selected from; `path` is the selection's own."""
+        """What was selected from, where the selection says so; `path` is the selection's own."""
+        assert self.where is not None
         if self.on_the_hub:
             return self.where
         return str(path.parent if self.where == "." else inside(path.parent, self.where))
@@ -77,7 +89,8 @@ def read_selection(path: Path) -> Selection:
 
 def write_selection(path: Path, selection: Selection) -> None:
     """Store it; appears whole."""
-    write_whole(path, (canonical_json(selection.model_dump(by_alias=True), indent=1) + "\n").encode())
+    kept = selection.model_dump(by_alias=True, exclude={"where", "on_the_hub"} if selection.where is None else set())
+    write_whole(path, (canonical_json(kept, indent=1) + "\n").encode())
 
 
 def columns_of(settings: Data) -> SelectionColumns:

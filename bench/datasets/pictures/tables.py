@@ -15,6 +15,7 @@ from bench.api import DataError
 from bench.canonical import config_hash
 from bench.config.pictures import Data
 from bench.datasets.pictures.named_files import read_picture_file
+from bench.datasets.pictures.pairs import pair_columns
 from bench.datasets.pictures.rows import LeftOut, PictureFault, PictureRow, require_column, tag_text
 from bench.paths import cache_folder
 
@@ -29,25 +30,36 @@ class TablePictures:
         self.form = form
         self._folder = Path(settings.pictures) if settings.pictures else folder
         names: Sequence[str] = table.column_names
-        self._column = require_column(where, "picture", settings.picture_column or "image", names)
-        caption = require_column(where, "caption", settings.caption_column or "text", names)
+        self._column, caption, pairs = pair_columns(where, settings, ("image", "text"), names)
         tags_column = require_column(where, "tag", settings.tag_column, names) if settings.tag_column else "tag"
-        if isinstance(table.features[self._column], datasets.Image):
-            table = table.cast_column(self._column, datasets.Image(decode=False))
+        for column in pairs.pictures if pairs else (self._column,):
+            if isinstance(table.features[column], datasets.Image):
+                table = table.cast_column(column, datasets.Image(decode=False))
         self._table = table
         self._max_pixels = settings.max_pixels
         captions = table[caption][:]
         tags = table[tags_column][:] if tags_column in names else [None] * len(captions)
-        self.rows = [
-            PictureRow(str(number), f"row {number}", text, tag_text(tag))
-            for number, (text, tag) in enumerate(zip(captions, tags, strict=True))
-        ]
+        labels = {name: table[name][:] for name in (pairs.labels or () if pairs else ())}
+        self.rows: list[PictureRow] = []
         self.left_out: list[LeftOut] = []
+        for number, (text, tag) in enumerate(zip(captions, tags, strict=True)):
+            place, name, rejected = f"row {number}", str(number), None
+            try:
+                if pairs:
+                    columns = pairs.ranked({label: values[number] for label, values in labels.items()})
+                    name, rejected = (f"{number}.{column}" for column in columns)
+                self.rows.append(PictureRow(name, place, text, tag_text(tag), rejected=rejected))
+            except PictureFault as fault:
+                self.left_out.append(LeftOut(place, name, fault.kind, fault.detail))
         self.stamp = config_hash({"table": stamp})
 
     def read(self, name: str) -> bytes:
-        """The bytes of the picture of that row; raises PictureFault where it has none, or its file lies elsewhere."""
-        cell = self._table[int(name)][self._column]
+        """The bytes of the picture of that row; raises PictureFault where it has none, or its file lies elsewhere.
+
+        Of pairs the name is that of row and column, with a dot between them.
+        """
+        number, _, column = name.partition(".")
+        cell = self._table[int(number)][column or self._column]
         if isinstance(cell, dict):
             cell = cell["path"] if cell.get("bytes") is None else cell["bytes"]
         if isinstance(cell, bytes):
@@ -58,28 +70,34 @@ class TablePictures:
 
 
 def open_parquet_folder(there: Sequence[Path], settings: Data) -> TablePictures:
-    """The rows of those parquet files of a folder that belong to `settings.subset`, as their names tell.
+    """The rows of those parquet files of a folder that belong to `settings.subset`; raises as what it calls does."""
+    files, note = files_of_subset(there, settings.subset, "parquet file")
+    return open_parquet(files, settings, note)
+
+
+def files_of_subset(there: Sequence[Path], wanted: str, kind: str) -> tuple[list[Path], str]:
+    """Those files of a folder that belong to the split `wanted`, as their names tell, and which those are, in words.
 
     Raises:
-        DataError: there are none, or some name a split and others do not; and as `open_parquet` does.
+        DataError: there are none, or some name a split and others do not.
     """
     splits = {path: _split_in_name(path.stem) for path in there}
     named = sorted({split for split in splits.values() if split})
-    subset = _split_in_name(settings.subset) or settings.subset
+    subset = _split_in_name(wanted) or wanted
     if not named:
         named, splits = [Data.subset], dict.fromkeys(there, Data.subset)
     unnamed = [path.name for path, split in splits.items() if split is None]
     folder = there[0].parent
     if unnamed:
         raise DataError(
-            f"{folder} has parquet files of {', '.join(named)}, as their names tell, and {unnamed[0]} whose split is "
+            f"{folder} has {kind}s of {', '.join(named)}, as their names tell, and {unnamed[0]} whose split is "
             "not known: name it for its split, or give the file that is meant by --data"
         )
     files = [path for path, split in splits.items() if split == subset]
     if not files:
-        raise DataError(f"{folder} has no parquet file of {subset!r} but {', '.join(named)}: name one by --data.subset")
+        raise DataError(f"{folder} has no {kind} of {subset!r} but {', '.join(named)}: name one by --data.subset")
     others = len(there) - len(files)
-    return open_parquet(files, settings, f", split {subset}; {others} of other splits unused" if others else "")
+    return files, f", split {subset}; {others} of other splits unused" if others else ""
 
 
 def _split_in_name(name: str) -> str | None:

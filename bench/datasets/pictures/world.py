@@ -73,18 +73,45 @@ class ImagesWorld:
 
     def candidates(self, categories: Sequence[str], count: int) -> Candidates:
         """`count` pictures of the train split, or all where there are fewer; they are read when they are asked for."""
+        once: dict[str, Picture] = {}
+        for picture in self._training(categories):
+            once.setdefault(picture.digest, picture)  # one may have been chosen in several pairs
+        chosen = set(_shuffled(once.values())[:count])
+        return self._candidates([p for p in once.values() if p in chosen])
+
+    def pairs(self, categories: Sequence[str], count: int) -> Candidates:
+        """`count` pictures of the train split, or all where there are fewer, each with the one rejected for it.
+
+        Raises:
+            DataError: there is none.
+        """
+        pairs = [p for p in self._training(categories) if p.rejected is not None]
+        if not pairs:
+            raise DataError(
+                f"no pair of the categories {', '.join(categories)} is there to train on: `bench list data` says how "
+                "pictures come in pairs"
+            )
+        chosen = set(_shuffled(pairs)[:count])
+        rows = [p for p in pairs if p in chosen]
+        return self._candidates([*rows, *(p.rejected for p in rows if p.rejected)], ranked=True)
+
+    def _training(self, categories: Sequence[str]) -> list[Picture]:
+        """The pictures to train on that are of these categories, one at least."""
         wanted = [p for p in self._prepared.training if as_prompt(0, p).category in categories]
         if not wanted:
             raise DataError(
                 f"no picture of the categories {', '.join(categories)} is there to train on: {MORE_CAPTIONS}"
             )
-        chosen = set(_shuffled(wanted)[:count])
-        rows = [p for p in wanted if p in chosen]
+        return wanted
+
+    def _candidates(self, rows: Sequence[Picture], *, ranked: bool = False) -> Candidates:
         found = self._prepared.found
         return Candidates(
             StoredPictures(self._prepared, rows, self._prepared.square), [as_prompt(i, p) for i, p in enumerate(rows)],
-            selected_by=found.selected_by or "", scored=found.scored,
+            selected_by=found.selected_by or "", scored=found.scored, ranked=ranked,
             digests=[p.prepared_digest(self._prepared.square) for p in rows], buckets=self._buckets(rows),
+            more=[self._prepared.more_captions(p) for p in rows] if found.several else (),
+            repeats=[p.repeats for p in rows] if found.shown else (),
         )  # fmt: skip
 
     def _buckets(self, rows: Sequence[Picture]) -> tuple[Bucket, ...]:

@@ -31,6 +31,7 @@ from bench.datasets.scenes.manifest import ASSETS as ASSETS
 from bench.datasets.scenes.manifest import check_manifest
 from bench.datasets.scenes.vocabulary import GLYPHS
 from bench.features import features
+from bench.readable import readable, unknown_letters
 
 CLIP_FOLDER, AESTHETIC_FOLDER, OCR_FOLDER = "clip", "aesthetic", "ocr"
 OCR_SLOTS = 3
@@ -109,12 +110,16 @@ class ProxyClip:
             DataError: a caption is longer than the text tower reads, or has letters that the tokenizer does not know.
         """
         limit, end = self.tokenizer.model_max_length, self.tokenizer.eos_token_id
-        for caption, ids in zip(captions, self.tokenizer(list(captions)).input_ids, strict=True):
+        read = readable(self.tokenizer, captions)
+        for caption, ids in zip(captions, self.tokenizer(read).input_ids, strict=True):
             if len(ids) > limit:
                 raise DataError(f"caption {caption!r}: {len(ids)} tokens, but the scorer reads {limit}: shorten it")
             if ids.count(end) != 1:  # an unknown letter becomes an end token, at which the tower would stop reading
-                raise DataError(f"caption {caption!r}: it has letters that the scorer's tokenizer does not know")
-        return self.tokenizer(list(captions), padding="max_length", return_tensors="pt").input_ids
+                letters = ", ".join(map(repr, unknown_letters(self.tokenizer, caption)))
+                raise DataError(
+                    f"caption {caption!r}: it has letters that the scorer's tokenizer does not know: {letters}"
+                )
+        return self.tokenizer(read, padding="max_length", return_tensors="pt").input_ids
 
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> Tensor:

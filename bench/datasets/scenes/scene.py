@@ -22,7 +22,6 @@ from bench.datasets.scenes.captions import (
     text_claim,
     wordings,
 )
-from bench.datasets.scenes.claims import LONGEST_TEXT, is_text
 from bench.datasets.scenes.glyphs import aspect
 from bench.datasets.scenes.layout import Box, place_row, place_shapes
 from bench.datasets.scenes.types import Claim, Item, Scene, Style
@@ -48,6 +47,7 @@ __all__ = [
     "caption_variants",
     "caption_words",
     "hard_negatives",
+    "sample_pictures",
     "sample_prompts",
     "sample_scenes",
 ]
@@ -86,10 +86,7 @@ def _sample_style(rng: random.Random, kind: str) -> Style:
 def _sample_claim(rng: random.Random, category: str) -> Claim:
     """What a caption of this category says, held-out combinations included."""
     if category == "text":
-        while True:
-            text = "".join(pick(rng, GLYPHS) for _ in range(1 + int(rng.random() * LONGEST_TEXT)))
-            if is_text(text):
-                return text_claim(text)
+        return text_claim(pick(rng, GLYPHS), pick(rng, COLORS))
     first = pick(rng, SHAPES)
     second = pick(rng, [shape for shape in SHAPES if shape != first])
     color = pick(rng, COLORS)
@@ -112,7 +109,7 @@ def _sample_claim(rng: random.Random, category: str) -> Claim:
 def _sample_items(rng: random.Random, claim: Claim, held_out: bool) -> tuple[Item, ...]:
     """A picture of which the claim is true; without `held_out` it holds no held-out combination."""
     if "text" in claim:
-        color = pick(rng, COLORS)
+        color = claim.get("color") or pick(rng, COLORS)
         boxes = place_row([aspect(glyph) for glyph in claim["text"]], rng)
         return tuple(_item(glyph, color, box) for glyph, box in zip(claim["text"], boxes, strict=True))
     parts = claim["include"]
@@ -221,6 +218,28 @@ def sample_scenes(
         raise ValueError(f"wrong_caption_share and partial_caption_share must lie in [0, 1] together, got {shares}")
     indices = range(start, start + count)
     return [_sample_scene(stream, seed, i, split, *shares, style) for i in indices]
+
+
+def sample_pictures(
+    stream: str, seed: int, prompt: Prompt, count: int, *, wrong_share: float = 0.0, style: str = "broad"
+) -> list[Scene]:
+    """`count` scenes of one prompt without held-out combinations, as `sample_prompts` gave it; `index` names it.
+
+    wrong_share: in [0, 1], the share of near misses, of which the prompt is false. style: as of `sample_scenes`.
+    """
+    rng = random.Random(f"pictures/{stream}/{seed}/{prompt.index}/{prompt.text}")
+    found = []
+    for _ in range(count):
+        wrong = rng.random() < wrong_share
+        while True:
+            shown = pick(rng, pick(rng, [p for p in near_misses(prompt.metadata) if p])) if wrong else prompt.metadata
+            items = _sample_items(rng, shown, held_out=False)
+            kind, text = prompt.metadata["tag"], shown.get("text", "")
+            scene = Scene(kind, items, text, _sample_style(rng, style), prompt.text, prompt.metadata, wrong)
+            if is_true(scene, prompt.metadata) != wrong:
+                found.append(scene)
+                break
+    return found
 
 
 def sample_prompts(stream: str, seed: int, start: int, count: int, *, split: str = "train") -> list[Prompt]:

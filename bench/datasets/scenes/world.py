@@ -15,7 +15,7 @@ from bench.datasets.scenes.captions import pick, wordings
 from bench.datasets.scenes.claims import split_of, stated_in
 from bench.datasets.scenes.manifest import ASSETS
 from bench.datasets.scenes.render import render_scenes
-from bench.datasets.scenes.scene import sample_scenes
+from bench.datasets.scenes.scene import sample_pictures, sample_scenes
 from bench.datasets.scenes.types import Claim
 from bench.datasets.scenes.vocabulary import CATEGORIES, HELD_OUT_CATEGORIES
 from bench.datasets.splits import SPLITS, round_robin
@@ -24,9 +24,9 @@ from bench.datasets.world import Candidates
 if TYPE_CHECKING:
     from bench.datasets.scenes.proxies import ProxyClip
 
-# Shares of candidates' captions that are false, and that leave something out where they say more than one thing: 47 % in
-# all. As in the pre-training data.
-WRONG_CAPTIONS, PARTIAL_CAPTIONS = 0.3, 0.3
+# Shares of candidates' captions that are false, and that leave something out where they say more than one thing; as in
+# the pre-training data.
+WRONG_CAPTIONS, PARTIAL_CAPTIONS = 0.3, 0.25
 _CHUNK = 512
 
 
@@ -73,6 +73,15 @@ class ScenesWorld:
             prompts += [Prompt(len(prompts) + i, s.caption, s.metadata) for i, s in enumerate(scenes)]
             images.append(render_scenes(scenes))
         return Candidates(np.concatenate(images), prompts)
+
+    def pairs(self, categories: Sequence[str], count: int) -> Candidates:
+        """Two pictures of each of `count` training prompts, as flawed as candidates are; not ranked."""
+        prompts = self.prompts("train", categories, count)
+        two = [sample_pictures("pairs", 0, prompt, 2, wrong_share=WRONG_CAPTIONS) for prompt in prompts]
+        scenes = [pair[half] for half in (0, 1) for pair in two]
+        chunks = range(0, len(scenes), _CHUNK)
+        images = np.concatenate([render_scenes(scenes[start : start + _CHUNK]) for start in chunks])
+        return Candidates(images, 2 * prompts)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Image embeddings of the world's CLIP."""

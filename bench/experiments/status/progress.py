@@ -7,9 +7,10 @@ Events are dicts: `cell` (task/method/seed), `event` (one of `EVENTS`), and what
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,42 +20,36 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from bench.api import DataError
+from bench.experiments.status.pace import CellState, Judging, RunState, forget_state, write_state
+
 EVENTS = ("queue", "start", "step", "evaluate", "milestone", "note", "end")
-
-
-@dataclass
-class CellState:
-    """What is known of one cell. `since` is when it started here, `first` the share of the budget spent by then."""
-
-    name: str
-    phase: str = "waiting"
-    update: int = 0
-    fraction: float = 0.0
-    cost: float | None = None
-    loss: float | None = None
-    score: float | None = None
-    since: float | None = None
-    first: float | None = None
-
-    def seconds_left(self, now: float) -> float | None:
-        """Training time left at the pace so far; None while there is none."""
-        if self.since is None or self.first is None or self.fraction - self.first < 0.02:
-            return None
-        return (now - self.since) / (self.fraction - self.first) * (1 - self.fraction)
+WRITE_SECONDS = 2.0  # between two looks that `status` may have at the state
+_INDENT = 9  # letters before the text of a plain line
 
 
 class ProgressDisplay:
     """Shows cells as their events arrive: `with Display() as display: display.handle(event)`.
 
-    `clock` gives seconds; `console` defaults to standard output, and decides between live display and plain lines.
+    `clock` gives seconds since the epoch; `console` defaults to standard output, and decides between live display and
+    plain lines. `folder` is where `bench status` finds the state of the run.
     """
 
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.time, *,
+        judging: Judging | None = None, workers: int = 1, folder: Path | None = None,
+    ) -> None:  # fmt: skip
         self.console = console or Console(soft_wrap=True)
-        self.cells: dict[str, CellState] = {}
+        self.state = RunState(judging or Judging(), workers, clock())
         self._clock = clock
-        self._begin = clock()
+        self._folder = folder
+        self._written = 0.0
         self._live: Live | None = None
+
+    @property
+    def cells(self) -> dict[str, CellState]:
+        """The cells by name."""
+        return self.state.cells
 
     def __enter__(self) -> ProgressDisplay:
         if self.console.is_terminal:
@@ -68,6 +63,8 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._folder is not None and self._written:
+            forget_state(self._folder)
 
     def handle(self, event: Mapping[str, Any]) -> None:
         """Take one event.
@@ -78,28 +75,21 @@ class ProgressDisplay:
         kind = event["event"]
         if kind not in EVENTS:
             raise ValueError(f"unknown progress event {kind!r}")
-        cell = self.cells.setdefault(event["cell"], CellState(event["cell"]))
-        self._take(cell, event)
+        cell = self.state.take(event, self._clock())
         if self._live is None or kind in ("note", "end"):
             self._tell(cell, event)
+        self._store()
 
-    def _take(self, cell: CellState, event: Mapping[str, Any]) -> None:
-        """The event's facts into the cell's state."""
-        kind = event["event"]
-        for name in ("update", "fraction", "cost", "loss", "score"):
-            if event.get(name) is not None:
-                setattr(cell, name, event[name])
-        if kind == "start":
-            cell.phase = "starting"
-        elif kind in ("step", "milestone"):
-            cell.phase = "training"
-        elif kind == "evaluate":
-            part = event.get("part")
-            cell.phase = "judging" if part is None else f"judging {part:.0%}"
-        elif kind == "end":
-            cell.phase = event["status"]
-        if kind == "step" and cell.since is None:
-            cell.since, cell.first = self._clock(), cell.fraction
+    def _store(self) -> None:
+        """Write the state for `status`, now and then; a run does not end because it cannot be written."""
+        if self._folder is None or self._clock() - self._written < WRITE_SECONDS:
+            return
+        try:
+            write_state(self._folder, self.state)
+            self._written = self._clock()
+        except DataError as error:
+            self._folder = None
+            self._print(f"{error}; `bench status` will not tell the time left", None)
 
     def _tell(self, cell: CellState, event: Mapping[str, Any]) -> None:
         """A line for an event of note."""
@@ -107,51 +97,48 @@ class ProgressDisplay:
         if kind == "start":
             text = "starts"
         elif kind == "milestone":
-            left = cell.seconds_left(self._clock())
-            text = f"{cell.fraction:4.0%} of the budget, update {cell.update}{_pair('cost', amount(cell.cost))}"
-            text += f"{_pair('loss', four_digits(cell.loss))}{_pair('score', four_digits(cell.score))}"
-            text += f"; about {clock_text(left)} left" if left and cell.fraction < 1 else ""
+            left = self.state.cell_seconds(cell, self._clock())
+            text = f"{cell.fraction:.0%}, update {cell.update}{_pair('score', four_digits(cell.score))}"
+            text += f", {clock_text(left)} left" if left else ""
         elif kind == "note":
             text = str(message)
         elif kind == "end" and event["status"] == "failed":
             text = f"failed: {message}"
         elif kind == "end":
-            text = f"done after {cell.update} updates{_pair('score', four_digits(cell.score))}{self._left()}"
+            text = f"done{f', {cell.update} updates' if cell.update else ''}{_pair('score', four_digits(cell.score))}"
         else:
             return
-        elapsed = clock_text(self._clock() - self._begin)
-        style = "red" if event.get("status") == "failed" else None
-        self.console.print(Text(f"{elapsed:>7}  {cell.name:<32} {text}"), style=style)
+        self._print(f"{cell.name:<26} {text}", "red" if event.get("status") == "failed" else None)
+        if kind == "end" and self._live is None:
+            self._print(self._summary(), None)
 
-    def _left(self) -> str:
-        seconds = self.seconds_left()
-        return (
-            ""
-            if not seconds
-            else f"; {self._count('done')} of {len(self.cells)} cells, about {clock_text(seconds)} left"
-        )
+    def _print(self, text: str, style: str | None) -> None:
+        """A line with the time in front; in a terminal, one that is too long goes on under its text."""
+        line = f"{clock_text(self._clock() - self.state.began):>{_INDENT - 2}}  {text}"
+        if self.console.is_terminal:
+            hanging = " " * _INDENT
+            lines = textwrap.wrap(line, self.console.width, subsequent_indent=hanging, drop_whitespace=True)
+            line = "\n".join(lines)
+        self.console.print(Text(line), style=style)
 
-    def _count(self, phase: str) -> int:
-        return sum(cell.phase == phase for cell in self.cells.values())
+    def _count(self, *phases: str) -> int:
+        return sum(cell.phase in phases for cell in self.cells.values())
 
-    def seconds_left(self) -> float | None:
-        """Time left for all cells at the pace of the whole so far; None while there is none."""
-        ended = self._count("done") + self._count("failed")
-        spent = ended + sum(c.fraction for c in self.cells.values() if c.phase not in ("done", "failed"))
-        if spent < 0.05:
-            return None
-        return (self._clock() - self._begin) / spent * (len(self.cells) - spent)
+    def _summary(self) -> str:
+        """`12 cells: 3 done, 7 waiting, 45s elapsed, about 2m00s left`."""
+        now = self._clock()
+        parts = [f"{self._count(phase)} {phase}" for phase in ("done", "failed", "waiting") if self._count(phase)]
+        parts.append(f"{clock_text(now - self.state.began)} elapsed")
+        left = self.state.seconds_left(now)
+        parts += [f"about {clock_text(left)} left"] if left else []
+        return f"{len(self.cells)} cells: {', '.join(parts)}"
 
     def _render(self) -> Group:
         """The live display: a row for each cell at work, and a line for the rest."""
         now = self._clock()
         at_work = [cell for cell in self.cells.values() if cell.phase not in ("waiting", "done", "failed")]
-        table = cell_table((cell, cell.seconds_left(now)) for cell in at_work)
-        parts = [f"{self._count(phase)} {phase}" for phase in ("done", "failed", "waiting") if self._count(phase)]
-        seconds = self.seconds_left()
-        parts.append(f"{clock_text(now - self._begin)} elapsed")
-        parts += [f"about {clock_text(seconds)} left"] if seconds else []
-        return Group(table, Text(f"{len(self.cells)} cells: {', '.join(parts)}", style="dim"))
+        table = cell_table((cell, self.state.cell_seconds(cell, now)) for cell in at_work)
+        return Group(*([table] if at_work else []), Text(self._summary(), style="dim"))
 
 
 def cell_table(cells: Iterable[tuple[CellState, float | None]]) -> Table:

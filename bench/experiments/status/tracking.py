@@ -1,4 +1,6 @@
-"""The curves of a run for TensorBoard or trackio, written from its records while they grow; never over a network.
+"""The curves of a run for TensorBoard, trackio or Weights & Biases, written from its records while they grow.
+
+Nothing goes over a network, but where the user sets WANDB_MODE to online and has logged in.
 
 One run of the tracker for each cell. It is written from the beginning of the record each time, so that a cell that goes
 on after an interruption has no work twice. What is shown: the metrics of logged steps, and the milestones' scores,
@@ -14,8 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bench.api import ConfigError, DataError
 from bench.config.settings import Experiment
@@ -62,7 +65,9 @@ def tracker_of(experiment: Experiment, results: Path) -> Tracker | None:
     """
     if experiment.track is None:
         return None
-    kinds: dict[str, Callable[[Path, str], Tracker]] = {"tensorboard": TensorBoard, "trackio": Trackio}
+    kinds: dict[str, Callable[[Path, str], Tracker]] = {
+        "tensorboard": TensorBoard, "trackio": Trackio, "wandb": WeightsAndBiases,
+    }  # fmt: skip
     try:
         return kinds[experiment.track](inside(results, f"{experiment.name}/{FOLDER}"), experiment.name)
     except ImportError as error:
@@ -138,6 +143,79 @@ class Trackio:
         times = [p.time.isoformat() for p in points]
         with _stored(self._folder):
             self._storage.bulk_log(self._project, cell, rows, steps=[p.update for p in points], timestamps=times)
+
+
+class WeightsAndBiases:
+    """A run of wandb for each cell, in the group of the experiment; offline, unless WANDB_MODE says online.
+
+    Nothing of the machine, the environment or the sources is told, but what wandb's own logs in the folder hold. The
+    project is `bench`, or what WANDB_PROJECT says.
+    """
+
+    def __init__(self, folder: Path, project: str) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import; else it reports over the network
+        import wandb
+
+        asked = os.environ.get("WANDB_MODE") or "offline"
+        if asked not in ("offline", "online"):
+            raise ConfigError(f"--track wandb: WANDB_MODE is {asked!r}: set it to offline or online, or leave it")
+        mode: Literal["offline", "online"] = "online" if asked == "online" else "offline"
+        if mode == "online":
+            _require_login(wandb)
+        where = os.environ.get("WANDB_PROJECT") or "bench"
+        self.hint = f"wandb sync {folder / 'wandb' / 'offline-run-*'}   (sends them; nothing was sent yet)"
+        if mode == "online":
+            self.hint = f"project {where} at wandb, group {project}"
+        self._wandb = wandb
+        self._settings = wandb.Settings(
+            project=where, run_group=project, mode=mode, silent=True, console="off", host="", program="bench",
+            disable_git=True, disable_code=True, disable_job_creation=True, symlink=False, x_disable_meta=True,
+            x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
+        )  # fmt: skip
+        self._folder = folder
+        self._group = project
+        self._runs: dict[str, Any] = {}
+
+    def begin(self, cell: str) -> None:
+        """As `Tracker` has it; online the run of the same id is overwritten."""
+        identity = blake2b(f"{self._group}/{cell}".encode(), digest_size=8).hexdigest()
+        with self._told():
+            for earlier in self._folder.glob(f"wandb/*run-*-{identity}"):
+                shutil.rmtree(earlier)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            run = self._wandb.init(
+                id=identity, name=cell, dir=self._folder, reinit="create_new", settings=self._settings
+            )
+            run.define_metric("*", step_metric="updates")
+            self._runs[cell] = run
+
+    def write(self, cell: str, points: Sequence[Point]) -> None:
+        """As `Tracker` has it; `updates` is the horizontal axis, and `cost` can be chosen."""
+        with self._told():
+            for point in points:
+                row = {"updates": point.update, "cost": point.cost, "_timestamp": point.time.timestamp()}
+                self._runs[cell].log({**row, **point.values})
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns the refusals of system and wandb into one message."""
+        try:
+            with disk_errors(self._folder):
+                yield
+        except self._wandb.Error as error:
+            raise DataError(f"--track wandb: {error}; leave --track out, or set WANDB_MODE to offline") from error
+
+
+def _require_login(wandb: Any) -> None:
+    try:
+        why = "" if wandb.login(prompt=False) else "nobody has logged in"
+    except wandb.Error as error:
+        why = str(error)
+    if why:
+        raise ConfigError(
+            f"--track wandb: WANDB_MODE is online, and {why}: run `wandb login`, or leave WANDB_MODE out, which keeps "
+            "the curves on this machine until `wandb sync` sends them"
+        )
 
 
 @contextmanager

@@ -5,38 +5,31 @@ Nothing is written and no lock is taken, so that it may be asked at any time, fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from bench.budget import Budget, Ledger
-from bench.experiments.status.progress import CellState
+from bench.experiments.status.pace import CellState, RunState, read_state
 from bench.locks import Holder, lock_holder
 from bench.paths import inside
 from bench.results.records.listing import list_cells
-from bench.results.records.schema import BASE, Cell, End, Event, ExperimentHeader, LedgerEntry, Milestone, Step, dump
+from bench.results.records.schema import BASE, Cell, End, Event, ExperimentHeader, LedgerEntry, Milestone, Step
 from bench.results.records.writer import read_events, read_experiment_header, read_telemetry, status_of
 
 _AT_WORK = ("training", "judging", "starting")
-_SHORTEST = 0.02  # share of a budget that tells a pace
 Kind = Literal["step", "milestone", "end"]  # of telemetry
 
 
 @dataclass(frozen=True)
 class CellView:
-    """One cell: what is shown of it, the seconds that its whole budget takes (None: not known), and why it failed."""
+    """One cell: what is shown of it, the seconds left of one at work (None: not known), and why it failed."""
 
     state: CellState
-    whole: float | None = None
+    seconds_left: float | None = None
     reason: str | None = None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Of a cell at work: training and evaluations left, at the pace since it was started or went on."""
-        is_at_work = self.state.phase in _AT_WORK
-        return self.whole * (1 - self.state.fraction) if is_at_work and self.whole is not None else None
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,7 @@ class ExperimentView:
     folder: Path
     cells: tuple[CellView, ...]
     run: Holder | None
+    seconds_left: float | None = None
 
     @property
     def is_running(self) -> bool:
@@ -58,35 +52,30 @@ class ExperimentView:
         """Whether all there is to say are the scores."""
         return not self.is_running and all(cell.state.phase == "done" for cell in self.cells)
 
-    @property
-    def seconds_left(self) -> float | None:
-        """Until the run ends: what is left of all cells at the mean pace of each method, shared out to the workers."""
-        paces = {_method(cell): cell.whole for cell in self.cells if cell.whole is not None}
-        if not self.is_running or not paces or self.run is None:
-            return None
-        mean = sum(paces.values()) / len(paces)
-        left = [
-            paces.get(_method(cell), mean) * (1 - cell.state.fraction)
-            for cell in self.cells
-            if cell.state.phase not in ("done", "failed")
-        ]
-        workers = max(1, int(self.run.about.get("workers", 1)))
-        return max(sum(left) / workers, max(left, default=0.0))
-
 
 def look(folder: Path) -> ExperimentView:
     """What is known of the experiment in results/<experiment>.
+
+    Of cells at work it is what their run says, and so is the time left; of all others what is recorded.
 
     Raises:
         DataError: there is none, or a record is damaged.
     """
     header = read_experiment_header(folder)
-    run = lock_holder(folder / "run.lock")
+    run, now = lock_holder(folder / "run.lock"), time.time()
     names = {cell.relative_to(folder).as_posix() for cell in list_cells(folder)}
+    told = None
     if run is not None and run.lives:
         names |= {str(name) for name in run.about.get("cells", ())}
-    cells = [_cell(header, folder, name) for name in sorted(names, key=_place)]
-    return ExperimentView(header.name, folder, tuple(cells), run)
+        told = read_state(folder)
+    cells = [_told(told, name, now) or _cell(header, folder, name) for name in sorted(names, key=_place)]
+    return ExperimentView(header.name, folder, tuple(cells), run, told.seconds_left(now) if told else None)
+
+
+def _told(run: RunState | None, name: str, now: float) -> CellView | None:
+    """A cell at work as its run has told of it last."""
+    state = run.cells.get(name) if run else None
+    return CellView(state, run.cell_seconds(state, now)) if run and state and state.phase in _AT_WORK else None
 
 
 def _place(name: str) -> tuple[str, bool, str, int]:
@@ -95,24 +84,18 @@ def _place(name: str) -> tuple[str, bool, str, int]:
     return task, method != "base", method, int(seed.removeprefix("seed"))
 
 
-def _method(cell: CellView) -> str:
-    return cell.state.name.split("/")[1]
-
-
 def _cell(header: ExperimentHeader, experiment: Path, name: str) -> CellView:
     folder = inside(experiment, name)
     events = read_events(folder)
     state = CellState(name, _phase(folder, events))
     if not events:
         return CellView(state)
-    seconds = {(line.kind, line.update): line.seconds for line in read_telemetry(folder)}
-    shares: dict[tuple[Kind, int], float] = {}
+    seconds: dict[tuple[Kind, int], float] = {(it.kind, it.update): it.seconds for it in read_telemetry(folder)}
     for event in events:
         if isinstance(event, Step | Milestone):
             spent = seconds.get((event.kind, event.update), 0.0)
             state.update, state.cost = event.update, event.ledger.cost
             state.fraction = _share(events[0], event.ledger, spent)
-            shares[event.kind, event.update] = state.fraction
         if isinstance(event, Milestone):
             primary = header.primary(name.split("/")[0], event.scores)
             state.score = event.scores[primary].mean if primary else state.score
@@ -121,7 +104,7 @@ def _cell(header: ExperimentHeader, experiment: Path, name: str) -> CellView:
     if state.phase == "done":
         state.fraction = 1.0
     reason = events[-1].reason if isinstance(events[-1], End) else None
-    return CellView(state, _whole(folder, shares, state), reason)
+    return CellView(state, reason=reason)
 
 
 def _phase(folder: Path, events: Sequence[Event]) -> str:
@@ -145,21 +128,6 @@ def _share(cell: Event, ledger: LedgerEntry, seconds: float) -> float:
     budgets = [Budget.stored(text) for text in cell.config.get("budgets", ())] if isinstance(cell, Cell) else []
     if not budgets:
         return 0.0
-    entries = {name: value for name, value in dump(ledger).items() if name != "cost"}
+    entries = {name: value for name, value in asdict(ledger).items() if name != "cost"}
     spent = Ledger.from_state({**entries, "seconds": seconds}).spent(budgets[0].unit)
     return min(1.0, spent / sum(budget.amount for budget in budgets))
-
-
-def _whole(folder: Path, shares: Mapping[tuple[Kind, int], float], state: CellState) -> float | None:
-    """Seconds that the whole budget takes by the clock, evaluations included, at the pace of the last session."""
-    worker = lock_holder(inside(folder, "checkpoint/cell.lock"))
-    known = [
-        (datetime.fromisoformat(line.time), shares[line.kind, line.update])
-        for line in read_telemetry(folder)
-        if (line.kind, line.update) in shares
-    ]
-    if worker is not None and state.phase in _AT_WORK:
-        known = [(when, share) for when, share in known if when >= worker.began]
-    if not known or known[-1][1] - known[0][1] < _SHORTEST:
-        return None
-    return (known[-1][0] - known[0][0]).total_seconds() / (known[-1][1] - known[0][1])

@@ -43,7 +43,8 @@ def closed_form_stage(
     settings = Train(**{"batch_size": 64, "micro_batch": 64, "weight_decay": 0.0, **train})
     ledger = Ledger()
     metering = Metering(ledger, Limit(Budget(updates, "updates"), ledger), unit=1.0)
-    dataset = (data or closed_form.dataset()) if method.needs.data else None
+    law = closed_form.pairs if method.needs.pairs else closed_form.dataset
+    dataset = (data or law()) if method.needs.data else None
     prompts = closed_form.prompts(256) if method.needs.reward else []
     draw = SampleDraw(policy, metering, settings, 0, dataset, prompts)
     reference = policy.frozen_copy() if method.needs.reference else None
@@ -68,13 +69,13 @@ def trained_moments(method: Method, policy: ClosedFormPolicy, updates: int, **tr
 
 @SUITE.check("closed-form", "a wrong sign, weight or target lowers its own loss; only a known answer tells")
 def closed_form_task(subject: MethodSubject) -> None:
-    """Moments near the data's from data alone; from a reward more mass on the rewarded mode, and no collapse."""
+    """Moments near the data's from data alone; from a reward or pairs more mass on the rewarded mode, no collapse."""
     needs = subject.method.needs
     if not (needs.data or needs.reward):
         raise NotApplicable("the method needs neither data nor a reward")
     method = subject.method(subject.method.Config())
-    if needs.reward:
-        policy = ClosedFormPolicy.astray() if needs.data else ClosedFormPolicy.exact()
+    if needs.reward or needs.pairs:
+        policy = ClosedFormPolicy.astray() if needs.data and not needs.pairs else ClosedFormPolicy.exact()
         _require_gain(method, policy)
     else:
         _require_moments(

@@ -85,7 +85,7 @@ class _OnceDrawnWorld:
     def __init__(self, world: World) -> None:
         self.name, self.version, self.model, self.categories = world.name, world.version, world.model, world.categories
         self.embed = world.embed
-        self._prompts, self._candidates = cache(world.prompts), cache(world.candidates)
+        self._prompts, self._candidates, self._pairs = cache(world.prompts), cache(world.candidates), cache(world.pairs)
 
     def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:
         """As the world's."""
@@ -94,6 +94,10 @@ class _OnceDrawnWorld:
     def candidates(self, categories: Sequence[str], count: int) -> Candidates:
         """As the world's."""
         return self._candidates(tuple(categories), count)
+
+    def pairs(self, categories: Sequence[str], count: int) -> Candidates:
+        """As the world's."""
+        return self._pairs(tuple(categories), count)
 
 
 class Fixtures:

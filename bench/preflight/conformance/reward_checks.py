@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from bench.api import Prompt
 from bench.device import present_device
 from bench.preflight.conformance.check import CheckSuite, Mismatch, NotApplicable
 from bench.preflight.conformance.fixtures import RewardSubject
+from bench.scoring.scorer import without_none
 from bench.scoring.trl import reward_function
 
 SUITE = CheckSuite[RewardSubject]()
@@ -54,7 +56,8 @@ def declared_range(subject: RewardSubject) -> None:
     noise = np.random.Generator(np.random.Philox(0)).integers(0, 256, images.shape, np.uint8)
     low, high = subject.reward.range
     for name, some in {"pictures": images, "black": images * 0, "white": images * 0 + 255, "noise": noise}.items():
-        scores = _scores(subject, some, prompts)
+        scores, abstained = without_none(_given(subject, some, prompts))
+        scores = scores[~abstained]
         if not ((scores >= low) & (scores <= high)).all():
             raise Mismatch(f"scores from {low:g} to {high:g}", f"{scores.min():g} to {scores.max():g} ({name})")
 
@@ -122,8 +125,13 @@ def _pictures_of(subject: RewardSubject) -> tuple[np.ndarray, Sequence[Prompt]]:
 
 
 def _scores(subject: RewardSubject, images: np.ndarray, prompts: Sequence[Prompt]) -> np.ndarray:
+    """Scores, NaN where the reward abstains."""
+    return without_none(_given(subject, images, prompts))[0]
+
+
+def _given(subject: RewardSubject, images: np.ndarray, prompts: Sequence[Prompt]) -> Any:
     texts, metadata = [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts]
-    return np.asarray(subject.reward(images.copy(), texts, metadata))
+    return subject.reward(images.copy(), texts, metadata)
 
 
 def _require_equal(

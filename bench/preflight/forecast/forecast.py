@@ -164,8 +164,12 @@ def _pictures(experiment: Experiment, task: Task) -> int:
     there = task.candidates
     if experiment.data is not None and experiment.data.found is not None:
         there = min(there, experiment.data.found.training)
-    every = any(stage.build().needs.unselected for chain in experiment.methods for stage in chain.stages)
-    return math.ceil((1.0 if every else task.top_share) * there)
+    needs = [stage.build().needs for chain in experiment.methods for stage in chain.stages]
+    single = math.ceil((1.0 if any(each.unselected for each in needs) else task.top_share) * there)
+    if not any(each.pairs for each in needs):
+        return single
+    found = experiment.data.found if experiment.data is not None else None
+    return single + min(task.candidates, 2 * found.pairs if found else task.candidates)
 
 
 def _host(experiment: Experiment, shapes: ModelShapes) -> BytesByPart:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
+from bench.config.load import lora_preset
 from bench.config.settings import BASE, Experiment
 from bench.preflight.forecast.plan import ExperimentPlan
 
 if TYPE_CHECKING:
     from bench.preflight.forecast.cards import Card
     from bench.preflight.forecast.forecast import ExperimentForecast, StageForecast
+
+
+_WIDTH = 80  # of a terminal
+
+
+def _wrapped(lines: list[str]) -> str:
+    """Lines of any length, which go on in lines of their own with two more spaces before them."""
+    found: list[str] = []
+    for line in "\n".join(lines).split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        found += textwrap.wrap(
+            line, _WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+        ) or [""]
+    return "\n".join(found)
 
 
 def render_plan(experiment: Experiment, plan: ExperimentPlan) -> str:
@@ -25,7 +41,7 @@ def render_plan(experiment: Experiment, plan: ExperimentPlan) -> str:
             f"\nabout {_duration(seconds)} with {experiment.workers} workers, if each has a core of its own and "
             f"nothing is done yet\n({plan.rate:,.0f} forward passes/s a worker, {where})"
         )
-    return "\n".join(lines)
+    return _wrapped(lines)
 
 
 def _head(experiment: Experiment, plan: ExperimentPlan) -> list[str]:
@@ -59,15 +75,18 @@ def _methods(plan: ExperimentPlan) -> list[str]:
     if not plan.stages:
         return []
     lines = ["", f"{'method':<24}{'updates':>9}{'cost':>13}{'FLOPs':>11}{'pictures':>11}{'a cell':>9}"]
+    few = []
     for label, stages in plan.stages.items():
         for stage in stages:
-            few = "  fewer than 50 updates" if stage.updates < 50 else ""
             name = label if len(stages) == 1 else f"{label}: {stage.name}"
+            few += [name] * (stage.updates < 50)
+            lines += [name] * (len(name) > 23)
             lines.append(
-                f"{name:<24}{stage.updates:>9,}{stage.total('cost'):>13,.0f}{stage.total('flops'):>11.2e}"
-                f"{stage.total('images'):>11,.0f}{_duration(plan.cell_seconds(label)):>9}{few}"
+                f"{name if len(name) <= 23 else '':<24}{stage.updates:>9,}{stage.total('cost'):>13,.0f}"
+                f"{stage.total('flops'):>11.2e}{stage.total('images'):>11,.0f}"
+                f"{_duration(plan.cell_seconds(label)):>9}"
             )
-    return lines
+    return [*lines, *([f"fewer than 50 updates: {', '.join(few)}"] if few else [])]
 
 
 def render_forecast(found: ExperimentForecast, cards: list[Card], utilisation: float) -> str:
@@ -84,13 +103,15 @@ def render_forecast(found: ExperimentForecast, cards: list[Card], utilisation: f
     if found.fetched:
         lines.append(f"\nto be fetched once: about {_size(found.fetched)}, weights of 16 bits")
     lines += _cards(found, cards, utilisation)
-    return "\n".join([*lines, "", _NOT_COUNTED, *_unknown(found)])
+    return _wrapped([*lines, "", _NOT_COUNTED, *_unknown(found)])
 
 
 _NOT_COUNTED = """\
-Computed from shapes; nothing was measured. Hours are FLOPs over the card's peak times an assumed utilisation;
-what gradient checkpointing computes again is in the hours, not in the cost. Left out: the passes of reward models, in
-hours and memory; curation; decoding in evaluation; kernels' workspaces; what torch.compile saves."""
+Computed from shapes; nothing was measured. Hours are FLOPs over the card's peak
+times an assumed utilisation; what gradient checkpointing computes again is in
+the hours, not in the cost. Left out: the passes of reward models, in hours and
+memory; curation; decoding in evaluation; kernels' workspaces; what
+torch.compile saves."""
 
 
 def _unknown(found: ExperimentForecast) -> list[str]:
@@ -103,8 +124,20 @@ def _unknown(found: ExperimentForecast) -> list[str]:
 
 
 def _memory(found: ExperimentForecast) -> list[str]:
-    """Memory by part, a column for each stage."""
-    columns = [(label, stage) for label, stages in found.stages.items() for stage in stages]
+    """Memory by part, a column for each stage, and below one another what is too wide for the terminal."""
+    tables: list[list[tuple[str, StageForecast]]] = [[]]
+    room = _WIDTH - 28
+    for column in [(label, stage) for label, stages in found.stages.items() for stage in stages]:
+        width = max(10, len(_name(*column)) + 2)
+        if tables[-1] and width > room:
+            tables.append([])
+            room = _WIDTH - 28
+        room -= width
+        tables[-1].append(column)
+    return [line for columns in tables for line in _memory_table(columns)]
+
+
+def _memory_table(columns: list[tuple[str, StageForecast]]) -> list[str]:
     widths = [max(10, len(_name(*column)) + 2) for column in columns]
     head = "".join(f"{_name(*column):>{width}}" for column, width in zip(columns, widths, strict=True))
     lines = ["", f"{'memory of the card':<28}{head}"]
@@ -161,6 +194,9 @@ def _fits(found: ExperimentForecast, card: Card) -> list[str]:
     if not short:
         return [f"fits: at most {_size(found.most)} of {_size(card.usable)}"]
     lines = [f"does not fit: {_size(card.usable)} are usable"]
+    other = lora_preset(found.experiment.model)
+    if other and any(stage.settings.train.adaptation == "full" for stages in found.stages.values() for stage in stages):
+        lines.append(f"try --preset {other}, where all train adapters")
     for need, mends in short:
         lines += [need, *(f"  try {mend}" for mend in mends)]
     return lines

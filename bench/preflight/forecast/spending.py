@@ -132,7 +132,7 @@ def one_weight_stage(
     method, train, policy = settings.build(), settings.train, OneWeightPolicy(shift)
     metering = Metering(ledger, Limit(_ENDLESS, ledger), unit=passes.reference)
     reward = Scorer(Brightness(), reward_flops) if method.needs.reward else None
-    pictures = _pictures(train) if method.needs.data else None
+    pictures = _pictures(train, pairs=method.needs.pairs) if method.needs.data else None
     prompts = [Prompt(i, f"prompt {i}", {}) for i in range(4096)] if method.needs.reward else []
     draw = SampleDraw(policy, metering, train, 0, pictures, prompts)
     reference = OneWeightPolicy(shift) if method.needs.reference else None
@@ -163,10 +163,10 @@ def spent_by_update(stage: Stage, ledger: Ledger) -> dict[str, float]:
     return {unit: (seconds if unit == "seconds" else ledger.spent(unit)) / steps for unit in UNITS}
 
 
-def _pictures(train: Train) -> Dataset:
+def _pictures(train: Train, *, pairs: bool) -> Dataset:
     latents = torch.zeros(train.batch_size, *_LATENT)
     texts = [f"picture {i}" for i in range(train.batch_size)]
-    return Dataset.in_memory(latents, torch.ones_like(latents), texts, [{}] * len(texts))
+    return Dataset.in_memory(latents, torch.ones_like(latents), texts, [{}] * len(texts), latents if pairs else None)
 
 
 def _rollout_bytes(stage: Stage, shapes: ModelShapes) -> float:

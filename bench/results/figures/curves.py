@@ -31,8 +31,8 @@ WIDE_RATIO = 6.0  # of the methods' furthest points, from which on a linear axis
 def draw_budget_curves(data: Mapping[str, Any], form: Form = "png") -> bytes:
     """Rows are scorers, columns units; lines are means over seeds, bands reach from the lowest seed to the highest.
 
-    data: methods [..], units [..], scorers [{name, kind}], base {scorer: y}, runs [{method, seed, x {unit: [..]},
-    y {scorer: [..]}}], means [{method, x {unit: [..]}, y {scorer: [..]}}].
+    data: methods [..], units [..], scorers [{name, kind, prompts}], base {scorer: y}, runs [{method, seed,
+    x {unit: [..]}, y {scorer: [..]}}], means [{method, x {unit: [..]}, y {scorer: [..]}}].
     """
     scorers, units, look = data["scorers"], data["units"], looks(data["methods"])
     labels = _side_labels(scorers, 2.2)
@@ -49,8 +49,12 @@ def draw_budget_curves(data: Mapping[str, Any], form: Form = "png") -> bytes:
 
 
 def _side_labels(scorers: Sequence[Mapping[str, Any]], height: float) -> list[str]:
-    """What stands beside each row: the scorer and its kind."""
-    return [f"{fitted(one['name'], height)}\n{fitted('(' + one['kind'] + '), mean score', height)}" for one in scorers]
+    """What stands beside each row: the scorer, its kind, and the number of prompts where it is told."""
+    found = []
+    for one in scorers:
+        mean = f"mean of {one['prompts']:,} prompts" if "prompts" in one else "mean score"
+        found.append(f"{fitted(one['name'], height)}\n{fitted('(' + one['kind'] + '), ' + mean, height)}")
+    return found
 
 
 def _side(labels: Sequence[str]) -> float:

@@ -181,10 +181,11 @@ class Step(_Line):
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
 class ScoreSummary:
-    """Mean of one scorer over the `n` prompts it applies to, and by category."""
+    """Mean of one scorer over the `n` prompts that it judged, and by category; `abstained` of those it applies to."""
 
     mean: Finite
     n: Count
+    abstained: Count = 0
     by_category: dict[str, Finite] = Field(default_factory=dict)
 
 

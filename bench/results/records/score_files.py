@@ -17,7 +17,7 @@ from bench.results.records.schema import SCORE_COLUMNS
 __all__ = ["KEYS", "ScoreRows", "columns_of", "damaged", "read_scores"]
 
 KEYS = ["task", "method", "seed"]
-_BLOCK = 32  # tables that are joined at once: thousands of small ones take several times the memory of their rows
+_BLOCK = 128  # tables that are joined at once: thousands of small ones take several times the memory of their rows
 _TEXTS = [name for name, kind in SCORE_COLUMNS.items() if kind == "str"]
 _NUMBERS = {"int32": pa.int32(), "float32": pa.float32()}
 # What pyarrow raises on bytes that are no parquet, on pages that fail their checksum, on names that are none.
@@ -110,6 +110,7 @@ class ScoreRows:
             codes, known = pd.factorize(np.array(values), sort=True)
             rows = np.repeat(codes, self._counts)
             whole.insert(position, name, known[rows] if name == "seed" else pd.Categorical.from_codes(rows, known))
+        pa.default_memory_pool().release_unused()  # what the tables took
         return whole
 
 

@@ -1,4 +1,4 @@
-"""REPORT.md, its figures and the pages from results/ alone, without torch: `write_report` and `check_report`.
+"""Reports, figures and pages from results/ alone, without torch: `write_report`, `check_report`, and of one experiment.
 
 `figures/manifest.json` of an experiment lists the files that a report made there, with their hashes: those alone are
 removed once they are not wanted, and only as they were made.
@@ -18,42 +18,72 @@ from bench.files import disk_errors, write_whole
 from bench.paths import inside
 from bench.reading import read_json
 from bench.results.records.listing import list_results
-from bench.results.report.document import GENERATED, Document, render_document
+from bench.results.report.document import GENERATED, Document, render_document, render_experiment, report_of
 from bench.results.report.figures import Figure
 from bench.results.report.page import page_differences, page_of, remove_page, write_page
 from bench.results.report.terminal import terminal_table
 
-__all__ = ["check_report", "page_of", "require_place", "terminal_table", "write_report"]
+__all__ = [
+    "check_experiment",
+    "check_report",
+    "page_of",
+    "report_of",
+    "require_places",
+    "terminal_table",
+    "write_experiment",
+    "write_report",
+]
 
 SHOWN = 8  # lines of the text that `check` tells apart one by one
 MANIFEST = "manifest.json"
 
 
-def write_report(results: Path, report: Path) -> tuple[str, ...]:
-    """Write `report`, and in results/<experiment> figures/ and report.html.
+def write_report(results: Path, report: Path) -> Document:
+    """Write `report` of what is shared, and in each results/<experiment> REPORT.md, figures/ and report.html.
 
     They are the same bytes for the same results and library versions. A figure or page whose data and drawing code are
-    unchanged is not made again. Returns what was left out because it
-    is not what was recorded, one message each. Raises DataError where there are no results, where what the whole
-    report needs is damaged, where report or figures cannot be written, and where a link, or a text that is no report,
-    stands in the place of one.
+    unchanged is not made again. Returns what was written, and what was left out because it is not what was recorded.
+    Raises DataError where there are no results, where what all reports need is damaged, where one cannot be written,
+    and where a link, or a text that is no report, stands in the place of one.
     """
     require_place(report)
     document = render_document(results, report)
+    _write(document)
     folders = [analysis.experiment.folder for analysis in document.reported]
-    for folder in folders:
-        require_place(page_of(folder))
+    for folder in set(list_results(results)).difference(folders):
+        with disk_errors(folder):
+            remove_page(folder)
+    return document
+
+
+def write_experiment(folder: Path) -> Document:
+    """Write REPORT.md, figures/ and report.html of one experiment alone; raises and returns as `write_report` does."""
+    document = render_experiment(folder)
+    _write(document)
+    if not document.reported:
+        remove_page(folder)
+    return document
+
+
+def require_places(folder: Path) -> None:
+    """Raise DataError where what a report of this experiment would write is no report's, or a link."""
+    require_place(report_of(folder))
+    require_place(page_of(folder))
+
+
+def _write(document: Document) -> None:
+    for place, _ in document.texts:
+        require_place(place)
+    for analysis in document.reported:
+        require_place(page_of(analysis.experiment.folder))
     for folder, figures in _by_folder(document).items():
         with disk_errors(folder):
             _write_figures(folder, figures)
     for analysis in document.reported:
         with disk_errors(analysis.experiment.folder):
             write_page(analysis)
-    for folder in set(list_results(results)).difference(folders):
-        with disk_errors(folder):
-            remove_page(folder)
-    write_whole(report, document.text.encode())
-    return document.refused
+    for place, text in document.texts:
+        write_whole(place, text.encode())
 
 
 def require_place(report: Path) -> None:
@@ -75,14 +105,22 @@ def require_place(report: Path) -> None:
 
 
 def check_report(results: Path, report: Path) -> list[str]:
-    """What differs between the stored report and the results, one message each; empty where they agree.
+    """What differs between the stored reports and the results, one message each; empty where they agree.
 
     Results that are not what was recorded count as differences. The text and the plotted data are compared; pixels are
     not, for they depend on library versions. Pages need not be there: they can be made again. Raises DataError
     as `write_report` does.
     """
     require_place(report)
-    document = render_document(results, report)
+    return _differences(render_document(results, report))
+
+
+def check_experiment(folder: Path) -> list[str]:
+    """As `check_report`, of one experiment alone."""
+    return _differences(render_experiment(folder))
+
+
+def _differences(document: Document) -> list[str]:
     found = list(document.refused)
     for folder, figures in _by_folder(document).items():
         for figure in figures:
@@ -93,9 +131,8 @@ def check_report(results: Path, report: Path) -> list[str]:
         ]
     for analysis in document.reported:
         found += page_differences(analysis)
-    if not report.is_file():
-        return [f"{report} is missing: run `python -m bench report`", *found]
-    return _text_differences(report, document.text) + found
+    texts = [difference for place, text in document.texts for difference in _text_differences(place, text)]
+    return texts + found
 
 
 def _by_folder(document: Document) -> dict[Path, list[Figure]]:
@@ -174,6 +211,9 @@ def _figure_differences(folder: Path, figure: Figure) -> list[str]:
 
 
 def _text_differences(report: Path, expected: str) -> list[str]:
+    require_place(report)
+    if not report.is_file():
+        return [f"{report} is missing: run `python -m bench report`"]
     held = report.read_text(encoding="utf-8")
     if held == expected:
         return []

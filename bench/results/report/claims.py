@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from bench.parsing import read_dataclass
-from bench.results.report.markdown import escape, interval_text, markdown_table, score_decimals
+from bench.results.records.schema import BASE
+from bench.results.report.markdown import escape, interval_text, markdown_table, score_decimals, signed
 from bench.results.report.tables import verdict_words
 from bench.results.statistics.analysis import Analysis, Difference
 from bench.results.statistics.intervals import crossed_interval, detectable, paired_differences, verdict
@@ -18,6 +20,7 @@ from bench.results.statistics.intervals import crossed_interval, detectable, pai
 __all__ = ["Claim", "ClaimFinding", "claim_findings", "claim_verdict", "claims_table", "published_claims"]
 
 BETTER, WORSE, TIE = "better", "worse", "tie"
+HOLLOW = "no better than the base"  # in the place of a win, or of a tie that would suffice
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -52,22 +55,37 @@ class PublishedClaims:
 
 @dataclass(frozen=True)
 class ClaimFinding:
-    """One comparison that bears on a claim."""
+    """One comparison that bears on a claim. over_base: method and reference minus the base, where that has finished."""
 
     task: str
     what: str
     difference: Difference
     decimals: int
     few: bool
+    over_base: Mapping[str, Difference]
 
     @property
     def text(self) -> str:
         """One line of the column `ours`."""
         found = interval_text(self.difference.interval, self.decimals, sign=True)
         mark = " †" if self.few else ""
+        shown = (
+            f"{escape(name)} {signed(it.interval.mean, self.decimals)} {it.verdict}"
+            for name, it in self.over_base.items()
+        )
+        beside = f" (over the base at the end: {', '.join(shown)})" if self.over_base else ""
         return (
             f"{escape(self.task)}, {escape(self.what)}: {found}, {verdict_words(self.difference, self.decimals)}{mark}"
+            f"{beside}"
         )
+
+    def word(self, claim: Claim) -> str:
+        """The verdict that counts for a claim: nothing wins that is not itself shown to be better than the base."""
+        word: str = self.difference.verdict
+        if claim.tie_suffices and word == TIE:
+            word = BETTER
+        own = self.over_base.get(claim.method)
+        return HOLLOW if word == BETTER and own is not None and own.verdict != BETTER else word
 
 
 @cache
@@ -130,19 +148,19 @@ def _few_steps(analysis: Analysis, task: str, claim: Claim) -> list[ClaimFinding
 
 
 def _finding(analysis: Analysis, task: str, claim: Claim, scorer: str, what: str, found: Difference) -> ClaimFinding:
-    few = any(analysis.few_updates(task, name) for name in (claim.method, claim.reference))
+    pair = (claim.method, claim.reference)
+    few = any(analysis.few_updates(task, name) for name in pair)
     decimals = score_decimals(analysis.info(scorer), analysis.margin(task, scorer))
-    return ClaimFinding(task, what, found, decimals, few)
+    gained = {name: analysis.difference(task, name, BASE, scorer) for name in pair if BASE in analysis.methods(task)}
+    over_base = {name: gain for name, gain in gained.items() if gain is not None}
+    return ClaimFinding(task, what, found, decimals, few, over_base)
 
 
 def claim_verdict(claim: Claim, findings: list[ClaimFinding]) -> str:
-    """The verdict on a claim in words: it holds only where every comparison says better."""
+    """The verdict on a claim in words: it holds only where every comparison is won (`ClaimFinding.word`)."""
     if not findings:
         return claim.absent
-    words: list[str] = [item.difference.verdict for item in findings]
-    if claim.tie_suffices:
-        words = [BETTER if word == TIE else word for word in words]
-    said = _verdict_of_all(words)
+    said = _verdict_of_all([item.word(claim) for item in findings])
     if any(item.few for item in findings):
         said += "; with fewer than 50 updates (†) this says little"
     if not claim.scorers and claim.tasks:
@@ -157,20 +175,29 @@ def _verdict_of_all(words: list[str]) -> str:
         return "**fails here**: the opposite"
     if all(word == TIE for word in words):
         return "**tie**: no difference that matters"
+    if all(word == HOLLOW for word in words):
+        return f"**not shown**: {HOLLOW}"
     if all(word.startswith("undecided") for word in words):
         return "**undecided**"
-    counts = [(name, sum(word.startswith(name) for word in words)) for name in (BETTER, WORSE, TIE, "undecided")]
+    kinds = (BETTER, HOLLOW, WORSE, TIE, "undecided")
+    counts = [(name, sum(word.startswith(name) for word in words)) for name in kinds]
     held = "**fails in part**" if WORSE in words else "**not shown as a whole**"
     return f"{held}: " + ", ".join(f"{count} {name}" for name, count in counts if count)
 
 
-def claims_table(analysis: Analysis) -> str:
-    """One row a claim: claim, published figures, ours, verdict."""
+def claims_table(analyses: Sequence[Analysis], told: Callable[[Analysis], str] = lambda analysis: "") -> str:
+    """One row a claim: claim, published figures, ours, verdict.
+
+    Each claim is judged by the first of the experiments that has such a comparison; `told` says in markdown which.
+    """
     published, rows = published_claims(), []
     for claim in published.claims:
-        found = claim_findings(analysis, claim)
-        ours = "<br>".join(item.text for item in found) or "–"
+        tested = ((analysis, found) for analysis in analyses if (found := claim_findings(analysis, claim)))
+        analysis, found = next(tested, (None, []))
+        ours = [item.text for item in found]
+        ours += [where] if analysis is not None and (where := told(analysis)) else []
         against = f" ({claim.method} minus {claim.reference})" if found else ""
-        rows.append([str(claim.number), claim.text + against, claim.published, ours, claim_verdict(claim, found)])
+        verdict_cell = claim_verdict(claim, found)
+        rows.append([str(claim.number), claim.text + against, claim.published, "<br>".join(ours) or "–", verdict_cell])
     head = ["#", "Claim", f"Published on {published.model}", "Ours, embedded world, equal budget", "Verdict"]
     return markdown_table(head, rows)

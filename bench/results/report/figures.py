@@ -31,7 +31,7 @@ from bench.results.report.gains import gain_paths
 from bench.results.report.markdown import printable
 from bench.results.statistics.analysis import Analysis, Run
 
-__all__ = ["Figure", "curves_figure", "experiment_figures", "headline_scorers", "scorer_kind"]
+__all__ = ["Figure", "curves_figure", "experiment_figures", "headline_scorers", "other_figures", "scorer_kind"]
 
 SIGNIFICANT = 6
 
@@ -91,6 +91,13 @@ def experiment_figures(analysis: Analysis, units: tuple[str, ...]) -> list[Figur
     return [figure for figure in found if figure is not None]
 
 
+def other_figures(analysis: Analysis) -> list[Figure]:
+    """Those of lines and points besides the curves, which depend on no unit of the budget."""
+    found = [_proxy_against_gold(analysis)]
+    found += [draw(analysis, task) for task in analysis.tasks for draw in (_differences, _guidance_grid)]
+    return [figure for figure in found if figure is not None]
+
+
 def _differences(analysis: Analysis, task: str) -> Figure | None:
     """Differences to the baseline under every scorer of a task."""
     baseline, panels = analysis.baseline(task), []
@@ -144,14 +151,19 @@ def curves_figure(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figu
         {
             "methods": _trained(analysis, task),
             "units": shown,
-            "scorers": [{"name": scorer, "kind": scorer_kind(analysis, task, scorer)} for scorer in scorers],
+            "scorers": [
+                {"name": scorer, "kind": scorer_kind(analysis, task, scorer), "prompts": runs[scorer][0].prompts}
+                for scorer in scorers
+            ],
             "base": base,
             "runs": listed,
             "means": _means(first, runs, shown),
         }
     )
+    counts = dict.fromkeys(f"{runs[scorer][0].prompts:,}" for scorer in scorers)
     caption = (
-        "Scores along the budget on the prompts that all milestones share. Lines: mean over seeds; bands: from the "
+        f"Scores along the budget on the {' or '.join(counts)} prompts that all milestones share. Lines: mean over "
+        "seeds; bands: from the "
         "lowest seed to the highest; dotted: the untouched base. Equal cost and equal updates are different "
         "comparisons; the budget "
         f"here is the same for all: {analysis.experiment.header.budget or 'not stated'}."

@@ -15,7 +15,16 @@ from bench.results.report.markdown import code, escape, fenced, markdown_table
 from bench.results.report.tables import method_name
 from bench.results.statistics.analysis import Analysis
 
-__all__ = ["cost_table", "failures_table", "judges_table", "reproduction", "settings_table", "setup_table"]
+__all__ = [
+    "cost_table",
+    "failures_table",
+    "judges_table",
+    "prompt_count",
+    "reproduction",
+    "run_command",
+    "settings_table",
+    "setup_table",
+]
 
 ENTRIES = (
     ("cost", "Cost"),
@@ -86,7 +95,7 @@ def setup_table(analysis: Analysis) -> str:
     rows = []
     for task in analysis.tasks:
         info, primary = analysis.task_info(task), analysis.primary(task)
-        prompts = max(analysis.scores(task, method, primary).shape[1] for method in analysis.methods(task))
+        prompts = prompt_count(analysis, task)
         margin = analysis.margin(task, primary)
         rows.append(
             [
@@ -99,6 +108,12 @@ def setup_table(analysis: Analysis) -> str:
             ]
         )
     return markdown_table(["Task", "About", "RL reward", "Data filter", "Headline scorer", "Prompts at the end"], rows)
+
+
+def prompt_count(analysis: Analysis, task: str) -> int:
+    """How many prompts the headline's scorer judged at the end."""
+    primary = analysis.primary(task)
+    return max(analysis.scores(task, method, primary).shape[1] for method in analysis.methods(task))
 
 
 def settings_table(analysis: Analysis) -> str:
@@ -194,16 +209,22 @@ def _kind_of(analysis: Analysis, name: str) -> str:
     return "–" if info is None else "gold" if info.gold else "proxy"
 
 
+def run_command(analysis: Analysis) -> str:
+    """The command that runs an experiment again."""
+    header = analysis.experiment.header
+    command = portable(header.command, known=False) or f"python -m bench run --preset {header.name}"
+    return code(command) + (MOVED if ELSEWHERE in command else "")
+
+
 def reproduction(analysis: Analysis) -> str:
     """Command, commit, configuration and sources behind the numbers of an experiment."""
     header, cells = analysis.experiment.header, analysis.experiment.cells
     lines = [f"- results: {code('results/' + header.name)}, configuration {code(header.config_hash)}"]
-    command = portable(header.command, known=False) or f"python -m bench run --preset {header.name}"
-    lines.append(f"- run it: {code(command)}" + (MOVED if ELSEWHERE in command else ""))
-    lines.append(f"- this text and its figures: {code('python -m bench report')}")
+    lines.append(f"- run it: {run_command(analysis)}")
+    lines.append(f"- this text and its figures: {code(f'python -m bench report {header.name}')}")
     lines += _pictures(header.config.get("data"))
     known_by = ["commit", "dirty", "sources_hash", "sources_cover"]
-    for (commit, dirty, sources, cover), group in cells.groupby(known_by, dropna=False):
+    for (commit, dirty, sources, cover), group in cells.groupby(known_by, dropna=False) if len(cells) else ():
         known = isinstance(commit, str)
         state = "changed since" if dirty is True else "clean"
         where = f"commit {code(commit[:12])} ({state})" if known else "no git checkout"

@@ -12,10 +12,13 @@ from bench.results.statistics.analysis import FEW_UPDATES, REPORT, Analysis, Dif
 
 __all__ = [
     "FEW",
+    "SIGNS",
+    "VERDICTS",
     "category_table",
     "describe_prompt_set",
     "detail_table",
     "drift_table",
+    "few_note",
     "filter_note",
     "filter_words",
     "final_values",
@@ -31,6 +34,12 @@ __all__ = [
 ]
 
 FEW = f"† fewer than {FEW_UPDATES} optimiser updates: such a row says little about the method."
+
+SIGNS = {"better": "▲", "worse": "▼", "tie": "=", "undecided": "?"}  # a shape for each verdict
+VERDICTS = (
+    "better, worse: the interval excludes zero. tie: it lies inside the margin that was stated before the run. "
+    "undecided: anything else; beside it stands the difference that this design would probably have shown."
+)
 
 
 def label_of(analysis: Analysis) -> str:
@@ -55,14 +64,25 @@ def filter_note(analysis: Analysis, task: str) -> str:
 
 
 def filter_words(analysis: Analysis, task: str) -> str:
-    """That the supervised methods see the scorer too, through the choice of their data."""
-    info = analysis.task_info(task)
-    if not info.filter:
-        return "No scorer chose the training data of the supervised methods."
-    said = f"Supervised methods use {info.filter} as a data filter: they train on the pictures it ranks highest."
-    if info.reward:
-        said += f" RL methods use {info.reward} as their reward. None of them is free of a reward model."
-    return said
+    """Which scorers the methods that ran saw in training, as a filter of data or as a reward; empty where none ran."""
+    info, said = analysis.task_info(task), []
+    uses_data, uses_reward = (_spent_any(analysis, task, entry) for entry in ("samples", "reward_calls"))
+    if uses_data and info.filter:
+        said.append(
+            f"Supervised methods use {info.filter} as a data filter: they train on the pictures it ranks highest."
+        )
+    elif uses_data:
+        said.append("No scorer chose the training data of the supervised methods.")
+    if uses_reward and info.reward:
+        said.append(f"RL methods use {info.reward} as their reward.")
+        said += ["None of them is free of a reward model."] if uses_data and info.filter else []
+    return " ".join(said)
+
+
+def _spent_any(analysis: Analysis, task: str, entry: str) -> bool:
+    """Whether a finished cell of a task has any of an entry of the ledger."""
+    cells = analysis.experiment.cells
+    return bool((cells.loc[(cells["task"] == task) & (cells["status"] == "done"), entry] > 0).any())
 
 
 def summary_table(analysis: Analysis, task: str, split: str = REPORT, judges: Sequence[str] = ()) -> str:
@@ -97,20 +117,22 @@ def summary_cell(analysis: Analysis, row: ScoreRow, baseline: str) -> str:
     return text + (f"<br>{row.differences[baseline].verdict}" if baseline in row.differences else "")
 
 
-def detail_table(analysis: Analysis, task: str, split: str = REPORT) -> str:
-    """Every scorer and method with intervals, differences to the baselines, verdicts, and power."""
-    head = ["Scorer", "Method", "Mean [95 %]"]
-    for baseline in analysis.baselines(task):
-        head += [f"Minus {escape(baseline)} [95 %]", "Verdict"]
+def detail_table(analysis: Analysis, task: str, split: str = REPORT, scorers: Sequence[str] = ()) -> str:
+    """Every scorer (or `scorers`) and method: differences to base and baseline with verdicts, and the mean."""
+    head, others = ["Scorer", "Method"], analysis.baselines(task)[::-1]
+    for other in others:
+        head += [f"Minus {escape(other)} [95 %]", "Verdict"]
     rows = []
     for row in analysis.rows(task, split):
+        if scorers and row.scorer not in scorers:
+            continue
         decimals = _decimals(analysis, task, row.scorer)
         name = f"{escape(row.scorer)} ({scorer_kind(analysis, task, row.scorer)})"
-        cells = [name, method_name(analysis, task, row.method), interval_text(row.mean, decimals)]
-        for baseline in analysis.baselines(task):
-            cells += _difference_cells(row.differences.get(baseline), decimals)
-        rows.append(cells)
-    return markdown_table(head, rows)
+        cells = [name, method_name(analysis, task, row.method)]
+        for other in others:
+            cells += _difference_cells(row.differences.get(other), decimals)
+        rows.append([*cells, interval_text(row.mean, decimals)])
+    return markdown_table([*head, "Mean [95 %]"], rows)
 
 
 def _difference_cells(found: Difference | None, decimals: int) -> list[str]:

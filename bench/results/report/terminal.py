@@ -1,88 +1,119 @@
-"""The table at the end of a run: plain text, at most 100 columns."""
+"""The table at the end of a run: plain text, at most 80 columns."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from bench.results.records.reader import ExperimentResults, read_experiment
 from bench.results.records.schema import BASE
 from bench.results.report import main_table, tables
+from bench.results.report.answer import marked, scorer_decimals
 from bench.results.report.figures import headline_scorers
-from bench.results.report.markdown import format_number, one_line, printable, score_decimals, signed
-from bench.results.report.tables import FEW
-from bench.results.statistics.analysis import Analysis, ScoreRow
+from bench.results.report.markdown import format_number, interval_text, one_line, printable
+from bench.results.report.side_effects import other_scorers, side_effect_words
+from bench.results.report.tables import SIGNS
+from bench.results.statistics.analysis import Analysis, Difference, ScoreRow
 
 __all__ = ["terminal_table"]
 
-WIDTH = 100
+WIDTH = 80
+LEGEND = (
+    f"{SIGNS['better']} better, {SIGNS['worse']} worse: the 95 % interval in brackets excludes zero.",
+    f"{SIGNS['tie']} tie: it lies inside the margin; {SIGNS['undecided']} undecided: anything else.",
+)
+ONE_SEED = "One seed gives no interval: it decides nothing."
 
 
 def terminal_table(experiment: ExperimentResults | Path) -> str:
-    """Tasks, methods, headline scores, difference to the baseline with its verdict; no line exceeds 100 columns."""
+    """Tasks, methods, headline scores minus base and minus baseline, side effects; no line exceeds 80 columns."""
     analysis = Analysis(read_experiment(experiment) if isinstance(experiment, Path) else experiment)
     header = analysis.experiment.header
     label = f" ({header.label})" if header.label else ""
-    lines = [f"{header.name}{label}: budget {header.budget or 'not stated'}"]
-    few = False
+    lines = _wrapped(f"{header.name}{label}: budget {header.budget or 'not stated'}")
     for task in analysis.tasks:
         lines += ["", *_task_lines(analysis, task, label)]
         lines += [*_paper_lines(analysis, task), *_set_lines(analysis, task)]
-        few |= any(analysis.few_updates(task, method) for method in analysis.methods(task))
-    if few:
-        lines += ["", FEW]
-    lines += [f"refused  {cells}: {one_line(why)}" for cells, why in analysis.experiment.refused_by_reason()]
-    unfinished = [cell for cell in analysis.experiment.results if cell.status != "done"]
-    for cell in unfinished:
-        reason = f": {one_line(cell.end.reason)}" if cell.end and cell.end.reason else ""
-        name = f"{cell.header.task}/{cell.header.method}/seed{cell.header.seed}"
-        lines.append(f"{cell.status}  {name}{reason}")
+    if analysis.tasks:
+        lines += ["", *LEGEND]
+    if any(len(analysis.seeds(task, m)) == 1 for task in analysis.tasks for m in analysis.methods(task) if m != BASE):
+        lines += _wrapped(ONE_SEED)
+    if any(tables.few_note(analysis, task) for task in analysis.tasks):
+        lines += _wrapped(tables.FEW)
+    lines += _unfinished_lines(analysis)
     if not analysis.tasks:
         lines.append("no cell has finished")
-    lines += _telemetry_lines(analysis)
-    lines = [printable(line) for line in lines]
-    return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines)
+    return "\n".join([*lines, *_telemetry_lines(analysis)])
+
+
+def _unfinished_lines(analysis: Analysis) -> list[str]:
+    """Cells that are not reported, with their reasons."""
+    said = [f"refused  {cells}: {one_line(why)}" for cells, why in analysis.experiment.refused_by_reason()]
+    for cell in analysis.experiment.results:
+        if cell.status != "done":
+            reason = f": {one_line(cell.end.reason)}" if cell.end and cell.end.reason else ""
+            name = f"{cell.header.task}/{cell.header.method}/seed{cell.header.seed}"
+            said.append(f"{cell.status}  {name}{reason}")
+    return [line for text in said for line in _wrapped(text)]
 
 
 def _task_lines(analysis: Analysis, task: str, label: str) -> list[str]:
-    scorers, baseline = headline_scorers(analysis, task), analysis.baseline(task)
-    gold = scorers[0]
-    decimals = score_decimals(analysis.info(gold), analysis.margin(task, gold))
-    head = ["method", "seeds", "updates", *scorers, f"{gold} minus {baseline}", "verdict"]
-    rows = []
+    """Headline scorers, gold or proxy, each with its table; then the other scorers' changes beyond the margin."""
+    title = analysis.task_info(task).title
+    lines = _wrapped(f"{task}{': ' + title if title else ''}{label}")
+    lines += _wrapped(tables.filter_words(analysis, task), "  ")
+    lines += _wrapped(_trained(analysis, task), "  ")
+    for scorer in headline_scorers(analysis, task):
+        lines += ["", *_scorer_lines(analysis, task, scorer)]
+    aside, effects = other_scorers(analysis, task), side_effect_words(analysis, task)
+    if effects:
+        lines += ["", "Side effects beyond the margin, minus the base:"]
+        lines += [line for words in effects for line in _wrapped(words, "  ")]
+    elif aside and BASE in analysis.methods(task):
+        lines += ["", *_wrapped(f"No side effect is shown beyond the margin under {', '.join(aside)}.")]
+    return lines
+
+
+def _trained(analysis: Analysis, task: str) -> str:
+    """`Seeds x updates: sft 5 x 1,683, soar 5 x 720.`; empty where nothing was trained."""
+    methods = [method for method in analysis.methods(task) if method != BASE]
+    told = [
+        f"{marked(analysis, task, method)} {len(analysis.seeds(task, method))} x {analysis.updates(task, method):,}"
+        for method in methods
+    ]
+    return f"Seeds x updates: {', '.join(told)}." if told else ""
+
+
+def _scorer_lines(analysis: Analysis, task: str, scorer: str) -> list[str]:
+    """What every method scores, minus the base and minus the baseline."""
+    info, others = analysis.info(scorer), analysis.baselines(task)[::-1]
+    kind = "gold" if info.gold else "proxy"
+    better = "" if info.higher_is_better else ", less is better"
+    rows = [["method", "mean", *(f"minus {other}" for other in others)]]
     for method in analysis.methods(task):
-        seeds = "–" if method == BASE else str(len(analysis.seeds(task, method)))
-        cells = [_marked(analysis, task, method), seeds, str(analysis.updates(task, method))]
-        cells += [_mean(analysis, task, method, scorer) for scorer in scorers]
-        row = analysis.row(task, method, gold)
-        found = row.differences.get(baseline) if row else None
-        if found is None:
-            rows.append([*cells, "–", "–"])
-            continue
-        interval = found.interval
-        text = signed(interval.mean, decimals)
-        if interval.low == interval.low:
-            text += f" [{signed(interval.low, decimals)}, {signed(interval.high, decimals)}]"
-        rows.append([*cells, text, found.verdict])
-    info = analysis.task_info(task)
-    title = f": {info.title}" if info.title else ""
-    notes = [f"  data of supervised methods chosen by {info.filter}"] if info.filter else []
-    notes += [f"  reward of RL methods {info.reward}"] if info.reward else []
-    return [f"{task}{title}{label}", *notes, *_align([head, *rows])]
+        row = analysis.row(task, method, scorer)
+        found = [_difference(analysis, task, row, other) for other in others]
+        rows.append([marked(analysis, task, method), _shown(analysis, task, row), *found])
+    return [*_wrapped(f"By {scorer} ({kind}{better}):"), *_align(rows)]
 
 
-def _marked(analysis: Analysis, task: str, method: str) -> str:
-    return method + (" †" if analysis.few_updates(task, method) else "")
-
-
-def _mean(analysis: Analysis, task: str, method: str, scorer: str) -> str:
-    return _shown(analysis, task, analysis.row(task, method, scorer))
+def _difference(analysis: Analysis, task: str, row: ScoreRow | None, other: str) -> str:
+    """`+0.013 [-0.002, +0.028] ?`."""
+    found: Difference | None = row.differences.get(other) if row else None
+    if row is None or found is None:
+        return "–"
+    text = interval_text(found.interval, scorer_decimals(analysis, task, row.scorer), sign=True)
+    return f"{text} {SIGNS[found.verdict.split(' ')[0]]}"
 
 
 def _shown(analysis: Analysis, task: str, row: ScoreRow | None) -> str:
-    if row is None:
-        return "–"
-    return format_number(row.mean.mean, score_decimals(analysis.info(row.scorer), analysis.margin(task, row.scorer)))
+    return "–" if row is None else format_number(row.mean.mean, scorer_decimals(analysis, task, row.scorer))
 
 
 def _paper_lines(analysis: Analysis, task: str) -> list[str]:
@@ -90,21 +121,19 @@ def _paper_lines(analysis: Analysis, task: str) -> list[str]:
     splits, papers = main_table.column_splits(analysis, task), main_table.papers_table()
     if not any(splits.values()):
         return []
-    rows = [["", *(column.narrow or column.title for column in papers.columns), "diver- sity", "drift"]]
+    columns = [column for column in papers.columns if splits[column.scorer]]
+    rows = [["", *(column.narrow or column.title for column in columns), "diver- sity", "drift"]]
     for method in analysis.methods(task):
-        judged = [main_table.column_score(analysis, task, method, column, splits) for column in papers.columns]
+        judged = [main_table.column_score(analysis, task, method, column, splits) for column in columns]
         ends = [tables.final_values(analysis, task, method, name) for name in ("diversity", "drift.velocity")]
         means = [f"{sum(values) / len(values):.2g}" if values else "–" for values in ends]
-        rows.append([_marked(analysis, task, method), *(_shown(analysis, task, row) for row in judged), *means])
-    for paper in papers.rows:
-        rows.append([paper.name, *(paper.figure(column.scorer) for column in papers.columns), "–", "–"])
-    lines, count = _align(rows), len(papers.rows)
+        rows.append([marked(analysis, task, method), *(_shown(analysis, task, row) for row in judged), *means])
+    published = [[paper.name, *(paper.figure(column.scorer) for column in columns), "–", "–"] for paper in papers.rows]
     sources = "; ".join(dict.fromkeys(paper.source for paper in papers.rows))
-    marked = _wrapped(f"Published ({sources}), of {papers.model}, no baselines of this run:")
-    below = _wrapped(main_table.empty_columns_note(splits)) + _wrapped(
-        "Intervals, and the prompts of each column: in the report."
-    )
-    return ["", f"{task}, beside the papers' table", *lines[:-count], *marked, *lines[-count:], *below]
+    marks = _wrapped(f"Published ({sources}), of {papers.model}, no baselines of this run:")
+    below = _wrapped(main_table.empty_columns_note(splits))
+    below += _wrapped("Intervals, and the prompts of each column: in the report.")
+    return ["", f"{task}, beside the papers' table", *_align(rows), *marks, *_align([rows[0], *published]), *below]
 
 
 def _set_lines(analysis: Analysis, task: str) -> list[str]:
@@ -117,7 +146,7 @@ def _set_lines(analysis: Analysis, task: str) -> list[str]:
             rows = [["", *scorers]]
             for method in analysis.methods(task):
                 means = [_shown(analysis, task, analysis.row(task, method, scorer, split)) for scorer in scorers]
-                rows.append([_marked(analysis, task, method), *means])
+                rows.append([marked(analysis, task, method), *means])
             lines += _align(rows)
     return ["", *lines] if lines else []
 
@@ -134,37 +163,21 @@ def _telemetry_lines(analysis: Analysis) -> list[str]:
     return ["", *_align([["telemetry", "training seconds", "peak MiB"], *rows])] if rows else []
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH)
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    hanging = f"{indent}  " if indent else ""
+    return textwrap.wrap(
+        printable(text), WIDTH, initial_indent=indent, subsequent_indent=hanging, break_on_hyphens=False
+    )
 
 
-def _align(rows: list[list[str]]) -> list[str]:
-    """Columns of equal width; headings break into two lines where they would be too wide."""
-    head, body = rows[0], rows[1:]
-    widths = [max(len(row[column]) for row in body) for column in range(len(head))]
-    words = [_wrap(title, max(width, 9)) for title, width in zip(head, widths, strict=True)]
-    widths = [max(width, *map(len, lines)) for width, lines in zip(widths, words, strict=True)]
-    height = max(map(len, words))
-    padded = [[""] * (height - len(lines)) + lines for lines in words]
-    titles = [[lines[number] for lines in padded] for number in range(height)]
-    rule = ["-" * width for width in widths]
-    return [_line(row, widths) for row in [*titles, rule, *body]]
-
-
-def _line(row: list[str], widths: list[int]) -> str:
-    first, *rest = zip(row, widths, strict=True)
-    cells = [first[0].ljust(first[1])]
-    cells += [text.rjust(width) for text, width in rest[:-1]] + [rest[-1][0]]
-    return "  ".join(cells).rstrip()
-
-
-def _wrap(title: str, width: int) -> list[str]:
-    """Break at spaces, and after hyphens where a word alone is too long."""
-    lines = [""]
-    for word in title.replace("-", "- ").split():
-        glue = "" if not lines[-1] or lines[-1].endswith("-") else " "
-        if lines[-1] and len(lines[-1] + glue + word) > width:
-            lines.append(word)
-        else:
-            lines[-1] += glue + word
-    return lines
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in 80 columns, the first row its heading; what is too wide takes several lines."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    head, *body = [[Text(printable(cell)) for cell in row] for row in rows]
+    for number, title in enumerate(head):
+        table.add_column(title, justify="right" if number else "left", vertical="top", overflow="fold")
+    for row in body:
+        table.add_row(*row)
+    out = StringIO()
+    Console(file=out, width=WIDTH, color_system=None, emoji=False, highlight=False).print(table)
+    return [line.rstrip() for line in out.getvalue().splitlines()]

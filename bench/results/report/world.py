@@ -13,9 +13,22 @@ from bench.paths import inside
 from bench.reading import read_json
 from bench.results.report.markdown import escape, link_target, markdown_table
 
-__all__ = ["agreement_section", "base_section", "coverage_section", "sheets_section"]
+__all__ = ["agreement_section", "base_section", "coverage_section", "sheets_section", "world_report"]
 
 BAND = (0.35, 0.70)  # of the base's strict gold accuracy: room to improve, and something to build on
+
+
+def world_report(results: Path, place: Path) -> list[str]:
+    """The sections of the world's own report, for a text that stands at `place`."""
+    return [
+        "# The embedded world",
+        "## How far the learned scorers agree with gold",
+        agreement_section(results),
+        "## The base",
+        base_section(results),
+        "## Its pictures",
+        sheets_section(results, place),
+    ]
 
 
 def sheets_section(results: Path, report: Path) -> str:

@@ -57,10 +57,11 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell's curve: `x[unit]` (M,) and the mean scores `y` (M,) on the prompts that all milestones share."""
+    """One cell's curve: `x[unit]` (M,) and the mean scores `y` (M,) on the `prompts` that all milestones share."""
 
     method: str
     seed: int
+    prompts: int
     x: Mapping[str, tuple[float, ...]]
     y: tuple[float, ...]
 
@@ -212,14 +213,28 @@ class Analysis:
     def scores(self, task: str, method: str, scorer: str, split: str = REPORT) -> pd.DataFrame:
         """Final scores, one row a seed, one column a prompt (a (category, prompt index) pair); empty where none.
 
-        `split` is one of the world, or that of a prompt set.
+        `split` is one of the world, or that of a prompt set. All methods of a task are judged on the same prompts: one
+        is left out where the scorer abstained from any of its pictures.
 
-        Raises DataError where a prompt has a score under some seeds only.
+        Raises DataError where a prompt was sampled under some seeds only.
         """
         key = (task, method, scorer, split)
         if key not in self._cache:
+            tables = {name: self._sampled(task, name, scorer, split) for name in self.methods(task)}
+            table = tables.get(method, pd.DataFrame())
+            for other in tables.values() if table.size else ():
+                unjudged = other.columns[other.isna().any(axis=0)] if other.size else []
+                table = table.loc[:, ~table.columns.isin(unjudged)] if len(unjudged) else table
+            self._cache[key] = table
+        return self._cache[key]
+
+    def _sampled(self, task: str, method: str, scorer: str, split: str) -> pd.DataFrame:
+        """As `scores`, NaN where a picture was not judged."""
+        key = ("sampled", task, method, scorer, split)
+        if key not in self._cache:
             rows = self._final_by_cell.get((task, method, split), pd.DataFrame())
-            rows = rows.dropna(subset=[scorer]) if scorer in rows else rows.iloc[:0]
+            if scorer not in rows or rows[scorer].isna().all():
+                rows = rows.iloc[:0]
             self._cache[key] = _pivot(rows, scorer, f"{task}/{method}: {scorer} ({split})")
         return self._cache[key]
 
@@ -330,6 +345,7 @@ class Analysis:
         for (method, seed, update), mean in shared.groupby(cells)[scorer].mean().items():
             means.setdefault((method, seed), {})[update] = float(mean)
         start = means.get((BASE, 0), {}).get(0)
+        prompts = int(shared["prompt_index"].nunique())
         marks = self.experiment.milestones
         spent = marks[marks["task"] == task].set_index(cells)[list(UNITS)].to_dict("index")
         runs = []
@@ -337,18 +353,19 @@ class Analysis:
             for seed in self.seeds(task, method) if method != BASE else ():
                 if (method, seed) not in means:
                     continue  # the scorer applies to none of the shared prompts
-                runs.append(_run(method, seed, means[method, seed], spent, start))
+                runs.append(_run(method, seed, prompts, means[method, seed], spent, start))
         return runs
 
 
 def _run(
-    method: str, seed: int, means: Mapping[int, float], spent: Mapping[Any, Mapping[str, float]], start: float | None
-) -> Run:
+    method: str, seed: int, prompts: int, means: Mapping[int, float], spent: Mapping[Any, Mapping[str, float]],
+    start: float | None,
+) -> Run:  # fmt: skip
     x = {unit: [float(spent[(method, seed, update)][unit]) for update in means] for unit in UNITS}
     y = list(means.values())
     if start is not None and 0 not in means:
         x, y = {unit: [0.0, *values] for unit, values in x.items()}, [start, *y]
-    return Run(method, seed, {unit: tuple(values) for unit, values in x.items()}, tuple(y))
+    return Run(method, seed, prompts, {unit: tuple(values) for unit, values in x.items()}, tuple(y))
 
 
 def _only(table: pd.DataFrame, category: str | None) -> pd.DataFrame:
@@ -368,7 +385,7 @@ def _only(table: pd.DataFrame, category: str | None) -> pd.DataFrame:
 def _pivot(rows: pd.DataFrame, scorer: str, what: str) -> pd.DataFrame:
     """Scores (S, P) by seed and by (category, prompt index), both sorted.
 
-    As `unstack` has it, without its detours. Raises DataError where one is missing or there twice.
+    As `unstack` has it, without its detours. Raises DataError where one is missing or there twice, or a seed has none.
     """
     if not len(rows):
         return pd.DataFrame()
@@ -380,10 +397,10 @@ def _pivot(rows: pd.DataFrame, scorer: str, what: str) -> pd.DataFrame:
     if times.max() > 1:
         raise DataError(f"{what}: a prompt was scored twice at the same update")
     scores = rows[scorer].to_numpy()
-    if times.min() == 0 or not np.isfinite(scores).all():
-        raise DataError(f"{what}: not every seed was scored on the same prompts")
-    table = np.empty((len(seeds), len(pairs)), scores.dtype)
+    table = np.full((len(seeds), len(pairs)), np.nan, scores.dtype)
     table[row, column] = scores
+    if times.min() == 0 or np.isinf(scores).any() or np.isnan(table).all(1).any():
+        raise DataError(f"{what}: not every seed was scored on the same prompts")
     categories = rows["category"].cat.categories.take(pairs // span)
     columns = pd.MultiIndex.from_arrays([categories, pairs % span], names=["category", "prompt_index"])
     return pd.DataFrame(table, index=pd.Index(seeds, name="seed"), columns=columns, copy=False)

@@ -1,7 +1,8 @@
 """`bench curate`: scores every picture, shows what each threshold would keep, and selects by one of them.
 
-Scores and selection lie beside the data: `scores-<reward>.csv` (name, score, scorer, version, weights, code, input),
-which a second call reads instead of scoring again, and `selected-<reward>.json`, which `run --data` reads.
+Both lie in the results, below `curated/`, and nothing in the user's folder: `scores-<reward>.csv` (name, score, scorer,
+version, weights, code, input), which a second call reads instead of scoring again, and `selected-<reward>.json`, for
+`run --data.selection`.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from bench.config.reward_expression import is_sum
 from bench.datasets.base_model import base_model
 from bench.datasets.pictures.inspection import Picture, csv_bytes
 from bench.datasets.pictures.preparation import PreparedPictures, as_prompt, pictures_table, prepare_pictures
-from bench.datasets.pictures.selection import Selection, columns_of, write_selection
+from bench.datasets.pictures.selection import Selection, SelectionColumns, columns_of, write_selection
 from bench.files import write_whole
 from bench.parsing import Problems, Text, validate
+from bench.paths import inside
 from bench.scoring.loading import Placement, load_scorers
 from bench.scoring.ranking import top_share
 from bench.scoring.scorer import Scorer
 
+FOLDER = "curated"  # of the results
 HEAD = ("name", "score", "scorer", "version", "weights", "code", "input")
 _WITHOUT_CODE = tuple(name for name in HEAD if name != "code")  # of older files, whose scores may be of other code
 SHARES = (0.5, 0.25, 0.1, 0.05, 0.01)
@@ -64,35 +67,37 @@ class SelectionRule:
 
 
 def curate_folder(
-    settings: Data, reward: str, model: str | None, rule: SelectionRule | None, server_url: str | None = None
-) -> str:
+    settings: Data, reward: str, model: str | None, rule: SelectionRule | None, results: Path,
+    server_url: str | None = None,
+) -> str:  # fmt: skip
     """Score the pictures, select by the rule where one is given, and return what the terminal shows.
 
     A scorer that the reward server at `server_url` has is taken from it.
 
     Raises:
         ConfigError: the rule fits neither the scorer nor itself.
-        DataError: the pictures cannot be used, what lies beside them cannot be written, or nothing is kept.
+        DataError: the pictures cannot be used, the results cannot be written, or nothing is kept.
     """
     if is_sum(reward):
         raise ConfigError(f"--reward {reward}: pictures are selected by one scorer at a time; give one of its parts")
     prepared = prepare_pictures(settings, base_model(model))
     if prepared.selection is not None:
-        raise ConfigError(f"--data {settings.path} is a selection already: give what it was selected from")
+        given = settings.selection or settings.path
+        raise ConfigError(f"{given} is a selection already: give what it was selected from by --data alone")
     scorer = load_scorers({reward}, placement=Placement(server_url=server_url))[reward]
     if rule is not None and rule.minimum is not None and not scorer.reward.higher_is_better:
         raise ConfigError(f"--min: of {reward}, lower scores are better: select by --top SHARE")
-    place, stem = _output_place(settings)
+    place = inside(results, f"{FOLDER}/{_name_of(settings)}")
     pictures = prepared.inspected.kept
-    scores = _score_pictures(prepared, scorer, place / f"{stem}scores-{scorer.name}.csv")
+    scores = _score_pictures(prepared, scorer, place / f"scores-{scorer.name}.csv")
     lines = [pictures_table(prepared), "", *_histogram(scorer, scores), "", *_thresholds(scorer, scores)]
-    lines += ["", f"scores      {place / f'{stem}scores-{scorer.name}.csv'}"]
+    lines += ["", f"scores      {place / f'scores-{scorer.name}.csv'}"]
     if rule is None:
         lines.append("selected    nothing: give --min SCORE or --top SHARE")
         return "\n".join(lines)
     kept = _select(pictures, scores, scorer, rule)
-    path = place / f"{stem}selected-{scorer.name}.json"
-    write_selection(path, _selection(prepared, scorer, rule, [pictures[row].name for row in kept], len(pictures)))
+    path = place / f"selected-{scorer.name}.json"
+    write_selection(path, _selection(prepared, scorer, rule, [pictures[row] for row in kept]))
     lines += [
         f"selected    {len(kept):,} of {len(pictures):,} ({rule}): {path}",
         "",
@@ -103,22 +108,17 @@ def curate_folder(
 
 def _training_command(selection: Path, settings: Data, model: str | None) -> str:
     """The command that trains on a selection, with the options that it has to repeat."""
-    words = ["--data", str(selection)]
-    words += ["--model", model] if model else []
-    words += ["--data.pictures", str(settings.pictures)] if settings.pictures else []
-    words += ["--allow-broken", f"{settings.allow_broken:g}"] if settings.allow_broken != Data.allow_broken else []
-    if settings.buckets is not None:
-        wanted = settings.buckets if isinstance(settings.buckets, int) else ",".join(settings.buckets)
-        words += ["--data.buckets", str(wanted), "--data.bucket_pictures", str(settings.bucket_pictures)]
+    chosen = dataclasses.replace(settings, selection=str(selection))
+    words = chosen.options(without=SelectionColumns.model_fields) + (["--model", model] if model else [])
     return f"  python -m bench run {shlex.join(words)}"
 
 
-def _output_place(settings: Data) -> tuple[Path, str]:
-    """Where to write, and how the names begin there: a folder of pictures itself, else beside the file."""
+def _name_of(settings: Data) -> str:
+    """What the pictures are called below `curated/`: as their folder or file, or as on the hub."""
     path = Path(settings.path)
-    if path.is_dir():
-        return path, ""
-    return (path.parent, f"{path.stem}-") if path.is_file() else (Path(), f"{path.name}-")
+    if not path.exists():
+        return settings.path.replace("/", "--")
+    return path.resolve().name if path.is_dir() else path.stem
 
 
 # Scores
@@ -184,14 +184,11 @@ def _select(pictures: Sequence[Picture], scores: np.ndarray, scorer: Scorer, rul
     return kept
 
 
-def _selection(
-    prepared: PreparedPictures, scorer: Scorer, rule: SelectionRule, names: Sequence[str], scored: int
-) -> Selection:
-    path = Path(prepared.settings.path)
+def _selection(prepared: PreparedPictures, scorer: Scorer, rule: SelectionRule, kept: Sequence[Picture]) -> Selection:
     return Selection(
-        where="." if path.is_dir() else path.name if path.is_file() else prepared.settings.path,
-        on_the_hub=not path.exists(), columns=columns_of(prepared.settings), scorer=scorer.name,
-        version=scorer.reward.version, checkpoint=scorer.fingerprint, rule=str(rule), scored=scored, names=tuple(names),
+        columns=columns_of(prepared.settings), scorer=scorer.name, version=scorer.reward.version,
+        checkpoint=scorer.fingerprint, rule=str(rule), scored=len(prepared.inspected.kept),
+        names=tuple(p.name for p in kept), digests=tuple(p.digest for p in kept),
     )  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 A message is {"result": ...}, or {"error": kind of error, "message": text} for the errors that have a message of their
 own. Encoded scores are {"dtype", "shape", "values"}: an array of any kind keeps type and shape, so that scores which
-break the contract are refused in the same words wherever they were computed; `values` is null for what is no number.
+break the contract are refused in the same words wherever they were computed; `values` is null for what is no number,
+and holds null for a picture that the reward abstains from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,11 @@ _NUMBERS = "fiub"
 def encode_scores(scores: Any) -> dict[str, Any]:
     """Whatever a reward returned, JSON-able; a float is written with as many digits as it has."""
     array = np.asarray(scores)
-    values = array.tolist() if array.dtype.kind in _NUMBERS else None
+    values: list[Any] | None
+    if array.dtype == object and all(value is None or isinstance(value, Real) for value in array.flat):
+        values = [None if value is None else float(value) for value in array.flat]
+    else:
+        values = array.tolist() if array.dtype.kind in _NUMBERS else None
     return {"dtype": array.dtype.str, "shape": list(array.shape), "values": values}
 
 

@@ -174,12 +174,12 @@ pictures is that of the model's resolution in every aspect bucket.
 ## At full size
 
 `python -m bench plan --preset z-image-lora --gpu h100` computes memory and hours from the published numbers, nothing is
-fetched; SFT, SOAR and Flow-GRPO by LoRA at 512 pixels, 5,000 updates each, three seeds, at 0.4 of the card's peak:
+fetched; SFT, SOAR and Flow-GRPO by LoRA at 512 pixels, 500k passes each, three seeds, at 0.4 of the card's peak:
 
 | preset | memory, at most | H100 SXM | L40S |
 | --- | --- | --- | --- |
-| flux2-klein-lora | 31.5 GiB | 580 h | 1,585 h |
-| z-image-lora | 40.1 GiB | 1,051 h | 2,871 h |
+| flux2-klein-lora | 29.9 GiB | 48.9 h | 133 h |
+| z-image-lora | 39.5 GiB | 89.1 h | 243 h |
 
 ## Conformance
 

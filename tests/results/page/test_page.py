@@ -23,8 +23,8 @@ from bench.api import DataError
 from bench.results import report
 from bench.results.records.reader import read_experiment
 from bench.results.records.schema import SampleGrid
+from bench.results.report.answer import answer
 from bench.results.report.page import PAGE, gallery, page_differences, remove_page, write_page
-from bench.results.report.page.answer import answer
 from bench.results.report.page.document import FOLDER, PageDocument
 from bench.results.report.page.gallery import picture_sources, read_galleries
 from bench.results.report.page.score_table import table_rows

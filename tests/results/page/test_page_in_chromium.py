@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,11 @@ from PIL import Image
 from bench.results.records.reader import read_experiment
 from bench.results.report.page import write_page
 from bench.results.statistics.analysis import Analysis
+from tests.support.chromium import needs_chromium, opened_chromium
 from tests.support.synthetic_results import World, write_world
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.slow, needs_chromium]
 CAPTIONS = ("two red stars", "<script>throw 1</script>", "a blue circle", "a red cube")
-ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +30,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+    with opened_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

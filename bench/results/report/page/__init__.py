@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.files import write_whole
 from bench.paths import inside
+from bench.reading import MIB
 from bench.results.report.page.document import PageDocument
 from bench.results.statistics.analysis import Analysis
 
@@ -64,9 +65,13 @@ def remove_page(folder: Path) -> None:
 
 def _stored(path: Path) -> tuple[str, str] | None:
     """The hashes of data and of what drew a page that is as it was written; else None."""
-    held = path.read_bytes() if path.is_file() else b""
-    found = _HASHES.match(held)
-    if not found or found[3].decode() != _digest(held[found.end() :]):
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:  # in parts: a page of a large experiment takes tens of MiB
+        found, rest = _HASHES.match(file.readline(2 * len(_FIRST))), blake2b(digest_size=8)
+        while part := file.read(MIB):
+            rest.update(part)
+    if not found or found[3].decode() != rest.hexdigest():
         return None
     return found[1].decode(), found[2].decode()
 

@@ -14,13 +14,13 @@ from markupsafe import Markup
 
 from bench.canonical import canonical_json
 from bench.results.figures.style import UNIT_TITLES
-from bench.results.report.figures import Figure, curves_figure, experiment_figures
+from bench.results.report.answer import answer, scorer_decimals
+from bench.results.report.figures import Figure, curves_figure, other_figures
 from bench.results.report.markdown import format_number, printable
-from bench.results.report.page.answer import answer, scorer_decimals
 from bench.results.report.page.downloads import downloads, scores_digest, settings_yaml
 from bench.results.report.page.gallery import Gallery, picture_sources, read_galleries
-from bench.results.report.page.score_table import SIGNS, table_rows
-from bench.results.report.tables import FEW, filter_words
+from bench.results.report.page.score_table import table_rows
+from bench.results.report.tables import FEW, SIGNS, filter_words
 from bench.results.statistics.analysis import Analysis
 
 __all__ = ["PageDocument"]
@@ -51,8 +51,7 @@ class PageDocument:
     @cached_property
     def _others(self) -> list[Figure]:
         """The other figures of the report that are lines and points."""
-        figures = experiment_figures(self.analysis, ("cost",))
-        return [figure for figure in figures if not figure.name.startswith(("curves-", "samples-"))]
+        return other_figures(self.analysis)
 
     @cached_property
     def _galleries(self) -> list[Gallery]:
@@ -68,7 +67,9 @@ class PageDocument:
             "baseline": header.baseline if any(row["baseline"] for row in rows) else None,
             "answer": answer(self.analysis),
             "rows": rows,
-            "notes": [f"{task}: {filter_words(self.analysis, task)}" for task in self.analysis.tasks],
+            "notes": [
+                f"{task}: {words}" for task in self.analysis.tasks if (words := filter_words(self.analysis, task))
+            ],
             "few": FEW if any(row["method"].endswith("†") for row in rows) else "",
         }
 

@@ -15,8 +15,8 @@ import numpy as np
 from bench.results.figures import split_tiles
 from bench.results.records.cell_reader import CellResult, damaged, named_file
 from bench.results.records.schema import SampleGrid
+from bench.results.report.answer import marked, scorer_decimals
 from bench.results.report.markdown import format_number
-from bench.results.report.page.answer import marked, scorer_decimals
 from bench.results.statistics.analysis import REPORT, Analysis
 
 __all__ = ["Gallery", "Picture", "PromptRow", "picture_sources", "read_galleries"]

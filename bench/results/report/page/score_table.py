@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from bench.results.records.schema import BASE
+from bench.results.report.answer import marked, scorer_decimals
 from bench.results.report.figures import headline_scorers
 from bench.results.report.markdown import interval_text
-from bench.results.report.page.answer import marked, scorer_decimals
+from bench.results.report.tables import SIGNS
 from bench.results.statistics.analysis import Analysis, Difference
 
-__all__ = ["SIGNS", "table_rows"]
-
-# A shape beside the words and the colour of each verdict.
-SIGNS = {"better": "▲", "worse": "▼", "tie": "=", "undecided": "?"}
+__all__ = ["table_rows"]
 
 
 def table_rows(analysis: Analysis) -> list[dict[str, Any]]:

@@ -8,9 +8,12 @@ from typing import NamedTuple
 from bench.results.records.schema import BASE
 from bench.results.report.gains import proxy_gains
 from bench.results.report.markdown import format_number, interval_text, score_decimals
+from bench.results.report.side_effects import other_scorers, side_effects
 from bench.results.statistics.analysis import Analysis
 
 __all__ = ["Sentence", "answer", "marked", "scorer_decimals"]
+
+NO_HACKING = "no method is shown to raise a proxy while gold falls."
 
 
 class Sentence(NamedTuple):
@@ -20,17 +23,18 @@ class Sentence(NamedTuple):
     rest: str
 
 
-def answer(analysis: Analysis) -> list[Sentence]:
-    """Plain sentences: one a task, the price, side effects, proxies against gold, what is undecided."""
+def answer(analysis: Analysis, *, clocks: bool = True) -> list[Sentence]:
+    """Plain sentences: one a task, the price, side effects, proxies against gold, what is undecided.
+
+    `clocks` says whether seconds may stand in it: they are telemetry, which differs from run to run.
+    """
     tasks = analysis.tasks
-    said = [*(_task(analysis, task) for task in tasks), Sentence("Price", _price(analysis))]
-    said.append(Sentence("Elsewhere", _elsewhere(analysis)))
-    hacked = [gain for task in tasks for gain in proxy_gains(analysis, task) if gain.words.startswith("reward hacking")]
-    if hacked:
-        named = (f"{gain.method} on {gain.task} ({gain.proxy} against {gain.gold})" for gain in hacked)
-        said.append(Sentence("Reward hacking", f"a proxy rises while gold falls for {_listed(named)}."))
-    elif len(tasks) == 1:
-        said.append(Sentence("Reward hacking", "no method is shown to raise a proxy while gold falls."))
+    said = [*(_task(analysis, task) for task in tasks), Sentence("Price", _price(analysis, clocks=clocks))]
+    elsewhere, hacking = _elsewhere(analysis), _hacking(analysis)
+    if len(tasks) == 1:
+        said += [Sentence("Elsewhere", elsewhere), Sentence("Reward hacking", hacking or NO_HACKING)]
+    else:
+        said.append(Sentence("Elsewhere", f"{elsewhere[:-1]}; {hacking}" if hacking else elsewhere))
     return [*said, Sentence("Undecided", _undecided(analysis))]
 
 
@@ -44,13 +48,13 @@ def scorer_decimals(analysis: Analysis, task: str, scorer: str) -> int:
     return score_decimals(analysis.info(scorer), analysis.margin(task, scorer))
 
 
-def _price(analysis: Analysis) -> str:
+def _price(analysis: Analysis, *, clocks: bool) -> str:
     """What each method did with the budget that all share."""
     header = analysis.experiment.header
     methods = [m for m in header.methods if any(m in analysis.methods(task) for task in analysis.tasks)]
     seeds = {len(analysis.seeds(task, m)) for task in analysis.tasks for m in analysis.methods(task) if m != BASE}
     count = " or ".join(map(str, sorted(seeds))) or "no"
-    spent = _listed(f"{method} {_spent(analysis, method)}" for method in methods)
+    spent = _listed(f"{method} {_spent(analysis, method, clocks=clocks)}" for method in methods)
     label = f" This is a {header.label}: its verdicts decide little." if header.label else ""
     return (
         f"from the same base, each spends the same budget, {header.budget or 'not stated'}, with {count} "
@@ -58,13 +62,13 @@ def _price(analysis: Analysis) -> str:
     )
 
 
-def _spent(analysis: Analysis, method: str) -> str:
+def _spent(analysis: Analysis, method: str, *, clocks: bool) -> str:
     """`168 updates (31 s)`: the fewest updates to the most, and the mean training time of a finished cell."""
     cells = analysis.experiment.cells
     own = cells[(cells["method"] == method) & (cells["status"] == "done")]
     low, high = int(own["updates"].min()), int(own["updates"].max())
     seconds = own["seconds"].dropna()
-    time = f" ({seconds.mean():,.0f} s)" if len(seconds) else ""
+    time = f" ({seconds.mean():,.0f} s)" if clocks and len(seconds) else ""
     return f"{f'{low:,}' if low == high else f'{low:,} to {high:,}'} updates{time}"
 
 
@@ -114,25 +118,31 @@ def _over(analysis: Analysis, task: str, method: str, baseline: str, scorer: str
 
 
 def _elsewhere(analysis: Analysis) -> str:
-    """Losses against the base under gold scorers that are not the headline."""
-    losses, judged = [], False
-    for task in analysis.tasks:
-        for scorer in analysis.scorers(task):
-            if scorer == analysis.primary(task) or not analysis.info(scorer).gold:
-                continue
-            judged = True
-            for method in analysis.methods(task):
-                row = analysis.row(task, method, scorer)
-                found = row.differences.get(BASE) if row else None
-                if found and found.verdict == "worse":
-                    decimals = scorer_decimals(analysis, task, scorer)
-                    change = interval_text(found.interval, decimals, sign=True)
-                    losses.append(f"{marked(analysis, task, method)} on {task} ({scorer} {change})")
-    if not judged:
+    """Losses against the base under gold scorers that are not the headline's."""
+    aside = [(task, scorer) for task in analysis.tasks for scorer in other_scorers(analysis, task)]
+    if not any(analysis.info(scorer).gold for _, scorer in aside):
         return "no other gold scorer judged what else changed."
+    losses = [
+        f"{marked(analysis, task, it.method)} on {task} "
+        f"({it.scorer} {interval_text(it.difference.interval, it.decimals, sign=True)})"
+        for task in analysis.tasks
+        for it in side_effects(analysis, task)
+        if it.gold and it.difference.verdict == "worse"
+    ]
     if not losses:
-        return "by the other gold scorers no method is shown to be worse than the base."
+        return "by the other gold scorers no method is shown to be worse than the base by more than the margin."
     return f"by the other gold scorers these are worse than the base: {_listed(losses)}."
+
+
+def _hacking(analysis: Analysis) -> str:
+    """Where a proxy rises while gold falls; empty where none is shown to."""
+    gains = [gain for task in analysis.tasks for gain in proxy_gains(analysis, task)]
+    named = [
+        f"{gain.method} on {gain.task} ({gain.proxy} against {gain.gold})"
+        for gain in gains
+        if gain.words.startswith("reward hacking")
+    ]
+    return f"a proxy rises while gold falls for {_listed(named)}." if named else ""
 
 
 def _undecided(analysis: Analysis) -> str:

@@ -20,7 +20,9 @@ from bench.models.embedded_flops import EmbeddedFlops, write_flops
 from bench.models.policy import PipelinePolicy
 from bench.scoring.loading import load_scorers
 from pretrain import aesthetic, clip, encode, ocr, transformer, vae
+from pretrain.further import further_pipeline
 from pretrain.pipeline import assemble_pipeline
+from pretrain.preferences import preferred_scorers
 from pretrain.tokenizer import build_tokenizer, save_tokenizer
 
 LIMIT = 12 * 2**20  # bytes of the whole assets folder
@@ -73,10 +75,32 @@ def export_assets(folder: Path, assets: Path = ASSETS) -> None:
 
     Raises: ValueError if the result is larger than what the repository may hold.
     """
-    fresh = assets.with_name(assets.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = _fresh(assets)
     _save_pipeline(trained_pipeline(folder), fresh / "pipeline")
     _save_scorers(folder, fresh)
+    _put_in_place(fresh, assets)
+
+
+def export_further(folder: Path, assets: Path = ASSETS) -> None:
+    """Replace denoiser, CLIP and aesthetic head in `assets` by what went on from them, as `export_assets` does."""
+    fresh = _fresh(assets)
+    shutil.copytree(assets, fresh)
+    pipeline = further_pipeline(folder, assets)
+    pipeline.transformer.half().save_pretrained(fresh / "pipeline" / "transformer", safe_serialization=True)
+    clip, head = preferred_scorers(folder, assets)
+    clip.half().save_pretrained(fresh / CLIP_FOLDER)
+    head.save(fresh / AESTHETIC_FOLDER)
+    _put_in_place(fresh, assets)
+
+
+def _fresh(assets: Path) -> Path:
+    fresh = assets.with_name(assets.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    return fresh
+
+
+def _put_in_place(fresh: Path, assets: Path) -> None:
+    """Complete new assets by FLOPs and hashes, and let them take the place of the old."""
     write_flops(count_flops(fresh / "pipeline"), fresh)
     write_manifest(fresh)
     size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())

@@ -31,7 +31,7 @@ from bench.rng import generator
 from pretrain.aesthetic import gold_scores
 from pretrain.clip import RATING_WEIGHT, contrastive_loss, negatives_of, restyle, truths
 from pretrain.data import TRAIN_STREAM, to_tensor
-from pretrain.loop import PretrainingLoop, TrainingPlan, TrainingStep
+from pretrain.loop import PretrainingLoop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
 from pretrain.sample import sample_pictures
 from rewards.scenes_geneval import ScenesGenEval
@@ -166,6 +166,13 @@ def train_preferences(folder: Path, log: Path, plan: TrainingPlan, assets: Path)
     optimizer = Muon(*split_parameters(both, outer), plan.lr, betas=(0.9, 0.98), weight_decay=0.01)
     loss = ClipLoss(clip, head, folder, plan.seed)
     return PretrainingLoop("preferences", folder, log, plan, both, optimizer).run(loss)
+
+
+def preferred_scorers(folder: Path, assets: Path) -> tuple[CLIPModel, AestheticHead]:
+    """The shipped CLIP and aesthetic head with the averaged weights of this stage."""
+    both = _ClipAndHead(ProxyClip(assets / CLIP_FOLDER).model, AestheticHead.load(assets / AESTHETIC_FOLDER))
+    both.load_state_dict(averaged_weights(folder / "preferences.safetensors"))
+    return both.clip, both.head
 
 
 def within_prompt_auc(scores: Tensor, labels: Tensor) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from bench.api import ConfigError, Prompt
 from bench.datasets.base_model import base_model
 from bench.datasets.scenes.captions import pick, wordings
-from bench.datasets.scenes.claims import split_of, stated_in
+from bench.datasets.scenes.claims import split_of, stated_in, statement
 from bench.datasets.scenes.manifest import ASSETS
 from bench.datasets.scenes.render import render_scenes
 from bench.datasets.scenes.scene import sample_pictures, sample_scenes
@@ -93,9 +93,12 @@ class ScenesWorld:
 
 
 def _stated(split: str, category: str) -> Iterator[tuple[str, Claim]]:
-    """Captions of a category without end, with their claims, in rounds through all that the split may state."""
+    """Captions of a category without end, with their metadata, in rounds through all that the split may state.
+
+    The metadata are GenEval's, and `claim`: the same for all captions that state the same.
+    """
     for number in itertools.count():
         rng = random.Random(f"prompts/{split}/{category}/{number}")
         for claims in sorted(stated_in(split, category), key=lambda _: rng.random()):
             claim = pick(rng, claims)
-            yield pick(rng, wordings(claim)), claim
+            yield pick(rng, wordings(claim)), claim | {"claim": statement(claim)}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusion3Pipeline
+from safetensors.torch import save_file
+from torch import nn
 from transformers import CLIPImageProcessor
 
 from bench.config.built_in_tasks import TASKS
@@ -41,6 +44,9 @@ def _save_pipeline(pipeline: Any, folder: Path) -> None:
     half.save_pretrained(folder, safe_serialization=True)
     for name in ("tokenizer", "tokenizer_2"):
         save_tokenizer(pipeline.tokenizer, folder / name)
+    for name in ("text_encoder", "text_encoder_2"):  # what is stored in half loads in full, as diffusers' own parts do
+        path = folder / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def _save_scorers(folder: Path, target: Path) -> None:
@@ -86,11 +92,17 @@ def export_further(folder: Path, assets: Path = ASSETS) -> None:
     fresh = _fresh(assets)
     shutil.copytree(assets, fresh)
     pipeline = further_pipeline(folder, assets)
-    pipeline.transformer.half().save_pretrained(fresh / "pipeline" / "transformer", safe_serialization=True)
+    _replace_weights(pipeline.transformer, fresh / "pipeline" / "transformer" / "diffusion_pytorch_model.safetensors")
     clip, head = preferred_scorers(folder, assets)
-    clip.half().save_pretrained(fresh / CLIP_FOLDER)
+    _replace_weights(clip, fresh / CLIP_FOLDER / "model.safetensors")
     head.save(fresh / AESTHETIC_FOLDER)
     _put_in_place(fresh, assets)
+
+
+def _replace_weights(model: nn.Module, path: Path) -> None:
+    """In float16, and nothing but the weights: a saved configuration would name the folder that it came from."""
+    weights = {name: weight.half().contiguous() for name, weight in model.state_dict().items()}
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def _fresh(assets: Path) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers import StableDiffusion3Pipeline
 from scipy.stats import rankdata, spearmanr
 
@@ -21,6 +22,7 @@ from bench.datasets.scenes.scene import sample_prompts
 from bench.datasets.scenes.vocabulary import CATEGORIES
 from bench.rng import generator
 from pretrain.data import validation
+from pretrain.preferences import GUIDANCES, preference_prompts, right, sample_groups, within_prompt_auc
 from pretrain.sample import sample_pictures
 from pretrain.vae import reconstruct
 from rewards.scenes_aesthetic import ScenesAesthetic
@@ -117,6 +119,28 @@ def proxy_agreement(own: Pairs, more_texts: Pairs | None = None) -> dict[str, di
     return result
 
 
+def within_prompt_agreement(pipeline: Any, count: int) -> dict[str, dict[str, float | None]]:
+    """What RL sees of the CLIP: its AUC between the base's own samples of one prompt, by category.
+
+    Tune prompts, half of them at each guidance that preferences are drawn at; prompts whose samples are all right or
+    all wrong say nothing, and `prompts` counts the others.
+    """
+    prompts = preference_prompts("tune", count)
+    halves = [prompts[: count // 2], prompts[count // 2 :]]
+    images = torch.cat([sample_groups(pipeline, half, g, seed=2) for half, g in zip(halves, GUIDANCES, strict=True)])
+    labels = right(images, prompts)
+    owners = [prompt for prompt in prompts for _ in range(images.shape[1])]
+    made = ScenesClip()(images.flatten(0, 1).numpy(), [p.text for p in owners], [p.metadata for p in owners])
+    scores = torch.from_numpy(np.asarray(made)).unflatten(0, labels.shape)
+    tags = np.array([prompt.category for prompt in prompts])
+    mixed = (labels.any(1) & ~labels.all(1)).numpy()
+    areas: dict[str, float | None] = {}
+    for category in CATEGORIES:
+        chosen = torch.from_numpy(mixed & (tags == category))
+        areas[category] = round(within_prompt_auc(scores[chosen], labels[chosen]), 4) if chosen.any() else None
+    return {"auc": areas, "prompts": {c: int((mixed & (tags == c)).sum()) for c in CATEGORIES}}
+
+
 def rendered_pairs(count: int, style: str = "broad") -> Pairs:
     """Validation pictures with their own captions."""
     images, scenes = validation(count, style=style)
@@ -147,8 +171,6 @@ def gold_agreement(pipeline: Any, count: int) -> dict[str, dict[str, float]]:
 
 def open_pipeline(assets: Path) -> Any:
     """The exported pipeline in float32, without progress bars."""
-    import torch
-
     pipeline = StableDiffusion3Pipeline.from_pretrained(
         assets / "pipeline", text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32, use_safetensors=True,
         local_files_only=True,
@@ -166,6 +188,7 @@ def write_agreement(assets: Path, log: Path, guidance: float = 4.5, count: int =
         "proxies_on_base_samples": proxy_agreement(
             base_samples(pipeline, count, guidance), base_samples(pipeline, MORE_TEXTS * count, guidance, "text")
         ),
+        "clip_within_prompt": within_prompt_agreement(pipeline, count),
         "pictures": count,
         "guidance": guidance,
     }

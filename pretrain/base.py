@@ -85,4 +85,4 @@ def write_base_samples(folder: Path, assets: Path, log: Path, count: int = 700) 
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return path.stem in ("vae", "decoder", "clip", "ocr", "transformer")
+    return path.stem in ("vae", "decoder", "clip", "ocr", "transformer", "further", "preferences")

@@ -25,6 +25,9 @@ STAGES = (
     "transformer",
     "decoder",
     "export",
+    "further",
+    "preferences",
+    "export-further",
     "agreement",
 )
 PICTURES = 100_000
@@ -57,6 +60,6 @@ def run(args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for stage in args.stage or STAGES:
         print(f"stage {stage}", flush=True)
-        workers = args.workers if stage in (*PLANS, "encode") else 1
+        workers = args.workers if stage in (*PLANS, "encode") and stage != "preferences" else 1
         run_in_workers(workers, run_stage, stage, folder, args)
     return 0

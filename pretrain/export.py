@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusion3Pipeline
+from safetensors.torch import save_file
+from torch import nn
 from transformers import CLIPImageProcessor
 
 from bench.config.built_in_tasks import TASKS
@@ -20,7 +23,9 @@ from bench.models.embedded_flops import EmbeddedFlops, write_flops
 from bench.models.policy import PipelinePolicy
 from bench.scoring.loading import load_scorers
 from pretrain import aesthetic, clip, encode, ocr, transformer, vae
+from pretrain.further import further_pipeline
 from pretrain.pipeline import assemble_pipeline
+from pretrain.preferences import preferred_scorers
 from pretrain.tokenizer import build_tokenizer, save_tokenizer
 
 LIMIT = 12 * 2**20  # bytes of the whole assets folder
@@ -39,6 +44,9 @@ def _save_pipeline(pipeline: Any, folder: Path) -> None:
     half.save_pretrained(folder, safe_serialization=True)
     for name in ("tokenizer", "tokenizer_2"):
         save_tokenizer(pipeline.tokenizer, folder / name)
+    for name in ("text_encoder", "text_encoder_2"):  # what is stored in half loads in full, as diffusers' own parts do
+        path = folder / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def _save_scorers(folder: Path, target: Path) -> None:
@@ -73,10 +81,38 @@ def export_assets(folder: Path, assets: Path = ASSETS) -> None:
 
     Raises: ValueError if the result is larger than what the repository may hold.
     """
-    fresh = assets.with_name(assets.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = _fresh(assets)
     _save_pipeline(trained_pipeline(folder), fresh / "pipeline")
     _save_scorers(folder, fresh)
+    _put_in_place(fresh, assets)
+
+
+def export_further(folder: Path, assets: Path = ASSETS) -> None:
+    """Replace denoiser, CLIP and aesthetic head in `assets` by what went on from them, as `export_assets` does."""
+    fresh = _fresh(assets)
+    shutil.copytree(assets, fresh)
+    pipeline = further_pipeline(folder, assets)
+    _replace_weights(pipeline.transformer, fresh / "pipeline" / "transformer" / "diffusion_pytorch_model.safetensors")
+    clip, head = preferred_scorers(folder, assets)
+    _replace_weights(clip, fresh / CLIP_FOLDER / "model.safetensors")
+    head.save(fresh / AESTHETIC_FOLDER)
+    _put_in_place(fresh, assets)
+
+
+def _replace_weights(model: nn.Module, path: Path) -> None:
+    """In float16, and nothing but the weights: a saved configuration would name the folder that it came from."""
+    weights = {name: weight.half().contiguous() for name, weight in model.state_dict().items()}
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _fresh(assets: Path) -> Path:
+    fresh = assets.with_name(assets.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    return fresh
+
+
+def _put_in_place(fresh: Path, assets: Path) -> None:
+    """Complete new assets by FLOPs and hashes, and let them take the place of the old."""
     write_flops(count_flops(fresh / "pipeline"), fresh)
     write_manifest(fresh)
     size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())

@@ -1,7 +1,7 @@
 """The recipe of the embedded world: from nothing to the pipeline and the proxy scorers that are shipped.
 
 The stages stand in order in `pretrain.command`. Each resumes where it stopped. `ratings` goes on with `clip`, whose
-embedding is then asked for the aesthetic rating too.
+embedding is then asked for the aesthetic rating too; `further` and `preferences` go on with what `export` wrote.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ PLANS = {
     "ratings": TrainingPlan(samples=165_000, batch=64, lr=2e-3, decay=0.4, ema=0.998),
     "ocr": TrainingPlan(samples=110_000, batch=64, lr=3e-3, ema=0.998),
     "transformer": TrainingPlan(samples=2_150_000, batch=64, lr=2e-3, warmup=200, ema=0.9995),
+    "further": TrainingPlan(samples=640_000, batch=64, lr=1e-3, decay=0.6, ema=0.999),
+    "preferences": TrainingPlan(samples=19_200, batch=16, lr=1e-3, warmup=50, decay=0.6, ema=0.995),
 }
+PREFERENCE_PROMPTS = 1536
 
 
 def plan_of(stage: str, args: argparse.Namespace) -> TrainingPlan:
@@ -58,6 +61,10 @@ def run_stage(stage: str, folder: Path, args: argparse.Namespace) -> None:
         from pretrain import export
 
         export.export_assets(folder, args.assets or export.ASSETS)
+    elif stage == "export-further":
+        from pretrain import export
+
+        export.export_further(folder, args.assets or export.ASSETS)
     elif stage == "agreement":
         from pretrain import agreement, base, export
 
@@ -71,6 +78,9 @@ def _train(stage: str, folder: Path, args: argparse.Namespace) -> None:
         from pretrain import transformer
 
         transformer.train_transformer(folder, args.log, plan)
+        return
+    if stage in ("further", "preferences"):
+        _go_on(stage, folder, args, plan)
         return
     from pretrain import vae
 
@@ -94,3 +104,19 @@ def _train(stage: str, folder: Path, args: argparse.Namespace) -> None:
         from pretrain import ocr
 
         ocr.train_ocr(folder, args.log, plan, pictures, ocr.build_ocr(), wear)
+
+
+def _go_on(stage: str, folder: Path, args: argparse.Namespace, plan: TrainingPlan) -> None:
+    """From the exported models."""
+    from pretrain import further, preferences
+    from pretrain.export import ASSETS
+
+    assets = args.assets or ASSETS
+    if stage == "further":
+        if not (folder / further.FILE).exists():
+            further.encode_further(folder, assets, args.pictures, further.AltText(), args.seed)
+        further.train_further(folder, args.log, plan, assets)
+        return
+    if not (folder / preferences.FILE).exists():
+        preferences.write_preferences(further.further_pipeline(folder, assets), folder, PREFERENCE_PROMPTS)
+    preferences.train_preferences(folder, args.log, plan, assets)

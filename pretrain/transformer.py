@@ -23,6 +23,8 @@ DROPOUT = 0.1  # share of captions replaced by the empty one, for guidance
 # Location of the logit-normal noise levels. The decoder still forgives noise of deviation 0.5 (94 % of pictures stay
 # right), so what is decided below sigma 0.3 matters little, and training dwells above.
 LOCATION = 0.7
+# The modulations are wide and see one vector a picture: orthogonalising them costs more than it brings.
+OUTER = ("pos_embed", "proj_out", "time_text_embed", "norm_out", "norm1.linear", "norm1_context.linear")
 
 
 class FlowLoss:
@@ -31,9 +33,13 @@ class FlowLoss:
     def __init__(self, model: Any, data: Encoded, posterior: float) -> None:
         self.model, self.data, self.posterior = model, data, posterior
 
+    def indices(self, step: TrainingStep) -> Tensor:
+        """Picture numbers (B,)."""
+        return step.indices(len(self.data.latents))
+
     def __call__(self, step: TrainingStep) -> dict[str, Tensor]:
         generator = step.generator
-        indices = step.indices(len(self.data.latents))
+        indices = self.indices(step)
         z0 = self.data.latents[indices].float()
         z0 = z0 + self.posterior * torch.randn(z0.shape, generator=generator)
         z1 = torch.randn(z0.shape, generator=generator)
@@ -58,9 +64,7 @@ class FlowLoss:
 def train_transformer(folder: Path, log: Path, plan: TrainingPlan, width: int = 128, layers: int = 4) -> bool:
     """Train on what `encode` wrote; whether the plan's end was reached."""
     model = build_transformer(width, layers)
-    # The modulations are wide and see one vector a picture: orthogonalising them costs more than it brings.
-    outer = ("pos_embed", "proj_out", "time_text_embed", "norm_out", "norm1.linear", "norm1_context.linear")
-    optimizer = Muon(*split_parameters(model, outer), plan.lr, scale=0.3, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = Muon(*split_parameters(model, OUTER), plan.lr, scale=0.3, betas=(0.9, 0.98), weight_decay=0.01)
     loss = FlowLoss(model, encode.load_encoded(folder), NOISE * encode.latent_scaling(folder)["scaling_factor"])
     return PretrainingLoop("transformer", folder, log, plan, model, optimizer).run(loss, every=100)
 

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from bench.api import ConfigError, DataError
+from bench.datasets.scenes.claims import split_of, stated_in, statement
 from bench.datasets.scenes.vocabulary import CATEGORIES, is_held_out
 from bench.datasets.scenes.world import ScenesWorld
 from tests.support.cells import world
@@ -17,10 +18,20 @@ def scenes(tiny_pipeline):
     return world(tiny_pipeline)
 
 
-def test_no_text_is_in_two_splits(scenes):
-    texts = {s: {p.text for p in scenes.prompts(s, CATEGORIES, 600)} for s in ("train", "tune", "report", "held_out")}
-    for a, b in itertools.combinations(texts, 2):
-        assert not texts[a] & texts[b], (a, b)
+def test_no_statement_is_in_two_splits(scenes):
+    said = {
+        split: {statement(p.metadata) for p in scenes.prompts(split, CATEGORIES, 1400)}
+        for split in ("train", "tune", "report", "held_out")
+    }
+    for a, b in itertools.combinations(said, 2):
+        assert not said[a] & said[b], (a, b)
+
+
+def test_all_is_said_before_anything_is_said_again(scenes):
+    most = len(stated_in("report", "color_attr"))
+    of_one = scenes.prompts("report", ["color_attr"], 2 * most)
+    assert len({statement(p.metadata) for p in of_one[:most]}) == most
+    assert len({p.text for p in of_one}) > most  # the second round has other words
 
 
 def test_held_out_combinations_are_only_in_their_split(scenes):
@@ -39,13 +50,10 @@ def test_categories_are_kept_to(scenes):
 
 
 @pytest.mark.slow
-def test_candidates_have_no_evaluation_caption_and_no_held_out_one(scenes):
+def test_candidates_state_what_training_may_state(scenes):
     candidates = scenes.candidates(CATEGORIES, 400)
     assert candidates.images.shape == (400, 64, 64, 3)
-    evaluation = {p.text for s in ("report", "tune") for p in scenes.prompts(s, CATEGORIES, 1000)}
-    for p in candidates.prompts:
-        assert p.text not in evaluation
-        assert not is_held_out(p.metadata)
+    assert {split_of(p.metadata) for p in candidates.prompts} == {"train"}
 
 
 def test_single_objects_have_no_held_out_combination(scenes):

@@ -2,17 +2,19 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench.datasets.scenes.manifest import check_manifest
 from bench.datasets.scenes.proxies import OCR_CLASSES, AestheticHead, ProxyClip, load_ocr
-from pretrain import aesthetic, clip, encode, export, ocr, transformer, vae
+from pretrain import aesthetic, clip, encode, export, further, ocr, preferences, transformer, vae
 from pretrain.agreement import auc
 from pretrain.data import TrainingPictures, to_images, to_tensor
 from pretrain.loop import (
@@ -85,6 +87,37 @@ def test_export_holds_the_scorers_in_the_format_that_the_rewards_read(work):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_what_goes_on_from_the_export_takes_its_place(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(further, "CHUNK", 28)
+    assets, folder = tmp_path / "assets", tmp_path / "further"
+    shutil.copytree(work / "assets", assets)
+    folder.mkdir()
+    further.encode_further(folder, assets, 50, further.AltText())
+    assert load_file(folder / further.FILE)["latents"].shape == (56, 16, 8, 8)
+    assert further.train_further(folder, folder, TINY, assets)
+    images = torch.randint(0, 256, (20, preferences.GROUP, 64, 64, 3), dtype=torch.uint8)
+    labels = torch.arange(preferences.GROUP).expand(20, -1) < 3
+    save_file({"images": images, "right": labels.contiguous(), "prompt": torch.arange(20)}, folder / preferences.FILE)
+    assert preferences.train_preferences(folder, folder, TINY, assets)
+
+    export.export_further(folder, assets)
+    for name in ("pipeline", "clip", "aesthetic", "ocr"):
+        check_manifest(assets / name)
+    fresh = load_file(assets / "pipeline" / "transformer" / "diffusion_pytorch_model.safetensors")
+    for name, weight in averaged_weights(folder / "further.safetensors").items():
+        assert torch.equal(fresh[name], weight.half())
+    changed = {
+        path.parent.relative_to(assets).as_posix()
+        for path in assets.rglob("*")
+        if path.suffix in (".json", ".safetensors")
+        and path.name != "flops.json"
+        and path.read_bytes() != (work / "assets" / path.relative_to(assets)).read_bytes()
+    }
+    assert changed == {"pipeline/transformer", "clip", "aesthetic"}
+    assert str(tmp_path) not in "".join(path.read_text() for path in assets.rglob("*.json"))
+
+
 def test_export_refuses_what_is_too_large(work, monkeypatch):
     monkeypatch.setattr(export, "LIMIT", 1000)
     with pytest.raises(ValueError, match="make a network smaller"):
@@ -205,6 +238,22 @@ def test_picture_loss_weighs_chroma():
     assert vae.picture_loss(made, grey).item() == pytest.approx(0.75)  # 0.5 + 0.25, no edges, no chroma
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     assert vae.picture_loss(red + 0.5, red).item() == pytest.approx(0.75 * (1 + vae.CHROMA_WEIGHT))
+
+
+def test_preferences_compare_right_with_wrong_of_one_prompt():
+    scores = torch.tensor([[0.3, 0.1, 0.2], [0.0, 0.5, 0.1]])
+    labels = torch.tensor([[True, False, False], [False, True, True]])
+    first = (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 2  # .2 and .1 apart, ten times
+    second = (math.log1p(math.exp(-5)) + math.log1p(math.exp(-1))) / 2
+    found = preferences.preference_loss(scores, labels, torch.tensor(10.0))
+    assert float(found) == pytest.approx((first + second) / 2, abs=1e-6)
+
+
+def test_area_within_a_prompt_by_hand():
+    scores = torch.tensor([[0.3, 0.1, 0.5], [0.2, 0.2, 0.1], [0.9, 0.8, 0.7]])
+    labels = torch.tensor([[True, False, False], [True, False, True], [True, True, True]])
+    # one of two pairs is won; a tie and a loss; the third prompt has no pair
+    assert preferences.within_prompt_auc(scores, labels) == pytest.approx((0.5 + 0.25) / 2)
 
 
 def test_auc_counts_ties_half():

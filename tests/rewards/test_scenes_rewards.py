@@ -65,6 +65,9 @@ TWO_STARS = {"class": "star", "count": 2}
         ((Item("A", "red", 20, 32, 20, 0), Item("7", "red", 44, 32, 20, 0)), claim("text", text="A7"), 1, 1),
         ((Item("A", "red", 20, 32, 20, 0), Item("7", "red", 44, 32, 20, 0)), claim("text", text="A4"), 0, 1 / 2),
         ((Item("A", "red", 20, 32, 20, 0), Item("star", "red", 44, 32, 20, 0)), claim("text", text="A"), 0, 0),
+        ((Item("A", "red", 32, 32, 24, 0),), claim("text", text="A", color="red"), 1, 1),
+        ((Item("A", "red", 32, 32, 24, 0),), claim("text", text="A", color="blue"), 0, 1 / 2),
+        ((Item("A", "red", 32, 32, 24, 0),), claim("text", text="7", color="red"), 0, 0),  # no credit for colour alone
     ],
 )
 def test_geneval_by_hand(items: tuple, claimed: dict, strict: float, partial: float) -> None:

@@ -23,13 +23,7 @@ T = TypeVar("T")
 
 MEDIA = ("photo", "picture", "image")
 OPENINGS = ("a photo of", "a picture of", "an image of", "an image showing", "")
-TEXT_OPENINGS = (
-    'a sign that says "{}"',
-    'a sign reading "{}"',
-    'text reading "{}"',
-    'the text "{}"',
-    'a photo of "{}"',
-)
+TEXT_OPENINGS = ("a sign that says", "a sign reading", "text reading", "the text", "a photo of")
 STYLE_ADJECTIVES = ("blurry", "grainy", "vivid", "pale", "dark", "faded", "clean", "sharp")
 STYLE_ENDINGS = ("on a plain background", "on a cluttered background", "on a shaded background")
 
@@ -45,7 +39,10 @@ def article(noun: str) -> str:
 
 
 def subject(claim: Claim) -> str:
-    """The core of an object caption, without opening or style: "a red circle and a blue star", "three rings"."""
+    """The core of a caption, without opening or style: "a red circle and a blue star", "three rings", `a red "A"`."""
+    if "text" in claim:
+        quoted = f'"{claim["text"]}"'
+        return article(f"{claim['color']} {quoted}") if "color" in claim else quoted
     parts = claim["include"]
     if claim["tag"] == "counting":
         count, shape = parts[0]["count"], parts[0]["class"]
@@ -59,10 +56,9 @@ def subject(claim: Claim) -> str:
 
 def wordings(claim: Claim) -> list[str]:
     """Every wording of a claim without style words; the first is the plainest."""
-    if "text" in claim:
-        return [opening.format(claim["text"]) for opening in TEXT_OPENINGS]
+    openings = TEXT_OPENINGS if "text" in claim else OPENINGS
     core = subject(claim)
-    return [f"{opening} {core}".strip() for opening in OPENINGS]
+    return [f"{opening} {core}".strip() for opening in openings]
 
 
 def true_style_words(style: Style) -> tuple[list[str], list[str]]:
@@ -93,8 +89,7 @@ def styled_wording(claim: Claim, style: Style, rng: Uniform) -> str:
     where = rng.random()
     if not choices or where < 0.3:
         return f"{pick(rng, wordings(claim))} {pick(rng, endings)}"
-    core = f'"{claim["text"]}"' if "text" in claim else subject(claim)
-    caption = f"a {pick(rng, choices)} {pick(rng, MEDIA)} of {core}"
+    caption = f"a {pick(rng, choices)} {pick(rng, MEDIA)} of {subject(claim)}"
     return f"{caption} {pick(rng, endings)}" if where > 0.8 else caption
 
 
@@ -107,10 +102,10 @@ def caption_variants(scene: Scene, index: int = 0) -> list[tuple[str, Claim]]:
 @cache
 def caption_words() -> frozenset[str]:
     """Every lower-case word that a caption can contain; glyph strings are spelt, one word a glyph, in quote marks."""
-    sentences = [*OPENINGS, *(opening.format("") for opening in TEXT_OPENINGS), *STYLE_ENDINGS, *RELATIONS]
+    sentences = [*OPENINGS, *TEXT_OPENINGS, *STYLE_ENDINGS, *RELATIONS]
     words = {"a", "an", "and", "of", *MEDIA, *STYLE_ADJECTIVES, *SHAPES, *PLURALS.values(), *COLORS}
     words.update(COUNT_WORDS.values())
-    words.update(word for sentence in sentences for word in sentence.replace('"', " ").split())
+    words.update(word for sentence in sentences for word in sentence.split())
     words.update(glyph.lower() for glyph in GLYPHS)
     words.add('"')
     return frozenset(words)
@@ -124,9 +119,30 @@ def object_claim(tag: str, parts: Sequence[dict[str, Any]]) -> Claim:
     return claim
 
 
-def text_claim(text: str) -> Claim:
-    """Metadata of a text caption."""
-    return {"tag": "text", "include": [], "text": text}
+def text_claim(text: str, color: str | None = None) -> Claim:
+    """Metadata of a text caption; the colour, where one is named, is that of every glyph."""
+    return {"tag": "text", "include": [], "text": text, **({"color": color} if color else {})}
+
+
+def partial_claims(claim: Claim) -> list[Claim]:
+    """Claims that say less and are true wherever this one is: without an object, a colour or the relation.
+
+    Empty for categories whose captions say one thing alone.
+    """
+    tag, parts = claim["tag"], claim["include"]
+    if "color" in claim:
+        return [text_claim(claim["text"])]
+    plain = [{"class": part["class"], "count": part["count"]} for part in parts]
+    if tag == "colors":
+        return [object_claim("single_object", plain)]
+    if tag == "two_object":
+        return [object_claim("single_object", [part]) for part in plain]
+    if tag == "position":
+        return [object_claim("two_object", plain), *(object_claim("single_object", [part]) for part in plain)]
+    if tag == "color_attr":
+        coloured = [object_claim("colors", [{**part}]) for part in parts]
+        return [object_claim("two_object", plain), *coloured]
+    return []
 
 
 def _part_edits(parts: list[dict[str, Any]], others: set[str]) -> Iterator[list[dict[str, Any]]]:
@@ -167,11 +183,9 @@ def near_misses(claim: Claim, *, held_out: bool = False) -> tuple[list[Claim], l
     and those with one wrong shape, colour or glyph. Claims with held-out combinations are left out unless `held_out`.
     """
     if "text" in claim:
-        text = claim["text"]
-        edits = [text[:k] + g + text[k + 1 :] for k in range(len(text)) for g in GLYPHS if g != text[k]]
-        swaps = [text[:k] + text[k + 1] + text[k] + text[k + 2 :] for k in range(len(text) - 1)]
-        special = [text_claim(t) for t in dict.fromkeys(swaps) if t != text]
-        common = [text_claim(t) for t in edits if t.lower() not in caption_words() or len(t) == 1]
+        text, color = claim["text"], claim.get("color")
+        special = [text_claim(text, other) for other in COLORS if color and other != color]
+        common = [text_claim(other, color) for other in GLYPHS if other != text]
     else:
         parts = claim["include"]
         special = [object_claim(claim["tag"], p) for p in _special_edits(claim["tag"], parts)]

@@ -16,6 +16,7 @@ from bench.datasets.scenes.captions import (
     hard_negatives,
     near_misses,
     object_claim,
+    partial_claims,
     pick,
     styled_wording,
     text_claim,
@@ -85,11 +86,7 @@ def _sample_style(rng: random.Random, kind: str) -> Style:
 def _sample_claim(rng: random.Random, category: str) -> Claim:
     """What a caption of this category says, held-out combinations included."""
     if category == "text":
-        while True:
-            text = "".join(pick(rng, GLYPHS) for _ in range(1 + int(rng.random() * 3)))
-            # A spelling that is also a word of the captions ("AN") would be one word to a tokenizer.
-            if len(text) == 1 or text.lower() not in caption_words():
-                return text_claim(text)
+        return text_claim(pick(rng, GLYPHS), pick(rng, COLORS))
     first = pick(rng, SHAPES)
     second = pick(rng, [shape for shape in SHAPES if shape != first])
     color = pick(rng, COLORS)
@@ -112,7 +109,7 @@ def _sample_claim(rng: random.Random, category: str) -> Claim:
 def _sample_items(rng: random.Random, claim: Claim, held_out: bool) -> tuple[Item, ...]:
     """A picture of which the claim is true; without `held_out` it holds no held-out combination."""
     if "text" in claim:
-        color = pick(rng, COLORS)
+        color = claim.get("color") or pick(rng, COLORS)
         boxes = place_row([aspect(glyph) for glyph in claim["text"]], rng)
         return tuple(_item(glyph, color, box) for glyph, box in zip(claim["text"], boxes, strict=True))
     parts = claim["include"]
@@ -172,19 +169,25 @@ def _false_claim(rng: random.Random, scene: Scene, held_out: bool) -> Claim:
             return claim
 
 
-def _sample_scene(stream: str, seed: int, index: int, split: str, wrong_share: float, style_kind: str) -> Scene:
+def _sample_scene(
+    stream: str, seed: int, index: int, split: str, wrong_share: float, partial_share: float, style_kind: str
+) -> Scene:
     rng, category = _generator("scene", stream, seed, split, index)
     claim = _claim_of_split(rng, category, split == "held_out")
     items = _sample_items(rng, claim, split == "held_out")
     style = _sample_style(rng, style_kind)
     # Drawn whether used or not: a different share then changes captions only, never pictures.
-    wrong = rng.random() < wrong_share
+    place = rng.random()
+    wrong = place < wrong_share
+    less = partial_claims(claim) if wrong_share <= place < wrong_share + partial_share else []
     styled = rng.random() < STYLE_WORDS_SHARE
     scene = Scene(category, items, claim.get("text", ""), style, "", claim, wrong)
+    if less:
+        claim = pick(rng, less)
     if wrong:
         claim = _false_claim(rng, scene, split == "held_out")
     caption = styled_wording(claim, style, rng) if styled else pick(rng, wordings(claim))
-    return Scene(category, items, scene.text, style, caption, claim, wrong)
+    return Scene(category, items, scene.text, style, caption, claim, wrong, bool(less))
 
 
 def sample_scenes(
@@ -195,23 +198,26 @@ def sample_scenes(
     *,
     split: str = "train",
     wrong_caption_share: float = 0.0,
+    partial_caption_share: float = 0.0,
     style: str = "broad",
 ) -> list[Scene]:
     """Scenes number `start` to `start + count - 1` of a stream; categories take turns.
 
     split: "train" has no held-out combination, neither in pictures nor in captions, right or wrong; "held_out" has at
     least one in every right caption, and no `single_object`. wrong_caption_share: in [0, 1], the share that is
-    captioned with a false claim, half of them near misses. style: "broad" (mostly fair, each flaw at 15 %), "clean"
+    captioned with a false claim, half of them near misses; partial_caption_share: that whose caption leaves something
+    out, where it says more than one thing. style: "broad" (mostly fair, each flaw at 15 %), "clean"
     (no flaw) or "ugly" (each flaw at 70 %).
 
     Raises: ValueError for an unknown split or style, a negative index, or a share outside [0, 1].
     """
     if style not in STYLES:
         raise ValueError(f"style must be one of {STYLES}, not {style!r}")
-    if not 0.0 <= wrong_caption_share <= 1.0:
-        raise ValueError(f"wrong_caption_share must lie in [0, 1], got {wrong_caption_share}")
+    shares = wrong_caption_share, partial_caption_share
+    if not (min(shares) >= 0.0 and sum(shares) <= 1.0):
+        raise ValueError(f"wrong_caption_share and partial_caption_share must lie in [0, 1] together, got {shares}")
     indices = range(start, start + count)
-    return [_sample_scene(stream, seed, i, split, wrong_caption_share, style) for i in indices]
+    return [_sample_scene(stream, seed, i, split, *shares, style) for i in indices]
 
 
 def sample_pictures(

@@ -50,6 +50,7 @@ class Scene:
     """What a picture shows, how it is drawn, and its caption; the metadata describes the caption, right or wrong.
 
     category: of the picture (that of the caption is metadata["tag"]). text: what the glyphs spell, "" for shapes.
+    wrong_caption: the caption is false of the picture. partial_caption: it leaves out something that it could say.
     """
 
     category: str
@@ -59,6 +60,7 @@ class Scene:
     caption: str
     metadata: dict[str, Any]
     wrong_caption: bool = False
+    partial_caption: bool = False
 
 
 class Uniform(Protocol):

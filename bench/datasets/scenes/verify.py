@@ -46,7 +46,8 @@ def claims(things: Sequence[Thing], text: str, metadata: Mapping[str, Any]) -> l
     """The positive claims of a caption, each as its degree of fulfilment in [0, 1].
 
     Per included class: the count, 1 - |found - wanted| / wanted, at least 0; its colour and its position, 1 or 0, and 0
-    unless the count is right. For a text: 1 - edit distance / length, at least 0.
+    unless the count is right. For a text: 1 - edit distance / length, at least 0; its colour, 1 or 0, and 0
+    unless it is spelt right.
 
     Source: the rewards that Flow-GRPO trains on, arXiv 2505.05470, section 5.1.
     """
@@ -66,6 +67,8 @@ def claims(things: Sequence[Thing], text: str, metadata: Mapping[str, Any]) -> l
         groups.append(found)
     if "text" in metadata:
         result.append(text_similarity(text, metadata["text"]))
+        if "color" in metadata:
+            result.append(float(result[-1] == 1.0 and all(thing.color == metadata["color"] for thing in things)))
     return result
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,27 +11,30 @@ import numpy as np
 
 from bench.api import ConfigError, Prompt
 from bench.datasets.base_model import base_model
+from bench.datasets.scenes.captions import pick, wordings
+from bench.datasets.scenes.claims import split_of, stated_in, statement
 from bench.datasets.scenes.manifest import ASSETS
 from bench.datasets.scenes.render import render_scenes
-from bench.datasets.scenes.scene import sample_pictures, sample_prompts, sample_scenes
+from bench.datasets.scenes.scene import sample_pictures, sample_scenes
+from bench.datasets.scenes.types import Claim
 from bench.datasets.scenes.vocabulary import CATEGORIES, HELD_OUT_CATEGORIES
-from bench.datasets.splits import SPLITS, text_bucket
+from bench.datasets.splits import SPLITS, round_robin
 from bench.datasets.world import Candidates
 
 if TYPE_CHECKING:
     from bench.datasets.scenes.proxies import ProxyClip
 
-WRONG_CAPTIONS = 0.1  # share in candidates, as in the pre-training data
+# Shares of candidates' captions that are false, and that leave something out where they say more than one thing; as in
+# the pre-training data.
+WRONG_CAPTIONS, PARTIAL_CAPTIONS = 0.3, 0.25
 _CHUNK = 512
-# A caption's hash decides which split may use it, so no text is in two of them.
-_BUCKETS = {"report": range(0, 3), "tune": range(3, 4), "train": range(4, 10)}
 
 
 class ScenesWorld:
     """Scenes of coloured shapes and short texts around a miniature Stable Diffusion 3."""
 
     name = "scenes"
-    version = "1"
+    version = "2"
     categories: tuple[str, ...] = CATEGORIES
 
     def __init__(self, model: str | None = None) -> None:
@@ -37,44 +42,34 @@ class ScenesWorld:
         self._clip: ProxyClip | None = None
 
     def prompts(self, split: str, categories: Sequence[str], count: int) -> list[Prompt]:
-        """`count` prompts; their index counts within (split, categories)."""
+        """`count` prompts; their index counts within (split, categories).
+
+        Categories take turns, and each states everything that the split may state before it says something again.
+        """
         if split not in SPLITS:
             raise ConfigError(f"prompt split {split!r}: expected one of {', '.join(SPLITS)}")
-        stream = self._held_out(categories) if split == "held_out" else self._by_text(split, categories)
-        return [Prompt(i, p.text, p.metadata) for i, p in zip(range(count), stream, strict=False)]
-
-    def _held_out(self, categories: Sequence[str]) -> Iterator[Prompt]:
-        wanted = set(categories) & set(HELD_OUT_CATEGORIES)
+        wanted = [category for category in CATEGORIES if category in categories and stated_in(split, category)]
         if not wanted:
             raise ConfigError(
                 f"categories {', '.join(categories)} have no held-out combinations; these have: "
                 f"{', '.join(HELD_OUT_CATEGORIES)}; or set evaluation.held_out_prompts to 0"
             )
-        return self._stream("held_out", wanted, "held_out")
-
-    def _by_text(self, split: str, categories: Sequence[str]) -> Iterator[Prompt]:
-        buckets = _BUCKETS[split]
-        return (p for p in self._stream(split, set(categories), "train") if text_bucket(p.text) in buckets)
-
-    def _stream(self, name: str, categories: set[str], split: str) -> Iterator[Prompt]:
-        start = 0
-        while True:
-            for p in sample_prompts(name, 0, start, _CHUNK, split=split):
-                if p.metadata["tag"] in categories:
-                    yield p
-            start += _CHUNK
+        stream = round_robin([_stated(split, category) for category in wanted])
+        return [Prompt(i, text, metadata) for i, (text, metadata) in zip(range(count), stream, strict=False)]
 
     def candidates(self, categories: Sequence[str], count: int) -> Candidates:
-        """`count` fresh pictures; captions that belong to the tuning or reporting prompts are left out."""
+        """`count` fresh pictures; captions that state what tuning or reporting prompts may state are left out."""
         wanted, images = set(categories), []
         prompts: list[Prompt] = []
         start = 0
         while len(prompts) < count:
-            scenes = sample_scenes("candidates", 0, start, _CHUNK, wrong_caption_share=WRONG_CAPTIONS)
+            scenes = sample_scenes(
+                "candidates", 0, start, _CHUNK, wrong_caption_share=WRONG_CAPTIONS,
+                partial_caption_share=PARTIAL_CAPTIONS,
+            )  # fmt: skip
             start += _CHUNK
-            scenes = [s for s in scenes if s.metadata["tag"] in wanted and text_bucket(s.caption) in _BUCKETS["train"]][
-                : count - len(prompts)
-            ]
+            scenes = [s for s in scenes if s.metadata["tag"] in wanted and split_of(s.metadata) == "train"]
+            scenes = scenes[: count - len(prompts)]
             prompts += [Prompt(len(prompts) + i, s.caption, s.metadata) for i, s in enumerate(scenes)]
             images.append(render_scenes(scenes))
         return Candidates(np.concatenate(images), prompts)
@@ -95,3 +90,15 @@ class ScenesWorld:
         if self._clip is None:
             self._clip = ProxyClip(ASSETS / CLIP_FOLDER)
         return self._clip.image(images).numpy()
+
+
+def _stated(split: str, category: str) -> Iterator[tuple[str, Claim]]:
+    """Captions of a category without end, with their metadata, in rounds through all that the split may state.
+
+    The metadata are GenEval's, and `claim`: the same for all captions that state the same.
+    """
+    for number in itertools.count():
+        rng = random.Random(f"prompts/{split}/{category}/{number}")
+        for claims in sorted(stated_in(split, category), key=lambda _: rng.random()):
+            claim = pick(rng, claims)
+            yield pick(rng, wordings(claim)), claim | {"claim": statement(claim)}

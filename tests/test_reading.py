@@ -132,7 +132,6 @@ OURS = {
     "bench/datasets/scenes/proxies.py",  # embedded assets
     "bench/models/lora.py",  # what it has just written
     "bench/preflight/forecast/measured.py",
-    "bench/results/records/hashes.py",  # lines that have been read as events
     "bench/scoring/workers/worker_main.py",
     "bench/scoring/workers/worker_process.py",
     "bench/scoring/server/reward_client.py",  # of bounded length; scores may be NaN there

@@ -106,6 +106,6 @@ def test_a_task_without_its_selection_keeps_all_candidates() -> None:
     from bench.config.task import Task
 
     task = Task(**{"name": "alignment", **TASKS["scenes"]["alignment"]})
-    assert (task.select, task.top_share) == ("scenes-clip", 0.25)
+    assert (task.select, task.top_share) == ("scenes-clip", 0.35)
     assert (task.unselected.select, task.unselected.top_share) == (None, 1.0)
     assert task.unselected.candidates == task.candidates

@@ -261,10 +261,10 @@ def test_encodings_lie_on_disk_as_far_as_the_limit_goes(limit: float, disk: floa
 def test_a_run_is_planned_with_what_it_has_to_encode(tiny_pipeline: Path, found: ExperimentForecast) -> None:
     planned = experiment(tiny_pipeline, methods=["sft"], **{"task.candidates": 64, "task.train_prompts": 5})
     needed = forecast_encodings(planned, ModelShapes.of(planned), planned.tasks)
-    # a quarter of 64 pictures with their captions, 5 prompts, 6 + 2 in evaluation; 16 x 8 x 8 latents, mean and std
-    assert (needed.texts, needed.pictures) == (16 + 5 + 6 + 2, 16)
-    assert needed.text_bytes == 29 * (20 * 32 + 32) * 4
-    assert needed.picture_bytes == 16 * 2 * 16 * 8 * 8 * 4
+    # .35 of 64 pictures with their captions, 5 prompts, 6 + 2 in evaluation; 16 x 8 x 8 latents, mean and std
+    assert (needed.texts, needed.pictures) == (23 + 5 + 6 + 2, 23)
+    assert needed.text_bytes == 36 * (20 * 32 + 32) * 4
+    assert needed.picture_bytes == 23 * 2 * 16 * 8 * 8 * 4
     assert needed.limit == 50 * GIB
     assert found.disk["cache of latents and texts"] == 0  # random weights are not worth a cache
 

@@ -168,8 +168,8 @@ def test_the_report_tells_trials_edges_and_blocks_that_a_preset_takes(folder: Pa
 def test_the_figure_has_what_the_trials_have(folder: Path) -> None:
     figure = render_experiment(folder).figures[1][1]
     assert figure.data["settings"] == [
-        {"name": "train.learning_rate", "values": None},
-        {"name": "rollout_steps", "values": ["5", "10", "40"]},
+        {"name": "train.learning_rate", "range": [1e-5, 1e-3], "values": []},
+        {"name": "rollout_steps", "range": None, "values": ["5", "10", "40"]},
     ]
     assert len(figure.data["trials"]) == 6
     best = [trial for trial in figure.data["trials"] if trial["best"]]

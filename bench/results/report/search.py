@@ -89,7 +89,9 @@ def _figure(tasks: Sequence[TaskTrials], method: str, search: Search) -> Figure 
         return None
     unit = "mean gain over the base, " + ("in margins" if _has_margins(tasks) else "in margins where one is stated")
     settings = [
-        {"name": name, "values": None if isinstance(values, Range) else [_told(value) for value in values]}
+        {"name": name, "range": [values.low, values.high], "values": []}
+        if isinstance(values, Range)
+        else {"name": name, "range": None, "values": [_told(value) for value in values]}
         for name, values in search.searched(method).items()
     ]
     data = rounded({"tasks": [one.task for one in tasks], "unit": unit, "settings": settings, "trials": trials})

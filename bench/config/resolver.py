@@ -36,7 +36,7 @@ from bench.suggest import hint
 FIELDS = tuple(field.name for field in dataclasses.fields(Experiment))
 _LONGEST_LABEL = 200
 _RESERVED = ("extends", "task", "reward")
-_BLOCKS = ("tasks", "methods", "runtime", "train", "evaluation", "data", "scorers")
+_BLOCKS = ("tasks", "methods", "runtime", "train", "evaluation", "data", "scorers", "search")
 
 Block = dict[str, Any]
 
@@ -86,7 +86,7 @@ class Resolver:
         of_sets, requested = evaluation.set_scorers if evaluation else (), self.overrides.get("scorers", {})
         scorers = read_scorer_processes(self._block("scorers"), tasks, of_sets, requested, self.problems)
         ready: dict[str, Any] = {"tasks": tuple(tasks), "methods": tuple(chains), "scorers": scorers, "data": data}
-        ready |= {"runtime": runtime, "train": train, "evaluation": evaluation}
+        ready |= {"runtime": runtime, "train": train, "evaluation": evaluation, "search": self.raw.get("search")}
         experiment = validate_rest(Experiment, values, ready, self.problems)
         if experiment is not None:
             check_together(experiment, self.problems)

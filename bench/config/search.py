@@ -21,15 +21,16 @@ import math
 import random
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
-from bench.api import Option
+from bench.api import DataError, Option
 from bench.parsing import Problems, split_list, validate
 
-__all__ = ["ALL", "Range", "Search", "expand_search", "searched_method"]
+__all__ = ["ALL", "Range", "Search", "expand_search", "joined", "searched_method"]
 
 ALL = "all"  # stands in `space` for every method
 _LABEL = re.compile(r"(.+)-t(\d{2,})")
@@ -63,11 +64,18 @@ class Search:
     trials: Annotated[int, Option("settings of each method", ge=2, le=1000)] = 12
     seed: Annotated[int, Option("of the draws", ge=0, le=2**32 - 1)] = 0
 
+    def searched(self, method: str) -> dict[str, Range | list[Any]]:
+        """From where each setting of a method is drawn, by dotted names."""
+        return {**self.space.get(ALL, {}), **self.space.get(method, {})}
+
     def draw(self, method: str) -> list[Block]:
         """The settings of each trial of a method, by dotted names."""
-        ranges = {**self.space.get(ALL, {}), **self.space.get(method, {})}
-        columns = {name: self._column(name, values) for name, values in ranges.items()}
+        columns = {name: self._column(name, values) for name, values in self.searched(method).items()}
         return [{name: column[trial] for name, column in columns.items()} for trial in range(self.trials)]
+
+    def trials_of(self, method: str) -> dict[str, Block]:
+        """What `draw` gives, by the label of each trial."""
+        return {f"{method}-t{number:02d}": settings for number, settings in enumerate(self.draw(method))}
 
     def _column(self, name: str, values: Range | list[Any]) -> list[Any]:
         rng = random.Random(f"search/{self.seed}/{name}")
@@ -83,7 +91,7 @@ def _at(values: Range | list[Any], place: float) -> Any:
 
 
 def expand_search(raw: Block, problems: Problems) -> Block:
-    """Raw settings with each method of the block `search` in the place of its trials; as they are without the block."""
+    """Raw settings with the trials of each method in its place, and `search` read; as they are without that block."""
     if "search" not in raw:
         return raw
     rest = {name: value for name, value in raw.items() if name != "search"}
@@ -107,11 +115,10 @@ def expand_search(raw: Block, problems: Problems) -> Block:
             return rest
     labels = []
     for method in map(str, methods):
-        for number, settings in enumerate(search.draw(method)):
-            label = f"{method}-t{number:02d}"
+        for label, settings in search.trials_of(method).items():
             labels.append(label)
             rest[label] = _laid_over({"method": method, **(rest.get(method) or {})}, settings)
-    return {**rest, "methods": labels}
+    return {**rest, "methods": labels, "search": search}
 
 
 def _laid_over(block: Block, settings: Block) -> Block:
@@ -123,6 +130,23 @@ def _laid_over(block: Block, settings: Block) -> Block:
             level = level[name]
         level[last] = value
     return block
+
+
+def joined(held: Search | None, new: Search | None) -> Search | None:
+    """What an experiment searched, and what its next run searches: its methods may be searched one by one.
+
+    Raises DataError where the two draw otherwise.
+    """
+    if held is None or new is None:
+        return held or new
+    same = all(held.space[name] == new.space[name] for name in held.space.keys() & new.space.keys())
+    same = same and held.space.get(ALL) == new.space.get(ALL)
+    if not same or (held.trials, held.seed) != (new.trials, new.seed):
+        raise DataError(
+            "this experiment was searched with other trials, seed or ranges than `search` says: give it those, or "
+            "give this search another --name"
+        )
+    return replace(new, space={**held.space, **new.space})
 
 
 def searched_method(label: str) -> str | None:

@@ -18,6 +18,7 @@ from bench.canonical import config_hash
 from bench.config.pictures import Data
 from bench.config.prompt_set import PromptSet
 from bench.config.scorer_process import ScorerProcess
+from bench.config.search import Search
 from bench.config.task import Task
 from bench.parsing import Problems, option_effects, validate, without_later
 from bench.paths import portable_values
@@ -360,6 +361,10 @@ class Experiment:
             effect="report",
             metavar="N",
         ),
+    ] = None
+    search: Annotated[
+        Search | None,
+        Option("a block of trials and space, which tries each method under many settings; null: none", effect="report"),
     ] = None
     workers: Annotated[int, Option("cells that run at once", ge=1, le=1024, effect="run", metavar="N")] = 2
     threads: Annotated[int, Option("threads of each worker", ge=1, le=1024, metavar="N")] = 1

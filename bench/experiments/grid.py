@@ -14,6 +14,7 @@ from typing import Any
 from bench import registry
 from bench.canonical import config_hash
 from bench.config.job import CellJob
+from bench.config.search import joined
 from bench.config.settings import BASE, Experiment
 from bench.config.task import Task
 from bench.distributed.launch import RankInfo, Team
@@ -114,7 +115,7 @@ def experiment_header(experiment: Experiment, folder: Path, command: str = "") -
     tasks = {t.name: _task_info(t, chosen_before) for t in experiment.tasks}
     scorers = {portable(name): _scorer_info(experiment, name) for name in _judges(experiment)}
     methods = tuple(chain.label for chain in experiment.methods if chain.label != BASE)
-    trials = experiment.tuning_trials
+    trials, search = experiment.tuning_trials, experiment.search
     if (folder / EXPERIMENT).exists():
         old = read_experiment_header(folder)
         held = portable_values(old.config)  # older versions stored absolute paths
@@ -123,11 +124,12 @@ def experiment_header(experiment: Experiment, folder: Path, command: str = "") -
         tasks, scorers = {**old.tasks, **tasks}, {**old.scorers, **scorers}
         methods = (*old.methods, *(m for m in methods if m not in old.methods))
         trials = old.trials if trials is None else trials
+        search = joined(old.search, search)
         command = old.command if command in old.command else f"{old.command} && {command}"
     return ExperimentHeader(
         name=experiment.name, label=experiment.label, question=experiment.question, config=shared,
         config_hash=config_hash(shared), tasks=tasks, methods=methods, scorers=scorers, budget=experiment.budget.text,
-        baseline=experiment.baseline, trials=trials, command=portable(command),
+        baseline=experiment.baseline, trials=trials, search=search, command=portable(command),
     )  # fmt: skip
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.api import ConfigError
+from bench.api import ConfigError, DataError
 from bench.config.load import load_settings
-from bench.config.search import Range, Search, searched_method
+from bench.config.search import Range, Search, joined, searched_method
+from bench.config.settings import Experiment
 from bench.parsing import Text
 
 
@@ -80,3 +81,22 @@ def test_labels_of_trials_are_told_from_others() -> None:
     assert searched_method("diffusion-x-t07") == "diffusion-x"
     assert searched_method("sft") is None
     assert searched_method("sft-t7") is None
+
+
+def test_an_experiment_keeps_its_search_as_no_part_of_its_numbers(tmp_path: Path) -> None:
+    space = "{all: {train.batch_size: [16, 32]}, soar: {train.learning_rate: {low: 1.0e-5, high: 1.0e-3}}}"
+    experiment = load_settings(_file(tmp_path, f"{{trials: 2, seed: 5, space: {space}}}"))
+    ranges = {"all": {"train.batch_size": [16, 32]}, "soar": {"train.learning_rate": Range(1e-5, 1e-3)}}
+    assert experiment.search == Search(space=ranges, trials=2, seed=5)
+    assert Experiment.from_resolved(experiment.resolved()).search == experiment.search
+    assert "search" not in experiment.shared_config
+
+
+def test_a_search_goes_on_with_other_methods_and_with_nothing_else() -> None:
+    every = {"train.batch_size": [16, 32]}
+    sft, soar = Search({"all": every, "sft": {"a": [1]}}), Search({"all": every, "soar": {"b": [1]}})
+    assert joined(None, sft) == joined(sft, None) == sft
+    assert joined(sft, soar) == Search({"all": every, "sft": {"a": [1]}, "soar": {"b": [1]}})
+    for other in (Search(sft.space, trials=13), Search(sft.space, seed=1), Search({"soar": {"b": [1]}})):
+        with pytest.raises(DataError, match="another --name"):
+            joined(sft, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import signal
 import pytest
 
 from bench.api import DataError
+from bench.config.search import Search
 from bench.experiments import grid
 from bench.results.records.writer import CellRecord, write_experiment_header
 from tests.support.cells import Events, experiment
@@ -45,6 +47,17 @@ def test_a_run_that_says_nothing_of_tuning_trials_keeps_what_is_recorded(tiny_pi
     folder.mkdir()
     write_experiment_header(folder, grid.experiment_header(first, folder))
     assert grid.experiment_header(second, folder).trials == recorded
+
+
+def test_a_header_keeps_the_search_that_a_later_run_says_nothing_of(tiny_pipeline, tmp_path):
+    searched, plain = experiment(tiny_pipeline, methods=["sft"]), experiment(tiny_pipeline, methods=["sft"])
+    search = Search({"all": {"train.batch_size": [2, 4]}})
+    folder = tmp_path / plain.name
+    folder.mkdir()
+    write_experiment_header(folder, grid.experiment_header(dataclasses.replace(searched, search=search), folder))
+    assert grid.experiment_header(plain, folder).search == search
+    with pytest.raises(DataError, match="another --name"):
+        grid.experiment_header(dataclasses.replace(searched, search=Search(search.space, seed=1)), folder)
 
 
 def test_a_header_that_says_the_same_stays_as_it_is_in_an_older_schema_too(tiny_pipeline, tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from bench.canonical import canonical_json, config_hash
+from bench.config.search import Search
 from bench.results import report
 from bench.results.records.schema import BASE, ExperimentHeader, ScorerInfo, TaskInfo
 from bench.results.records.writer import CellRecord, write_experiment_header
@@ -72,6 +73,9 @@ class World:
     budget: float = BUDGET
     captions: tuple[str, ...] = ("two red stars", "a blue circle left of a green square", 'the text "K7"', "a cube")
     grid: tuple[tuple[float, ...], tuple[int, ...]] = ((1.0, 3.0, 5.0), (5, 10, 20))
+    split: str = "report"
+    search: Search | None = None
+    stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of methods whose records tell theirs
 
 
 def build_world(folder: Path, world: World) -> Path:
@@ -97,6 +101,7 @@ def write_world(results: Path, world: World = World()) -> Path:
         budget="60k",
         baseline="sft",
         trials=0,
+        search=world.search,
         command=f"python -m bench run --preset {world.name}",
     )
     write_experiment_header(folder, header)
@@ -135,6 +140,7 @@ def start(record: CellRecord, world: World, task: str, method: str, seed: int) -
     """The header of a cell."""
     margins = {name: info.margin for name, info in SCORERS.items()}
     config = {"method": method, "task": {"name": task, "margins": margins}, "budgets": ["60000 cost"]}
+    config |= {"stages": [world.stages[method]]} if method in world.stages else {}
     record.start(
         {
             "experiment": world.name,
@@ -198,7 +204,7 @@ def _frame(world: World, task: str, method: str, seed: int, update: int, count: 
     return {
         "prompt_index": np.arange(count),
         "category": [CATEGORIES[i % len(CATEGORIES)] for i in range(count)],
-        "split": ["report"] * count,
+        "split": [world.split] * count,
         "guidance": 3.0,
         "steps": 20,
         "update": update,

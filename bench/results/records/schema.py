@@ -9,15 +9,16 @@ recorded under schema 1 stays readable, and has none.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer
 from pydantic.dataclasses import dataclass
 
 from bench.api import DataError
 from bench.config.reward_expression import parts_of
+from bench.config.search import Search
 from bench.reading import parse_json
 from bench.registry import BASE
 
@@ -327,7 +328,8 @@ class ExperimentHeader(_Strict):
     """`experiment.json`. `label` stands in the title of every table where it is not empty (e.g. `demonstration`).
 
     methods: in the order of the tables. budget: as the user gave it, e.g. `200k`. baseline: the method that
-    differences are taken to (null: base). trials: tuning trials that each method was given.
+    differences are taken to (null: base). trials: tuning trials that each method was given. search: what drew the
+    methods' settings, where something did.
     command: what runs the experiment again, with paths as `bench.paths.portable` has them. hash: of all else, null in
     schema 1.
     """
@@ -344,8 +346,14 @@ class ExperimentHeader(_Strict):
     budget: str | None = None
     baseline: str | None = None
     trials: Count | None = None
+    search: Search | None = None
     command: str = ""
     hash: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_search(self, plain: Callable[[ExperimentHeader], dict[str, Any]]) -> dict[str, Any]:
+        """Without a search as before there were any, so that the hashes of older headers hold."""
+        return {name: value for name, value in plain(self).items() if name != "search" or value is not None}
 
     def primary(self, task: str, among: Collection[str]) -> str | None:
         """A task's headline scorer: as configured, else the gold one that the reward stands for, else the reward.

@@ -21,6 +21,7 @@ from bench.results.records.reader import read_experiment
 from bench.results.report.experiment import ExperimentReport
 from bench.results.report.figures import Figure, experiment_figures
 from bench.results.report.markdown import escape, link_target
+from bench.results.report.search import search_figures
 from bench.results.report.summary import TITLE, experiments_section, short_report
 from bench.results.report.world import world_report
 from bench.results.statistics.analysis import Analysis
@@ -150,7 +151,8 @@ def _page(folder: Path, units: tuple[str, ...]) -> _Page:
     if not analysis.tasks:
         return _Page(analysis, (), "No cell has finished yet.")
     if analysis.is_tuning:
-        return _Page(analysis, (), "Its scores are of tuning prompts only, which no reported number may use.")
+        figures = tuple(search_figures(analysis))
+        return _Page(analysis, figures, "Its scores are of tuning prompts only, which no reported number may use.")
     return _Page(analysis, tuple(experiment_figures(analysis, units)), "")
 
 

@@ -11,6 +11,7 @@ from bench.results.report.answer import answer
 from bench.results.report.claims import claims_table, published_claims
 from bench.results.report.figures import Figure, headline_scorers
 from bench.results.report.markdown import code, escape, link_target
+from bench.results.report.search import search_section
 from bench.results.statistics.analysis import Analysis
 
 __all__ = ["ExperimentReport"]
@@ -63,10 +64,11 @@ class ExperimentReport:
         ]
 
     def without_scores(self, why: str) -> list[str]:
-        """The sections where there are no scores to report, and `why`."""
+        """The sections where there are no scores to report, and `why`; of a search on tune prompts, what it found."""
         return [
             self.question(),
             why,
+            *search_section(self.analysis, self._image),
             reproduce.settings_table(self.analysis),
             "## Failed and unfinished cells",
             reproduce.failures_table(self.analysis),

@@ -31,7 +31,15 @@ from bench.results.report.gains import gain_paths
 from bench.results.report.markdown import printable
 from bench.results.statistics.analysis import Analysis, Run
 
-__all__ = ["Figure", "curves_figure", "experiment_figures", "headline_scorers", "other_figures", "scorer_kind"]
+__all__ = [
+    "Figure",
+    "curves_figure",
+    "experiment_figures",
+    "headline_scorers",
+    "other_figures",
+    "rounded",
+    "scorer_kind",
+]
 
 SIGNIFICANT = 6
 
@@ -52,12 +60,12 @@ class Figure:
         return blake2b(canonical_json(self.data).encode(), digest_size=8).hexdigest()
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Floats cut to 6 significant digits, so that the last bits of another processor do not count."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     if isinstance(value, float):
         return None if math.isnan(value) else float(f"{value:.{SIGNIFICANT}g}")
     return value
@@ -117,7 +125,7 @@ def _differences(analysis: Analysis, task: str) -> Figure | None:
             panels.append({**panel, "points": points})
     if not panels:
         return None
-    data = _rounded({"methods": _trained(analysis, task), "baseline": baseline, "panels": panels})
+    data = rounded({"methods": _trained(analysis, task), "baseline": baseline, "panels": panels})
     caption = (
         f"Differences to {baseline} on the same prompts with 95 % intervals over seeds and prompts. Grey band: the "
         "margin within which a difference is a tie. A filled marker is a verdict of better or worse. "
@@ -147,7 +155,7 @@ def curves_figure(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figu
     ]
     shown = [unit for unit in units if all(unit in run["x"] for run in listed)]
     base = {scorer: value for scorer in scorers if (value := _base_mean(analysis, task, scorer)) is not None}
-    data = _rounded(
+    data = rounded(
         {
             "methods": _trained(analysis, task),
             "units": shown,
@@ -205,7 +213,7 @@ def _guidance_grid(analysis: Analysis, task: str) -> Figure | None:
             if all(value is not None for row in rows for value in row):
                 values[scorer][method] = rows
     named = [{"name": scorer, "kind": scorer_kind(analysis, task, scorer)} for scorer in scorers]
-    data = _rounded(
+    data = rounded(
         {
             "methods": list(analysis.methods(task)),
             "scorers": named,
@@ -227,7 +235,7 @@ def _proxy_against_gold(analysis: Analysis) -> Figure | None:
     if not panels:
         return None
     methods = list(dict.fromkeys(path["method"] for panel in panels for path in panel["paths"]))
-    data = _rounded({"methods": methods, "panels": panels})
+    data = rounded({"methods": methods, "panels": panels})
     caption = (
         "Gain over the base along the budget, in standard deviations of the base's scores over prompts, mean over "
         "seeds; arrows point from the start to the end. Above the dashed diagonal the proxy gains more than gold; to "

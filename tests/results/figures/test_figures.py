@@ -24,7 +24,9 @@ from bench.results.figures import (
     draw_guidance_grid,
     draw_proxy_against_gold,
     draw_sample_grid,
+    draw_sensitivity,
     pictures,
+    sensitivity,
 )
 from bench.results.figures.style import Form
 
@@ -88,7 +90,19 @@ def sample_grid(names: list[str], form: Form = "png") -> bytes:
     return draw_sample_grid({"columns": names, "captions": [names[0], "a red star"]}, tiles, form)
 
 
-ALL = (budget_curves, guidance_grid, proxy_against_gold, of_differences, sample_grid)
+def of_sensitivity(names: list[str], form: Form = "png") -> bytes:
+    ranges: list[dict[str, Any]] = [{"name": names[0], "range": [1.23e-5, 4.56e-3], "values": []}] * 2
+    settings = [*ranges, {"name": names[0], "range": None, "values": ["1", "10", "null"]}, *ranges[:1]]
+    trials = [
+        {"task": task, "best": place == n, "gain": gain, "x": [1e-4, 4e-3, place % 3, 2e-5]}
+        for n, task in enumerate(names)
+        for place, gain in enumerate(rising(n))
+    ]
+    unit = "mean gain over the base, in margins"
+    return draw_sensitivity({"tasks": names, "unit": unit, "settings": settings, "trials": trials}, form)
+
+
+ALL = (budget_curves, guidance_grid, proxy_against_gold, of_differences, sample_grid, of_sensitivity)
 
 
 @contextmanager
@@ -96,7 +110,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
     """The figures that are saved meanwhile, as they were drawn."""
     seen: list[Figure] = []
 
-    for module in (curves, differences, pictures):
+    for module in (curves, differences, pictures, sensitivity):
         real = module.saved
 
         def spy(figure: Figure, form: Form, real: Any = real) -> bytes:

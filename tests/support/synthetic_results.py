@@ -66,6 +66,7 @@ class World:
     seeds: int = 3
     prompts: int = 160
     milestone_prompts: int = 80
+    wordings: int = 1  # of each claim: so many prompts in a row state it
     seed_sd: float = 0.005
     prompt_sd: float = 0.1
     gains: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=lambda: GAINS)
@@ -197,6 +198,7 @@ def _number(method: str) -> int:
 def _frame(world: World, task: str, method: str, seed: int, update: int, count: int, share: float) -> dict[str, Any]:
     return {
         "prompt_index": np.arange(count),
+        "cluster": np.arange(count) // world.wordings * world.wordings,
         "category": [CATEGORIES[i % len(CATEGORIES)] for i in range(count)],
         "split": ["report"] * count,
         "guidance": 3.0,

@@ -19,6 +19,7 @@ from bench.canonical import config_hash
 from bench.results.records.hashes import sound_lines
 from bench.results.records.schema import (
     BASE,
+    CLUSTER,
     HELD_OUT,
     LEDGER,
     SCORE_COLUMNS,
@@ -208,7 +209,7 @@ def _rows(event: Milestone | PromptSetScores | GridScores, columns: Columns) -> 
         for name, value in own.items():
             if (columns[name] != value).any():
                 yield f"it holds scores of another {name} than the {value:g} that the record has"
-    prompts = list(zip(*(columns[name].tolist() for name in SCORE_COLUMNS), strict=True))
+    prompts = list(zip(*(columns[name].tolist() for name in SCORE_COLUMNS if name != CLUSTER), strict=True))
     if len(set(prompts)) < len(prompts):  # quicker than numpy's, on the few rows of a file
         yield "a prompt was scored twice"
 

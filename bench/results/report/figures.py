@@ -29,7 +29,8 @@ from bench.results.records.cell_reader import CellResult, damaged, named_file
 from bench.results.records.schema import BASE
 from bench.results.report.gains import gain_paths
 from bench.results.report.markdown import printable
-from bench.results.statistics.analysis import Analysis, Run
+from bench.results.statistics.analysis import Analysis
+from bench.results.statistics.curves import Run
 
 __all__ = ["Figure", "curves_figure", "experiment_figures", "headline_scorers", "other_figures", "scorer_kind"]
 
@@ -109,7 +110,7 @@ def _differences(analysis: Analysis, task: str) -> Figure | None:
                 found = row.differences[baseline]
                 between = {"mean": found.interval.mean, "low": found.interval.low, "high": found.interval.high}
                 few = analysis.few_updates(task, method)
-                points.append({"method": method, "verdict": found.verdict, "few": few, **between})
+                points.append({"method": method, "verdict": found.word, "few": few, **between})
         if points:
             better = "right" if analysis.info(scorer).higher_is_better else "left"
             margin = analysis.margin(task, scorer)

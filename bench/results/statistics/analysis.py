@@ -5,6 +5,7 @@ Only finished cells count, each at its last milestone. `base` is the untouched m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,34 +15,37 @@ import numpy as np
 import pandas as pd
 
 from bench.api import DataError
-from bench.budget import UNITS
 from bench.config.prompt_set import set_split
 from bench.results.records.reader import KEYS, ExperimentResults
 from bench.results.records.schema import BASE, PromptSetScores, ScorerInfo, TaskInfo
-from bench.results.statistics.intervals import (
-    Interval,
-    Verdict,
-    crossed_interval,
-    detectable,
-    paired_differences,
-    verdict,
-)
+from bench.results.statistics.curves import Run, curves_of
+from bench.results.statistics.intervals import Interval, Verdict, detectable, verdict
+from bench.results.statistics.score_tables import of_category, paired, pivoted, table_interval
 
-__all__ = ["ALIKE", "FEW_UPDATES", "Analysis", "Difference", "Run", "ScoreRow"]
+__all__ = ["DID_NOT_LEARN", "FEW_UPDATES", "Analysis", "Difference", "ScoreRow"]
 
 FEW_UPDATES = 50
+DID_NOT_LEARN = "did not learn"
 REPORT = "report"
-ALIKE = "*"  # in the place of a category: all of them, each with the same weight
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A method minus a baseline on the same prompts. detectable: what this design would have seen, power 0.8."""
+    """A method minus a baseline on the same prompts. detectable: what this design would have seen, power 0.8.
+
+    learned: whether what the method optimises is not known to have stayed where it was (`Analysis.did_not_learn`).
+    """
 
     baseline: str
     interval: Interval
     verdict: Verdict
     detectable: float
+    learned: bool = True
+
+    @property
+    def word(self) -> str:
+        """The verdict, which a method that did not learn has none of."""
+        return self.verdict if self.learned else DID_NOT_LEARN
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,6 @@ class ScoreRow:
     scorer: str
     mean: Interval
     differences: Mapping[str, Difference]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One cell's curve: `x[unit]` (M,) and the mean scores `y` (M,) on the `prompts` that all milestones share."""
-
-    method: str
-    seed: int
-    prompts: int
-    x: Mapping[str, tuple[float, ...]]
-    y: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -179,7 +172,7 @@ class Analysis:
     def categories(self, task: str, scorer: str, split: str = REPORT) -> tuple[str, ...]:
         """Prompt categories that a scorer applies to, sorted."""
         tables = [self.scores(task, method, scorer, split) for method in self.methods(task)]
-        return tuple(sorted({name for table in tables if table.size for name, _ in table.columns}))
+        return tuple(sorted({name for table in tables if table.size for name in table.columns.get_level_values(0)}))
 
     @cached_property
     def _final_by_cell(self) -> dict[tuple[Any, ...], pd.DataFrame]:
@@ -235,7 +228,7 @@ class Analysis:
             rows = self._final_by_cell.get((task, method, split), pd.DataFrame())
             if scorer not in rows or rows[scorer].isna().all():
                 rows = rows.iloc[:0]
-            self._cache[key] = _pivot(rows, scorer, f"{task}/{method}: {scorer} ({split})")
+            self._cache[key] = pivoted(rows, scorer, f"{task}/{method}: {scorer} ({split})")
         return self._cache[key]
 
     def grid_settings(self, task: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
@@ -265,7 +258,7 @@ class Analysis:
                 return pd.DataFrame()
             here = np.isclose(rows["guidance"], guidance) & (rows["steps"] == steps)
             rows = rows[here & (rows["task"] == task) & (rows["method"] == method)]
-            self._cache[key] = _pivot(rows.dropna(subset=[scorer]), scorer, f"{task}/{method}: {scorer} in the grid")
+            self._cache[key] = pivoted(rows.dropna(subset=[scorer]), scorer, f"{task}/{method}: {scorer} in the grid")
         return self._cache[key]
 
     @cached_property
@@ -285,10 +278,10 @@ class Analysis:
         return self._cache[key]
 
     def _row(self, task: str, method: str, scorer: str, split: str, category: str | None) -> ScoreRow | None:
-        table = _only(self.scores(task, method, scorer, split), category)
+        table = of_category(self.scores(task, method, scorer, split), category)
         if not table.size:
             return None
-        mean = crossed_interval(table.to_numpy(), fixed_seed=method == BASE)
+        mean = table_interval(table, fixed_seed=method == BASE)
         names = [name for name in self.baselines(task) if name != method and method != BASE]
         found = {name: self.difference(task, method, name, scorer, split, category) for name in names}
         return ScoreRow(task, method, scorer, mean, {name: item for name, item in found.items() if item})
@@ -300,19 +293,45 @@ class Analysis:
 
         Raises DataError where the two were scored on different prompts.
         """
-        ours = _only(self.scores(task, method, scorer, split), category)
-        theirs = _only(self.scores(task, baseline, scorer, split), category)
-        if baseline != BASE:
-            shared = ours.index.intersection(theirs.index)
-            ours, theirs = ours.loc[shared], theirs.loc[shared]
-        if not ours.size or not theirs.size:
+        of = [of_category(self.scores(task, name, scorer, split), category) for name in (method, baseline)]
+        what = f"{task}: {method} and {baseline} ({scorer}, {split})"
+        table = paired(*of, what, has_seeds=baseline != BASE)
+        if not table.size:
             return None
-        if not ours.columns.equals(theirs.columns):
-            raise DataError(f"{task}: {method} and {baseline} were scored by {scorer} on different prompts ({split})")
-        interval = crossed_interval(paired_differences(ours.to_numpy(), theirs.to_numpy()))
-        info = self.info(scorer)
-        word = verdict(interval, self.margin(task, scorer), info.higher_is_better)
-        return Difference(baseline, interval, word, detectable(interval))
+        return self.judged(task, method, baseline, scorer, table_interval(table))
+
+    def judged(self, task: str, method: str, baseline: str, scorer: str, interval: Interval) -> Difference:
+        """An interval of `method` minus `baseline` under a scorer, with its verdict."""
+        word = verdict(interval, self.margin(task, scorer), self.info(scorer).higher_is_better)
+        return Difference(baseline, interval, word, detectable(interval), not self.did_not_learn(task, method))
+
+    def optimises(self, task: str, method: str) -> str | None:
+        """The scorer that a method met in training, as its ledger has it: its reward, else what chose its data."""
+        cells, info = self._done, self.task_info(task)
+        own = cells[(cells["task"] == task) & (cells["method"] == method)]
+        if (own["reward_calls"] > 0).any():
+            return info.reward
+        return info.filter if (own["curation_reward_calls"] > 0).any() else None
+
+    def learning(self, task: str, method: str) -> Interval | None:
+        """What a method gained over the base under the scorer that it optimises, at the end, on the same prompts.
+
+        None where no scorer was met in training, or where that one did not judge.
+        """
+        key = ("learning", task, method)
+        if key not in self._cache:
+            scorer = self.optimises(task, method) if method != BASE else None
+            of = [self.scores(task, name, scorer) for name in (method, BASE)] if scorer in self.scorers(task) else []
+            table = paired(*of, f"{task}: {method} and base ({scorer})", has_seeds=False) if of else pd.DataFrame()
+            self._cache[key] = table_interval(table) if table.size else None
+        return self._cache[key]
+
+    def did_not_learn(self, task: str, method: str) -> bool:
+        """Whether what a method optimises has not risen over the base beyond its interval."""
+        gained, scorer = self.learning(task, method), self.optimises(task, method)
+        if gained is None or scorer is None or math.isnan(gained.low):
+            return False
+        return not (gained.low > 0 if self.info(scorer).higher_is_better else gained.high < 0)
 
     def rows(self, task: str, split: str = REPORT) -> list[ScoreRow]:
         """All methods under all scorers of a task, scorer by scorer."""
@@ -332,75 +351,8 @@ class Analysis:
         """Mean score along the budget of every finished cell, the base as its start, on the prompts all share."""
         key = ("curves", task, scorer)
         if key not in self._cache:
-            self._cache[key] = self._curves(task, scorer)
+            seeds = {name: self.seeds(task, name) for name in self.methods(task) if name != BASE}
+            samples = self._done_samples
+            rows = samples[(samples["task"] == task) & (samples["split"] == REPORT) & samples[scorer].notna()]
+            self._cache[key] = curves_of(rows, scorer, self.experiment.milestones, task, seeds)
         return self._cache[key]
-
-    def _curves(self, task: str, scorer: str) -> list[Run]:
-        samples, cells = self._done_samples, ["method", "seed", "update"]
-        is_wanted = (samples["task"] == task) & (samples["split"] == REPORT) & samples[scorer].notna()
-        rows = samples.loc[is_wanted, [*cells, "prompt_index", scorer]]
-        times = rows.groupby("prompt_index").size()
-        shared = rows[rows["prompt_index"].isin(times.index[times == rows.groupby(cells).ngroups])]
-        means: dict[tuple[str, int], dict[int, float]] = {}
-        for (method, seed, update), mean in shared.groupby(cells)[scorer].mean().items():
-            means.setdefault((method, seed), {})[update] = float(mean)
-        start = means.get((BASE, 0), {}).get(0)
-        prompts = int(shared["prompt_index"].nunique())
-        marks = self.experiment.milestones
-        spent = marks[marks["task"] == task].set_index(cells)[list(UNITS)].to_dict("index")
-        runs = []
-        for method in self.methods(task):
-            for seed in self.seeds(task, method) if method != BASE else ():
-                if (method, seed) not in means:
-                    continue  # the scorer applies to none of the shared prompts
-                runs.append(_run(method, seed, prompts, means[method, seed], spent, start))
-        return runs
-
-
-def _run(
-    method: str, seed: int, prompts: int, means: Mapping[int, float], spent: Mapping[Any, Mapping[str, float]],
-    start: float | None,
-) -> Run:  # fmt: skip
-    x = {unit: [float(spent[(method, seed, update)][unit]) for update in means] for unit in UNITS}
-    y = list(means.values())
-    if start is not None and 0 not in means:
-        x, y = {unit: [0.0, *values] for unit, values in x.items()}, [start, *y]
-    return Run(method, seed, prompts, {unit: tuple(values) for unit, values in x.items()}, tuple(y))
-
-
-def _only(table: pd.DataFrame, category: str | None) -> pd.DataFrame:
-    """The prompts of one category, or all; with `ALIKE` scaled so that their mean is the mean of the categories' means.
-
-    Then its interval holds the spread between categories too, as if they were drawn: wider than it has to be.
-    """
-    if category is None or not table.size:
-        return table
-    if category == ALIKE:
-        names = table.columns.get_level_values(0)
-        sizes = names.value_counts()
-        return table * [table.shape[1] / (len(sizes) * sizes[name]) for name in names]
-    return table.loc[:, table.columns.get_level_values(0) == category]
-
-
-def _pivot(rows: pd.DataFrame, scorer: str, what: str) -> pd.DataFrame:
-    """Scores (S, P) by seed and by (category, prompt index), both sorted.
-
-    As `unstack` has it, without its detours. Raises DataError where one is missing or there twice, or a seed has none.
-    """
-    if not len(rows):
-        return pd.DataFrame()
-    row, seeds = pd.factorize(rows["seed"], sort=True)
-    prompt = rows["prompt_index"].to_numpy(dtype=np.int64)
-    span = int(prompt.max()) + 1
-    column, pairs = pd.factorize(rows["category"].cat.codes.to_numpy(dtype=np.int64) * span + prompt, sort=True)
-    times = np.bincount(row * len(pairs) + column, minlength=len(seeds) * len(pairs))
-    if times.max() > 1:
-        raise DataError(f"{what}: a prompt was scored twice at the same update")
-    scores = rows[scorer].to_numpy()
-    table = np.full((len(seeds), len(pairs)), np.nan, scores.dtype)
-    table[row, column] = scores
-    if times.min() == 0 or np.isinf(scores).any() or np.isnan(table).all(1).any():
-        raise DataError(f"{what}: not every seed was scored on the same prompts")
-    categories = rows["category"].cat.categories.take(pairs // span)
-    columns = pd.MultiIndex.from_arrays([categories, pairs % span], names=["category", "prompt_index"])
-    return pd.DataFrame(table, index=pd.Index(seeds, name="seed"), columns=columns, copy=False)

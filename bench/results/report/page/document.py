@@ -14,13 +14,14 @@ from markupsafe import Markup
 
 from bench.canonical import canonical_json
 from bench.results.figures.style import UNIT_TITLES
-from bench.results.report.answer import answer, scorer_decimals
+from bench.results.report.answer import answer
 from bench.results.report.figures import Figure, curves_figure, other_figures
 from bench.results.report.markdown import format_number, printable
 from bench.results.report.page.downloads import downloads, scores_digest, settings_yaml
 from bench.results.report.page.gallery import Gallery, picture_sources, read_galleries
 from bench.results.report.page.score_table import table_rows
-from bench.results.report.tables import FEW, SIGNS, filter_words
+from bench.results.report.tables import filter_words
+from bench.results.report.words import SIGNS, mark_notes, scorer_decimals
 from bench.results.statistics.analysis import Analysis
 
 __all__ = ["PageDocument"]
@@ -70,7 +71,7 @@ class PageDocument:
             "notes": [
                 f"{task}: {words}" for task in self.analysis.tasks if (words := filter_words(self.analysis, task))
             ],
-            "few": FEW if any(row["method"].endswith("†") for row in rows) else "",
+            "marks": mark_notes(self.analysis, self.analysis.tasks),
         }
 
     @cached_property

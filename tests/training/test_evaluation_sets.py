@@ -287,8 +287,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
         end = record.events()[-1]
         record.truncate(len(record.events()) - 1)
         record.write_scores("prompts-geneval.parquet", {
-            "prompt_index": range(4), "cluster": range(4), "category": ["colors"] * 3 + ["counting"], "split": ["set:geneval"] * 4,
-            "guidance": 3.0, "steps": 20, "update": 1, "geneval": values,
+            "prompt_index": range(4), "cluster": range(4), "category": ["colors"] * 3 + ["counting"],
+            "split": ["set:geneval"] * 4, "guidance": 3.0, "steps": 20, "update": 1, "geneval": values,
         })  # fmt: skip
         summary = {"mean": float(np.mean(values)), "n": 4, "by_category": {}}
         record.append(

@@ -19,7 +19,15 @@ from bench.parsing import read_dataclass
 from bench.paths import inside
 from bench.results.records.schema import ExperimentHeader
 
-__all__ = ["REGISTRATION", "Hypothesis", "PlannedExperiment", "Registration", "read_registration", "registration_hash"]
+__all__ = [
+    "OWN",
+    "REGISTRATION",
+    "Hypothesis",
+    "PlannedExperiment",
+    "Registration",
+    "read_registration",
+    "registration_hash",
+]
 
 REGISTRATION = "registration.yaml"
 OWN = "own"  # in the place of a guidance scale: each method at its own best one
@@ -57,7 +65,7 @@ class Hypothesis:
 
 @dataclass(frozen=True, config=_STRICT)
 class Registration:
-    """All of the file. own_guidance: each method's best scale by task, as the tune prompts say; exclusions: in words."""
+    """All of the file. exclusions: in words. own_guidance: each method's best scale by task, on the tune prompts."""
 
     experiments: dict[str, PlannedExperiment]
     hypotheses: tuple[Hypothesis, ...]

@@ -18,6 +18,7 @@ from bench.paths import inside
 from bench.results.records.listing import list_results
 from bench.results.records.ownership import is_own
 from bench.results.records.reader import read_experiment
+from bench.results.records.registration import read_registration
 from bench.results.report.experiment import ExperimentReport
 from bench.results.report.figures import Figure, experiment_figures
 from bench.results.report.markdown import escape, link_target
@@ -163,7 +164,8 @@ def _short(shared: list[_Page], broken: dict[str, str], main: str | None, result
     pages.sort(key=lambda page: (page.name != main, page.order))
     analyses = [page.analysis for page in pages]
     if pages:
-        opening = short_report(ExperimentReport(analyses[0], report, pages[0].figures), analyses, report)
+        main_report = ExperimentReport(analyses[0], report, pages[0].figures)
+        opening = short_report(main_report, analyses, read_registration(results), report)
     else:
         opening = [TITLE, "No experiment has a finished cell yet."]
     opening += experiments_section([*analyses, *(page.analysis for page in shared if page.why_not)], report)

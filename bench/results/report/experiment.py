@@ -8,7 +8,8 @@ from pathlib import Path
 from bench.results.records.schema import BASE
 from bench.results.report import main_table, reproduce, tables, world
 from bench.results.report.answer import answer
-from bench.results.report.claims import claims_table, published_claims
+from bench.results.report.claims import published_claims
+from bench.results.report.claims_table import claims_table
 from bench.results.report.figures import Figure, headline_scorers
 from bench.results.report.markdown import code, escape, link_target
 from bench.results.statistics.analysis import Analysis
@@ -122,8 +123,7 @@ class ExperimentReport:
         """The main tables, with intervals, categories and held-out prompts."""
         parts = ["## Results"]
         for task in self.analysis.tasks:
-            title = escape(self.analysis.task_info(task).title)
-            parts.append(f"### {escape(task)}{': ' + title if title else ''}{self.label}")
+            parts.append(f"### {escape(tables.task_heading(self.analysis, task))}")
             parts += [tables.summary_table(self.analysis, task), tables.filter_note(self.analysis, task)]
             parts += self._image(f"differences-{task}")
             parts.append(self._details(task))
@@ -161,8 +161,13 @@ class ExperimentReport:
         return ["## Guidance and steps", *(parts or ["No grid was recorded."])]
 
     def claims(self) -> list[str]:
-        """The claims table with its reading."""
-        return [f"## Claims{self.label}", published_claims().note, claims_table([self.analysis])]
+        """The claims table of this experiment's comparisons, each by its own interval."""
+        note = (
+            "Here every comparison goes by its own interval, uncorrected; the verdicts on the claims by their "
+            "registered comparisons, corrected for all of them, stand in the report of all experiments."
+        )
+        table = claims_table([self.analysis], None, self._place)
+        return [f"## Claims{self.label}", published_claims().note, note, table]
 
     def hacking(self) -> list[str]:
         """Proxy against gold."""

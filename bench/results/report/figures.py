@@ -194,11 +194,11 @@ def _means(first: list[Run], runs: dict[str, list[Run]], units: list[str]) -> li
 
 def _guidance_grid(analysis: Analysis, task: str) -> Figure | None:
     """Scores over guidance scales and step counts at the end of the budget."""
-    guidance, steps = analysis.grid_settings(task)
+    guidance, steps = analysis.grid.settings(task)
     if len(guidance) * len(steps) < 2:
         return None
     scorers = headline_scorers(analysis, task)
-    means = {scorer: analysis.grid_means(task, scorer) for scorer in scorers}
+    means = {scorer: analysis.grid.means(task, scorer) for scorer in scorers}
     values: dict[str, Any] = {scorer: {} for scorer in scorers}
     for scorer in scorers:
         for method in analysis.methods(task):

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from bench.results.records.schema import BASE, HELD_OUT, PromptSetScores
 from bench.results.report.figures import scorer_kind
 from bench.results.report.gains import proxy_gains
-from bench.results.report.markdown import code, escape, format_number, interval_text, markdown_table
+from bench.results.report.markdown import (
+    anchor,
+    code,
+    escape,
+    format_number,
+    interval_text,
+    link_target,
+    markdown_table,
+)
 from bench.results.report.words import mark_notes, marked, scorer_decimals, verdict_words
 from bench.results.statistics.analysis import REPORT, Analysis, Difference, ScoreRow
 
@@ -25,15 +34,32 @@ __all__ = [
     "mean_and_range",
     "method_name",
     "prompt_sets_section",
+    "section_link",
     "summary_cell",
     "summary_note",
     "summary_table",
+    "task_heading",
 ]
+
 
 def label_of(analysis: Analysis) -> str:
     """` (demonstration)`, for the title of every table, or nothing."""
     label = analysis.experiment.header.label
     return f" ({escape(label)})" if label else ""
+
+
+def task_heading(analysis: Analysis, task: str) -> str:
+    """The heading of a task's results, as plain text."""
+    title, label = analysis.task_info(task).title, analysis.experiment.header.label
+    return f"{task}{f': {title}' if title else ''}{f' ({label})' if label else ''}"
+
+
+def section_link(analysis: Analysis, task: str, place: Path) -> str:
+    """A link to a task's results in the report of its experiment, from a text that stands at `place`."""
+    report = analysis.experiment.folder / "REPORT.md"
+    target = "" if report == place else link_target(report, place)
+    name = f"{analysis.experiment.header.name}, {task}"
+    return f"[{escape(name)}]({target}{anchor(task_heading(analysis, task))})"
 
 
 def method_name(analysis: Analysis, task: str, method: str) -> str:
@@ -146,8 +172,8 @@ def held_out_table(analysis: Analysis, task: str) -> str:
 
 def grid_table(analysis: Analysis, task: str, scorer: str) -> str:
     """Mean of one scorer over guidance scales and step counts; empty where there is no grid."""
-    guidance, steps = analysis.grid_settings(task)
-    means, decimals = analysis.grid_means(task, scorer), scorer_decimals(analysis, task, scorer)
+    guidance, steps = analysis.grid.settings(task)
+    means, decimals = analysis.grid.means(task, scorer), scorer_decimals(analysis, task, scorer)
     points = [(scale, count) for scale in guidance for count in steps]
     if not points:
         return ""

@@ -18,15 +18,16 @@ from bench.results.report.figures import headline_scorers
 from bench.results.report.markdown import format_number, interval_text, one_line, printable
 from bench.results.report.side_effects import other_scorers, side_effect_words
 from bench.results.report.words import SIGNS, mark_notes, marked, scorer_decimals, sign_of
-from bench.results.statistics.analysis import Analysis, Difference, ScoreRow
+from bench.results.statistics.analysis import DID_NOT_LEARN, Analysis, Difference, ScoreRow
 
 __all__ = ["terminal_table"]
 
 WIDTH = 80
+_SLIGHT = f"{SIGNS['slightly better']} {SIGNS['slightly worse']}"
 LEGEND = (
-    f"{SIGNS['better']} better, {SIGNS['worse']} worse: the 95 % interval in brackets excludes zero, the estimate",
-    f"is beyond the margin; {SIGNS['slightly better']} {SIGNS['slightly worse']} slightly so: it is inside. {SIGNS['tie']} tie: the interval",
-    f"lies inside the margin; {SIGNS['undecided']} undecided: anything else.",
+    f"{SIGNS['better']} better, {SIGNS['worse']} worse: the 95 % interval in brackets excludes zero, and the mean",
+    f"lies beyond the margin ({_SLIGHT}: inside). {SIGNS['tie']} tie: the interval lies inside the margin.",
+    f"{SIGNS['undecided']} undecided: anything else. {SIGNS[DID_NOT_LEARN]} did not learn: no verdict.",
 )
 ONE_SEED = "One seed gives no interval: it decides nothing."
 

@@ -15,16 +15,16 @@ SIGNS = {
     DID_NOT_LEARN: "×",
 }  # fmt: skip
 VERDICTS = (
-    "better, worse: the 95 % interval excludes zero, and the estimate lies beyond the margin that was stated before the "
-    "run; slightly so where it lies inside. tie: the interval lies inside the margin. undecided: anything else; beside "
-    "it stands the difference that this design would probably have shown. did not learn: there is no verdict about such "
-    "a method (‡). Each comparison in these tables goes by its own interval, not corrected for their number: they are "
-    "exploratory."
+    "better, worse: the 95 % interval excludes zero, and the estimate lies beyond the margin that was stated before "
+    "the run; slightly so where it lies inside. tie: the interval lies inside the margin. undecided: anything else; "
+    "beside it stands the difference that this design would probably have shown. did not learn: there is no verdict "
+    "about such a method (‡). Each comparison in these tables goes by its own interval, not corrected for their "
+    "number: they are exploratory."
 )
 _FEW = f"† fewer than {FEW_UPDATES} optimiser updates: such a row says little about the method."
 _UNLEARNT = (
-    "‡ did not learn: the scorer that the method met in training (its reward, or what chose its data) is at the end not "
-    "above the base's by more than its 95 % interval, on the same prompts and at the same guidance."
+    "‡ did not learn: the scorer that the method met in training (its reward, or what chose its data) is at the end "
+    "not above the base's by more than its 95 % interval, on the same prompts and at the same guidance."
 )
 
 

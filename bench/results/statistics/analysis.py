@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bench.api import DataError
@@ -19,6 +18,7 @@ from bench.config.prompt_set import set_split
 from bench.results.records.reader import KEYS, ExperimentResults
 from bench.results.records.schema import BASE, PromptSetScores, ScorerInfo, TaskInfo
 from bench.results.statistics.curves import Run, curves_of
+from bench.results.statistics.grid import Grid
 from bench.results.statistics.intervals import Interval, Verdict, detectable, verdict
 from bench.results.statistics.score_tables import of_category, paired, pivoted, table_interval
 
@@ -188,11 +188,12 @@ class Analysis:
 
     def _finals(self) -> pd.DataFrame:
         """Samples of the last milestone of every finished cell."""
-        kept = self._done_samples
+        kept = self.done_samples
         return kept[kept["update"] == kept.groupby(KEYS)["update"].transform("max")] if len(kept) else kept
 
     @cached_property
-    def _done_samples(self) -> pd.DataFrame:
+    def done_samples(self) -> pd.DataFrame:
+        """The samples of finished cells, of all milestones."""
         return self._of_done(self.experiment.samples)
 
     def _of_done(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -231,39 +232,26 @@ class Analysis:
             self._cache[key] = pivoted(rows, scorer, f"{task}/{method}: {scorer} ({split})")
         return self._cache[key]
 
-    def grid_settings(self, task: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
-        """Guidance scales and step counts of the grid at the end, both rising; empty where there is none."""
-        if ("grid", task) not in self._cache:
-            grid = self.experiment.grid
-            rows = grid[grid["task"] == task]
-            scales = sorted({round(float(value), 6) for value in rows["guidance"].unique()})
-            self._cache["grid", task] = tuple(scales), tuple(sorted({int(value) for value in rows["steps"].unique()}))
-        return self._cache["grid", task]
+    def scores_at(self, task: str, method: str, scorer: str, guidance: float | None = None) -> pd.DataFrame:
+        """Final scores at a guidance scale, None for that of the evaluation; empty where the grid lacks it.
 
-    def grid_means(self, task: str, scorer: str) -> dict[tuple[str, float, int], float]:
-        """Mean score over seeds and prompts by (method, guidance scale, steps)."""
-        rows = self._done_grid
-        if scorer not in rows:
-            return {}
-        rows = rows[rows["task"] == task].dropna(subset=[scorer])
-        means = rows.groupby(["method", rows["guidance"].astype(float).round(6), "steps"])[scorer].mean()
-        return {(str(m), float(scale), int(steps)): float(mean) for (m, scale, steps), mean in means.items()}
+        With the evaluation's number of steps; at its own scale these are `scores`, else the grid's, on fewer prompts.
+        """
+        used, steps = self.sampling(task)
+        if guidance is None or abs(guidance - used) < 1e-6:
+            return self.scores(task, method, scorer)
+        return self.grid.scores(task, method, scorer, guidance, steps)
 
-    def grid_scores(self, task: str, method: str, scorer: str, guidance: float, steps: int) -> pd.DataFrame:
-        """Like `scores`, at one point of the grid."""
-        key = (task, method, scorer, f"{guidance:g} x {steps}")
-        if key not in self._cache:
-            rows = self._done_grid
-            if scorer not in rows:
-                return pd.DataFrame()
-            here = np.isclose(rows["guidance"], guidance) & (rows["steps"] == steps)
-            rows = rows[here & (rows["task"] == task) & (rows["method"] == method)]
-            self._cache[key] = pivoted(rows.dropna(subset=[scorer]), scorer, f"{task}/{method}: {scorer} in the grid")
-        return self._cache[key]
+    def sampling(self, task: str) -> tuple[float, int]:
+        """Guidance scale and step count of a task's evaluation."""
+        marks = self.experiment.milestones
+        first = marks[marks["task"] == task].iloc[0]
+        return float(first["guidance"]), int(first["steps"])
 
     @cached_property
-    def _done_grid(self) -> pd.DataFrame:
-        return self._of_done(self.experiment.grid)
+    def grid(self) -> Grid:
+        """The scores over guidance and steps at the end."""
+        return Grid(self._of_done(self.experiment.grid))
 
     def row(
         self, task: str, method: str, scorer: str, split: str = REPORT, category: str | None = None
@@ -295,15 +283,19 @@ class Analysis:
         """
         of = [of_category(self.scores(task, name, scorer, split), category) for name in (method, baseline)]
         what = f"{task}: {method} and {baseline} ({scorer}, {split})"
-        table = paired(*of, what, has_seeds=baseline != BASE)
+        table = paired(*of, what=what, has_seeds=baseline != BASE)
         if not table.size:
             return None
         return self.judged(task, method, baseline, scorer, table_interval(table))
 
-    def judged(self, task: str, method: str, baseline: str, scorer: str, interval: Interval) -> Difference:
+    def judged(
+        self, task: str, method: str, baseline: str, scorer: str, interval: Interval, guidance: float | None = None
+    ) -> Difference:
         """An interval of `method` minus `baseline` under a scorer, with its verdict."""
         word = verdict(interval, self.margin(task, scorer), self.info(scorer).higher_is_better)
-        return Difference(baseline, interval, word, detectable(interval), not self.did_not_learn(task, method))
+        return Difference(
+            baseline, interval, word, detectable(interval), not self.did_not_learn(task, method, guidance)
+        )
 
     def optimises(self, task: str, method: str) -> str | None:
         """The scorer that a method met in training, as its ledger has it: its reward, else what chose its data."""
@@ -313,22 +305,24 @@ class Analysis:
             return info.reward
         return info.filter if (own["curation_reward_calls"] > 0).any() else None
 
-    def learning(self, task: str, method: str) -> Interval | None:
-        """What a method gained over the base under the scorer that it optimises, at the end, on the same prompts.
+    def learning(self, task: str, method: str, guidance: float | None = None) -> Interval | None:
+        """What a method gained over the base under the scorer that it met in training, at the end, on the same prompts.
 
-        None where no scorer was met in training, or where that one did not judge.
+        At the evaluation's guidance, or another scale of the grid. None where it met none, or where that did not judge.
         """
-        key = ("learning", task, method)
+        key = ("learning", task, method, guidance)
         if key not in self._cache:
             scorer = self.optimises(task, method) if method != BASE else None
-            of = [self.scores(task, name, scorer) for name in (method, BASE)] if scorer in self.scorers(task) else []
-            table = paired(*of, f"{task}: {method} and base ({scorer})", has_seeds=False) if of else pd.DataFrame()
+            table = pd.DataFrame()
+            if scorer is not None and scorer in self.scorers(task):
+                of = [self.scores_at(task, name, scorer, guidance) for name in (method, BASE)]
+                table = paired(*of, what=f"{task}: {method} and base ({scorer})", has_seeds=False)
             self._cache[key] = table_interval(table) if table.size else None
         return self._cache[key]
 
-    def did_not_learn(self, task: str, method: str) -> bool:
-        """Whether what a method optimises has not risen over the base beyond its interval."""
-        gained, scorer = self.learning(task, method), self.optimises(task, method)
+    def did_not_learn(self, task: str, method: str, guidance: float | None = None) -> bool:
+        """Whether the scorer that a method met in training is not above the base's by more than its interval."""
+        gained, scorer = self.learning(task, method, guidance), self.optimises(task, method)
         if gained is None or scorer is None or math.isnan(gained.low):
             return False
         return not (gained.low > 0 if self.info(scorer).higher_is_better else gained.high < 0)
@@ -352,7 +346,7 @@ class Analysis:
         key = ("curves", task, scorer)
         if key not in self._cache:
             seeds = {name: self.seeds(task, name) for name in self.methods(task) if name != BASE}
-            samples = self._done_samples
+            samples = self.done_samples
             rows = samples[(samples["task"] == task) & (samples["split"] == REPORT) & samples[scorer].notna()]
             self._cache[key] = curves_of(rows, scorer, self.experiment.milestones, task, seeds)
         return self._cache[key]

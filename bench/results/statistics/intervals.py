@@ -16,13 +16,14 @@ out of G, two parts
 
 add up to V, and the interval is mean +- t' V^1/2, where t' = (V_a t[S-1] + V_b t[G-1]) / V weighs the two t quantiles.
 The p-value is that of the level at which this interval would end at zero.
+
 Source: Cameron, Gelbach and Miller, Robust Inference With Multiway Clustering (2011), for V: that of seeds plus that of
 clusters minus that of both, here of a mean; Cochran, Sampling Techniques (1977), chapter 6, for a mean over clusters of
 unequal sizes as a ratio of totals. With one prompt a cluster it is V of Searle, Casella and McCulloch, Variance
-Components (1992), chapter 4. Cochran and Cox, Experimental Designs (1957), section 4.14, for t'. Satterthwaite's degrees
-of freedom in its place would cover 87 to 93 % at 2 and 3 seeds where both parts matter (a test keeps that comparison);
-`coverage` beside this module simulates what t' covers. Holm, A Simple Sequentially Rejective Multiple Test Procedure
-(1979), for what holds of several comparisons at once.
+Components (1992), chapter 4. Cochran and Cox, Experimental Designs (1957), section 4.14, for t'. Satterthwaite's
+degrees of freedom in its place would cover 87 to 93 % at 2 and 3 seeds where both parts matter (a test keeps that
+comparison); `coverage` beside this module simulates what t' covers. Holm, A Simple Sequentially Rejective Multiple Test
+Procedure (1979), for what holds of several comparisons at once.
 """
 
 from __future__ import annotations
@@ -50,9 +51,7 @@ __all__ = [
 ]
 
 LEVEL = 0.95
-Verdict = Literal[
-    "better", "worse", "slightly better", "slightly worse", "tie", "undecided", "undecided (one seed)"
-]
+Verdict = Literal["better", "worse", "slightly better", "slightly worse", "tie", "undecided", "undecided (one seed)"]
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ def table_interval(table: pd.DataFrame, *, fixed_seed: bool = False) -> Interval
     )
 
 
-def paired(ours: pd.DataFrame, theirs: pd.DataFrame, what: str, *, has_seeds: bool = True) -> pd.DataFrame:
+def paired(ours: pd.DataFrame, theirs: pd.DataFrame, *, what: str, has_seeds: bool = True) -> pd.DataFrame:
     """`ours` minus `theirs` over the seeds that both have, or from the one row of what has no seeds; empty for none.
 
-    Raises DataError where the two were scored on different prompts.
+    Prompts that were not judged in all rows of both are left out. Raises DataError where the two were scored on other
+    prompts.
     """
     if has_seeds and ours.size and theirs.size:
         shared = ours.index.intersection(theirs.index)
@@ -33,7 +34,8 @@ def paired(ours: pd.DataFrame, theirs: pd.DataFrame, what: str, *, has_seeds: bo
         return pd.DataFrame()
     if not ours.columns.equals(theirs.columns):
         raise DataError(f"{what} were scored on different prompts")
-    return pd.DataFrame(paired_differences(ours.to_numpy(), theirs.to_numpy()), ours.index, ours.columns)
+    table = pd.DataFrame(paired_differences(ours.to_numpy(), theirs.to_numpy()), ours.index, ours.columns)
+    return table.loc[:, table.notna().all()]
 
 
 def of_category(table: pd.DataFrame, category: str | None) -> pd.DataFrame:

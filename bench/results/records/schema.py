@@ -99,7 +99,8 @@ class LedgerEntry:
     cost: forward-equivalents of the denoiser (one sample each), passes, decoding and rewards together. flops: measured.
     updates: optimiser updates. images: pictures generated in training. samples: clean samples drawn. forward, backward,
     decode_cost, reward_cost: the parts of `cost`. reward_calls: pictures scored in training; curation_reward_calls:
-    pictures scored to select the training data.
+    pictures scored to select the training data. filter_cost, encoding_cost: what that and encoding the selected
+    pictures take once, in the unit of `cost` and no part of it; null in records of before schema 3.
     """
 
     cost: Finite
@@ -114,6 +115,8 @@ class LedgerEntry:
     reward_calls: Count
     curation_reward_calls: Count
     skipped_updates: Count
+    filter_cost: Finite | None = None
+    encoding_cost: Finite | None = None
 
 
 LEDGER = tuple(field.name for field in fields(LedgerEntry))

@@ -127,7 +127,7 @@ def _ledgers(cell: Cell, events: Sequence[Event]) -> Iterator[str]:
         if not isinstance(event, End) and event.update != entry.updates:
             yield f"{where}: it stands in the {event.kind} of update {event.update}"
     for before, after in pairwise(spent):
-        shrunk = [name for name in LEDGER if getattr(after.ledger, name) < getattr(before.ledger, name)]
+        shrunk = [name for name in LEDGER if (getattr(after.ledger, name) or 0) < (getattr(before.ledger, name) or 0)]
         if shrunk:
             yield f"ledger at update {after.ledger.updates}: {', '.join(shrunk)} lower than in the line before"
     steps = [event.ledger for event in events if isinstance(event, Step)]

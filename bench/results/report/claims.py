@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -15,13 +15,22 @@ from pydantic.dataclasses import dataclass
 from bench.parsing import read_dataclass
 from bench.results.records.schema import BASE
 from bench.results.statistics.analysis import DID_NOT_LEARN, Analysis, Difference
-from bench.results.statistics.intervals import detectable, verdict
+from bench.results.statistics.equal_updates import at_equal_updates
 from bench.results.statistics.score_tables import of_category, paired, table_interval
 
-__all__ = ["HOLLOW", "OVER_UNLEARNT", "Claim", "ClaimFinding", "claim_findings", "compared", "published_claims"]
+__all__ = [
+    "HOLLOW",
+    "OVER_UNLEARNT",
+    "Claim",
+    "ClaimFinding",
+    "claim_findings",
+    "compared",
+    "compared_at_equal_updates",
+    "published_claims",
+]
 
 HOLLOW = "no better than the base"  # in the place of a win, or of a tie that would suffice
-OVER_UNLEARNT = "better than an arm that did not learn"
+OVER_UNLEARNT = "a win over an arm that did not learn"
 _WON = ("better", "slightly better")
 
 
@@ -129,30 +138,53 @@ def compared(
     if not {*pair} <= set(analysis.methods(task)) or scorer not in analysis.scorers(task):
         return None
     scale = guidance or {}
-    make = _lost_at_few_steps if claim.kind == "few_steps" else _at_the_end
+    make = _lost_at_few_steps if claim.kind == "few_steps" else Analysis.scores_at
     tables = [of_category(make(analysis, task, name, scorer, scale.get(name)), category) for name in pair]
+    gains = {name: _over_base(analysis, task, name, scorer, scale.get(name), category) for name in pair}
+    what = _described(analysis, claim, task, scorer, scale, category)
+    return _finding(analysis, claim, task, scorer, what, tables, gains, scale)
+
+
+def compared_at_equal_updates(analysis: Analysis, claim: Claim, task: str, scorer: str) -> ClaimFinding | None:
+    """As `compared`, after equally many updates, as far as milestones allow; None for what is lost at few steps."""
+    pair = (claim.method, claim.reference)
+    if claim.kind == "few_steps" or not {*pair} <= set(analysis.methods(task)):
+        return None
+    equal = at_equal_updates(analysis, task, pair, scorer)
+    if equal is None:
+        return None
+    gains = {}
+    for name, table in equal.scores.items():
+        base = analysis.scores(task, BASE, scorer) if BASE in analysis.methods(task) else pd.DataFrame()
+        shared = table.columns.intersection(base.columns) if base.size else []
+        gains[name] = _gain(analysis, task, name, scorer, [table[shared], base[shared]]) if len(shared) else None
+    counts = [
+        f"{name} {low:,}" if low == high else f"{name} {low:,} to {high:,}"
+        for name, (low, high) in equal.updates.items()
+    ]
+    prompts = equal.scores[claim.method].shape[1]
+    what = f"{scorer} after {' and '.join(counts)} updates, {prompts:,} prompts"
+    return _finding(analysis, claim, task, scorer, what, list(equal.scores.values()), gains, {})
+
+
+def _finding(
+    analysis: Analysis, claim: Claim, task: str, scorer: str, what: str, tables: Sequence[pd.DataFrame],
+    gains: Mapping[str, Difference | None], guidance: Mapping[str, float],
+) -> ClaimFinding | None:  # fmt: skip
+    """The scores of a claim's method minus those of its reference, None where they share nothing."""
     table = paired(*tables, what=f"{task}: {claim.method} and {claim.reference} ({scorer})")
     if not table.size:
         return None
-    interval, scales = table_interval(table), (scale.get(claim.method), scale.get(claim.reference))
-    if claim.kind == "few_steps":  # of a loss: less is better
-        higher = not analysis.info(scorer).higher_is_better
-        learned = not analysis.did_not_learn(task, claim.method, scales[0])
-        word = verdict(interval, analysis.margin(task, scorer), higher)
-        found = Difference(claim.reference, interval, word, detectable(interval), learned)
-    else:
-        found = analysis.judged(task, claim.method, claim.reference, scorer, interval, scales[0])
-    over_base = {
-        name: gain for name in pair if (gain := _over_base(analysis, task, name, scorer, scale.get(name), category))
-    }
-    reference_learned = not analysis.did_not_learn(task, claim.reference, scales[1])
-    what = _described(analysis, claim, task, scorer, scale, category)
-    few = any(analysis.few_updates(task, name) for name in pair)
-    return ClaimFinding(analysis, task, scorer, what, found, over_base, reference_learned, few)
-
-
-def _at_the_end(analysis: Analysis, task: str, method: str, scorer: str, guidance: float | None) -> pd.DataFrame:
-    return analysis.scores_at(task, method, scorer, guidance)
+    is_loss = claim.kind == "few_steps"  # of which less is better
+    found = analysis.judged(
+        task, claim.method, claim.reference, scorer, table_interval(table), guidance.get(claim.method), is_loss=is_loss
+    )
+    return ClaimFinding(
+        analysis, task, scorer, what, found,
+        over_base={name: gain for name, gain in gains.items() if gain is not None},
+        reference_learned=not analysis.did_not_learn(task, claim.reference, guidance.get(claim.reference)),
+        few=any(analysis.few_updates(task, name) for name in (claim.method, claim.reference)),
+    )  # fmt: skip
 
 
 def _lost_at_few_steps(analysis: Analysis, task: str, method: str, scorer: str, guidance: float | None) -> pd.DataFrame:
@@ -175,6 +207,12 @@ def _over_base(
     if BASE not in analysis.methods(task):
         return None
     of = [of_category(analysis.scores_at(task, name, scorer, guidance), category) for name in (method, BASE)]
+    return _gain(analysis, task, method, scorer, of, guidance)
+
+
+def _gain(
+    analysis: Analysis, task: str, method: str, scorer: str, of: Sequence[pd.DataFrame], guidance: float | None = None
+) -> Difference | None:
     table = paired(*of, what=f"{task}: {method} and base ({scorer})", has_seeds=False)
     return analysis.judged(task, method, BASE, scorer, table_interval(table), guidance) if table.size else None
 

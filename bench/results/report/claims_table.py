@@ -7,13 +7,20 @@ from itertools import groupby
 from pathlib import Path
 
 from bench.results.records.registration import Hypothesis, Registration
-from bench.results.report.claims import HOLLOW, OVER_UNLEARNT, Claim, ClaimFinding, claim_findings, published_claims
+from bench.results.report.claims import (
+    HOLLOW,
+    OVER_UNLEARNT,
+    Claim,
+    ClaimFinding,
+    claim_findings,
+    compared_at_equal_updates,
+    published_claims,
+)
 from bench.results.report.markdown import code, escape, format_number, interval_text, markdown_table, signed
 from bench.results.report.primary import primary_findings
 from bench.results.report.tables import section_link
 from bench.results.report.words import scorer_decimals, verdict_words
 from bench.results.statistics.analysis import DID_NOT_LEARN, Analysis
-from bench.results.statistics.equal_updates import at_equal_updates
 
 __all__ = ["claim_verdict", "claims_table"]
 
@@ -122,10 +129,10 @@ def _finding_text(claim: Claim, one: ClaimFinding) -> str:
         f"{escape(name)} {signed(it.interval.mean, decimals)} {it.word}"
         for name, it in one.over_base.items()
     )  # fmt: skip
-    beside = f" (over the base at the end: {', '.join(shown)})" if one.over_base else ""
+    beside = f" (over the base: {', '.join(shown)})" if one.over_base else ""
     word = verdict_words(one.difference, decimals)
-    if one.word(claim) == OVER_UNLEARNT:
-        word = OVER_UNLEARNT
+    if one.word(claim) in (HOLLOW, OVER_UNLEARNT):
+        word += f", but {one.word(claim)}"
     return f"{escape(one.task)}, {escape(one.what)}: {found}, {word}{' †' if one.few else ''}{beside}"
 
 
@@ -144,21 +151,5 @@ def _held_out_text(claim: Claim, findings: Sequence[ClaimFinding]) -> str:
 
 def _updates_text(claim: Claim, findings: Sequence[ClaimFinding]) -> str:
     """The column at equal updates: the difference where both have gone as far, and how far that is."""
-    lines = []
-    for one in findings if claim.kind == "final_scores" else ():
-        found = at_equal_updates(one.analysis, one.task, claim.method, claim.reference, one.scorer)
-        if found is None:
-            continue
-        decimals = scorer_decimals(one.analysis, one.task, one.scorer)
-        text = interval_text(found.difference.interval, decimals, sign=True)
-        counts = [f"{escape(name)} {_range(of)}" for name, of in found.updates.items()]
-        lines.append(
-            f"{escape(one.task)}, {escape(one.scorer)}: {text}, {verdict_words(found.difference, decimals)} (after "
-            f"{' and '.join(counts)} updates, {found.prompts:,} prompts)"
-        )
-    return "<br>".join(lines) or "–"
-
-
-def _range(counts: tuple[int, int]) -> str:
-    low, high = counts
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    found = [compared_at_equal_updates(one.analysis, claim, one.task, one.scorer) for one in findings]
+    return "<br>".join(_finding_text(claim, one) for one in found if one) or "–"

@@ -10,8 +10,9 @@ from bench.results.report import main_table, reproduce, tables, world
 from bench.results.report.answer import answer
 from bench.results.report.claims import published_claims
 from bench.results.report.claims_table import claims_table
-from bench.results.report.figures import Figure, headline_scorers
+from bench.results.report.figure import Figure, headline_scorers
 from bench.results.report.markdown import code, escape, link_target
+from bench.results.report.registered import registration_words
 from bench.results.statistics.analysis import Analysis
 
 __all__ = ["ExperimentReport"]
@@ -24,7 +25,9 @@ DRIFT_NOTE = (
 COST_NOTE = (
     "Means over finished seeds. One unit of cost is a forward pass of the denoiser for one sample; its parts are "
     "forward and backward passes, decoding and reward passes. Reward calls in training and in choosing the data stand "
-    "apart. "
+    "apart. What the data took once, scoring the candidates for the choice and encoding the chosen, is in no budget: "
+    "the last columns show it in the same unit (– where the records do not hold it), and the curves are drawn with and "
+    "without it. "
     "Seconds and memory are telemetry of the machine, which the last table of a run in the terminal shows: they are no "
     "part of the record, and so not of this text, which is the same whether a run was interrupted or not."
 )
@@ -116,7 +119,7 @@ class ExperimentReport:
             f"same budget, {escape(self.header.budget or 'not stated')}, with {seeds} seeds and {trials} tuning trials "
             f"each; all are judged on the same {prompts} prompts with the same initial noise. Gold scorers are exact, "
             "proxies are learned; evaluation is never charged. Margins were written into the configuration before the "
-            "run."
+            f"run. {registration_words(found)}"
         )
 
     def results(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.results.records.schema import BASE
-from bench.results.report.figures import headline_scorers
+from bench.results.report.figure import headline_scorers
 from bench.results.report.markdown import signed
 from bench.results.report.words import scorer_decimals
 from bench.results.statistics.analysis import Analysis, Difference

@@ -10,7 +10,7 @@ from bench.results.report import reproduce, tables
 from bench.results.report.claims import published_claims
 from bench.results.report.claims_table import claims_table
 from bench.results.report.experiment import ExperimentReport
-from bench.results.report.figures import headline_scorers
+from bench.results.report.figure import headline_scorers
 from bench.results.report.markdown import code, escape, link_target, markdown_table
 from bench.results.report.side_effects import other_scorers, side_effect_words
 from bench.results.report.words import VERDICTS, mark_notes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.results.records.schema import BASE, HELD_OUT, PromptSetScores
-from bench.results.report.figures import scorer_kind
+from bench.results.report.figure import scorer_kind
 from bench.results.report.gains import proxy_gains
 from bench.results.report.markdown import (
     anchor,

@@ -14,7 +14,7 @@ from rich.text import Text
 from bench.results.records.reader import ExperimentResults, read_experiment
 from bench.results.records.schema import BASE
 from bench.results.report import main_table, tables
-from bench.results.report.figures import headline_scorers
+from bench.results.report.figure import headline_scorers
 from bench.results.report.markdown import format_number, interval_text, one_line, printable
 from bench.results.report.side_effects import other_scorers, side_effect_words
 from bench.results.report.words import SIGNS, mark_notes, marked, scorer_decimals, sign_of

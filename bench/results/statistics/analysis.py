@@ -289,10 +289,11 @@ class Analysis:
         return self.judged(task, method, baseline, scorer, table_interval(table))
 
     def judged(
-        self, task: str, method: str, baseline: str, scorer: str, interval: Interval, guidance: float | None = None
-    ) -> Difference:
-        """An interval of `method` minus `baseline` under a scorer, with its verdict."""
-        word = verdict(interval, self.margin(task, scorer), self.info(scorer).higher_is_better)
+        self, task: str, method: str, baseline: str, scorer: str, interval: Interval, guidance: float | None = None,
+        *, is_loss: bool = False,
+    ) -> Difference:  # fmt: skip
+        """An interval of `method` minus `baseline` under a scorer, or of what each loses by it, with its verdict."""
+        word = verdict(interval, self.margin(task, scorer), self.info(scorer).higher_is_better != is_loss)
         return Difference(
             baseline, interval, word, detectable(interval), not self.did_not_learn(task, method, guidance)
         )

@@ -1,4 +1,4 @@
-"""Two methods compared at the same number of optimiser updates, as far as their milestones allow.
+"""Two methods at the same number of optimiser updates, as far as their milestones allow.
 
 The one that ended with fewer updates is taken at its end, the other at that milestone whose number is nearest to it.
 """
@@ -11,45 +11,41 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.results.statistics.analysis import REPORT, Analysis, Difference
-from bench.results.statistics.score_tables import paired, pivoted, table_interval
+from bench.results.statistics.analysis import REPORT, Analysis
+from bench.results.statistics.score_tables import pivoted
 
 __all__ = ["EqualUpdates", "at_equal_updates"]
 
 
 @dataclass(frozen=True)
 class EqualUpdates:
-    """updates: of each method, from the fewest of a seed to the most. prompts: those that both milestones share."""
+    """By method its scores, on the prompts that both have, and its updates, from the fewest of a seed to the most."""
 
-    difference: Difference
+    scores: Mapping[str, pd.DataFrame]
     updates: Mapping[str, tuple[int, int]]
-    prompts: int
 
 
-def at_equal_updates(analysis: Analysis, task: str, method: str, reference: str, scorer: str) -> EqualUpdates | None:
-    """`method` minus `reference` over the seeds that both have; None where they share none, or no prompt."""
+def at_equal_updates(analysis: Analysis, task: str, pair: Sequence[str], scorer: str) -> EqualUpdates | None:
+    """Two methods over the seeds that both have; None where they share none, or no prompt."""
     rows = analysis.done_samples
     rows = rows[(rows["task"] == task) & (rows["split"] == REPORT) & rows[scorer].notna()]
-    seeds = sorted(set(analysis.seeds(task, method)) & set(analysis.seeds(task, reference)))
-    own = {name: rows[rows["method"] == name] for name in (method, reference)}
-    found: dict[str, list[int]] = {method: [], reference: []}
+    own = {name: rows[rows["method"] == name] for name in pair}
+    seeds = sorted(set.intersection(*(set(of["seed"]) for of in own.values())))
+    found: dict[str, list[int]] = {name: [] for name in pair}
     for seed in seeds:
         done = {name: sorted(of.loc[of["seed"] == seed, "update"].unique().tolist()) for name, of in own.items()}
-        if not all(done.values()):
-            return None
         fewest = min(of[-1] for of in done.values())
         for name, of in done.items():
             found[name].append(_nearest(of, fewest))
     if not seeds:
         return None
-    ours, theirs = (_table(own[name], seeds, found[name], f"{task}/{name}", scorer) for name in (method, reference))
-    shared = ours.columns.intersection(theirs.columns)
+    tables = {name: _table(of, seeds, found[name], f"{task}/{name}", scorer) for name, of in own.items()}
+    first, second = tables.values()
+    shared = first.columns.intersection(second.columns)
     if not len(shared):
         return None
-    table = paired(ours[shared], theirs[shared], what=f"{task}: {method} and {reference} ({scorer})")
-    interval = table_interval(table)
     updates = {name: (min(of), max(of)) for name, of in found.items()}
-    return EqualUpdates(analysis.judged(task, method, reference, scorer, interval), updates, table.shape[1])
+    return EqualUpdates({name: table[shared] for name, table in tables.items()}, updates)
 
 
 def _nearest(updates: Sequence[int], wanted: int) -> int:

@@ -15,8 +15,10 @@ from markupsafe import Markup
 from bench.canonical import canonical_json
 from bench.results.figures.style import UNIT_TITLES
 from bench.results.report.answer import answer
-from bench.results.report.figures import Figure, curves_figure, other_figures
-from bench.results.report.markdown import format_number, printable
+from bench.results.report.curves import curves_figure
+from bench.results.report.figure import Figure
+from bench.results.report.figures import other_figures
+from bench.results.report.markdown import format_number, printable, signed
 from bench.results.report.page.downloads import downloads, scores_digest, settings_yaml
 from bench.results.report.page.gallery import Gallery, picture_sources, read_galleries
 from bench.results.report.page.score_table import table_rows
@@ -27,7 +29,7 @@ from bench.results.statistics.analysis import Analysis
 __all__ = ["PageDocument"]
 
 FOLDER = Path(__file__).parent
-AXES = ("cost", "updates", "seconds", "images")  # of the curves, as they can be chosen
+AXES = ("cost", "whole_cost", "updates", "seconds", "images")  # of the curves, as they can be chosen
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,15 @@ class PageDocument:
         )  # fmt: skip
 
     def _described(self, task: str, unit: str, figure: Figure) -> str:
-        """What a reader who does not see the curves should know: where each begins and ends."""
+        """What a reader who does not see the curves should know: where each begins and ends, minus the base."""
         said = []
         for scorer in figure.data["scorers"]:
             name = scorer["name"]
             decimals = scorer_decimals(self.analysis, task, name)
             base = figure.data["base"].get(name)
-            ends = [
-                f"{one['method']} ends at {format_number(one['y'][name][-1], decimals)}" for one in figure.data["means"]
-            ]
-            start = [] if base is None else [f"the base has {format_number(base, decimals)}"]
+            show = format_number if base is None else signed
+            ends = [f"{one['method']} ends at {show(one['y'][name][-1], decimals)}" for one in figure.data["means"]]
+            start = [] if base is None else [f"the base has {format_number(base, decimals)}, which is subtracted"]
             said.append(f"{name} ({scorer['kind']}): {', '.join(start + ends)}")
         return f"Curves of {task} over {UNIT_TITLES[unit]}. {'. '.join(said)}."
 

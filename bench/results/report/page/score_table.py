@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.results.records.schema import BASE
-from bench.results.report.figures import headline_scorers
+from bench.results.report.figure import headline_scorers
 from bench.results.report.markdown import interval_text
 from bench.results.report.words import marked, scorer_decimals, sign_of
 from bench.results.statistics.analysis import Analysis, Difference

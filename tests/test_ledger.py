@@ -15,6 +15,7 @@ from bench.models.autoencoder import pictures_at_once
 from bench.models.policy import PipelinePolicy
 from bench.preflight.conformance.observers import count_passes
 from bench.training.context import TaskContext
+from bench.training.curation import curated_data
 from bench.training.stage import Stage, StageStart
 from tests.support.cells import experiment, scorers, world
 
@@ -71,7 +72,7 @@ def test_what_the_data_takes_once_stands_beside_the_cost(tiny_pipeline):
     chunk = pictures_at_once(policy.family, policy.latent_shape)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         policy.encode_pictures(pictures.images[:1])
-    kept = len(stage.env.draw.dataset)
+    kept = len(curated_data(world(tiny_pipeline), e.tasks[0], policy, select))
     assert ledger.encoding_cost == pytest.approx(kept * counter.get_total_flops() / chunk / unit)
     assert ledger.cost == 0 and ledger.facts()["filter_cost"] == ledger.filter_cost
 

@@ -21,6 +21,7 @@ from bench.results.report.tables import summary_table
 from bench.results.statistics.analysis import Analysis
 from bench.results.statistics.equal_updates import at_equal_updates
 from bench.results.statistics.intervals import p_value
+from bench.results.statistics.null import null_verdicts
 from bench.results.statistics.one_off import one_off
 from tests.results.test_report import SHARP, SMALL
 from tests.support.synthetic_results import World, write_world
@@ -258,3 +259,10 @@ def test_what_the_data_took_once(tmp_path: Path) -> None:
     own = tenfold.experiment.cells.query("task == 'alignment' and method == 'flowgrpo'")
     price = own["reward_cost"].iloc[0] / own["reward_calls"].iloc[0]
     assert one_off(tenfold, "alignment", "soar").total == pytest.approx(16384 * price)
+
+
+def test_halves_of_one_method_are_seldom_told_apart(registered: tuple[Path, Analysis], tmp_path: Path) -> None:
+    found = null_verdicts(registered[1])
+    assert found is not None and found.comparisons == 4 * 3 and found.seeds == 2  # 3 splits of four seeds a method
+    assert found.false <= 2
+    assert null_verdicts(analysed(tmp_path, replace(SMALL, methods=("sft",), seeds=3))) is None

@@ -13,7 +13,9 @@ from bench.results.report.claims_table import claims_table
 from bench.results.report.figure import Figure, headline_scorers
 from bench.results.report.markdown import code, escape, link_target
 from bench.results.report.registered import registration_words
+from bench.results.report.words import VERDICTS
 from bench.results.statistics.analysis import Analysis
+from bench.results.statistics.null import null_verdicts
 
 __all__ = ["ExperimentReport"]
 
@@ -194,17 +196,17 @@ class ExperimentReport:
         """How intervals and verdicts come about."""
         count = self.analysis.comparisons()
         text = (
-            "Seeds are the unit of replication. Differences are taken seed by seed on the same prompts and noise. The "
-            "variance of their mean is the variance over seeds divided by the number of seeds, plus what all seeds "
-            "share because they see the same prompts; the t quantiles of both parts are weighed by their shares "
-            "(`bench/results/statistics/intervals.py` has the formula and its sources). better, worse: the interval "
-            "excludes zero. tie: it lies inside the margin. undecided: anything else; beside it stands the smallest "
-            "difference that this design would have shown with probability 0.8. One seed gives no interval. The base "
-            "has no training seed: its interval is over prompts alone. "
+            "Seeds are the unit of replication, and prompts that state the same claim are one draw. Differences "
+            "are taken seed by seed on the same prompts and noise. The variance of their mean is the variance "
+            "over seeds divided by the number of seeds, plus what all seeds share because they see the same "
+            "claims; the t quantiles of both parts are weighed by their shares "
+            f"(`bench/results/statistics/intervals.py` has the formula and its sources). {VERDICTS} That "
+            "difference would have been shown with probability 0.8. One seed gives no interval. The base has no "
+            "training seed: its interval is over claims alone. "
             f"There are {count} comparisons in the tables of differences; if no method differed from any other, about "
-            f"{0.05 * count:.1f} of them would still exclude zero."
+            f"{0.05 * count:.1f} of them would still exclude zero. {_null_words(self.analysis)}"
         )
-        return ["## Statistics", text, world.coverage_section(results)]
+        return ["## Statistics", text.strip(), world.coverage_section(results)]
 
     def _by_task(self, title: str, make: Callable[[Analysis, str], str], note: str) -> list[str]:
         parts = [f"## {title}", note]
@@ -223,3 +225,15 @@ class ExperimentReport:
     def _hashes(self) -> str:
         lines = "\n".join(f"- {code(figure.name)}: {code(figure.data_hash)}" for figure in self._by_name.values())
         return f"<details><summary>Hashes of the plotted data</summary>\n\n{lines}\n\n</details>"
+
+
+def _null_words(analysis: Analysis) -> str:
+    """How often halves of one method's seeds were told apart; empty where no method has four seeds."""
+    found = null_verdicts(analysis)
+    if found is None:
+        return ""
+    return (
+        f"Halves of one method's seeds ({found.seeds} each), compared as if they were two methods by the headline "
+        f"scorers: {found.false} of {found.comparisons} comparisons ({found.false / found.comparisons:.1%}) told them "
+        "apart."
+    )

@@ -26,7 +26,7 @@ WIDTH = 80
 _SLIGHT = f"{SIGNS['slightly better']} {SIGNS['slightly worse']}"
 LEGEND = (
     f"{SIGNS['better']} better, {SIGNS['worse']} worse: the 95 % interval in brackets excludes zero, and the mean",
-    f"lies beyond the margin ({_SLIGHT}: inside). {SIGNS['tie']} tie: the interval lies inside the margin.",
+    f"is beyond the margin ({_SLIGHT}: inside). {SIGNS['tie']} tie: the interval lies inside the margin.",
     f"{SIGNS['undecided']} undecided: anything else. {SIGNS[DID_NOT_LEARN]} did not learn: no verdict.",
 )
 ONE_SEED = "One seed gives no interval: it decides nothing."

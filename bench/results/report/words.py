@@ -23,8 +23,8 @@ VERDICTS = (
 )
 _FEW = f"† fewer than {FEW_UPDATES} optimiser updates: such a row says little about the method."
 _UNLEARNT = (
-    "‡ did not learn: the scorer that the method met in training (its reward, or what chose its data) is at the end "
-    "not above the base's by more than its 95 % interval, on the same prompts and at the same guidance."
+    "‡ did not learn: the scorer that the method met in training, or that chose its data, is at the end not above the "
+    "base's by more than its 95 % interval, on the same prompts and at the same guidance."
 )
 
 

@@ -61,8 +61,9 @@ def test_passes_per_sample_are_those_of_the_algorithm(tiny_pipeline, label, per_
 
 @pytest.mark.slow
 def test_what_the_data_takes_once_stands_beside_the_cost(tiny_pipeline):
-    stage, ledger, unit = enter(tiny_pipeline, "sft", "100k")
-    e = experiment(tiny_pipeline, methods=["sft"])
+    chosen = {"task.select": "scenes-clip"}  # which has a network, whose passes count
+    stage, ledger, unit = enter(tiny_pipeline, "sft", "100k", **chosen)
+    e = experiment(tiny_pipeline, methods=["sft"], **chosen)
     select = scorers(e)[e.tasks[0].select]
     pictures = world(tiny_pipeline).candidates(e.tasks[0].categories, 1)
     select.measure(pictures.images[0], pictures.prompts[0].text, pictures.prompts[0].metadata)

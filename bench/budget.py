@@ -85,7 +85,9 @@ class Ledger:
 
     forward, backward: denoiser passes in forward-equivalents. decode_cost, reward_cost: the same unit, by FLOPs.
     images: pictures decoded in training. samples: clean training samples drawn. reward_calls: pictures scored in
-    training; curation_reward_calls: pictures scored to select the supervised data (not part of `cost`).
+    training; curation_reward_calls: pictures scored to select the supervised data. filter_cost, encoding_cost: what
+    that selection, and encoding the selected pictures, take once, in forward-equivalents, whether a cache had them or
+    not (no parts of `cost`; what `bench curate` scored beforehand is in neither).
     seconds: training time; a clock's reading, so it is kept out of the deterministic record.
     """
 
@@ -99,6 +101,8 @@ class Ledger:
     reward_cost: float = 0.0
     reward_calls: int = 0
     curation_reward_calls: int = 0
+    filter_cost: float = 0.0
+    encoding_cost: float = 0.0
     skipped_updates: int = 0
     seconds: float = 0.0
 

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.api import BudgetExhausted
 from bench.budget import Budget, Ledger
+from bench.models.autoencoder import pictures_at_once
 from bench.models.policy import PipelinePolicy
 from bench.preflight.conformance.observers import count_passes
 from bench.training.context import TaskContext
+from bench.training.curation import curated_data
 from bench.training.stage import Stage, StageStart
 from tests.support.cells import experiment, scorers, world
 
@@ -53,6 +57,25 @@ def test_passes_per_sample_are_those_of_the_algorithm(tiny_pipeline, label, per_
     assert ledger.cost == pytest.approx(8 * per_sample, rel=0.03)
     assert (ledger.samples, ledger.updates, ledger.reward_calls) == (8, 1, 0)
     assert ledger.curation_reward_calls == 64
+
+
+@pytest.mark.slow
+def test_what_the_data_takes_once_stands_beside_the_cost(tiny_pipeline):
+    chosen = {"task.select": "scenes-clip"}  # which has a network, whose passes count
+    stage, ledger, unit = enter(tiny_pipeline, "sft", "100k", **chosen)
+    e = experiment(tiny_pipeline, methods=["sft"], **chosen)
+    select = scorers(e)[e.tasks[0].select]
+    pictures = world(tiny_pipeline).candidates(e.tasks[0].categories, 1)
+    select.measure(pictures.images[0], pictures.prompts[0].text, pictures.prompts[0].metadata)
+    assert select.flops > 0
+    assert ledger.filter_cost == pytest.approx(64 * select.flops / unit)
+    policy = stage.policy
+    chunk = pictures_at_once(policy.family, policy.latent_shape)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        policy.encode_pictures(pictures.images[:1])
+    kept = len(curated_data(world(tiny_pipeline), e.tasks[0], policy, select))
+    assert ledger.encoding_cost == pytest.approx(kept * counter.get_total_flops() / chunk / unit)
+    assert ledger.cost == 0 and ledger.facts()["filter_cost"] == ledger.filter_cost
 
 
 @pytest.mark.slow

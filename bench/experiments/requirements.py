@@ -10,6 +10,7 @@ from bench.config.reward_expression import scorers_of_task
 from bench.config.settings import Experiment
 from bench.experiments.grid import experiment_jobs
 from bench.experiments.workers import run_alone
+from bench.results.records.registration import registration_hash
 from bench.results.records.writer import cell_status
 
 
@@ -21,10 +22,12 @@ def require_ready(experiment: Experiment, results: Path) -> None:
     Raises:
         ConfigError: there is no such device, or the reward server has another scorer.
         DataError: there is no such base model, or it is of another family.
+        ConfigError, DataError: the registration beside the results is damaged.
         CheckpointMissing: a scorer's checkpoint or environment is not on this machine.
     """
     if all(cell_status(job.folder) == "done" for job in experiment_jobs(experiment, results)):
         return
+    registration_hash(results)
     error = run_alone(_look, experiment)
     if error is not None:
         raise error

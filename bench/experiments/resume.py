@@ -18,6 +18,7 @@ from bench.paths import portable_values
 from bench.plugin_code import code_files, own_file
 from bench.results.records.listing import list_cells
 from bench.results.records.provenance import base_files, changed_sources, collect, shown_sources, source_hashes
+from bench.results.records.registration import registration_hash
 from bench.results.records.schema import Cell, End, dump
 from bench.results.records.writer import RECORD, CellRecord, Status, read_experiment_header
 
@@ -46,7 +47,7 @@ def cell_header(job: CellJob, device: str, held: Collection[str] = ()) -> dict[s
     sources = source_hashes(own, held)
     return {
         "experiment": experiment.name, "task": job.task, "method": job.label, "seed": job.seed, "config": config,
-        "config_hash": config_hash(config),
+        "config_hash": config_hash(config), "registration": registration_hash(job.results),
         "provenance": dump(collect(device, precision, experiment.threads, sources)),
     }  # fmt: skip
 

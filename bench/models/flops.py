@@ -77,6 +77,17 @@ def count(
     return PassFlops(*map(float, counts))
 
 
+def count_encoding(family: Family, latent: tuple[int, ...], device: str | None = None) -> float:
+    """The FLOPs of encoding one picture whose latent has the shape (C, h, w); `device` as in `count`."""
+    vae = family.parts.vae
+    device = device or ("cpu" if vae.device.type == "cpu" else "meta")
+    height, width = (side * family.pixels for side in latent[1:])
+    picture = torch.zeros(1, 3, height, width, device=device)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        family.encode(_stand_in(vae, device), picture)
+    return float(counter.get_total_flops())
+
+
 def _backward(v: Tensor) -> int:
     with FlopCounterMode(display=False) as counter:
         v.sum().backward()

@@ -333,6 +333,10 @@ class PipelinePolicy:
             cond = self.family.blank(1, self.texts.length).to(self.device)
         return flops.count(self.family, self.transformer, latent or self.latent_shape, cond)
 
+    def measure_encoding_flops(self, latent: tuple[int, ...]) -> float:
+        """The FLOPs of encoding one picture to a latent of this shape."""
+        return flops.count_encoding(self.family, latent)
+
 
 class Frozen:
     """A frozen velocity field beside its policy: a copy of the weights, or the weights under the adapters."""

@@ -30,12 +30,21 @@ _VERSION = 3  # of what is kept of a choice
 
 def training_data(context: TaskContext, needs: Needs) -> Dataset | BucketedDataset:
     """The supervised data of a task for a method with these needs."""
-    task = context.task.unselected if needs.unselected else context.task
-    chooses = task.reward if needs.pairs else task.select
-    select = context.scorers[chooses] if chooses else None
+    task, select = _task(context, needs), chooses(context, needs)
     return context.ranks.first_rank_first(
         lambda: curated_data(context.world, task, context.policy, select, context.note, pairs=needs.pairs)
     )
+
+
+def chooses(context: TaskContext, needs: Needs) -> Scorer | None:
+    """The scorer that chooses this data, None where none does."""
+    task = _task(context, needs)
+    name = task.reward if needs.pairs else task.select
+    return context.scorers[name] if name else None
+
+
+def _task(context: TaskContext, needs: Needs) -> Task:
+    return context.task.unselected if needs.unselected else context.task
 
 
 def curated_data(

@@ -20,6 +20,7 @@ from torch import Tensor
 from bench import flow, rng
 from bench.api import Prompt
 from bench.config.settings import Evaluation
+from bench.datasets.prompts.clusters import claim_clusters
 from bench.datasets.prompts.sets import LoadedSet, among, load_sets
 from bench.features import shared_features
 from bench.models.encoding_cache.latents import digests_of, moments_of, stacked
@@ -84,6 +85,15 @@ class Evaluator:
         of_sets = [p.text for one in sets for p in one.prompts]
         if of_sets:  # one that is too long has to be told before hours of training
             base.texts.refuse_truncation(of_sets)
+        self._clusters = {
+            (split, prompt.index): cluster
+            for split, prompts in (
+                (settings.split, self._prompts),
+                ("held_out", self._held_out),
+                *((one.split, one.prompts) for one in sets),
+            )
+            for prompt, cluster in zip(prompts, claim_clusters(prompts), strict=True)
+        }
         texts = ["", *of_sets, *(p.text for p in (*self._prompts, *self._held_out))]
         if settings.drift_states:
             self._states, self._state_sigma, self._state_texts = self._fixed_states(base, categories)
@@ -216,6 +226,7 @@ class Evaluator:
         texts, metadata = [p.text for p in prompts], [p.metadata for p in prompts]
         frame: Frame = {
             "prompt_index": np.array([p.index for p in prompts], np.int32),
+            "cluster": np.array([self._clusters[split, p.index] for split, p in jobs], np.int32),
             "category": np.array([p.category for p in prompts], object),
             "split": np.array([split for split, _ in jobs], object),
             "guidance": np.full(len(jobs), guidance, np.float32),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from bench.plugin_errors import plugin_errors
 from bench.scoring.scorer import Scorer
 from bench.tensors import load_tensors, write_tensors
 from bench.training.context import Metering, TaskContext
-from bench.training.curation import training_data
+from bench.training.curation import chooses, training_data
 from bench.training.env import MeteredModel, SampleDraw, TrainingEnv
 from bench.training.optimizer import Optimizer
 
@@ -82,7 +83,7 @@ class Stage:
         reference = policy.frozen_copy() if method.needs.reference and train.adaptation == "full" else None
         policy.precision = train.precision
         trained = policy.prepare(train, plan.noise_seed)
-        dataset = _training_data(context, method.needs, ledger) if method.needs.data else None
+        dataset = _training_data(context, method.needs, ledger, unit) if method.needs.data else None
         passes = _measured(policy, dataset)
         optimizer = Optimizer(policy.shard(trained), train, keeps_old=method.needs.old)
         if method.needs.reference and train.adaptation == "lora":
@@ -235,9 +236,19 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _training_data(context: TaskContext, needs: Needs, ledger: Ledger) -> Dataset | BucketedDataset:
+def _training_data(
+    context: TaskContext, needs: Needs, ledger: Ledger, unit: float
+) -> Dataset | BucketedDataset:  # fmt: skip
+    """The supervised data; what it took to choose and to encode it stands in the ledger, once for all stages."""
     dataset = training_data(context, needs)
     ledger.curation_reward_calls = max(ledger.curation_reward_calls, dataset.scored)
+    if chooser := chooses(context, needs):
+        _measure(chooser, context)
+        ledger.filter_cost = max(ledger.filter_cost, dataset.scored * chooser.flops / unit)
+    shapes = dataset.shapes if isinstance(dataset, BucketedDataset) else [tuple(context.policy.latent_shape)]
+    counts = dataset.counts if isinstance(dataset, BucketedDataset) else [len(dataset)]
+    flops = sum(n * context.policy.measure_encoding_flops(of) for n, of in zip(counts, shapes, strict=True))
+    ledger.encoding_cost = max(ledger.encoding_cost, (2 if needs.pairs else 1) * flops / unit)
     return dataset
 
 
@@ -250,12 +261,18 @@ def _training_reward(context: TaskContext, needs: Needs) -> Scorer:
     """The scorer that trains, whose FLOPs are known."""
     assert context.task.reward is not None
     reward = context.scorers[context.task.reward]
-    example = context.world.candidates(context.task.categories or context.world.categories, 1)
-    one = example.images[0], example.prompts[0].text, example.prompts[0].metadata
-    reward.measure(*one)
+    one = _measure(reward, context)
     if needs.reward_gradient:
         reward.measure_gradient(*one)
     return reward
+
+
+def _measure(scorer: Scorer, context: TaskContext) -> tuple[np.ndarray, str, Mapping[str, Any]]:
+    """Count the FLOPs of a scorer on one picture of the world, which comes back."""
+    example = context.world.candidates(context.task.categories or context.world.categories, 1)
+    one = example.images[0], example.prompts[0].text, example.prompts[0].metadata
+    scorer.measure(*one)
+    return one
 
 
 def _measured(policy: PipelinePolicy, dataset: Dataset | BucketedDataset | None) -> dict[tuple[int, ...], PassFlops]:

@@ -71,7 +71,7 @@ def test_a_header_that_says_the_same_stays_as_it_is_in_an_older_schema_too(tiny_
     assert (folder / "experiment.json").read_bytes() == older
     more = experiment(tiny_pipeline, methods=["sft", "soar"])
     write_experiment_header(folder, grid.experiment_header(more, folder))
-    assert b'"schema": 2' in (folder / "experiment.json").read_bytes()
+    assert b'"schema": 3' in (folder / "experiment.json").read_bytes()
 
 
 def test_a_held_folder_is_refused_with_its_holder(tiny_pipeline, tmp_path):

@@ -22,7 +22,8 @@ from bench.results.records.schema import PromptSetScores
 from bench.results.records.writer import write_experiment_header
 from bench.results.report.main_table import papers_table
 from bench.results.report.terminal import terminal_table
-from bench.results.statistics.analysis import ALIKE, Analysis
+from bench.results.statistics.analysis import Analysis
+from bench.results.statistics.score_tables import ALIKE
 from tests.support.cells import settings
 from tests.support.user_pictures import captions, image_folder, write_listing
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.api import DataError
+from bench.api import ConfigError, DataError
 from bench.config.job import CellJob
 from bench.experiments import resume as identity
 from bench.results.records.provenance import base_files
+from bench.results.records.registration import registration_hash
+from bench.results.records.schema import Cell
 from bench.results.records.writer import CellRecord
 from tests.support.cells import experiment
 
@@ -45,6 +47,23 @@ def test_another_base_of_the_same_name_is_refused(job: CellJob, tmp_path: Path) 
         left(job)
     with pytest.raises(DataError, match=f"other code than the present, which differs in base/{WEIGHTS}"):
         CellRecord(job.folder).start(identity.cell_header(job, "cpu"))
+
+
+def test_a_cell_carries_the_registration_that_it_began_under(job: CellJob) -> None:
+    path = job.results / "registration.yaml"
+    assert identity.cell_header(job, "cpu")["registration"] is None
+    path.write_text("experiments: {}\nhypotheses: []\n")
+    shutil.rmtree(job.folder)
+    record = CellRecord(job.folder)
+    record.start(identity.cell_header(job, "cpu"))
+    held = registration_hash(job.results)
+    path.write_text("experiments: {}\nhypotheses: []\nexclusions: [none]\n")
+    assert record.start(identity.cell_header(job, "cpu"))  # goes on, whatever was changed meanwhile
+    (first,) = record.events()
+    assert isinstance(first, Cell) and first.registration == held != registration_hash(job.results)
+    path.write_text("hypothesis: []\n")
+    with pytest.raises(ConfigError, match=r"registration\.yaml: 3 problems\n  - hypothesis: no such setting"):
+        identity.cell_header(job, "cpu")
 
 
 def test_a_base_is_all_that_its_index_names(job: CellJob, tmp_path: Path) -> None:

@@ -409,11 +409,11 @@ RECORD = CELL / "record.jsonl"
 
 
 def newer_header(folder: Path) -> None:
-    edit(folder / "results/tiny/experiment.json", '"schema": 2', '"schema": 99')
+    edit(folder / "results/tiny/experiment.json", '"schema": 3', '"schema": 99')
 
 
 def newer_record(folder: Path) -> None:
-    edit(folder / RECORD, '"schema": 2', '"schema": 99')
+    edit(folder / RECORD, '"schema": 3', '"schema": 99')
 
 
 def other_code(folder: Path) -> None:

@@ -31,6 +31,7 @@ SMALL = World(tasks=("alignment",), methods=("sft",), seeds=2, prompts=8, milest
 def scores(update: int) -> dict[str, Any]:
     return {
         "prompt_index": np.arange(3),
+        "cluster": [0, 1, 1],
         "category": ["colors", "text", "text"],
         "split": ["report"] * 3,
         "guidance": 3.0,
@@ -232,7 +233,17 @@ def test_scores_have_fixed_columns(tmp_path: Path) -> None:
     record = opened(tmp_path)
     record.write_scores("scores-000001.parquet", scores(1))
     frame = pd.read_parquet(tmp_path / "scores-000001.parquet")
-    assert list(frame) == ["prompt_index", "category", "split", "guidance", "steps", "update", "alpha", "zeta"]
+    assert list(frame) == [
+        "prompt_index",
+        "cluster",
+        "category",
+        "split",
+        "guidance",
+        "steps",
+        "update",
+        "alpha",
+        "zeta",
+    ]
     assert frame["zeta"].dtype == np.float32 and frame["steps"].dtype == np.int32 and np.isnan(frame["alpha"][0])
     with pytest.raises(DataError, match="category"):
         record.write_scores("x.parquet", {name: value for name, value in scores(1).items() if name != "category"})

@@ -40,7 +40,13 @@ def test_tables_stand_below_one_another_whatever_the_block(
     assert frame["prompt_index"].tolist() == [1, 0, 1, 0] and frame["prompt_index"].dtype == np.int32
     np.testing.assert_array_equal(frame["clip"], np.array([0.25, np.nan, np.nan, np.nan], np.float32))
     np.testing.assert_array_equal(frame["ocr"], np.array([np.nan, np.nan, 1, 0], np.float32))
+    assert frame["cluster"].tolist() == [1, 0, 1, 0]  # files of before, in which each prompt is its own
     assert list(frame)[:3] == score_files.KEYS and ScoreRows().frame().empty
+
+
+def test_clusters_are_read_as_they_are_stored(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", cluster=np.array([0, 0], np.int32), clip=np.float32(1))
+    assert read_scores(path, None).column("cluster").to_pylist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,7 @@ def test_tables_stand_below_one_another_whatever_the_block(
     [
         ({"clip": ["high", "low"]}, "clip is string, expected float32"),
         ({"clip": np.array([1, 2])}, "clip is int64, expected float32"),
+        ({"cluster": np.array([0, 1])}, "cluster is int64, expected int32"),
         ({"steps": 8.0}, "steps is double, expected int32"),
         ({"category": 1}, "category is int64, expected str"),
     ],

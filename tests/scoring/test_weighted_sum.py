@@ -19,7 +19,7 @@ from bench.experiments import grid
 from bench.results.records.reader import read_experiment
 from bench.results.records.schema import TaskInfo
 from bench.results.records.writer import CellRecord, read_experiment_header, write_experiment_header
-from bench.results.report.figures import scorer_kind
+from bench.results.report.figure import scorer_kind
 from bench.results.report.markdown import escape
 from bench.results.report.reproduce import judges_table
 from bench.results.statistics.analysis import Analysis

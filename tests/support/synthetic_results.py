@@ -15,6 +15,7 @@ from PIL import Image
 from bench.canonical import canonical_json, config_hash
 from bench.config.search import Search
 from bench.results import report
+from bench.results.records.registration import registration_hash
 from bench.results.records.schema import BASE, ExperimentHeader, ScorerInfo, TaskInfo
 from bench.results.records.writer import CellRecord, write_experiment_header
 
@@ -67,6 +68,7 @@ class World:
     seeds: int = 3
     prompts: int = 160
     milestone_prompts: int = 80
+    wordings: int = 1  # of each claim: so many prompts in a row state it
     seed_sd: float = 0.005
     prompt_sd: float = 0.1
     gains: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=lambda: GAINS)
@@ -76,6 +78,8 @@ class World:
     split: str = "report"
     search: Search | None = None
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of methods whose records tell theirs
+    grid_prompts: int = 40
+    once: tuple[float, float] | None = None  # what filter and encodings cost, where the records hold it
 
 
 def build_world(folder: Path, world: World) -> Path:
@@ -149,6 +153,7 @@ def start(record: CellRecord, world: World, task: str, method: str, seed: int) -
             "seed": seed,
             "config": config,
             "config_hash": config_hash(config),
+            "registration": registration_hash(record.folder.parents[3]),
             "provenance": provenance(),
         }
     )
@@ -203,6 +208,7 @@ def _number(method: str) -> int:
 def _frame(world: World, task: str, method: str, seed: int, update: int, count: int, share: float) -> dict[str, Any]:
     return {
         "prompt_index": np.arange(count),
+        "cluster": np.arange(count) // world.wordings * world.wordings,
         "category": [CATEGORIES[i % len(CATEGORIES)] for i in range(count)],
         "split": [world.split] * count,
         "guidance": 3.0,
@@ -231,7 +237,7 @@ def _milestone(record: CellRecord, world: World, task: str, method: str, seed: i
         frame = {n: v if np.isscalar(v) else np.concatenate([v, held[n]]) for n, v in frame.items()}
     file = f"scores-{update:06d}.parquet"
     record.write_scores(file, frame)
-    spent = _spent(method, update)
+    spent = _spent(world, method, update)
     if method != BASE:
         record.append("step", stage=0, update=update, ledger=spent, metrics={"loss": 1.0 / (1 + update)})
     record.append(
@@ -252,7 +258,7 @@ def _milestone(record: CellRecord, world: World, task: str, method: str, seed: i
 
 def _ending(record: CellRecord, world: World, task: str, method: str, seed: int, updates: int) -> None:
     guidance, steps = world.grid
-    few, frames = min(40, world.prompts), []
+    few, frames = min(world.grid_prompts, world.prompts), []
     for scale in guidance:
         for number in steps:
             share = 1.0 - 0.08 * abs(scale - 3.0) - 0.5 / number
@@ -274,12 +280,13 @@ def _ending(record: CellRecord, world: World, task: str, method: str, seed: int,
         steps=20,
     )
     record.telemetry("end", **_telemetry(updates, updates * UPDATE_COST.get(method, 500.0) / 1000))
-    record.append("end", status="done", reason=None, ledger=_spent(method, updates))
+    record.append("end", status="done", reason=None, ledger=_spent(world, method, updates))
 
 
-def _spent(method: str, update: int) -> dict[str, Any]:
+def _spent(world: World, method: str, update: int) -> dict[str, Any]:
     cost = update * UPDATE_COST.get(method, 500.0)
     images = 48 * update if method == "flowgrpo" else 0
+    once = (0.0, 0.0) if world.once and method in (BASE, "flowgrpo") else world.once or (None, None)
     return ledger(
         cost=cost,
         updates=update,
@@ -290,6 +297,8 @@ def _spent(method: str, update: int) -> dict[str, Any]:
         samples=0 if method == "flowgrpo" else 32 * update,
         reward_calls=images,
         curation_reward_calls=0 if method in (BASE, "flowgrpo") else 4096,
+        filter_cost=once[0],
+        encoding_cost=once[1],
     )
 
 

@@ -29,7 +29,8 @@ from bench.results.records.schema import ScorerInfo, dump
 from bench.results.records.writer import CellRecord, read_experiment_header, write_experiment_header
 from bench.results.report import main_table, tables
 from bench.results.report.main_table import papers_table
-from bench.results.statistics.analysis import ALIKE, Analysis
+from bench.results.statistics.analysis import Analysis
+from bench.results.statistics.score_tables import ALIKE
 from bench.scoring.loading import load_scorers
 from bench.training.context import TaskContext
 from bench.training.evaluate import Evaluator
@@ -286,8 +287,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
         end = record.events()[-1]
         record.truncate(len(record.events()) - 1)
         record.write_scores("prompts-geneval.parquet", {
-            "prompt_index": range(4), "category": ["colors"] * 3 + ["counting"], "split": ["set:geneval"] * 4,
-            "guidance": 3.0, "steps": 20, "update": 1, "geneval": values,
+            "prompt_index": range(4), "cluster": range(4), "category": ["colors"] * 3 + ["counting"],
+            "split": ["set:geneval"] * 4, "guidance": 3.0, "steps": 20, "update": 1, "geneval": values,
         })  # fmt: skip
         summary = {"mean": float(np.mean(values)), "n": 4, "by_category": {}}
         record.append(

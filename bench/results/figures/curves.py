@@ -29,13 +29,14 @@ WIDE_RATIO = 6.0  # of the methods' furthest points, from which on a linear axis
 
 
 def draw_budget_curves(data: Mapping[str, Any], form: Form = "png") -> bytes:
-    """Rows are scorers, columns units; lines are means over seeds, bands reach from the lowest seed to the highest.
+    """Rows are scorers, columns units; lines are means over seeds of what is gained over the base.
 
-    data: methods [..], units [..], scorers [{name, kind, prompts}], base {scorer: y}, runs [{method, seed,
-    x {unit: [..]}, y {scorer: [..]}}], means [{method, x {unit: [..]}, y {scorer: [..]}}].
+    data: methods [..], units [..], scorers [{name, kind, prompts}], base {scorer: its mean score, which is subtracted
+    from all y}, runs [{method, seed, x {unit: [..]}, y {scorer: [..]}}], means [{method, x {unit: [..]},
+    y {scorer: [..]}, half {scorer: [..], of the band}}].
     """
     scorers, units, look = data["scorers"], data["units"], looks(data["methods"])
-    labels = _side_labels(scorers, 2.2)
+    labels = _side_labels(scorers, 2.2, data["base"])
     shape: dict[str, Any] = {"size": (3.7, 2.2), "gap": (0.25, 0.55), "left": _side(labels), "top": 0.1}
     with panels(len(scorers), len(units), **shape, legend=[BASE, *data["methods"]], look=look, sharey="row") as (
         figure,
@@ -48,11 +49,12 @@ def draw_budget_curves(data: Mapping[str, Any], form: Form = "png") -> bytes:
         return saved(figure, form)
 
 
-def _side_labels(scorers: Sequence[Mapping[str, Any]], height: float) -> list[str]:
-    """What stands beside each row: the scorer, its kind, and the number of prompts where it is told."""
+def _side_labels(scorers: Sequence[Mapping[str, Any]], height: float, base: Mapping[str, float]) -> list[str]:
+    """What stands beside each row: scorer, kind, the number of prompts where it is told, and what is subtracted."""
     found = []
     for one in scorers:
         mean = f"mean of {one['prompts']:,} prompts" if "prompts" in one else "mean score"
+        mean += f", minus the base's {base[one['name']]:.3g}" if one["name"] in base else ""
         found.append(f"{fitted(one['name'], height)}\n{fitted('(' + one['kind'] + '), ' + mean, height)}")
     return found
 
@@ -76,11 +78,13 @@ def _budget_panel(axes: Axes, data: Mapping[str, Any], unit: str, scorer: str, l
     axes.xaxis.set_major_formatter(short_number)
     if scorer in data["base"]:
         base = look[BASE]
-        axes.axhline(data["base"][scorer], color=base.color, linestyle=base.dashes, linewidth=1.2)
+        axes.axhline(0.0, color=base.color, linestyle=base.dashes, linewidth=1.2)
     for mean in data["means"]:
         one = look[mean["method"]]
-        seeds = [run["y"][scorer] for run in data["runs"] if run["method"] == mean["method"]]
-        low, high = ([pick(at) for at in zip(*seeds, strict=True)] for pick in (min, max))
+        low, high = (
+            [y + sign * half for y, half in zip(mean["y"][scorer], mean["half"][scorer], strict=True)]
+            for sign in (-1, 1)
+        )
         # the start at 0, which a logarithmic axis cannot show, is the base's line
         kept = [at for at, x in enumerate(mean["x"][unit]) if x > 0 or not logarithmic]
         x, y, low, high = ([values[at] for at in kept] for values in (mean["x"][unit], mean["y"][scorer], low, high))
@@ -100,7 +104,7 @@ def draw_guidance_grid(data: Mapping[str, Any], form: Form = "png") -> bytes:
     steps]}}.
     """
     scorers, steps, look = data["scorers"], data["steps"], looks(data["methods"])
-    labels = _side_labels(scorers, 2.1)
+    labels = _side_labels(scorers, 2.1, {})
     shape: dict[str, Any] = {"size": (2.7, 2.1), "gap": (0.2, 0.5), "left": _side(labels), "top": 0.3}
     with panels(len(scorers), len(steps), **shape, legend=data["methods"], look=look, sharey="row", sharex=True) as (
         figure,

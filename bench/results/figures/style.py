@@ -42,6 +42,7 @@ LINE = 0.17  # inches of one line of text
 
 UNIT_TITLES = {
     "cost": "cost (forward-equivalents)",
+    "whole_cost": "cost, with filter and encodings",
     "flops": "floating point operations",
     "seconds": "training time (seconds)",
     "updates": "optimiser updates",

@@ -130,7 +130,8 @@ def _keys(cell: CellResult) -> dict[str, Any]:
 
 
 def _ledger(entry: LedgerEntry | None) -> dict[str, Any]:
-    return {name: getattr(entry, name) if entry else float("nan") for name in LEDGER}
+    found = {name: getattr(entry, name) if entry else None for name in LEDGER}
+    return {name: float("nan") if value is None else value for name, value in found.items()}
 
 
 def _seconds(cell: CellResult) -> dict[int, float]:

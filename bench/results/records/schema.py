@@ -4,7 +4,8 @@ Everything is strict: unknown kinds and fields fail, types are not converted, fi
 has sorted keys and Python's shortest float repr, so that equal facts are equal bytes; NaN and infinities are refused.
 
 Schema 2 has hashes (`bench.results.records.hashes`): of every line, of the files that it names, of the header. What was
-recorded under schema 1 stays readable, and has none.
+recorded under schema 1 stays readable, and has none. Schema 3 has clusters of prompts in the score files, and the
+hash of the registration in the first line of a record.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bench.registry import BASE
 
 __all__ = [
     "BASE",
+    "CLUSTER",
     "HELD_OUT",
     "LEDGER",
     "SCHEMA",
@@ -53,9 +55,11 @@ __all__ = [
     "parse_telemetry",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
+CLUSTER = "cluster"  # of a prompt: the lowest index of those of its split that state the same claim
 SCORE_COLUMNS = {
     "prompt_index": "int32",
+    CLUSTER: "int32",
     "category": "str",
     "split": "str",
     "guidance": "float32",
@@ -97,7 +101,8 @@ class LedgerEntry:
     cost: forward-equivalents of the denoiser (one sample each), passes, decoding and rewards together. flops: measured.
     updates: optimiser updates. images: pictures generated in training. samples: clean samples drawn. forward, backward,
     decode_cost, reward_cost: the parts of `cost`. reward_calls: pictures scored in training; curation_reward_calls:
-    pictures scored to select the training data.
+    pictures scored to select the training data. filter_cost, encoding_cost: what that and encoding the selected
+    pictures take once, in the unit of `cost` and no part of it; null in records of before schema 3.
     """
 
     cost: Finite
@@ -112,6 +117,8 @@ class LedgerEntry:
     reward_calls: Count
     curation_reward_calls: Count
     skipped_updates: Count
+    filter_cost: Finite | None = None
+    encoding_cost: Finite | None = None
 
 
 LEDGER = tuple(field.name for field in fields(LedgerEntry))
@@ -137,7 +144,10 @@ class Provenance(_Strict):
 
 
 class Cell(_Line):
-    """First line of a record. `method` is the label the user gave, e.g. `soar+flowgrpo`; `config` the resolved one."""
+    """First line of a record. `method` is the label the user gave, e.g. `soar+flowgrpo`; `config` the resolved one.
+
+    registration: the hash of the file that said beforehand what is compared; null where none was there.
+    """
 
     kind: Literal["cell"] = "cell"
     schema_: int = Field(default=SCHEMA, alias="schema")
@@ -147,6 +157,7 @@ class Cell(_Line):
     seed: Count
     config: dict[str, Any]
     config_hash: str
+    registration: str | None = None
     provenance: Provenance
 
 

@@ -12,7 +12,7 @@ from pyarrow.parquet import ParquetFile
 
 from bench.api import DataError
 from bench.results.records.hashes import refuse_other_data
-from bench.results.records.schema import SCORE_COLUMNS
+from bench.results.records.schema import CLUSTER, SCORE_COLUMNS
 
 __all__ = ["KEYS", "ScoreRows", "coded_columns", "columns_of", "damaged", "read_scores"]
 
@@ -34,7 +34,7 @@ def damaged(path: Path, kind: str, error: Exception) -> DataError:
 
 
 def read_scores(path: Path, digest: str | None) -> pa.Table:
-    """The rows of a score file, its texts as dictionaries.
+    """The rows of a score file, its texts as dictionaries; where none says otherwise, each prompt is its own cluster.
 
     Raises DataError where it cannot be read, is not the one of the SHA-256 `digest`, lacks one of `SCORE_COLUMNS`, or
     has values of another kind.
@@ -54,6 +54,8 @@ def read_scores(path: Path, digest: str | None) -> pa.Table:
         table.validate(full=True)
     except _UNREADABLE as error:
         raise damaged(path, "a score file", error) from error
+    if CLUSTER not in table.column_names and "prompt_index" in table.column_names:
+        table = table.append_column(CLUSTER, table.column("prompt_index"))
     missing = SCORE_COLUMNS.keys() - set(table.column_names)
     if missing:
         raise DataError(f"{path} lacks {', '.join(sorted(missing))}: it is not a score file of schema 1")

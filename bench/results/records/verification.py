@@ -20,6 +20,7 @@ from bench.canonical import config_hash
 from bench.results.records.hashes import sound_lines
 from bench.results.records.schema import (
     BASE,
+    CLUSTER,
     HELD_OUT,
     LEDGER,
     SCORE_COLUMNS,
@@ -126,7 +127,7 @@ def _ledgers(cell: Cell, events: Sequence[Event]) -> Iterator[str]:
         if not isinstance(event, End) and event.update != entry.updates:
             yield f"{where}: it stands in the {event.kind} of update {event.update}"
     for before, after in pairwise(spent):
-        shrunk = [name for name in LEDGER if getattr(after.ledger, name) < getattr(before.ledger, name)]
+        shrunk = [name for name in LEDGER if (getattr(after.ledger, name) or 0) < (getattr(before.ledger, name) or 0)]
         if shrunk:
             yield f"ledger at update {after.ledger.updates}: {', '.join(shrunk)} lower than in the line before"
     steps = [event.ledger for event in events if isinstance(event, Step)]
@@ -211,8 +212,9 @@ def _rows(event: Milestone | PromptSetScores | GridScores, columns: Columns) -> 
             if (columns[name] != value).any():
                 yield f"it holds scores of another {name} than the {value:g} that the record has"
     # each row as its bytes in a set: quicker than numpy's own, on the few rows of a file
-    rows = np.array([columns[name] for name in SCORE_COLUMNS], np.float64).T.copy()
-    if len(set(rows.view(f"V{rows.itemsize * len(SCORE_COLUMNS)}").ravel().tolist())) < len(rows):
+    identified = [name for name in SCORE_COLUMNS if name != CLUSTER]
+    rows = np.array([columns[name] for name in identified], np.float64).T.copy()
+    if len(set(rows.view(f"V{rows.itemsize * len(identified)}").ravel().tolist())) < len(rows):
         yield "a prompt was scored twice"
 
 

@@ -19,7 +19,7 @@ from bench.paths import inside
 from bench.reading import read_json
 from bench.results.records.listing import list_results
 from bench.results.report.document import GENERATED, Document, render_document, render_experiment, report_of
-from bench.results.report.figures import Figure
+from bench.results.report.figure import Figure
 from bench.results.report.page import page_differences, page_of, remove_page, write_page
 from bench.results.report.terminal import terminal_table
 

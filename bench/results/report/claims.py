@@ -1,35 +1,46 @@
-"""What a paper claims, what it published, and what this experiment says about it; the claims stand in `claims.yaml`."""
+"""What a paper claims, and the comparisons of an experiment that bear on it; the claims stand in `claims.yaml`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from bench.parsing import read_dataclass
 from bench.results.records.schema import BASE
-from bench.results.report.markdown import escape, interval_text, markdown_table, score_decimals, signed
-from bench.results.report.tables import verdict_words
-from bench.results.statistics.analysis import Analysis, Difference
-from bench.results.statistics.intervals import crossed_interval, detectable, paired_differences, verdict
+from bench.results.statistics.analysis import DID_NOT_LEARN, Analysis, Difference
+from bench.results.statistics.equal_updates import at_equal_updates
+from bench.results.statistics.score_tables import of_category, paired, table_interval
 
-__all__ = ["Claim", "ClaimFinding", "claim_findings", "claim_verdict", "claims_table", "published_claims"]
+__all__ = [
+    "HOLLOW",
+    "OVER_UNLEARNT",
+    "Claim",
+    "ClaimFinding",
+    "claim_findings",
+    "compared",
+    "compared_at_equal_updates",
+    "published_claims",
+]
 
-BETTER, WORSE, TIE = "better", "worse", "tie"
 HOLLOW = "no better than the base"  # in the place of a win, or of a tie that would suffice
+OVER_UNLEARNT = "a win over an arm that did not learn"
+_WON = ("better", "slightly better")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Claim:
     """One row. `method` minus `reference` under `scorers`, in those of the `tasks` that an experiment has.
 
-    kind: what is compared: the scores at the end of the budget, or what few sampling steps cost under the headline
-    scorer. An empty `tasks` stands for all, an empty `scorers` for the scorer that each task trains on.
-    absent: the verdict where an experiment has no such comparison. tie_suffices: a tie confirms it as a gain does.
+    kind: what is compared: the scores at the end of the budget, or what few sampling steps cost. An empty `tasks`
+    stands for all, an empty `scorers` for the scorer that each task trains on. tie_suffices: a tie confirms it as a
+    gain does.
     """
 
     number: int
@@ -40,8 +51,14 @@ class Claim:
     kind: Literal["final_scores", "few_steps"] = "final_scores"
     tasks: tuple[str, ...] = ()
     scorers: tuple[str, ...] = ()
-    absent: str = "not tested here"
     tie_suffices: bool = False
+
+    @property
+    def needs(self) -> str:
+        """What an experiment has to have so that it bears on the claim."""
+        grid = ", and a grid of several step counts" if self.kind == "few_steps" else ""
+        tasks = f" on {' or '.join(self.tasks)}" if self.tasks else ""
+        return f"{self.method} and {self.reference}{tasks}{grid}"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -53,39 +70,36 @@ class PublishedClaims:
     claims: tuple[Claim, ...]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ClaimFinding:
-    """One comparison that bears on a claim. over_base: method and reference minus the base, where that has finished."""
+    """One comparison that bears on a claim, under a scorer: `what` says how it was judged.
 
+    over_base: method and reference minus the base, where that has finished. reference_learned: whether the reference
+    is not known to have stayed where it was. few: whether one of both had too few updates to say much. corrected: the
+    p-value of a primary comparison, after Holm.
+    """
+
+    analysis: Analysis
     task: str
+    scorer: str
     what: str
     difference: Difference
-    decimals: int
-    few: bool
     over_base: Mapping[str, Difference]
-
-    @property
-    def text(self) -> str:
-        """One line of the column `ours`."""
-        found = interval_text(self.difference.interval, self.decimals, sign=True)
-        mark = " †" if self.few else ""
-        shown = (
-            f"{escape(name)} {signed(it.interval.mean, self.decimals)} {it.verdict}"
-            for name, it in self.over_base.items()
-        )
-        beside = f" (over the base at the end: {', '.join(shown)})" if self.over_base else ""
-        return (
-            f"{escape(self.task)}, {escape(self.what)}: {found}, {verdict_words(self.difference, self.decimals)}{mark}"
-            f"{beside}"
-        )
+    reference_learned: bool
+    few: bool
+    corrected: float | None = None
 
     def word(self, claim: Claim) -> str:
         """The verdict that counts for a claim: nothing wins that is not itself shown to be better than the base."""
-        word: str = self.difference.verdict
-        if claim.tie_suffices and word == TIE:
-            word = BETTER
+        word: str = self.difference.word
+        if word == DID_NOT_LEARN:
+            return word
+        if claim.tie_suffices and word in ("tie", "slightly better"):
+            word = "better"
         own = self.over_base.get(claim.method)
-        return HOLLOW if word == BETTER and own is not None and own.verdict != BETTER else word
+        if word in _WON and own is not None and own.verdict not in _WON:
+            return HOLLOW
+        return OVER_UNLEARNT if word in _WON and not self.reference_learned else word
 
 
 @cache
@@ -95,109 +109,126 @@ def published_claims() -> PublishedClaims:
 
 
 def claim_findings(analysis: Analysis, claim: Claim) -> list[ClaimFinding]:
-    """All comparisons of an experiment that bear on a claim; none where the data is absent."""
-    compare = _few_steps if claim.kind == "few_steps" else _final_scores
-    tasks = [task for task in analysis.tasks if not claim.tasks or task in claim.tasks]
-    both = [task for task in tasks if {claim.method, claim.reference} <= set(analysis.methods(task))]
-    return [found for task in both for found in compare(analysis, task, claim)]
+    """All comparisons of an experiment that bear on a claim, at the evaluation's guidance; none without data."""
+    found = []
+    for task in analysis.tasks:
+        if not claim.tasks or task in claim.tasks:
+            found += [compared(analysis, claim, task, scorer) for scorer in _judges(analysis, task, claim)]
+    return [one for one in found if one is not None]
 
 
-def _final_scores(analysis: Analysis, task: str, claim: Claim) -> list[ClaimFinding]:
-    """Method minus reference at the end of the budget, under each scorer that the claim is about."""
-    findings = []
-    for scorer in claim.scorers or _trained_on(analysis, task, claim):
-        if scorer in analysis.scorers(task):
-            found = analysis.difference(task, claim.method, claim.reference, scorer)
-            what = f"{scorer} ({'gold' if analysis.info(scorer).gold else 'proxy'})"
-            findings += [_finding(analysis, task, claim, scorer, what, found)] if found else []
-    return findings
-
-
-def _trained_on(analysis: Analysis, task: str, claim: Claim) -> tuple[str, ...]:
-    """The scorer that the task trains on; for claims about all tasks its headline scorer too."""
+def _judges(analysis: Analysis, task: str, claim: Claim) -> tuple[str, ...]:
+    """The claim's scorers, else what the task trains on, and for claims about all tasks its headline scorer too."""
+    if claim.kind == "few_steps":
+        return (analysis.primary(task),)
     reward = analysis.task_info(task).reward
-    names = ([reward] if reward else []) + ([] if claim.tasks else [analysis.primary(task)])
-    return tuple(dict.fromkeys(names))
+    names = claim.scorers or ([reward] if reward else []) + ([] if claim.tasks else [analysis.primary(task)])
+    return tuple(name for name in dict.fromkeys(names) if name in analysis.scorers(task))
 
 
-def _few_steps(analysis: Analysis, task: str, claim: Claim) -> list[ClaimFinding]:
-    """What few sampling steps cost the method, minus what they cost the reference: exposure bias shows as that loss."""
-    guidance, steps = analysis.grid_settings(task)
-    if len(steps) < 2:
-        return []
-    scorer = analysis.primary(task)
-    marks = analysis.experiment.milestones
-    used = float(marks.loc[marks["task"] == task, "guidance"].iloc[0])
-    scale = min(guidance, key=lambda value: abs(value - used))
-    losses = []
-    for method in (claim.method, claim.reference):
-        many, few = (analysis.grid_scores(task, method, scorer, scale, count) for count in (steps[-1], steps[0]))
-        if not many.size or not few.size:
-            return []
-        losses.append(many - few)
-    ours, theirs = losses
-    seeds = ours.index.intersection(theirs.index)
-    if not len(seeds):
-        return []
-    interval = crossed_interval(paired_differences(ours.loc[seeds].to_numpy(), theirs.loc[seeds].to_numpy()))
-    less_is_better = analysis.info(scorer).higher_is_better  # of a loss
-    word = verdict(interval, analysis.margin(task, scorer), higher_is_better=not less_is_better)
-    found = Difference(claim.reference, interval, word, detectable(interval))
-    what = f"{scorer} lost from {steps[-1]} to {steps[0]} steps at guidance {scale:g} (less is better)"
-    return [_finding(analysis, task, claim, scorer, what, found)]
+def compared(
+    analysis: Analysis, claim: Claim, task: str, scorer: str, guidance: Mapping[str, float] | None = None,
+    category: str | None = None,
+) -> ClaimFinding | None:  # fmt: skip
+    """A claim's method minus its reference in a task, under one scorer; None where the data is absent.
 
-
-def _finding(analysis: Analysis, task: str, claim: Claim, scorer: str, what: str, found: Difference) -> ClaimFinding:
-    pair = (claim.method, claim.reference)
-    few = any(analysis.few_updates(task, name) for name in pair)
-    decimals = score_decimals(analysis.info(scorer), analysis.margin(task, scorer))
-    gained = {name: analysis.difference(task, name, BASE, scorer) for name in pair if BASE in analysis.methods(task)}
-    over_base = {name: gain for name, gain in gained.items() if gain is not None}
-    return ClaimFinding(task, what, found, decimals, few, over_base)
-
-
-def claim_verdict(claim: Claim, findings: list[ClaimFinding]) -> str:
-    """The verdict on a claim in words: it holds only where every comparison is won (`ClaimFinding.word`)."""
-    if not findings:
-        return claim.absent
-    said = _verdict_of_all([item.word(claim) for item in findings])
-    if any(item.few for item in findings):
-        said += "; with fewer than 50 updates (†) this says little"
-    if not claim.scorers and claim.tasks:
-        said += f" (tested on {len(findings)} learned score{'s' if len(findings) > 1 else ''})"
-    return said + (" (indirect: quality lost at few steps)" if claim.kind == "few_steps" else "")
-
-
-def _verdict_of_all(words: list[str]) -> str:
-    if all(word == BETTER for word in words):
-        return "**holds here**"
-    if all(word == WORSE for word in words):
-        return "**fails here**: the opposite"
-    if all(word == TIE for word in words):
-        return "**tie**: no difference that matters"
-    if all(word == HOLLOW for word in words):
-        return f"**not shown**: {HOLLOW}"
-    if all(word.startswith("undecided") for word in words):
-        return "**undecided**"
-    kinds = (BETTER, HOLLOW, WORSE, TIE, "undecided")
-    counts = [(name, sum(word.startswith(name) for word in words)) for name in kinds]
-    held = "**fails in part**" if WORSE in words else "**not shown as a whole**"
-    return f"{held}: " + ", ".join(f"{count} {name}" for name, count in counts if count)
-
-
-def claims_table(analyses: Sequence[Analysis], told: Callable[[Analysis], str] = lambda analysis: "") -> str:
-    """One row a claim: claim, published figures, ours, verdict.
-
-    Each claim is judged by the first of the experiments that has such a comparison; `told` says in markdown which.
+    guidance: the scale of each of both, where it is not that of the evaluation. category: one of the prompts', or all.
     """
-    published, rows = published_claims(), []
-    for claim in published.claims:
-        tested = ((analysis, found) for analysis in analyses if (found := claim_findings(analysis, claim)))
-        analysis, found = next(tested, (None, []))
-        ours = [item.text for item in found]
-        ours += [where] if analysis is not None and (where := told(analysis)) else []
-        against = f" ({claim.method} minus {claim.reference})" if found else ""
-        verdict_cell = claim_verdict(claim, found)
-        rows.append([str(claim.number), claim.text + against, claim.published, "<br>".join(ours) or "–", verdict_cell])
-    head = ["#", "Claim", f"Published on {published.model}", "Ours, embedded world, equal budget", "Verdict"]
-    return markdown_table(head, rows)
+    pair = (claim.method, claim.reference)
+    if not {*pair} <= set(analysis.methods(task)) or scorer not in analysis.scorers(task):
+        return None
+    scale = guidance or {}
+    make = _lost_at_few_steps if claim.kind == "few_steps" else Analysis.scores_at
+    tables = [of_category(make(analysis, task, name, scorer, scale.get(name)), category) for name in pair]
+    gains = {name: _over_base(analysis, task, name, scorer, scale.get(name), category) for name in pair}
+    what = _described(analysis, claim, task, scorer, scale, category)
+    return _finding(analysis, claim, task, scorer, what, tables, gains, scale)
+
+
+def compared_at_equal_updates(analysis: Analysis, claim: Claim, task: str, scorer: str) -> ClaimFinding | None:
+    """As `compared`, after equally many updates, as far as milestones allow; None for what is lost at few steps."""
+    pair = (claim.method, claim.reference)
+    if claim.kind == "few_steps" or not {*pair} <= set(analysis.methods(task)):
+        return None
+    equal = at_equal_updates(analysis, task, pair, scorer)
+    if equal is None:
+        return None
+    gains = {}
+    for name, table in equal.scores.items():
+        base = analysis.scores(task, BASE, scorer) if BASE in analysis.methods(task) else pd.DataFrame()
+        shared = table.columns.intersection(base.columns) if base.size else []
+        gains[name] = _gain(analysis, task, name, scorer, [table[shared], base[shared]]) if len(shared) else None
+    counts = [
+        f"{name} {low:,}" if low == high else f"{name} {low:,} to {high:,}"
+        for name, (low, high) in equal.updates.items()
+    ]
+    prompts = equal.scores[claim.method].shape[1]
+    what = f"{scorer} after {' and '.join(counts)} updates, {prompts:,} prompts"
+    return _finding(analysis, claim, task, scorer, what, list(equal.scores.values()), gains, {})
+
+
+def _finding(
+    analysis: Analysis, claim: Claim, task: str, scorer: str, what: str, tables: Sequence[pd.DataFrame],
+    gains: Mapping[str, Difference | None], guidance: Mapping[str, float],
+) -> ClaimFinding | None:  # fmt: skip
+    """The scores of a claim's method minus those of its reference, None where they share nothing."""
+    table = paired(*tables, what=f"{task}: {claim.method} and {claim.reference} ({scorer})")
+    if not table.size:
+        return None
+    is_loss = claim.kind == "few_steps"  # of which less is better
+    found = analysis.judged(
+        task, claim.method, claim.reference, scorer, table_interval(table), guidance.get(claim.method), is_loss=is_loss
+    )
+    return ClaimFinding(
+        analysis, task, scorer, what, found,
+        over_base={name: gain for name, gain in gains.items() if gain is not None},
+        reference_learned=not analysis.did_not_learn(task, claim.reference, guidance.get(claim.reference)),
+        few=any(analysis.few_updates(task, name) for name in (claim.method, claim.reference)),
+    )  # fmt: skip
+
+
+def _lost_at_few_steps(analysis: Analysis, task: str, method: str, scorer: str, guidance: float | None) -> pd.DataFrame:
+    """What few sampling steps cost: exposure bias shows as that loss. Empty without a grid of several step counts."""
+    scales, steps = analysis.grid.settings(task)
+    if len(steps) < 2:
+        return pd.DataFrame()
+    wanted = analysis.sampling(task)[0] if guidance is None else guidance
+    scale = min(scales, key=lambda value: abs(value - wanted))
+    if guidance is not None and abs(scale - guidance) > 1e-6:
+        return pd.DataFrame()
+    many, few = (analysis.grid.scores(task, method, scorer, scale, count) for count in (steps[-1], steps[0]))
+    return many - few if many.size and few.size else pd.DataFrame()
+
+
+def _over_base(
+    analysis: Analysis, task: str, method: str, scorer: str, guidance: float | None, category: str | None
+) -> Difference | None:
+    """A method minus the base at its own guidance, at the end of the budget."""
+    if BASE not in analysis.methods(task):
+        return None
+    of = [of_category(analysis.scores_at(task, name, scorer, guidance), category) for name in (method, BASE)]
+    return _gain(analysis, task, method, scorer, of, guidance)
+
+
+def _gain(
+    analysis: Analysis, task: str, method: str, scorer: str, of: Sequence[pd.DataFrame], guidance: float | None = None
+) -> Difference | None:
+    table = paired(*of, what=f"{task}: {method} and base ({scorer})", has_seeds=False)
+    return analysis.judged(task, method, BASE, scorer, table_interval(table), guidance) if table.size else None
+
+
+def _described(
+    analysis: Analysis, claim: Claim, task: str, scorer: str, guidance: Mapping[str, float], category: str | None
+) -> str:
+    """`scenes-geneval (gold), guidance 1, position`."""
+    said = [f"{scorer} ({'gold' if analysis.info(scorer).gold else 'proxy'})"]
+    if claim.kind == "few_steps":
+        steps = analysis.grid.settings(task)[1]
+        said[0] = f"{scorer} lost from {steps[-1]} to {steps[0]} steps (less is better)"
+    if guidance:
+        scales = [f"{guidance[name]:g}" for name in (claim.method, claim.reference)]
+        alike = len(set(scales)) == 1
+        said.append(f"guidance {scales[0]}" if alike else f"guidance {scales[0]} ({claim.method}) and {scales[1]}")
+    else:
+        said.append(f"guidance {analysis.sampling(task)[0]:g}")
+    return ", ".join(said + ([category] if category else []))

@@ -8,11 +8,15 @@ from pathlib import Path
 from bench.results.records.schema import BASE
 from bench.results.report import main_table, reproduce, tables, world
 from bench.results.report.answer import answer
-from bench.results.report.claims import claims_table, published_claims
-from bench.results.report.figures import Figure, headline_scorers
+from bench.results.report.claims import published_claims
+from bench.results.report.claims_table import claims_table
+from bench.results.report.figure import Figure, headline_scorers
 from bench.results.report.markdown import code, escape, link_target
+from bench.results.report.registered import registration_words
 from bench.results.report.search import search_section
+from bench.results.report.words import VERDICTS
 from bench.results.statistics.analysis import Analysis
+from bench.results.statistics.null import null_verdicts
 
 __all__ = ["ExperimentReport"]
 
@@ -24,7 +28,9 @@ DRIFT_NOTE = (
 COST_NOTE = (
     "Means over finished seeds. One unit of cost is a forward pass of the denoiser for one sample; its parts are "
     "forward and backward passes, decoding and reward passes. Reward calls in training and in choosing the data stand "
-    "apart. "
+    "apart. What the data took once, scoring the candidates for the choice and encoding the chosen, is in no budget: "
+    "the last columns show it in the same unit (– where the records do not hold it), and the curves are drawn with and "
+    "without it. "
     "Seconds and memory are telemetry of the machine, which the last table of a run in the terminal shows: they are no "
     "part of the record, and so not of this text, which is the same whether a run was interrupted or not."
 )
@@ -117,15 +123,14 @@ class ExperimentReport:
             f"same budget, {escape(self.header.budget or 'not stated')}, with {seeds} seeds and {trials} tuning trials "
             f"each; all are judged on the same {prompts} prompts with the same initial noise. Gold scorers are exact, "
             "proxies are learned; evaluation is never charged. Margins were written into the configuration before the "
-            "run."
+            f"run. {registration_words(found)}"
         )
 
     def results(self) -> list[str]:
         """The main tables, with intervals, categories and held-out prompts."""
         parts = ["## Results"]
         for task in self.analysis.tasks:
-            title = escape(self.analysis.task_info(task).title)
-            parts.append(f"### {escape(task)}{': ' + title if title else ''}{self.label}")
+            parts.append(f"### {escape(tables.task_heading(self.analysis, task))}")
             parts += [tables.summary_table(self.analysis, task), tables.filter_note(self.analysis, task)]
             parts += self._image(f"differences-{task}")
             parts.append(self._details(task))
@@ -163,8 +168,13 @@ class ExperimentReport:
         return ["## Guidance and steps", *(parts or ["No grid was recorded."])]
 
     def claims(self) -> list[str]:
-        """The claims table with its reading."""
-        return [f"## Claims{self.label}", published_claims().note, claims_table([self.analysis])]
+        """The claims table of this experiment's comparisons, each by its own interval."""
+        note = (
+            "Here every comparison goes by its own interval, uncorrected; the verdicts on the claims by their "
+            "registered comparisons, corrected for all of them, stand in the report of all experiments."
+        )
+        table = claims_table([self.analysis], None, self._place)
+        return [f"## Claims{self.label}", published_claims().note, note, table]
 
     def hacking(self) -> list[str]:
         """Proxy against gold."""
@@ -188,17 +198,17 @@ class ExperimentReport:
         """How intervals and verdicts come about."""
         count = self.analysis.comparisons()
         text = (
-            "Seeds are the unit of replication. Differences are taken seed by seed on the same prompts and noise. The "
-            "variance of their mean is the variance over seeds divided by the number of seeds, plus what all seeds "
-            "share because they see the same prompts; the t quantiles of both parts are weighed by their shares "
-            "(`bench/results/statistics/intervals.py` has the formula and its sources). better, worse: the interval "
-            "excludes zero. tie: it lies inside the margin. undecided: anything else; beside it stands the smallest "
-            "difference that this design would have shown with probability 0.8. One seed gives no interval. The base "
-            "has no training seed: its interval is over prompts alone. "
+            "Seeds are the unit of replication, and prompts that state the same claim are one draw. Differences "
+            "are taken seed by seed on the same prompts and noise. The variance of their mean is the variance "
+            "over seeds divided by the number of seeds, plus what all seeds share because they see the same "
+            "claims; the t quantiles of both parts are weighed by their shares "
+            f"(`bench/results/statistics/intervals.py` has the formula and its sources). {VERDICTS} That "
+            "difference would have been shown with probability 0.8. One seed gives no interval. The base has no "
+            "training seed: its interval is over claims alone. "
             f"There are {count} comparisons in the tables of differences; if no method differed from any other, about "
-            f"{0.05 * count:.1f} of them would still exclude zero."
+            f"{0.05 * count:.1f} of them would still exclude zero. {_null_words(self.analysis)}"
         )
-        return ["## Statistics", text, world.coverage_section(results)]
+        return ["## Statistics", text.strip(), world.coverage_section(results)]
 
     def _by_task(self, title: str, make: Callable[[Analysis, str], str], note: str) -> list[str]:
         parts = [f"## {title}", note]
@@ -217,3 +227,15 @@ class ExperimentReport:
     def _hashes(self) -> str:
         lines = "\n".join(f"- {code(figure.name)}: {code(figure.data_hash)}" for figure in self._by_name.values())
         return f"<details><summary>Hashes of the plotted data</summary>\n\n{lines}\n\n</details>"
+
+
+def _null_words(analysis: Analysis) -> str:
+    """How often halves of one method's seeds were told apart; empty where no method has four seeds."""
+    found = null_verdicts(analysis)
+    if found is None:
+        return ""
+    return (
+        f"Halves of one method's seeds ({found.seeds} each), compared as if they were two methods by the headline "
+        f"scorers: {found.false} of {found.comparisons} comparisons ({found.false / found.comparisons:.1%}) told them "
+        "apart."
+    )

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -14,22 +10,19 @@ from typing import Any
 import numpy as np
 
 from bench.api import DataError
-from bench.budget import UNITS
-from bench.canonical import canonical_json
 from bench.results.figures import (
-    draw_budget_curves,
     draw_differences,
     draw_guidance_grid,
     draw_proxy_against_gold,
     draw_sample_grid,
     split_tiles,
 )
-from bench.results.figures.style import Form
 from bench.results.records.cell_reader import CellResult, damaged, named_file
-from bench.results.records.schema import BASE
+from bench.results.report.curves import curves_figure
+from bench.results.report.figure import Figure, headline_scorers, rounded, scorer_kind, trained
 from bench.results.report.gains import gain_paths
 from bench.results.report.markdown import printable
-from bench.results.statistics.analysis import Analysis, Run
+from bench.results.statistics.analysis import Analysis
 
 __all__ = [
     "Figure",
@@ -40,50 +33,6 @@ __all__ = [
     "rounded",
     "scorer_kind",
 ]
-
-SIGNIFICANT = 6
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure: `<name>.png` is drawn from `data`, which is stored beside it as `<name>.json`; SVG shows the same."""
-
-    name: str
-    title: str
-    caption: str
-    data: dict[str, Any]
-    draw: Callable[[Form], bytes]
-
-    @property
-    def data_hash(self) -> str:
-        """16 hex digits of the plotted data."""
-        return blake2b(canonical_json(self.data).encode(), digest_size=8).hexdigest()
-
-
-def rounded(value: Any) -> Any:
-    """Floats cut to 6 significant digits, so that the last bits of another processor do not count."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else float(f"{value:.{SIGNIFICANT}g}")
-    return value
-
-
-def scorer_kind(analysis: Analysis, task: str, scorer: str) -> str:
-    """`gold` or `proxy`, and whether the task trains on it or selects data by it."""
-    info = analysis.task_info(task)
-    used = ", used in training" if scorer in info.used else ""
-    return ("gold" if analysis.info(scorer).gold else "proxy") + used
-
-
-def headline_scorers(analysis: Analysis, task: str) -> list[str]:
-    """The primary scorer and the training reward: what a task is about."""
-    reward = analysis.task_info(task).reward
-    names = [analysis.primary(task), *([reward] if reward in analysis.scorers(task) and reward else [])]
-    proxies = [s for s in analysis.scorers(task) if analysis.info(s).pair == names[0]]
-    return list(dict.fromkeys([*names, *proxies[:1]]))[:2]
 
 
 def experiment_figures(analysis: Analysis, units: tuple[str, ...]) -> list[Figure]:
@@ -117,7 +66,7 @@ def _differences(analysis: Analysis, task: str) -> Figure | None:
                 found = row.differences[baseline]
                 between = {"mean": found.interval.mean, "low": found.interval.low, "high": found.interval.high}
                 few = analysis.few_updates(task, method)
-                points.append({"method": method, "verdict": found.verdict, "few": few, **between})
+                points.append({"method": method, "verdict": found.word, "few": few, **between})
         if points:
             better = "right" if analysis.info(scorer).higher_is_better else "left"
             margin = analysis.margin(task, scorer)
@@ -125,7 +74,7 @@ def _differences(analysis: Analysis, task: str) -> Figure | None:
             panels.append({**panel, "points": points})
     if not panels:
         return None
-    data = rounded({"methods": _trained(analysis, task), "baseline": baseline, "panels": panels})
+    data = rounded({"methods": trained(analysis, task), "baseline": baseline, "panels": panels})
     caption = (
         f"Differences to {baseline} on the same prompts with 95 % intervals over seeds and prompts. Grey band: the "
         "margin within which a difference is a tie. A filled marker is a verdict of better or worse. "
@@ -134,78 +83,13 @@ def _differences(analysis: Analysis, task: str) -> Figure | None:
     return Figure(f"differences-{task}", f"Differences, {task}", caption, data, partial(draw_differences, data))
 
 
-def curves_figure(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figure | None:
-    """Scores along the budget over these units, those that were recorded; None without a curve."""
-    runs = {scorer: analysis.curves(task, scorer) for scorer in headline_scorers(analysis, task)}
-    first = next(iter(runs.values()))
-    if not first:
-        return None
-    recorded = [unit for unit in UNITS if unit != "seconds" or unit in units]  # clocks are no part of the record
-    # a proxy that applies to none of a milestone's prompts has a shorter curve, on other points
-    runs = {scorer: of for scorer, of in runs.items() if [run.x for run in of] == [run.x for run in first]}
-    scorers = list(runs)
-    listed: list[dict[str, Any]] = [
-        {
-            "method": run.method,
-            "seed": run.seed,
-            "x": {unit: run.x[unit] for unit in recorded if not any(map(math.isnan, run.x[unit]))},
-            "y": {scorer: runs[scorer][number].y for scorer in scorers},
-        }
-        for number, run in enumerate(first)
-    ]
-    shown = [unit for unit in units if all(unit in run["x"] for run in listed)]
-    base = {scorer: value for scorer in scorers if (value := _base_mean(analysis, task, scorer)) is not None}
-    data = rounded(
-        {
-            "methods": _trained(analysis, task),
-            "units": shown,
-            "scorers": [
-                {"name": scorer, "kind": scorer_kind(analysis, task, scorer), "prompts": runs[scorer][0].prompts}
-                for scorer in scorers
-            ],
-            "base": base,
-            "runs": listed,
-            "means": _means(first, runs, shown),
-        }
-    )
-    counts = dict.fromkeys(f"{runs[scorer][0].prompts:,}" for scorer in scorers)
-    caption = (
-        f"Scores along the budget on the {' or '.join(counts)} prompts that all milestones share. Lines: mean over "
-        "seeds; bands: from the "
-        "lowest seed to the highest; dotted: the untouched base. Equal cost and equal updates are different "
-        "comparisons; the budget "
-        f"here is the same for all: {analysis.experiment.header.budget or 'not stated'}."
-    )
-    return Figure(f"curves-{task}", f"Curves, {task}", caption, data, partial(draw_budget_curves, data))
-
-
-def _base_mean(analysis: Analysis, task: str, scorer: str) -> float | None:
-    """The base on the prompts of the curves: where they start."""
-    starts = [run.y[0] for run in analysis.curves(task, scorer) if run.x["updates"][0] == 0]
-    return starts[0] if starts else None
-
-
-def _means(first: list[Run], runs: dict[str, list[Run]], units: list[str]) -> list[dict[str, Any]]:
-    """Mean curves over seeds, of the methods whose seeds have equally many milestones."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for number, run in enumerate(first):
-        groups[run.method].append(number)
-    found = []
-    for method, members in groups.items():
-        if len({len(first[number].y) for number in members}) == 1:
-            x = {unit: np.mean([first[number].x[unit] for number in members], axis=0).tolist() for unit in units}
-            y = {name: np.mean([of[number].y for number in members], axis=0).tolist() for name, of in runs.items()}
-            found.append({"method": method, "x": x, "y": y})
-    return found
-
-
 def _guidance_grid(analysis: Analysis, task: str) -> Figure | None:
     """Scores over guidance scales and step counts at the end of the budget."""
-    guidance, steps = analysis.grid_settings(task)
+    guidance, steps = analysis.grid.settings(task)
     if len(guidance) * len(steps) < 2:
         return None
     scorers = headline_scorers(analysis, task)
-    means = {scorer: analysis.grid_means(task, scorer) for scorer in scorers}
+    means = {scorer: analysis.grid.means(task, scorer) for scorer in scorers}
     values: dict[str, Any] = {scorer: {} for scorer in scorers}
     for scorer in scorers:
         for method in analysis.methods(task):
@@ -278,7 +162,3 @@ def _tiles(path: Path, tile: tuple[int, int], count: int) -> list[np.ndarray]:
         return split_tiles(path.read_bytes(), tile, count)
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on bytes that are no whole picture
         raise damaged(path, "a PNG", error) from error
-
-
-def _trained(analysis: Analysis, task: str) -> list[str]:
-    return [method for method in analysis.methods(task) if method != BASE]

@@ -16,7 +16,8 @@ from pydantic.dataclasses import dataclass
 from bench.parsing import read_dataclass
 from bench.results.report import tables
 from bench.results.report.markdown import escape, markdown_table
-from bench.results.statistics.analysis import ALIKE, REPORT, Analysis, ScoreRow
+from bench.results.statistics.analysis import REPORT, Analysis, ScoreRow
+from bench.results.statistics.score_tables import ALIKE
 
 __all__ = [
     "Column",

@@ -14,6 +14,7 @@ from bench.results.records.schema import ScorerInfo
 from bench.results.statistics.intervals import Interval
 
 __all__ = [
+    "anchor",
     "code",
     "escape",
     "fenced",
@@ -59,6 +60,12 @@ def printable(text: str) -> str:
 def link_target(path: Path, report: Path) -> str:
     """The target of a link in `report` to a file, relative to it."""
     return quote(Path(os.path.relpath(path, report.parent)).as_posix())
+
+
+def anchor(heading: str) -> str:
+    """The fragment by which a heading of plain text is linked to, as GitHub forms it."""
+    kept = re.sub(r"[^\w\- ]", "", one_line(heading).lower())
+    return f"#{quote(kept.replace(' ', '-'))}"
 
 
 def code(text: str) -> str:

@@ -14,6 +14,7 @@ from bench.results.records.schema import BASE, Cell
 from bench.results.report.markdown import code, escape, fenced, markdown_table
 from bench.results.report.tables import method_name
 from bench.results.statistics.analysis import Analysis
+from bench.results.statistics.one_off import one_off
 
 __all__ = [
     "cost_table",
@@ -51,8 +52,13 @@ def cost_table(analysis: Analysis, task: str) -> str:
     for method in analysis.methods(task):
         own = cells[(cells["task"] == task) & (cells["method"] == method) & (cells["status"] == "done")]
         name = method_name(analysis, task, method)
-        rows.append([name, *(_amount(float(own[entry].mean())) for entry, _ in ENTRIES)])
-    return markdown_table(["Method", *(title for _, title in ENTRIES)], rows)
+        once = one_off(analysis, task, method)
+        found = [_amount(float("nan") if cost is None else cost) for cost in (once.filter, once.encoding, once.total)]
+        spent = float(own["cost"].mean())
+        share = "–" if once.total is None or not spent else f"{once.total / spent:.0%}"
+        rows.append([name, *(_amount(float(own[entry].mean())) for entry, _ in ENTRIES), *found, share])
+    once_titles = ["Filter, once", "Encodings, once", "Both", "Share of the cost"]
+    return markdown_table(["Method", *(title for _, title in ENTRIES), *once_titles], rows)
 
 
 def _amount(value: float) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.results.records.schema import BASE
-from bench.results.report.figures import headline_scorers
-from bench.results.report.markdown import score_decimals, signed
+from bench.results.report.figure import headline_scorers
+from bench.results.report.markdown import signed
+from bench.results.report.words import scorer_decimals
 from bench.results.statistics.analysis import Analysis, Difference
 
 __all__ = ["SideEffect", "other_scorers", "side_effect_words", "side_effects"]
@@ -40,12 +41,11 @@ def side_effects(analysis: Analysis, task: str) -> list[SideEffect]:
     found = []
     for method in analysis.methods(task):
         for scorer in other_scorers(analysis, task):
-            row, margin = analysis.row(task, method, scorer), analysis.margin(task, scorer)
+            row = analysis.row(task, method, scorer)
             change = row.differences.get(BASE) if row else None
-            is_sure = change is not None and change.verdict in ("better", "worse")
-            if change and is_sure and abs(change.interval.mean) > (margin or 0.0):
-                info = analysis.info(scorer)
-                found.append(SideEffect(method, scorer, info.gold, change, score_decimals(info, margin)))
+            if change and change.verdict in ("better", "worse"):  # of a method that did not learn too
+                decimals = scorer_decimals(analysis, task, scorer)
+                found.append(SideEffect(method, scorer, analysis.info(scorer).gold, change, decimals))
     return found
 
 

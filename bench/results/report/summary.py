@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.results.records.registration import Registration
 from bench.results.report import reproduce, tables
-from bench.results.report.claims import claims_table, published_claims
+from bench.results.report.claims import published_claims
+from bench.results.report.claims_table import claims_table
 from bench.results.report.experiment import ExperimentReport
-from bench.results.report.figures import headline_scorers
+from bench.results.report.figure import headline_scorers
 from bench.results.report.markdown import code, escape, link_target, markdown_table
 from bench.results.report.side_effects import other_scorers, side_effect_words
+from bench.results.report.words import VERDICTS, mark_notes
 from bench.results.statistics.analysis import Analysis
 
 __all__ = ["TITLE", "experiments_section", "short_report"]
@@ -24,12 +27,25 @@ LIMITS = (
     "Supervised methods see the scorer too: it chose their data. No comparison here is of training without a scorer.",
     "Verdicts hold for the prompts' distribution, the guidance scale and the step count of the set-up; the grid in "
     "each experiment's own report shows others, on fewer prompts and without intervals.",
-    "Intervals are for one comparison each and are not corrected for their number, which each experiment's own report "
-    "states.",
+    "Only the registered comparisons of the claims are corrected for their number; all other intervals are for one "
+    "comparison each, and exploratory.",
+)
+
+CLAIMS = (
+    "**primary**: the one comparison by which the registration (`results/registration.yaml`) judges a claim; its "
+    "p-values are corrected by Holm's rule over all primary comparisons that have data, and a claim holds where they "
+    "and the margin say so. All others go by their own intervals: exploratory, as is a verdict without primary data. "
+    "At equal updates, the method that ended with fewer is taken at its end, the other at its nearest milestone."
+)
+UNREGISTERED = (
+    "Nothing was registered before these runs: every comparison goes by its own interval, and its verdict is "
+    "exploratory."
 )
 
 
-def short_report(main: ExperimentReport, reported: Sequence[Analysis], place: Path) -> list[str]:
+def short_report(
+    main: ExperimentReport, reported: Sequence[Analysis], registration: Registration | None, place: Path
+) -> list[str]:
     """The sections up to the list of experiments; `reported` begins with the main one, `place` is where they stand."""
     analysis, label = main.analysis, main.label
     return [
@@ -40,15 +56,16 @@ def short_report(main: ExperimentReport, reported: Sequence[Analysis], place: Pa
         main.answer(),
         f"## The main table{label}",
         main.facts(),
-        *(part for task in analysis.tasks for part in _task(analysis, task, label)),
-        tables.VERDICTS,
+        *(part for task in analysis.tasks for part in _task(analysis, task)),
+        VERDICTS,
         "## Samples",
         *main.samples(SHEETS),
         "## Curves",
         *main.curves(),
         f"## Claims{label}",
         published_claims().note,
-        claims_table(reported, lambda tested: "" if tested is analysis else f"in {_link(tested, place)}"),
+        CLAIMS if registration else UNREGISTERED,
+        claims_table(reported, registration, place),
         "## Limits",
         "\n".join(f"- {limit}" for limit in LIMITS),
         "## How to make it again",
@@ -56,16 +73,15 @@ def short_report(main: ExperimentReport, reported: Sequence[Analysis], place: Pa
     ]
 
 
-def _task(analysis: Analysis, task: str, label: str) -> list[str]:
+def _task(analysis: Analysis, task: str) -> list[str]:
     """The headline's scorers minus base and baseline, and what else changed."""
-    title = escape(analysis.task_info(task).title)
     aside, effects = other_scorers(analysis, task), side_effect_words(analysis, task)
     found = [f"- {escape(one)}" for one in effects]
-    notes = [tables.filter_note(analysis, task), tables.few_note(analysis, task)]
+    notes = [tables.filter_note(analysis, task), *mark_notes(analysis, [task])]
     if aside and not effects:
         notes.append(f"No side effect is shown beyond the margin under {escape(', '.join(aside))}.")
     return [
-        f"### {escape(task)}{': ' + title if title else ''}{label}",
+        f"### {escape(tables.task_heading(analysis, task))}",
         tables.detail_table(analysis, task, scorers=headline_scorers(analysis, task)),
         " ".join(filter(None, notes)),
         *(["Side effects beyond the margin, minus the base:", "\n".join(found)] if found else []),

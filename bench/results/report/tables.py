@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from bench.results.records.schema import BASE, HELD_OUT, PromptSetScores
-from bench.results.report.figures import scorer_kind
+from bench.results.report.figure import scorer_kind
 from bench.results.report.gains import proxy_gains
-from bench.results.report.markdown import code, escape, format_number, interval_text, markdown_table, score_decimals
-from bench.results.statistics.analysis import FEW_UPDATES, REPORT, Analysis, Difference, ScoreRow
+from bench.results.report.markdown import (
+    anchor,
+    code,
+    escape,
+    format_number,
+    interval_text,
+    link_target,
+    markdown_table,
+)
+from bench.results.report.words import mark_notes, marked, scorer_decimals, verdict_words
+from bench.results.statistics.analysis import REPORT, Analysis, Difference, ScoreRow
 
 __all__ = [
-    "FEW",
-    "SIGNS",
-    "VERDICTS",
     "category_table",
     "describe_prompt_set",
     "detail_table",
     "drift_table",
-    "few_note",
     "filter_note",
     "filter_words",
     "final_values",
@@ -28,18 +34,12 @@ __all__ = [
     "mean_and_range",
     "method_name",
     "prompt_sets_section",
+    "section_link",
     "summary_cell",
     "summary_note",
     "summary_table",
+    "task_heading",
 ]
-
-FEW = f"† fewer than {FEW_UPDATES} optimiser updates: such a row says little about the method."
-
-SIGNS = {"better": "▲", "worse": "▼", "tie": "=", "undecided": "?"}  # a shape for each verdict
-VERDICTS = (
-    "better, worse: the interval excludes zero. tie: it lies inside the margin that was stated before the run. "
-    "undecided: anything else; beside it stands the difference that this design would probably have shown."
-)
 
 
 def label_of(analysis: Analysis) -> str:
@@ -48,14 +48,23 @@ def label_of(analysis: Analysis) -> str:
     return f" ({escape(label)})" if label else ""
 
 
+def task_heading(analysis: Analysis, task: str) -> str:
+    """The heading of a task's results, as plain text."""
+    title, label = analysis.task_info(task).title, analysis.experiment.header.label
+    return f"{task}{f': {title}' if title else ''}{f' ({label})' if label else ''}"
+
+
+def section_link(analysis: Analysis, task: str, place: Path) -> str:
+    """A link to a task's results in the report of its experiment, from a text that stands at `place`."""
+    report = analysis.experiment.folder / "REPORT.md"
+    target = "" if report == place else link_target(report, place)
+    name = f"{analysis.experiment.header.name}, {task}"
+    return f"[{escape(name)}]({target}{anchor(task_heading(analysis, task))})"
+
+
 def method_name(analysis: Analysis, task: str, method: str) -> str:
-    """A method in a table, with the mark of too few updates."""
-    return escape(method) + (" †" if analysis.few_updates(task, method) else "")
-
-
-def few_note(analysis: Analysis, task: str) -> str:
-    """The meaning of the mark, where a table of this task has one."""
-    return FEW if any(analysis.few_updates(task, method) for method in analysis.methods(task)) else ""
+    """`marked` as markdown."""
+    return escape(marked(analysis, task, method))
 
 
 def filter_note(analysis: Analysis, task: str) -> str:
@@ -105,16 +114,16 @@ def summary_note(analysis: Analysis, task: str) -> str:
     """How the cells of a summary are read."""
     baseline = escape(analysis.baseline(task))
     note = f"± is half of the 95 % interval of the mean over seeds and prompts; words compare with {baseline}."
-    return " ".join(filter(None, [note, few_note(analysis, task)]))
+    return " ".join([note, *mark_notes(analysis, [task])])
 
 
 def summary_cell(analysis: Analysis, row: ScoreRow, baseline: str) -> str:
     """`0.489 ± 0.012<br>better`: a mean with half of its interval, and the verdict against the baseline."""
-    decimals = _decimals(analysis, row.task, row.scorer)
+    decimals = scorer_decimals(analysis, row.task, row.scorer)
     text = format_number(row.mean.mean, decimals)
     if row.mean.high == row.mean.high:  # an interval is there
         text += f" ± {format_number((row.mean.high - row.mean.low) / 2, decimals)}"
-    return text + (f"<br>{row.differences[baseline].verdict}" if baseline in row.differences else "")
+    return text + (f"<br>{row.differences[baseline].word}" if baseline in row.differences else "")
 
 
 def detail_table(analysis: Analysis, task: str, split: str = REPORT, scorers: Sequence[str] = ()) -> str:
@@ -126,7 +135,7 @@ def detail_table(analysis: Analysis, task: str, split: str = REPORT, scorers: Se
     for row in analysis.rows(task, split):
         if scorers and row.scorer not in scorers:
             continue
-        decimals = _decimals(analysis, task, row.scorer)
+        decimals = scorer_decimals(analysis, task, row.scorer)
         name = f"{escape(row.scorer)} ({scorer_kind(analysis, task, row.scorer)})"
         cells = [name, method_name(analysis, task, row.method)]
         for other in others:
@@ -139,13 +148,6 @@ def _difference_cells(found: Difference | None, decimals: int) -> list[str]:
     if found is None:
         return ["–", "–"]
     return [interval_text(found.interval, decimals, sign=True), verdict_words(found, decimals)]
-
-
-def verdict_words(found: Difference, decimals: int) -> str:
-    """The verdict; beside an undecided one, the difference that would probably have been seen."""
-    if found.verdict == "undecided" and found.detectable == found.detectable:
-        return f"undecided (would see {format_number(found.detectable, decimals)})"
-    return found.verdict
 
 
 def category_table(analysis: Analysis, task: str, scorer: str, split: str = REPORT) -> str:
@@ -170,8 +172,8 @@ def held_out_table(analysis: Analysis, task: str) -> str:
 
 def grid_table(analysis: Analysis, task: str, scorer: str) -> str:
     """Mean of one scorer over guidance scales and step counts; empty where there is no grid."""
-    guidance, steps = analysis.grid_settings(task)
-    means, decimals = analysis.grid_means(task, scorer), _decimals(analysis, task, scorer)
+    guidance, steps = analysis.grid.settings(task)
+    means, decimals = analysis.grid.means(task, scorer), scorer_decimals(analysis, task, scorer)
     points = [(scale, count) for scale in guidance for count in steps]
     if not points:
         return ""
@@ -245,7 +247,3 @@ def gains_table(analysis: Analysis) -> str:
             rows.append([escape(task), name, f"{escape(gain.proxy)} / {escape(gain.gold)}", *means, gain.words])
     head = ["Task", "Method", "Proxy / gold", "Gain of the proxy", "Gain of gold", "Proxy minus gold", "In words"]
     return markdown_table(head, rows) if rows else ""
-
-
-def _decimals(analysis: Analysis, task: str, scorer: str) -> int:
-    return score_decimals(analysis.info(scorer), analysis.margin(task, scorer))

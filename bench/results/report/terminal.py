@@ -14,19 +14,20 @@ from rich.text import Text
 from bench.results.records.reader import ExperimentResults, read_experiment
 from bench.results.records.schema import BASE
 from bench.results.report import main_table, tables
-from bench.results.report.answer import marked, scorer_decimals
-from bench.results.report.figures import headline_scorers
+from bench.results.report.figure import headline_scorers
 from bench.results.report.markdown import format_number, interval_text, one_line, printable
 from bench.results.report.side_effects import other_scorers, side_effect_words
-from bench.results.report.tables import SIGNS
-from bench.results.statistics.analysis import Analysis, Difference, ScoreRow
+from bench.results.report.words import SIGNS, mark_notes, marked, scorer_decimals, sign_of
+from bench.results.statistics.analysis import DID_NOT_LEARN, Analysis, Difference, ScoreRow
 
 __all__ = ["terminal_table"]
 
 WIDTH = 80
+_SLIGHT = f"{SIGNS['slightly better']} {SIGNS['slightly worse']}"
 LEGEND = (
-    f"{SIGNS['better']} better, {SIGNS['worse']} worse: the 95 % interval in brackets excludes zero.",
-    f"{SIGNS['tie']} tie: it lies inside the margin; {SIGNS['undecided']} undecided: anything else.",
+    f"{SIGNS['better']} better, {SIGNS['worse']} worse: the 95 % interval in brackets excludes zero, and the mean",
+    f"is beyond the margin ({_SLIGHT}: inside). {SIGNS['tie']} tie: the interval lies inside the margin.",
+    f"{SIGNS['undecided']} undecided: anything else. {SIGNS[DID_NOT_LEARN]} did not learn: no verdict.",
 )
 ONE_SEED = "One seed gives no interval: it decides nothing."
 
@@ -44,8 +45,7 @@ def terminal_table(experiment: ExperimentResults | Path) -> str:
         lines += ["", *LEGEND]
     if any(len(analysis.seeds(task, m)) == 1 for task in analysis.tasks for m in analysis.methods(task) if m != BASE):
         lines += _wrapped(ONE_SEED)
-    if any(tables.few_note(analysis, task) for task in analysis.tasks):
-        lines += _wrapped(tables.FEW)
+    lines += [line for note in mark_notes(analysis, analysis.tasks) for line in _wrapped(note)]
     lines += _unfinished_lines(analysis)
     if not analysis.tasks:
         lines.append("no cell has finished")
@@ -109,7 +109,7 @@ def _difference(analysis: Analysis, task: str, row: ScoreRow | None, other: str)
     if row is None or found is None:
         return "–"
     text = interval_text(found.interval, scorer_decimals(analysis, task, row.scorer), sign=True)
-    return f"{text} {SIGNS[found.verdict.split(' ')[0]]}"
+    return f"{text} {sign_of(found)}"
 
 
 def _shown(analysis: Analysis, task: str, row: ScoreRow | None) -> str:

@@ -5,43 +5,47 @@ Only finished cells count, each at its last milestone. `base` is the untouched m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bench.api import DataError
-from bench.budget import UNITS
 from bench.config.prompt_set import set_split
 from bench.results.records.reader import KEYS, ExperimentResults
 from bench.results.records.schema import BASE, PromptSetScores, ScorerInfo, TaskInfo
-from bench.results.statistics.intervals import (
-    Interval,
-    Verdict,
-    crossed_interval,
-    detectable,
-    paired_differences,
-    verdict,
-)
+from bench.results.statistics.curves import Run, curves_of
+from bench.results.statistics.grid import Grid
+from bench.results.statistics.intervals import Interval, Verdict, detectable, verdict
+from bench.results.statistics.score_tables import of_category, paired, pivoted, table_interval
 
-__all__ = ["ALIKE", "FEW_UPDATES", "Analysis", "Difference", "Run", "ScoreRow"]
+__all__ = ["DID_NOT_LEARN", "FEW_UPDATES", "Analysis", "Difference", "ScoreRow"]
 
 FEW_UPDATES = 50
+DID_NOT_LEARN = "did not learn"
 REPORT = "report"
-ALIKE = "*"  # in the place of a category: all of them, each with the same weight
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A method minus a baseline on the same prompts. detectable: what this design would have seen, power 0.8."""
+    """A method minus a baseline on the same prompts. detectable: what this design would have seen, power 0.8.
+
+    learned: whether what the method optimises is not known to have stayed where it was (`Analysis.did_not_learn`).
+    """
 
     baseline: str
     interval: Interval
     verdict: Verdict
     detectable: float
+    learned: bool = True
+
+    @property
+    def word(self) -> str:
+        """The verdict, which a method that did not learn has none of."""
+        return self.verdict if self.learned else DID_NOT_LEARN
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,6 @@ class ScoreRow:
     scorer: str
     mean: Interval
     differences: Mapping[str, Difference]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One cell's curve: `x[unit]` (M,) and the mean scores `y` (M,) on the `prompts` that all milestones share."""
-
-    method: str
-    seed: int
-    prompts: int
-    x: Mapping[str, tuple[float, ...]]
-    y: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -179,7 +172,7 @@ class Analysis:
     def categories(self, task: str, scorer: str, split: str = REPORT) -> tuple[str, ...]:
         """Prompt categories that a scorer applies to, sorted."""
         tables = [self.scores(task, method, scorer, split) for method in self.methods(task)]
-        return tuple(sorted({name for table in tables if table.size for name, _ in table.columns}))
+        return tuple(sorted({name for table in tables if table.size for name in table.columns.get_level_values(0)}))
 
     @cached_property
     def _final_by_cell(self) -> dict[tuple[Any, ...], pd.DataFrame]:
@@ -195,11 +188,12 @@ class Analysis:
 
     def _finals(self) -> pd.DataFrame:
         """Samples of the last milestone of every finished cell."""
-        kept = self._done_samples
+        kept = self.done_samples
         return kept[kept["update"] == kept.groupby(KEYS)["update"].transform("max")] if len(kept) else kept
 
     @cached_property
-    def _done_samples(self) -> pd.DataFrame:
+    def done_samples(self) -> pd.DataFrame:
+        """The samples of finished cells, of all milestones."""
         return self._of_done(self.experiment.samples)
 
     def _of_done(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -235,42 +229,29 @@ class Analysis:
             rows = self._final_by_cell.get((task, method, split), pd.DataFrame())
             if scorer not in rows or rows[scorer].isna().all():
                 rows = rows.iloc[:0]
-            self._cache[key] = _pivot(rows, scorer, f"{task}/{method}: {scorer} ({split})")
+            self._cache[key] = pivoted(rows, scorer, f"{task}/{method}: {scorer} ({split})")
         return self._cache[key]
 
-    def grid_settings(self, task: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
-        """Guidance scales and step counts of the grid at the end, both rising; empty where there is none."""
-        if ("grid", task) not in self._cache:
-            grid = self.experiment.grid
-            rows = grid[grid["task"] == task]
-            scales = sorted({round(float(value), 6) for value in rows["guidance"].unique()})
-            self._cache["grid", task] = tuple(scales), tuple(sorted({int(value) for value in rows["steps"].unique()}))
-        return self._cache["grid", task]
+    def scores_at(self, task: str, method: str, scorer: str, guidance: float | None = None) -> pd.DataFrame:
+        """Final scores at a guidance scale, None for that of the evaluation; empty where the grid lacks it.
 
-    def grid_means(self, task: str, scorer: str) -> dict[tuple[str, float, int], float]:
-        """Mean score over seeds and prompts by (method, guidance scale, steps)."""
-        rows = self._done_grid
-        if scorer not in rows:
-            return {}
-        rows = rows[rows["task"] == task].dropna(subset=[scorer])
-        means = rows.groupby(["method", rows["guidance"].astype(float).round(6), "steps"])[scorer].mean()
-        return {(str(m), float(scale), int(steps)): float(mean) for (m, scale, steps), mean in means.items()}
+        With the evaluation's number of steps; at its own scale these are `scores`, else the grid's, on fewer prompts.
+        """
+        used, steps = self.sampling(task)
+        if guidance is None or abs(guidance - used) < 1e-6:
+            return self.scores(task, method, scorer)
+        return self.grid.scores(task, method, scorer, guidance, steps)
 
-    def grid_scores(self, task: str, method: str, scorer: str, guidance: float, steps: int) -> pd.DataFrame:
-        """Like `scores`, at one point of the grid."""
-        key = (task, method, scorer, f"{guidance:g} x {steps}")
-        if key not in self._cache:
-            rows = self._done_grid
-            if scorer not in rows:
-                return pd.DataFrame()
-            here = np.isclose(rows["guidance"], guidance) & (rows["steps"] == steps)
-            rows = rows[here & (rows["task"] == task) & (rows["method"] == method)]
-            self._cache[key] = _pivot(rows.dropna(subset=[scorer]), scorer, f"{task}/{method}: {scorer} in the grid")
-        return self._cache[key]
+    def sampling(self, task: str) -> tuple[float, int]:
+        """Guidance scale and step count of a task's evaluation."""
+        marks = self.experiment.milestones
+        first = marks[marks["task"] == task].iloc[0]
+        return float(first["guidance"]), int(first["steps"])
 
     @cached_property
-    def _done_grid(self) -> pd.DataFrame:
-        return self._of_done(self.experiment.grid)
+    def grid(self) -> Grid:
+        """The scores over guidance and steps at the end."""
+        return Grid(self._of_done(self.experiment.grid))
 
     def row(
         self, task: str, method: str, scorer: str, split: str = REPORT, category: str | None = None
@@ -285,10 +266,10 @@ class Analysis:
         return self._cache[key]
 
     def _row(self, task: str, method: str, scorer: str, split: str, category: str | None) -> ScoreRow | None:
-        table = _only(self.scores(task, method, scorer, split), category)
+        table = of_category(self.scores(task, method, scorer, split), category)
         if not table.size:
             return None
-        mean = crossed_interval(table.to_numpy(), fixed_seed=method == BASE)
+        mean = table_interval(table, fixed_seed=method == BASE)
         names = [name for name in self.baselines(task) if name != method and method != BASE]
         found = {name: self.difference(task, method, name, scorer, split, category) for name in names}
         return ScoreRow(task, method, scorer, mean, {name: item for name, item in found.items() if item})
@@ -300,19 +281,52 @@ class Analysis:
 
         Raises DataError where the two were scored on different prompts.
         """
-        ours = _only(self.scores(task, method, scorer, split), category)
-        theirs = _only(self.scores(task, baseline, scorer, split), category)
-        if baseline != BASE:
-            shared = ours.index.intersection(theirs.index)
-            ours, theirs = ours.loc[shared], theirs.loc[shared]
-        if not ours.size or not theirs.size:
+        of = [of_category(self.scores(task, name, scorer, split), category) for name in (method, baseline)]
+        what = f"{task}: {method} and {baseline} ({scorer}, {split})"
+        table = paired(*of, what=what, has_seeds=baseline != BASE)
+        if not table.size:
             return None
-        if not ours.columns.equals(theirs.columns):
-            raise DataError(f"{task}: {method} and {baseline} were scored by {scorer} on different prompts ({split})")
-        interval = crossed_interval(paired_differences(ours.to_numpy(), theirs.to_numpy()))
-        info = self.info(scorer)
-        word = verdict(interval, self.margin(task, scorer), info.higher_is_better)
-        return Difference(baseline, interval, word, detectable(interval))
+        return self.judged(task, method, baseline, scorer, table_interval(table))
+
+    def judged(
+        self, task: str, method: str, baseline: str, scorer: str, interval: Interval, guidance: float | None = None,
+        *, is_loss: bool = False,
+    ) -> Difference:  # fmt: skip
+        """An interval of `method` minus `baseline` under a scorer, or of what each loses by it, with its verdict."""
+        word = verdict(interval, self.margin(task, scorer), self.info(scorer).higher_is_better != is_loss)
+        return Difference(
+            baseline, interval, word, detectable(interval), not self.did_not_learn(task, method, guidance)
+        )
+
+    def optimises(self, task: str, method: str) -> str | None:
+        """The scorer that a method met in training, as its ledger has it: its reward, else what chose its data."""
+        cells, info = self._done, self.task_info(task)
+        own = cells[(cells["task"] == task) & (cells["method"] == method)]
+        if (own["reward_calls"] > 0).any():
+            return info.reward
+        return info.filter if (own["curation_reward_calls"] > 0).any() else None
+
+    def learning(self, task: str, method: str, guidance: float | None = None) -> Interval | None:
+        """What a method gained over the base under the scorer that it met in training, at the end, on the same prompts.
+
+        At the evaluation's guidance, or another scale of the grid. None where it met none, or where that did not judge.
+        """
+        key = ("learning", task, method, guidance)
+        if key not in self._cache:
+            scorer = self.optimises(task, method) if method != BASE else None
+            table = pd.DataFrame()
+            if scorer is not None and scorer in self.scorers(task):
+                of = [self.scores_at(task, name, scorer, guidance) for name in (method, BASE)]
+                table = paired(*of, what=f"{task}: {method} and base ({scorer})", has_seeds=False)
+            self._cache[key] = table_interval(table) if table.size else None
+        return self._cache[key]
+
+    def did_not_learn(self, task: str, method: str, guidance: float | None = None) -> bool:
+        """Whether the scorer that a method met in training is not above the base's by more than its interval."""
+        gained, scorer = self.learning(task, method, guidance), self.optimises(task, method)
+        if gained is None or scorer is None or math.isnan(gained.low):
+            return False
+        return not (gained.low > 0 if self.info(scorer).higher_is_better else gained.high < 0)
 
     def rows(self, task: str, split: str = REPORT) -> list[ScoreRow]:
         """All methods under all scorers of a task, scorer by scorer."""
@@ -332,75 +346,8 @@ class Analysis:
         """Mean score along the budget of every finished cell, the base as its start, on the prompts all share."""
         key = ("curves", task, scorer)
         if key not in self._cache:
-            self._cache[key] = self._curves(task, scorer)
+            seeds = {name: self.seeds(task, name) for name in self.methods(task) if name != BASE}
+            samples = self.done_samples
+            rows = samples[(samples["task"] == task) & (samples["split"] == REPORT) & samples[scorer].notna()]
+            self._cache[key] = curves_of(rows, scorer, self.experiment.milestones, task, seeds)
         return self._cache[key]
-
-    def _curves(self, task: str, scorer: str) -> list[Run]:
-        samples, cells = self._done_samples, ["method", "seed", "update"]
-        is_wanted = (samples["task"] == task) & (samples["split"] == REPORT) & samples[scorer].notna()
-        rows = samples.loc[is_wanted, [*cells, "prompt_index", scorer]]
-        times = rows.groupby("prompt_index").size()
-        shared = rows[rows["prompt_index"].isin(times.index[times == rows.groupby(cells).ngroups])]
-        means: dict[tuple[str, int], dict[int, float]] = {}
-        for (method, seed, update), mean in shared.groupby(cells)[scorer].mean().items():
-            means.setdefault((method, seed), {})[update] = float(mean)
-        start = means.get((BASE, 0), {}).get(0)
-        prompts = int(shared["prompt_index"].nunique())
-        marks = self.experiment.milestones
-        spent = marks[marks["task"] == task].set_index(cells)[list(UNITS)].to_dict("index")
-        runs = []
-        for method in self.methods(task):
-            for seed in self.seeds(task, method) if method != BASE else ():
-                if (method, seed) not in means:
-                    continue  # the scorer applies to none of the shared prompts
-                runs.append(_run(method, seed, prompts, means[method, seed], spent, start))
-        return runs
-
-
-def _run(
-    method: str, seed: int, prompts: int, means: Mapping[int, float], spent: Mapping[Any, Mapping[str, float]],
-    start: float | None,
-) -> Run:  # fmt: skip
-    x = {unit: [float(spent[(method, seed, update)][unit]) for update in means] for unit in UNITS}
-    y = list(means.values())
-    if start is not None and 0 not in means:
-        x, y = {unit: [0.0, *values] for unit, values in x.items()}, [start, *y]
-    return Run(method, seed, prompts, {unit: tuple(values) for unit, values in x.items()}, tuple(y))
-
-
-def _only(table: pd.DataFrame, category: str | None) -> pd.DataFrame:
-    """The prompts of one category, or all; with `ALIKE` scaled so that their mean is the mean of the categories' means.
-
-    Then its interval holds the spread between categories too, as if they were drawn: wider than it has to be.
-    """
-    if category is None or not table.size:
-        return table
-    if category == ALIKE:
-        names = table.columns.get_level_values(0)
-        sizes = names.value_counts()
-        return table * [table.shape[1] / (len(sizes) * sizes[name]) for name in names]
-    return table.loc[:, table.columns.get_level_values(0) == category]
-
-
-def _pivot(rows: pd.DataFrame, scorer: str, what: str) -> pd.DataFrame:
-    """Scores (S, P) by seed and by (category, prompt index), both sorted.
-
-    As `unstack` has it, without its detours. Raises DataError where one is missing or there twice, or a seed has none.
-    """
-    if not len(rows):
-        return pd.DataFrame()
-    row, seeds = pd.factorize(rows["seed"], sort=True)
-    prompt = rows["prompt_index"].to_numpy(dtype=np.int64)
-    span = int(prompt.max()) + 1
-    column, pairs = pd.factorize(rows["category"].cat.codes.to_numpy(dtype=np.int64) * span + prompt, sort=True)
-    times = np.bincount(row * len(pairs) + column, minlength=len(seeds) * len(pairs))
-    if times.max() > 1:
-        raise DataError(f"{what}: a prompt was scored twice at the same update")
-    scores = rows[scorer].to_numpy()
-    table = np.full((len(seeds), len(pairs)), np.nan, scores.dtype)
-    table[row, column] = scores
-    if times.min() == 0 or np.isinf(scores).any() or np.isnan(table).all(1).any():
-        raise DataError(f"{what}: not every seed was scored on the same prompts")
-    categories = rows["category"].cat.categories.take(pairs // span)
-    columns = pd.MultiIndex.from_arrays([categories, pairs % span], names=["category", "prompt_index"])
-    return pd.DataFrame(table, index=pd.Index(seeds, name="seed"), columns=columns, copy=False)

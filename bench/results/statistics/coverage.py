@@ -26,13 +26,16 @@ TRUTH = 0.02
 class Scenario:
     """Standard deviations of single scores: over seeds, over prompts, and of what is left (score units, 0 to 1).
 
-    binary: scores are 0 or 1 with that mean, as strict verifiers give them, and differences of two such.
+    binary: scores are 0 or 1 with that mean, as strict verifiers give them, and differences of two such. claim: the
+    deviation over claims, which `wordings` prompts each state: so many in turn.
     """
 
     seed: float
     prompt: float
     noise: float
     binary: bool = False
+    claim: float = 0.0
+    wordings: tuple[int, ...] = (1,)
 
 
 SCENARIOS = {
@@ -41,6 +44,7 @@ SCENARIOS = {
     "both": Scenario(seed=0.02, prompt=0.3, noise=0.0),
     "both, with noise": Scenario(seed=0.02, prompt=0.3, noise=0.4),
     "pass or fail scores": Scenario(seed=0.02, prompt=0.2, noise=0.0, binary=True),
+    "claims in several wordings": Scenario(seed=0.02, prompt=0.1, noise=0.2, claim=0.3, wordings=(1, 1, 2, 4, 8)),
 }
 
 
@@ -51,15 +55,25 @@ def coverage_simulation(
     random = np.random.Generator(np.random.Philox(np.random.SeedSequence([entropy, seeds, prompts])))
     hits = 0
     for _ in range(repeats):
-        interval = crossed_interval(_differences(scenario, seeds, prompts, random))
+        clusters = _clusters(scenario, prompts)
+        interval = crossed_interval(_differences(scenario, seeds, clusters, random), clusters=clusters)
         hits += interval.low <= TRUTH <= interval.high
     return hits / repeats
 
 
-def _differences(scenario: Scenario, seeds: int, prompts: int, random: np.random.Generator) -> np.ndarray:
+def _clusters(scenario: Scenario, prompts: int) -> np.ndarray:
+    """The claim (P,) of each prompt, by number."""
+    wordings = np.resize(scenario.wordings, prompts)
+    return np.repeat(np.arange(prompts), wordings)[:prompts]
+
+
+def _differences(scenario: Scenario, seeds: int, clusters: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Paired differences (S, P) to a baseline, with mean TRUTH."""
+    prompts = len(clusters)
     by_seed = scenario.seed * random.standard_normal((seeds, 1))
     by_prompt = scenario.prompt * random.standard_normal((1, prompts))
+    if scenario.claim:
+        by_prompt += scenario.claim * random.standard_normal(prompts)[clusters]
     if not scenario.binary:
         return TRUTH + by_seed + by_prompt + scenario.noise * random.standard_normal((seeds, prompts))
     # uniform, so that chances stay inside 0 and 1 and the mean difference is TRUTH exactly

@@ -167,12 +167,12 @@ def _judged(analysis: Analysis, task: str, scorer: str) -> tuple[Judged, ...]:
     methods, marks = analysis.methods(task), analysis.experiment.milestones
     last = marks[marks["task"] == task].iloc[-1]
     guidance, steps = round(float(last["guidance"]), 6), int(last["steps"])
-    scales, counts = analysis.grid_settings(task)
+    scales, counts = analysis.grid.settings(task)
     steps_of_grid = steps if steps in counts else max(counts, default=steps)
     places = [(guidance, steps), *((scale, steps_of_grid) for scale in scales if scale != guidance)]
     tables = [{name: analysis.scores(task, name, scorer, TUNE) for name in methods}]
     tables += [
-        {name: analysis.grid_scores(task, name, scorer, scale, count) for name in methods}
+        {name: analysis.grid.scores(task, name, scorer, scale, count) for name in methods}
         for scale, count in places[1:]
     ]
     sign = 1 if analysis.info(scorer).higher_is_better else -1

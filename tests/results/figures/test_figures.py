@@ -56,7 +56,10 @@ def budget_curves(names: list[str], form: Form = "png") -> bytes:
         {"method": m, "seed": s, "x": x, "y": {j["name"]: rising(n + s) for j in judges}}
         for (n, m), s in itertools.product(enumerate(names), range(2))
     ]
-    means = [{"method": m, "x": x, "y": {j["name"]: rising(n) for j in judges}} for n, m in enumerate(names)]
+    half = {j["name"]: [0.0, 0.01, 0.02, 0.02] for j in judges}
+    means = [
+        {"method": m, "x": x, "y": {j["name"]: rising(n) for j in judges}, "half": half} for n, m in enumerate(names)
+    ]
     base = {j["name"]: 0.1 for j in judges}
     data = {"methods": names, "units": list(x), "scorers": judges, "base": base, "runs": runs, "means": means}
     return draw_budget_curves(data, form)

@@ -144,14 +144,18 @@ def test_every_control_and_picture_has_a_name(html: str) -> None:
 @pytest.mark.slow
 def test_the_answer_follows_the_truth(plain: Analysis) -> None:
     said = {sentence.lead: sentence.rest for sentence in answer(plain)}
-    assert list(said) == ["alignment, soar wins", "Price", "Elsewhere", "Reward hacking", "Undecided"]
-    won = said["alignment, soar wins"]
-    assert re.match(
-        r"by scenes-geneval \(gold\) it has 0\.6\d\d, against sft \+0\.1\d\d .* better; over the base: ", won
+    assert list(said) == ["Which method", "Over the base", "Price", "Elsewhere", "Undecided"]
+    assert re.fullmatch(
+        r"alignment: soar wins, by scenes-geneval \(gold\) soar has 0\.6\d\d, against sft \+0\.1\d\d .* better\.",
+        said["Which method"],
     )
-    assert re.search(r"flowgrpo † -0\.1\d\d \S+ \S+ worse\.$", won)
+    assert re.fullmatch(
+        r"alignment: soar \+0\.\d+ .* better, sft .*, flowgrpo † -0\.1\d\d \S+ \S+ worse\.", said["Over the base"]
+    )
     assert "sft 625 updates (60 s), soar 267 updates (60 s) and flowgrpo 25 updates (60 s)" in said["Price"]
-    assert said["Reward hacking"].startswith("a proxy rises while gold falls for flowgrpo on alignment")
+    assert said["Elsewhere"].endswith(
+        "a proxy rises while gold falls for flowgrpo on alignment (scenes-clip against scenes-geneval)."
+    )
     assert re.fullmatch(
         r"1 of the 5 comparisons by these headline scorers; alignment: sft minus base "
         r"\(true differences of 0\.0\d\d would probably have been seen\)\.",
@@ -161,7 +165,7 @@ def test_the_answer_follows_the_truth(plain: Analysis) -> None:
 
 def test_the_answer_names_no_winner_where_none_is_shown(small: Analysis) -> None:
     said = answer(small)
-    assert said[0].lead.endswith("no winner") and "is not shown to be better than" in said[0].rest
+    assert len(said) == 5 and "no winner" in said[0].rest and "is not shown to be better than" in said[0].rest
     assert "demonstration: its verdicts decide little" in next(s.rest for s in said if s.lead == "Price")
     assert re.match(r"\d+ of the 10 comparisons .*would probably have been seen\)", said[-1].rest)
 
@@ -179,10 +183,15 @@ def test_the_table_holds_the_scores(small: Analysis) -> None:
     assert row["mean"] == pytest.approx(mean("soar"), abs=1e-7)
     assert row["base"]["mean"] == pytest.approx(mean("soar") - mean("base"), abs=1e-7)
     assert row["baseline"]["mean"] == pytest.approx(mean("soar") - mean("sft"), abs=1e-7)
-    assert row["base"]["text"].startswith("+0.0") and row["base"]["verdict"] in ("better", "undecided")
+    assert row["base"]["text"].startswith("+0.0") and row["base"]["verdict"] in (
+        "better",
+        "slightly better",
+        "undecided",
+        "did not learn",
+    )
     assert (row["kind"], row["is_used"], row["is_headline"]) == ("proxy", True, True)
     assert rows["alignment", "base", "scenes-clip"]["base"] is None
-    assert rows["alignment", "flowgrpo †", "scenes-clip"]["baseline"]["sign"] in "▲▼=?"
+    assert rows["alignment", "flowgrpo †", "scenes-clip"]["baseline"]["sign"] in "▲△▼▽=?"
     assert len(rows) == 2 * 4 * 6
 
 

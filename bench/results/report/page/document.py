@@ -14,19 +14,22 @@ from markupsafe import Markup
 
 from bench.canonical import canonical_json
 from bench.results.figures.style import UNIT_TITLES
-from bench.results.report.answer import answer, scorer_decimals
-from bench.results.report.figures import Figure, curves_figure, other_figures
-from bench.results.report.markdown import format_number, printable
+from bench.results.report.answer import answer
+from bench.results.report.curves import curves_figure
+from bench.results.report.figure import Figure
+from bench.results.report.figures import other_figures
+from bench.results.report.markdown import format_number, printable, signed
 from bench.results.report.page.downloads import downloads, scores_digest, settings_yaml
 from bench.results.report.page.gallery import Gallery, picture_sources, read_galleries
 from bench.results.report.page.score_table import table_rows
-from bench.results.report.tables import FEW, SIGNS, filter_words
+from bench.results.report.tables import filter_words
+from bench.results.report.words import SIGNS, mark_notes, scorer_decimals
 from bench.results.statistics.analysis import Analysis
 
 __all__ = ["PageDocument"]
 
 FOLDER = Path(__file__).parent
-AXES = ("cost", "updates", "seconds", "images")  # of the curves, as they can be chosen
+AXES = ("cost", "whole_cost", "updates", "seconds", "images")  # of the curves, as they can be chosen
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class PageDocument:
             "notes": [
                 f"{task}: {words}" for task in self.analysis.tasks if (words := filter_words(self.analysis, task))
             ],
-            "few": FEW if any(row["method"].endswith("†") for row in rows) else "",
+            "marks": mark_notes(self.analysis, self.analysis.tasks),
         }
 
     @cached_property
@@ -109,16 +112,15 @@ class PageDocument:
         return b"".join(part.encode() for part in parts)  # one text of all takes several times the memory
 
     def _described(self, task: str, unit: str, figure: Figure) -> str:
-        """What a reader who does not see the curves should know: where each begins and ends."""
+        """What a reader who does not see the curves should know: where each begins and ends, minus the base."""
         said = []
         for scorer in figure.data["scorers"]:
             name = scorer["name"]
             decimals = scorer_decimals(self.analysis, task, name)
             base = figure.data["base"].get(name)
-            ends = [
-                f"{one['method']} ends at {format_number(one['y'][name][-1], decimals)}" for one in figure.data["means"]
-            ]
-            start = [] if base is None else [f"the base has {format_number(base, decimals)}"]
+            show = format_number if base is None else signed
+            ends = [f"{one['method']} ends at {show(one['y'][name][-1], decimals)}" for one in figure.data["means"]]
+            start = [] if base is None else [f"the base has {format_number(base, decimals)}, which is subtracted"]
             said.append(f"{name} ({scorer['kind']}): {', '.join(start + ends)}")
         return f"Curves of {task} over {UNIT_TITLES[unit]}. {'. '.join(said)}."
 

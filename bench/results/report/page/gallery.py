@@ -15,8 +15,8 @@ import numpy as np
 from bench.results.figures import split_tiles
 from bench.results.records.cell_reader import CellResult, damaged, named_file
 from bench.results.records.schema import SampleGrid
-from bench.results.report.answer import marked, scorer_decimals
 from bench.results.report.markdown import format_number
+from bench.results.report.words import marked, scorer_decimals
 from bench.results.statistics.analysis import REPORT, Analysis
 
 __all__ = ["Gallery", "Picture", "PromptRow", "picture_sources", "read_galleries"]
@@ -165,7 +165,7 @@ class _Scores:
         self._decimals = scorer_decimals(analysis, task, gold)
         self._sign = 1 if analysis.info(gold).higher_is_better else -1
         self._at = {  # the row of each seed, the column of each prompt
-            method: (_places(table.index), _places(index for _, index in table.columns))
+            method: (_places(table.index), _places(table.columns.get_level_values("prompt_index")))
             for method, table in self._tables.items()
         }
 

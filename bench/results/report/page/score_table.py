@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bench.results.records.schema import BASE
-from bench.results.report.answer import marked, scorer_decimals
-from bench.results.report.figures import headline_scorers
+from bench.results.report.figure import headline_scorers
 from bench.results.report.markdown import interval_text
-from bench.results.report.tables import SIGNS
+from bench.results.report.words import marked, scorer_decimals, sign_of
 from bench.results.statistics.analysis import Analysis, Difference
 
 __all__ = ["table_rows"]
@@ -45,7 +44,7 @@ def table_rows(analysis: Analysis) -> list[dict[str, Any]]:
 def _difference(found: Difference | None, decimals: int) -> dict[str, Any] | None:
     if found is None:
         return None
-    word = found.verdict.split(" ")[0]
     text = interval_text(found.interval, decimals, sign=True)
-    said = {"word": word, "sign": SIGNS[word], "verdict": found.verdict}
+    kind = found.word.removeprefix("slightly ").split(" ")[0]
+    said = {"kind": kind, "sign": sign_of(found), "verdict": found.word}
     return {"mean": found.interval.mean, "text": text, **said}

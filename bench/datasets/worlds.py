@@ -10,7 +10,7 @@ from bench.config.pictures import Data
 from bench.datasets.pictures.world import ImagesWorld
 from bench.datasets.prompts.sets import load_sets
 from bench.datasets.rehearsal import RehearsalWorld
-from bench.datasets.scenes.world import ScenesWorld
+from bench.datasets.scenes.world import RightScenesWorld, ScenesWorld
 from bench.datasets.world import World
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def load_world(
     Raises:
         ConfigError: there is no such world, or it has no such pictures.
     """
-    if name == "scenes":
-        return ScenesWorld(model)
+    if name in (ScenesWorld.name, RightScenesWorld.name):
+        return (ScenesWorld if name == ScenesWorld.name else RightScenesWorld)(model)
     if name == "images":
         return ImagesWorld(data, model, judges)
     if name == "rehearsal":
         return RehearsalWorld(model, resolution)
-    raise ConfigError(f"world {name!r}: expected 'scenes', 'images' or 'rehearsal'")
+    raise ConfigError(f"world {name!r}: expected 'scenes', 'scenes-right', 'images' or 'rehearsal'")
 
 
 def experiment_world(experiment: Experiment) -> World:

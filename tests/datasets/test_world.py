@@ -8,8 +8,11 @@ import pytest
 
 from bench.api import ConfigError, DataError
 from bench.datasets.scenes.claims import split_of, stated_in, statement
+from bench.datasets.scenes.scene import sample_scenes
 from bench.datasets.scenes.vocabulary import CATEGORIES, is_held_out
 from bench.datasets.scenes.world import ScenesWorld
+from bench.datasets.worlds import load_world
+from rewards.scenes_geneval import ScenesGenEval
 from tests.support.cells import world
 
 
@@ -47,6 +50,14 @@ def test_a_longer_list_begins_with_the_shorter(scenes):
 def test_categories_are_kept_to(scenes):
     assert {p.category for p in scenes.prompts("report", ["position", "text"], 60)} == {"position", "text"}
     assert {p.category for p in scenes.candidates(["counting"], 12).prompts} == {"counting"}
+
+
+def test_right_captions_are_right_and_whole() -> None:
+    found = load_world("scenes-right").candidates(CATEGORIES, 700)
+    whole = {scene.caption for scene in sample_scenes("candidates", 0, 0, 3 * 512)}
+    assert {prompt.text for prompt in found.prompts} <= whole
+    texts, claims = [p.text for p in found.prompts], [p.metadata for p in found.prompts]
+    assert ScenesGenEval()(found.images, texts, claims).mean() > 0.98  # of broad renders the reader misses a few
 
 
 @pytest.mark.slow

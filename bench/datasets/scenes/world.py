@@ -24,18 +24,20 @@ from bench.datasets.world import Candidates
 if TYPE_CHECKING:
     from bench.datasets.scenes.proxies import ProxyClip
 
-# Shares of candidates' captions that are false, and that leave something out where they say more than one thing; as in
-# the pre-training data.
-WRONG_CAPTIONS, PARTIAL_CAPTIONS = 0.3, 0.25
 _CHUNK = 512
 
 
 class ScenesWorld:
-    """Scenes of coloured shapes and short texts around a miniature Stable Diffusion 3."""
+    """Scenes of coloured shapes and short texts around a miniature Stable Diffusion 3.
+
+    wrong_captions, partial_captions: shares of candidates' captions that are false, and that leave something out where
+    they say more than one thing; as in the pre-training data.
+    """
 
     name = "scenes"
     version = "2"
     categories: tuple[str, ...] = CATEGORIES
+    wrong_captions, partial_captions = 0.3, 0.25
 
     def __init__(self, model: str | None = None) -> None:
         self.model = base_model(model)
@@ -64,8 +66,8 @@ class ScenesWorld:
         start = 0
         while len(prompts) < count:
             scenes = sample_scenes(
-                "candidates", 0, start, _CHUNK, wrong_caption_share=WRONG_CAPTIONS,
-                partial_caption_share=PARTIAL_CAPTIONS,
+                "candidates", 0, start, _CHUNK, wrong_caption_share=self.wrong_captions,
+                partial_caption_share=self.partial_captions,
             )  # fmt: skip
             start += _CHUNK
             scenes = [s for s in scenes if s.metadata["tag"] in wanted and split_of(s.metadata) == "train"]
@@ -77,7 +79,7 @@ class ScenesWorld:
     def pairs(self, categories: Sequence[str], count: int) -> Candidates:
         """Two pictures of each of `count` training prompts, as flawed as candidates are; not ranked."""
         prompts = self.prompts("train", categories, count)
-        two = [sample_pictures("pairs", 0, prompt, 2, wrong_share=WRONG_CAPTIONS) for prompt in prompts]
+        two = [sample_pictures("pairs", 0, prompt, 2, wrong_share=self.wrong_captions) for prompt in prompts]
         scenes = [pair[half] for half in (0, 1) for pair in two]
         chunks = range(0, len(scenes), _CHUNK)
         images = np.concatenate([render_scenes(scenes[start : start + _CHUNK]) for start in chunks])
@@ -90,6 +92,13 @@ class ScenesWorld:
         if self._clip is None:
             self._clip = ProxyClip(ASSETS / CLIP_FOLDER)
         return self._clip.image(images).numpy()
+
+
+class RightScenesWorld(ScenesWorld):
+    """The same with candidates whose captions are all right and whole, so that no scorer has to choose among them."""
+
+    name = "scenes-right"
+    wrong_captions, partial_captions = 0.0, 0.0
 
 
 def _stated(split: str, category: str) -> Iterator[tuple[str, Claim]]:

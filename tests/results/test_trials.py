@@ -198,7 +198,8 @@ def test_a_search_on_report_prompts_chooses_nothing(tmp_path: Path) -> None:
 def test_the_figures_are_drawn_and_shown(tmp_path: Path) -> None:
     world = replace(FOUND, tasks=("alignment",), seeds=1, prompts=8, milestone_prompts=8, grid=((), ()))
     folder = write_world(tmp_path / "results", world)
-    report.write_experiment(folder)
+    report.write_report(tmp_path / "results", tmp_path / "REPORT.md")
     assert "![Sensitivity of soar](figures/search-soar.png)" in (folder / "REPORT.md").read_text(encoding="utf-8")
+    assert "| sft, soar (3 trials each) |" in (tmp_path / "REPORT.md").read_text(encoding="utf-8")
     assert (folder / "figures" / "search-soar.png").read_bytes().startswith(b"\x89PNG")
     assert report.check_experiment(folder) == []

@@ -15,6 +15,7 @@ from bench.results.report.markdown import code, escape, link_target, markdown_ta
 from bench.results.report.side_effects import other_scorers, side_effect_words
 from bench.results.report.words import VERDICTS, mark_notes
 from bench.results.statistics.analysis import Analysis
+from bench.results.statistics.trials import search_of, searched_methods
 
 __all__ = ["TITLE", "experiments_section", "short_report"]
 
@@ -111,7 +112,7 @@ def experiments_section(analyses: Sequence[Analysis], place: Path) -> list[str]:
                 _link(analysis, place),
                 escape(header.label or "–"),
                 escape(header.question or "–"),
-                escape(", ".join(header.methods)),
+                escape(_methods(analysis)),
                 escape(header.budget or "–"),
             ]
         )
@@ -121,6 +122,14 @@ def experiments_section(analyses: Sequence[Analysis], place: Path) -> list[str]:
         f"{code('report.html')}, with all pictures."
     )
     return ["## All experiments", markdown_table(head, rows), note]
+
+
+def _methods(analysis: Analysis) -> str:
+    """`sft, soar`; of a search what was searched, and how often."""
+    search = search_of(analysis)
+    if search is None:
+        return ", ".join(analysis.experiment.header.methods)
+    return f"{', '.join(searched_methods(analysis))} ({search.trials} trials each)"
 
 
 def _link(analysis: Analysis, place: Path) -> str:

@@ -440,8 +440,8 @@ def nothing(folder: Path) -> None:
 
 
 PREPARED = [
-    (newer_header, [], ["experiment.json: schema 99 is newer than this bench reads (2): update bench"]),
-    (newer_record, [], ["record.jsonl:1: schema 99 is newer than this bench reads (2): update bench"]),
+    (newer_header, [], ["experiment.json: schema 99 is newer than this bench reads (3): update bench"]),
+    (newer_record, [], ["record.jsonl:1: schema 99 is newer than this bench reads (3): update bench"]),
     (other_code, [], ["1 cells in", "made by other code", "differs in bench/flow.py", "--name", "--allow-mixed"]),
     (not_json, [], ["record.jsonl:5: not JSON", "the file is damaged"]),
     (not_text, [], ["record.jsonl: not UTF-8 text", "the file is damaged"]),

@@ -135,7 +135,7 @@ def test_bfloat16_agrees_with_float32(fixtures: Fixtures, method: type[Method], 
 
 
 def test_bfloat16_reads_a_small_kl_too_large_at_guidance_3(fixtures: Fixtures) -> None:
-    """By 11 % of a KL of 6e-5, all of it upwards, which is why a run says so; the policy's loss stays as it is.
+    """By 5 to 20 % of a KL of 7e-5, all of it upwards, which is why a run says so; the policy's loss stays as it is.
 
     Rounding moves both means independently, so its variance adds to their squared distance. It comes from the passes:
     the arithmetic after them is float32.
@@ -145,7 +145,7 @@ def test_bfloat16_reads_a_small_kl_too_large_at_guidance_3(fixtures: Fixtures) -
     rollouts = collected(full)
     expected = update(full, rollouts)
     actual = update(enter(fixtures, FlowGRPO, options, precision="bfloat16"), rollouts)
-    assert float(expected.losses["kl"].mean()) == pytest.approx(6.2e-5, rel=0.05)
+    assert float(expected.losses["kl"].mean()) == pytest.approx(7.5e-5, rel=0.05)
     assert 0.05 < distance(actual.losses["kl"], expected.losses["kl"]) < 0.2
     assert actual.losses["kl"].mean() > 1.05 * expected.losses["kl"].mean()
     assert distance(actual.losses["policy"], expected.losses["policy"]) < 5e-4

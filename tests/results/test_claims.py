@@ -255,10 +255,10 @@ def test_what_the_data_took_once(tmp_path: Path) -> None:
     assert one_off(recorded, "alignment", "flowgrpo").total == one_off(recorded, "alignment", "base").total == 0.0
     older = analysed(tmp_path, replace(SMALL, name="older", methods=("sft",)))
     assert one_off(older, "alignment", "sft").total is None  # no reward has told what a call costs
-    tenfold = Analysis(read_experiment(RESULTS / "tenfold"))
-    own = tenfold.experiment.cells.query("task == 'alignment' and method == 'flowgrpo'")
+    older = analysed(tmp_path, replace(SMALL, name="priced"))
+    own = older.experiment.cells.query("task == 'alignment' and method == 'flowgrpo'")
     price = own["reward_cost"].iloc[0] / own["reward_calls"].iloc[0]
-    assert one_off(tenfold, "alignment", "soar").total == pytest.approx(16384 * price)
+    assert one_off(older, "alignment", "sft").total == pytest.approx(4096 * price)
 
 
 def test_halves_of_one_method_are_seldom_told_apart(registered: tuple[Path, Analysis], tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_aesthetic_has_range_and_does_not_count_objects() -> None:
     for style in ("clean", "broad", "ugly"):
         scenes = sample_scenes("looks", 1, 0, 490, style=style)
         scores[style] = reward(render_scenes(scenes), [], [])
-        # At most 4 % of the variance; the correlation's own error is 0.045 here.
-        assert abs(np.corrcoef([len(s.items) for s in scenes], scores[style])[0, 1]) < 0.2
+        # At most 6 % of the variance; the correlation's own error is 0.045 here.
+        assert abs(np.corrcoef([len(s.items) for s in scenes], scores[style])[0, 1]) < 0.25
     assert scores["clean"].mean() > scores["broad"].mean() + 1 > scores["ugly"].mean() + 3
     assert scores["broad"].std() > 1.5 and np.mean(scores["clean"] > 9) < 0.1  # room at the top

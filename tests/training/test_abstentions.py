@@ -156,7 +156,7 @@ def test_methods_are_compared_on_prompts_that_all_were_judged_on(
     for baseline in ("sft", "base"):
         ours, theirs = (t.sort_index(axis=1, level=1).to_numpy()[:, kept] for t in (tables["soar"], tables[baseline]))
         found = part.difference("alignment", "soar", baseline, "scenes-clip")
-        assert found is not None and found.interval.prompts == len(kept)
+        assert found is not None and found.interval.clusters == len(kept)
         assert found.interval.mean == pytest.approx((ours - theirs).mean(), abs=1e-7)
     assert part.scores("alignment", "base", "scenes-clip").shape == (1, 14)
     for scorer in ("scenes-geneval", "scenes-ocr"):

@@ -145,9 +145,9 @@ def test_a_picture_is_enlarged_and_keys_go_through_them(page: Any) -> None:
     said = page.locator("#large p")
     assert said.inner_text().startswith("base: two red stars")
     page.keyboard.press("ArrowRight")
-    assert said.inner_text().startswith("sft, seed 0: two red stars")
+    assert said.inner_text().startswith("sft ‡, seed 0: two red stars")
     page.keyboard.press("ArrowDown")
-    assert said.inner_text().startswith("sft, seed 0: <script>throw 1</script>")
+    assert said.inner_text().startswith("sft ‡, seed 0: <script>throw 1</script>")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     assert said.inner_text().startswith("flowgrpo †, seed 1: <script>")
@@ -176,7 +176,7 @@ def test_a_blind_vote_hides_names_and_is_counted(page: Any) -> None:
     assert tally == {
         "soar": ["2", "3"], "base": ["0", "3"], "sft": ["0", "3"], "flowgrpo": ["0", "3"], "no difference": ["1", "3"],
     }  # fmt: skip
-    assert [name.inner_text() for name in rows[0].locator("figcaption").all()][:2] == ["base", "sft"]
+    assert [name.inner_text() for name in rows[0].locator("figcaption").all()][:2] == ["base", "sft ‡"]
     name, data = saved(page, page.locator("#export"))
     votes = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
     assert name == "votes.csv" and [(v["prompt"], v["best"]) for v in votes] == [

@@ -34,7 +34,7 @@ def curves_figure(analysis: Analysis, task: str, units: tuple[str, ...]) -> Figu
     runs = {scorer: of for scorer, of in runs.items() if [run.x for run in of] == [run.x for run in first]}
     base = {scorer: value for scorer, of in runs.items() if (value := _base_mean(of)) is not None}
     recorded = [unit for unit in UNITS if unit != "seconds" or unit in units]  # clocks are no part of the record
-    once = {method: one_off(analysis, task, method).total for method in {run.method for run in first}}
+    once = {method: one_off(analysis, task, method).total for method in dict.fromkeys(run.method for run in first)}
     listed: list[dict[str, Any]] = [
         {
             "method": run.method,

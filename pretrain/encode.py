@@ -94,24 +94,30 @@ def encode_training_set(folder: Path, pictures: TrainingPictures) -> None:
     # One shift and one scale for all channels, as in SD3's autoencoder.
     sample = latents[:20_000].float()
     shift, scale = float(sample.mean()), float(1 / sample.std())
-    captions = ["", *(scene.caption for scene in pictures.scenes(range(len(pictures))))]
-    numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    unique = list(numbers)
     # The transformer depends on these very text encoders; the CLIP as a scorer may be trained further.
     shutil.copyfile(folder / "clip.safetensors", folder / TEXT_ENCODERS)
     pipeline = text_pipeline(clip.load_clip(folder, clip.Towers(build_tokenizer()), TEXT_ENCODERS))
+    captions = [scene.caption for scene in pictures.scenes(range(len(pictures)))]
+    unique = write_encoded(folder / FILE, pipeline, latents.sub_(shift).mul_(scale), captions)
+    (folder / "scaling.json").write_text(json.dumps({"shift_factor": shift, "scaling_factor": scale}))
+    print(f"encode done: {len(latents)} pictures, {unique} captions, shift {shift:.4f}, scale {scale:.4f}")
+
+
+def write_encoded(path: Path, pipeline: Any, latents: Tensor, captions: Sequence[str]) -> int:
+    """Write latents (N, C, H, W) with their captions, each encoded once, the empty one first; how many those are."""
+    numbers = {caption: number for number, caption in enumerate(dict.fromkeys(["", *captions]))}
+    unique = list(numbers)
     pairs = [encode_captions(pipeline, unique[i : i + 500]) for i in range(0, len(unique), 500)]
     encoded = {
-        "latents": latents.sub_(shift).mul_(scale),
-        "owner": torch.tensor([numbers[caption] for caption in captions[1:]], dtype=torch.int32),
+        "latents": latents,
+        "owner": torch.tensor([numbers[caption] for caption in captions], dtype=torch.int32),
         "tokens": torch.cat([tokens for tokens, _ in pairs]).half(),
         "pooled": torch.cat([pooled for _, pooled in pairs]).half(),
     }
-    half = (folder / FILE).with_suffix(".part")
+    half = path.with_suffix(".part")
     save_file(encoded, half)
-    half.replace(folder / FILE)
-    (folder / "scaling.json").write_text(json.dumps({"shift_factor": shift, "scaling_factor": scale}))
-    print(f"encode done: {len(latents)} pictures, {len(unique)} captions, shift {shift:.4f}, scale {scale:.4f}")
+    half.replace(path)
+    return len(unique)
 
 
 def latent_scaling(folder: Path) -> dict[str, float]:

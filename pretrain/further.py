@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.datasets.scenes.render import render_scenes
@@ -21,7 +21,7 @@ from bench.datasets.scenes.vocabulary import CATEGORIES
 from pretrain.agreement import open_pipeline
 from pretrain.clip import with_text_share
 from pretrain.data import CHUNK, to_tensor
-from pretrain.encode import Encoded, encode_captions
+from pretrain.encode import Encoded, write_encoded
 from pretrain.loop import PretrainingLoop, TrainingPlan, TrainingStep, averaged_weights
 from pretrain.muon import Muon, split_parameters
 from pretrain.parallel import process_place
@@ -79,22 +79,10 @@ def _join(folder: Path, files: list[Path], pipeline: Any, shares: AltText, seed:
     scenes = sample_scenes(
         STREAM, seed, 0, len(latents), wrong_caption_share=shares.wrong, partial_caption_share=shares.partial
     )
-    captions = ["", *(scene.caption for scene in scenes)]
-    numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    unique = list(numbers)
-    pairs = [encode_captions(pipeline, unique[i : i + 500]) for i in range(0, len(unique), 500)]
-    encoded = {
-        "latents": latents,
-        "owner": torch.tensor([numbers[caption] for caption in captions[1:]], dtype=torch.int32),
-        "tokens": torch.cat([tokens for tokens, _ in pairs]).half(),
-        "pooled": torch.cat([pooled for _, pooled in pairs]).half(),
-    }
-    half = (folder / FILE).with_suffix(".part")
-    save_file(encoded, half)
-    half.replace(folder / FILE)
+    unique = write_encoded(folder / FILE, pipeline, latents, [scene.caption for scene in scenes])
     wrong = sum(scene.wrong_caption for scene in scenes) / len(scenes)
     partial = sum(scene.partial_caption for scene in scenes) / len(scenes)
-    print(f"further: {len(latents)} pictures, {len(unique)} captions, {wrong:.3f} wrong, {partial:.3f} partial")
+    print(f"further: {len(latents)} pictures, {unique} captions, {wrong:.3f} wrong, {partial:.3f} partial")
 
 
 class FurtherLoss(FlowLoss):

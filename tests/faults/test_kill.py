@@ -19,9 +19,9 @@ from tests.support.cells import Events, experiment, facts, run
 LABEL = "soar+flowgrpo"
 # One after another on the same cell. Renames: tensors and manifest of every checkpoint, scores, the record when cut.
 POINTS = [
-    ("the second step", "step", 2),
-    ("collect of stage 1, before the reward", "score", 1),
+    ("step of stage 0", "step", 2),
     ("checkpoint: manifest written, not renamed", "rename", 3),
+    ("collect of stage 1, before the reward", "score", 2),  # the first measures what the choice of data takes
     ("evaluation at the end", "evaluate", 4),
 ]
 
